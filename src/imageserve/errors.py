@@ -1,0 +1,217 @@
+"""Every error imageserve raises on purpose.
+
+::
+
+    ImageserveError
+    ├── SettingsError             a setting is wrong: the process stops and names it
+    ├── ModelError                the worker's side: the model cannot be used
+    │   ├── ModelLoadError        it cannot be loaded; the message names the mend
+    │   └── ModelOutOfMemory      this batch was too large for the device
+    ├── QueueError                the protocol's side, never shown as it is
+    │   ├── QueueUnavailable      Redis cannot be reached, or did not answer in time
+    │   ├── QueueForbidden        the server forbids or lacks something the protocol needs
+    │   └── IdCollision           another job has this id; take a new one
+    └── RequestError              answered to the client: code, HTTP status, message
+        ├── BadRequest (400)      NoImage, NotAnImage, CorruptImage, TruncatedImage, BadParameter
+        ├── NotFound (404)        UnknownModel, NotFound
+        ├── UploadTooSlow (408)
+        ├── TooLarge (413)        BodyTooLarge, ImageTooLarge, TooManyImages
+        ├── UnsupportedFormat (415)
+        ├── ModelFailed (422)
+        ├── Unavailable (503)     Busy, QueueFull, WouldTimeOut, RedisUnavailable, ShuttingDown
+        └── TimedOut (504)
+
+A RequestError's text goes to the client, so it says what was wrong and what is allowed, and
+nothing about the inside. Its ``code`` and ``status`` are part of the HTTP contract.
+"""
+
+from http import HTTPStatus
+
+
+class ImageserveError(Exception):
+    """The root: anything imageserve raises on purpose."""
+
+
+class SettingsError(ImageserveError):
+    """A setting has a value that cannot be used. The message names the setting."""
+
+
+class ModelError(ImageserveError):
+    """The model cannot be used."""
+
+
+class ModelLoadError(ModelError):
+    """The model cannot be loaded. The message says what to change."""
+
+
+class ModelOutOfMemory(ModelError):
+    """The device has not enough memory for a batch of this size."""
+
+
+class QueueError(ImageserveError):
+    """The queue could not do what was asked."""
+
+
+class QueueUnavailable(QueueError):
+    """Redis cannot be reached, or did not answer in time."""
+
+
+class QueueForbidden(QueueError):
+    """The Redis server forbids, lacks or is set up against something the protocol needs."""
+
+
+class IdCollision(QueueError):
+    """Another job already has this id."""
+
+
+class RequestError(ImageserveError):
+    """An error that is answered to the client."""
+
+    code = "internal"
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+
+    def __init__(self, message: str, *, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.retry_after_s = retry_after_s
+
+
+class BadRequest(RequestError):
+    """The request cannot be understood; nothing was queued."""
+
+    code = "bad_parameter"
+    status = HTTPStatus.BAD_REQUEST
+
+
+class BadParameter(BadRequest):
+    """A query parameter or header has a value that is not allowed."""
+
+
+class NoImage(BadRequest):
+    """The request carries no picture."""
+
+    code = "no_image"
+
+
+class NotAnImage(BadRequest):
+    """The bytes are not a picture of any kind we know."""
+
+    code = "not_an_image"
+
+
+class CorruptImage(BadRequest):
+    """The bytes begin like a picture and then make no sense."""
+
+    code = "corrupt_image"
+
+
+class TruncatedImage(BadRequest):
+    """The picture ends before it is complete."""
+
+    code = "truncated_image"
+
+
+class NotFound(RequestError):
+    """There is nothing at this address."""
+
+    code = "not_found"
+    status = HTTPStatus.NOT_FOUND
+
+
+class UnknownModel(NotFound):
+    """No model of this name is served."""
+
+    code = "unknown_model"
+
+
+class MethodNotAllowed(RequestError):
+    """The address exists, the method does not fit it."""
+
+    code = "method_not_allowed"
+    status = HTTPStatus.METHOD_NOT_ALLOWED
+
+
+class UploadTooSlow(RequestError):
+    """Headers and body did not arrive in time."""
+
+    code = "upload_too_slow"
+    status = HTTPStatus.REQUEST_TIMEOUT
+
+
+class TooLarge(RequestError):
+    """Something in the request is over its limit."""
+
+    code = "body_too_large"
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class BodyTooLarge(TooLarge):
+    """The whole request body is over its limit."""
+
+
+class ImageTooLarge(TooLarge):
+    """One picture is over its limit, in bytes or in pixels."""
+
+    code = "image_too_large"
+
+
+class TooManyImages(TooLarge):
+    """One request carries too many pictures."""
+
+    code = "too_many_images"
+
+
+class UnsupportedFormat(RequestError):
+    """It is a picture, of a format that is not accepted here."""
+
+    code = "unsupported_format"
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
+class ModelFailed(RequestError):
+    """This picture, alone, makes the model fail."""
+
+    code = "model_failed"
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+
+class Unavailable(RequestError):
+    """Not now; Retry-After says when to come back."""
+
+    code = "busy"
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class Busy(Unavailable):
+    """No request slot of this web process is free."""
+
+
+class QueueFull(Unavailable):
+    """The queue is at its limit of jobs or bytes."""
+
+    code = "queue_full"
+
+
+class WouldTimeOut(Unavailable):
+    """The backlog is so long that the answer would come too late."""
+
+    code = "would_time_out"
+
+
+class RedisUnavailable(Unavailable):
+    """The queue cannot be reached."""
+
+    code = "redis_unavailable"
+
+
+class ShuttingDown(Unavailable):
+    """This web process is about to stop."""
+
+    code = "shutting_down"
+
+
+class TimedOut(RequestError):
+    """No result came within the deadline; the job is cancelled."""
+
+    code = "timed_out"
+    status = HTTPStatus.GATEWAY_TIMEOUT

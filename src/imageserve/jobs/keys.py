@@ -1,0 +1,67 @@
+"""Every Redis key of one queue, in one place.
+
+With Q = ``image_queue``; all of it shares one cluster slot through the hash tag ``{Q}``.
+
+==========================  =======  ===========================================  =================
+key                         type     content                                      lifetime
+==========================  =======  ===========================================  =================
+``Q``                       list     jobs, JSON                                   capped: QUEUE_LIMIT
+``{Q}:hold``                list     jobs moved by a waking BLMOVE                drained by any claim
+``{Q}:retry``               list     suspects: jobs whose lease was lost          1 h guard
+``{Q}:leases``              zset     id -> lease expiry, ms                       1 h guard
+``{Q}:inflight``            hash     id -> claim token, newline, job              1 h guard
+``{Q}:attempts``            hash     id -> leases lost so far                     1 h guard
+``{Q}:dead``                list     the last 1000 ``{entry, reason, at}``        24 h
+``{Q}:id:<id>``             string   nonce of the enqueue                         deadline + 60 s
+``{Q}:p:<id>``              string   the pixels, raw                              the job's deadline
+``{Q}:r:<id>``              string   the result, JSON                             result_ttl_ms
+``{Q}:stats``               hash     monotonic counters                           none; fixed fields
+``{Q}:workers``             zset     worker id -> last seen, ms                   pruned, 1 h guard
+``{Q}:workers:info``        hash     worker id -> WorkerInfo, JSON                pruned, 1 h guard
+``{Q}:reply:<process>``     channel  results for one web process
+``{Q}:selftest:<uuid>:*``            the start-up self-test's own keys            seconds
+==========================  =======  ===========================================  =================
+"""
+
+GUARD_MS = 3_600_000
+"""Lifetime of keys that are renewed while in use, so that nothing outlives an abandoned queue."""
+
+
+class Keys:
+    """The names of one queue's keys."""
+
+    def __init__(self, queue: str, prefix: str | None = None) -> None:
+        self._prefix = prefix = prefix or f"{{{queue}}}"
+        self.queue = queue
+        self.hold = f"{prefix}:hold"
+        self.retry = f"{prefix}:retry"
+        self.leases = f"{prefix}:leases"
+        self.inflight = f"{prefix}:inflight"
+        self.attempts = f"{prefix}:attempts"
+        self.dead = f"{prefix}:dead"
+        self.stats = f"{prefix}:stats"
+        self.workers = f"{prefix}:workers"
+        self.workers_info = f"{prefix}:workers:info"
+
+    def nonce(self, job_id: str) -> str:
+        return f"{self._prefix}:id:{job_id}"
+
+    def pixels(self, job_id: str) -> str:
+        return f"{self._prefix}:p:{job_id}"
+
+    def result(self, job_id: str) -> str:
+        return f"{self._prefix}:r:{job_id}"
+
+    def reply(self, process: str) -> str:
+        return f"{self._prefix}:reply:{process}"
+
+    def selftest(self, run: str) -> "Keys":
+        """Keys of a throw-away queue in the same slot, for the start-up self-test."""
+        prefix = f"{self._prefix}:selftest:{run}"
+        return Keys(f"{prefix}:queue", prefix)
+
+    def shared(self) -> tuple[str, ...]:
+        """The keys that belong to the queue as a whole, not to one job."""
+        waiting = (self.queue, self.hold, self.retry)
+        taken = (self.leases, self.inflight, self.attempts, self.dead)
+        return (*waiting, *taken, self.stats, self.workers, self.workers_info)

@@ -1,0 +1,78 @@
+-- Takes up to n jobs and leases them to this claim; first returns expired leases to where they can be taken.
+-- KEYS 1 queue 2 hold 3 retry 4 leases(zset) 5 inflight(hash) 6 attempts(hash) 7 dead(list) 8 stats(hash)
+-- ARGV 1 n  2 lease_ms  3 token  4 max_attempts  5 guard_ms  6 may take a suspect (1/0)  7 min_depth
+-- returns {now, jobs, expired, dead, solo}; a worker passes ARGV 6 = 1 at most in every second claim, so
+-- that suspects never starve the rest
+local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000)
+local n, lease, token, maxatt = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] .. '\n', tonumber(ARGV[4])
+local out, expired, dead = {}, {}, {}
+local function bury(entry, job, reason)
+  dead[#dead + 1] = entry
+  redis.call('LPUSH', KEYS[7], cjson.encode({entry = entry, reason = reason, at = now}))
+  redis.call('LTRIM', KEYS[7], 0, 999); redis.call('PEXPIRE', KEYS[7], 86400000)
+  if job and type(job.reply) == 'string' then           -- the waiter hears at once; the worker also stores r:<id> NX
+    redis.call('PUBLISH', job.reply, cjson.encode({v = 1, id = job.id, model = job.model, queue_ms = 0,
+      model_ms = 0, batch = 0, error = {code = 'model_failed', message = reason}}))
+  end
+end
+local lost = redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', now, 'LIMIT', 0, 32)
+for _, id in ipairs(lost) do
+  local record = redis.call('HGET', KEYS[5], id)
+  redis.call('ZREM', KEYS[4], id); redis.call('HDEL', KEYS[5], id)
+  if record then
+    local entry = string.sub(record, string.find(record, '\n', 1, true) + 1)
+    if redis.call('HINCRBY', KEYS[6], id, 1) >= maxatt then
+      redis.call('HDEL', KEYS[6], id)
+      local ok, job = pcall(cjson.decode, entry)
+      bury(entry, ok and job or nil, 'its worker died each time it ran')
+    else
+      redis.call('RPUSH', KEYS[3], entry)
+      redis.call('PEXPIRE', KEYS[6], ARGV[5]); redis.call('PEXPIRE', KEYS[3], ARGV[5])
+    end
+  end
+end
+local function take(list)
+  local candidates, ids, seen = {}, {}, {}
+  for _, entry in ipairs(list) do
+    local ok, job = pcall(cjson.decode, entry)
+    if not ok or type(job) ~= 'table' or type(job.id) ~= 'string' then bury(entry, nil, 'not a job')
+    elseif type(job.deadline) == 'number' and job.deadline <= now then
+      expired[#expired + 1] = entry; redis.call('HDEL', KEYS[6], job.id)
+    elseif not seen[job.id] then
+      seen[job.id] = true; candidates[#candidates + 1] = entry; ids[#ids + 1] = job.id
+    end
+  end
+  if #ids == 0 then return end
+  local scores, leases, records = redis.call('ZMSCORE', KEYS[4], unpack(ids)), {}, {}
+  for i, id in ipairs(ids) do
+    if not scores[i] then                               -- leased elsewhere already: a duplicate entry, dropped
+      out[#out + 1] = candidates[i]
+      leases[#leases + 1] = now + lease; leases[#leases + 1] = id
+      records[#records + 1] = id; records[#records + 1] = token .. candidates[i]
+    end
+  end
+  if #leases > 0 then redis.call('ZADD', KEYS[4], unpack(leases)); redis.call('HSET', KEYS[5], unpack(records)) end
+end
+local function answer(solo)
+  if #out > 0 then redis.call('PEXPIRE', KEYS[4], ARGV[5]); redis.call('PEXPIRE', KEYS[5], ARGV[5]) end
+  if #expired > 0 then redis.call('HINCRBY', KEYS[8], 'expired', #expired) end
+  if #dead > 0 then redis.call('HINCRBY', KEYS[8], 'dead', #dead) end
+  return {now, out, expired, dead, solo}
+end
+if ARGV[6] == '1' and redis.call('EXISTS', KEYS[3]) == 1 then   -- a suspect runs alone
+  for _ = 1, 8 do
+    local popped = redis.call('LPOP', KEYS[3], 1); if not popped then break end
+    take(popped); if #out > 0 then return answer(1) end
+  end
+end
+if redis.call('LLEN', KEYS[1]) < tonumber(ARGV[7]) then return answer(0) end
+for _ = 1, 8 do                                         -- bounded work per call
+  local popped = redis.call('LPOP', KEYS[2], n - #out)
+  if popped then take(popped) end
+  if #out < n then
+    popped = redis.call('LPOP', KEYS[1], n - #out); if not popped then break end
+    take(popped)
+  end
+  if #out >= n then break end
+end
+return answer(0)

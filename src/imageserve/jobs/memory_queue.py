@@ -1,0 +1,322 @@
+"""JobQueue in memory: for tests and demonstrations within one process.
+
+It keeps the promises of the Redis queue (one suite runs against both), not its durability. Leases
+and deadlines use the clock that is handed in.
+"""
+
+import json
+import secrets
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from imageserve.jobs.messages import (
+    Job,
+    Result,
+    ResultError,
+    decode_job,
+    encode_job,
+)
+from imageserve.jobs.queue import (
+    SILENT_MS,
+    Admission,
+    Claim,
+    Finished,
+    Lease,
+    Limits,
+    Snapshot,
+    Verdict,
+    WorkerInfo,
+)
+from imageserve.jobs.replies import Waiters
+
+
+@dataclass
+class _Leased:
+    token: str
+    entry: str
+    until: int
+
+
+class MemoryQueue:
+    """One queue in this process's memory; also its own carrier of replies."""
+
+    connected = True
+
+    def __init__(self, name: str, clock_ms: Callable[[], int]) -> None:
+        self.name = name
+        self.waiters = Waiters()
+        self._clock_ms = clock_ms
+        self._changed = threading.Condition()
+        self._waiting: deque[str] = deque()
+        self._retry: deque[str] = deque()
+        self._leases: dict[str, _Leased] = {}
+        self._attempts: Counter[str] = Counter()
+        self._dead: deque[dict[str, Any]] = deque(maxlen=1000)
+        self._pixels: dict[str, tuple[bytes, int]] = {}
+        self._results: dict[str, tuple[Result, int]] = {}
+        self._ids: dict[str, int] = {}
+        self._stats: Counter[str] = Counter()
+        self._workers: dict[str, WorkerInfo] = {}
+
+    def channel(self, queue: str) -> str:
+        return f"{queue}:reply:memory"
+
+    def start(self) -> None:
+        """Nothing to start: results are delivered by the call that finishes them."""
+
+    def enqueue(self, job: Job, pixels: bytes, timeout_ms: int, limits: Limits) -> Admission:
+        with self._changed:
+            now = self._clock_ms()
+            if self._ids.get(job.id, 0) > now:
+                return Admission(Verdict.COLLISION, 0)
+            verdict = self._verdict(job, limits)
+            if verdict is not Verdict.ACCEPTED:
+                self._drop_dead_heads(now)
+                verdict = self._verdict(job, limits)
+            if verdict is not Verdict.ACCEPTED:
+                self._stats["rejected"] += 1
+                return Admission(verdict, self._backlog())
+            self._accept(job, pixels, now, timeout_ms)
+            return Admission(Verdict.ACCEPTED, self._backlog())
+
+    def _accept(self, job: Job, pixels: bytes, now: int, timeout_ms: int) -> None:
+        deadline = now + timeout_ms
+        self._ids[job.id] = deadline + 60_000
+        self._pixels[job.id] = (pixels, deadline)
+        self._waiting.append(encode_job(replace(job, ts=now, deadline=deadline)))
+        self._stats["accepted"] += 1
+        self._changed.notify()
+
+    def push(self, entry: str) -> None:
+        """Queue an entry as a foreign writer would: with no checks."""
+        with self._changed:
+            self._waiting.append(entry)
+            self._changed.notify()
+
+    def _backlog(self) -> int:
+        return len(self._waiting) + len(self._retry) + len(self._leases)
+
+    def _verdict(self, job: Job, limits: Limits) -> Verdict:
+        backlog = self._backlog()
+        if len(self._waiting) >= limits.max_jobs:
+            return Verdict.FULL
+        if (backlog + 1) * job.bytes > limits.max_bytes:
+            return Verdict.BYTES_FULL
+        if 0 < limits.max_backlog <= backlog:
+            return Verdict.WOULD_TIME_OUT
+        return Verdict.ACCEPTED
+
+    def _drop_dead_heads(self, now: int) -> None:
+        for _ in range(64):
+            if not self._waiting or not _is_expired(self._waiting[0], now):
+                return
+            self._waiting.popleft()
+            self._stats["expired"] += 1
+
+    def cancel(self, job_ids: Sequence[str]) -> None:
+        with self._changed:
+            for job_id in job_ids:
+                self._pixels.pop(job_id, None)
+
+    def results(self, job_ids: Sequence[str]) -> list[Result | None]:
+        with self._changed:
+            now = self._clock_ms()
+            found = [self._results.get(job_id) for job_id in job_ids]
+            return [entry[0] if entry and entry[1] > now else None for entry in found]
+
+    def claim(self, n: int, lease: Lease, *, suspects: bool, min_depth: int = 0) -> Claim:
+        with self._changed:
+            now = self._clock_ms()
+            token = secrets.token_hex(8)
+            dead: list[str] = []
+            self._reap(now, lease, dead)
+            if suspects and self._retry:
+                taken, expired = self._take(self._retry, 1, now, dead)
+                if taken:
+                    return self._leased(token, now, lease, taken, expired, dead, solo=True)
+            if len(self._waiting) < min_depth:
+                return self._leased(token, now, lease, [], 0, dead, solo=False)
+            taken, expired = self._take(self._waiting, n, now, dead)
+            return self._leased(token, now, lease, taken, expired, dead, solo=False)
+
+    def _reap(self, now: int, lease: Lease, dead: list[str]) -> None:
+        for job_id in [i for i, leased in self._leases.items() if leased.until <= now]:
+            entry = self._leases.pop(job_id).entry
+            self._attempts[job_id] += 1
+            if self._attempts[job_id] >= lease.max_attempts:
+                del self._attempts[job_id]
+                reason = "its worker died each time it ran"
+                self._bury(entry, reason)
+                dead.append(entry)
+                error = ResultError("model_failed", reason)
+                self.waiters.deliver(Result(job_id, "", 0, 0, 0, error=error))
+            else:
+                self._retry.append(entry)
+
+    def _take(self, source: deque[str], n: int, now: int, dead: list[str]) -> tuple[list[str], int]:
+        taken: dict[str, str] = {}
+        expired = 0
+        while source and len(taken) < n:
+            entry = source.popleft()
+            job_id = _job_id(entry)
+            if job_id is None:
+                self._bury(entry, "not a job")
+                dead.append(entry)
+            elif _is_expired(entry, now):
+                self._attempts.pop(job_id, None)
+                expired += 1
+            elif job_id not in self._leases:
+                taken.setdefault(job_id, entry)
+        self._stats["expired"] += expired
+        return list(taken.values()), expired
+
+    def _leased(  # noqa: PLR0913 - the parts of one claim
+        self,
+        token: str,
+        now: int,
+        lease: Lease,
+        entries: list[str],
+        expired: int,
+        dead: list[str],
+        *,
+        solo: bool,
+    ) -> Claim:
+        for entry in entries:
+            job_id = _job_id(entry) or ""
+            self._leases[job_id] = _Leased(token, entry, now + lease.lease_ms)
+        return Claim(token, now, tuple(entries), expired, tuple(dead), solo)
+
+    def wait(self, block_s: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._waiting), block_s)
+
+    def pixels(self, job_ids: Sequence[str]) -> list[bytes | None]:
+        with self._changed:
+            now = self._clock_ms()
+            found = [self._pixels.get(job_id) for job_id in job_ids]
+            return [entry[0] if entry and entry[1] > now else None for entry in found]
+
+    def finish(
+        self, token: str, finished: Sequence[Finished], *, batches: int = 0, busy_ms: int = 0
+    ) -> list[bool]:
+        with self._changed:
+            kept = [self._holds(token, job.id) for job in finished]
+            for job, held in zip(finished, kept, strict=True):
+                if held:
+                    self._finish_one(job)
+            if any(kept):
+                self._stats.update(batches=batches, busy_ms=busy_ms)
+            return kept
+
+    def _finish_one(self, job: Finished) -> None:
+        del self._leases[job.id]
+        self._attempts.pop(job.id, None)
+        self._stats[job.counter] += 1
+        self._stats["items"] += job.counter != "expired"
+        self._store_one(job)
+
+    def _store_one(self, job: Finished) -> None:
+        self._pixels.pop(job.id, None)
+        now = self._clock_ms()
+        old = self._results.get(job.id)
+        if old is None or old[1] <= now:
+            self._results[job.id] = (job.result, now + job.ttl_ms)
+            self.waiters.deliver(job.result)
+
+    def _holds(self, token: str, job_id: str) -> bool:
+        leased = self._leases.get(job_id)
+        return leased is not None and leased.token == token
+
+    def extend(self, token: str, job_ids: Sequence[str], lease_ms: int) -> int:
+        with self._changed:
+            held = [job_id for job_id in job_ids if self._holds(token, job_id)]
+            for job_id in held:
+                self._leases[job_id].until = self._clock_ms() + lease_ms
+            return len(held)
+
+    def release(self, token: str, job_ids: Sequence[str]) -> int:
+        with self._changed:
+            held = [job_id for job_id in job_ids if self._holds(token, job_id)]
+            for job_id in reversed(held):
+                source = self._retry if job_id in self._attempts else self._waiting
+                source.appendleft(self._leases.pop(job_id).entry)
+            self._changed.notify(len(held))
+            return len(held)
+
+    def bury(self, entry: str, reason: str) -> None:
+        with self._changed:
+            self._bury(entry, reason)
+
+    def _bury(self, entry: str, reason: str) -> None:
+        self._dead.appendleft({"entry": entry, "reason": reason, "at": self._clock_ms()})
+        self._stats["dead"] += 1
+
+    def store(self, finished: Sequence[Finished]) -> None:
+        with self._changed:
+            for job in finished:
+                self._store_one(job)
+
+    def heartbeat(self, info: WorkerInfo) -> None:
+        with self._changed:
+            now = self._clock_ms()
+            self._workers[info.id] = replace(info, last_seen=now)
+            for worker in list(self._workers.values()):
+                if worker.last_seen <= now - SILENT_MS:
+                    del self._workers[worker.id]
+
+    def leave(self, worker_id: str) -> None:
+        with self._changed:
+            self._workers.pop(worker_id, None)
+
+    def snapshot(self) -> Snapshot:
+        with self._changed:
+            now = self._clock_ms()
+            return Snapshot(
+                now=now,
+                queued=len(self._waiting),
+                retry=len(self._retry),
+                in_flight=len(self._leases),
+                dead=len(self._dead),
+                oldest_ms=now - _ts(self._waiting[0], now) if self._waiting else 0,
+                stats=dict(self._stats),
+                workers=tuple(self._workers.values()),
+            )
+
+    def dead(self, count: int) -> list[dict[str, Any]]:
+        with self._changed:
+            return list(self._dead)[:count]
+
+    def purge(self) -> int:
+        with self._changed:
+            entries = [self._waiting.popleft() for _ in range(len(self._waiting))]
+            for entry in entries:
+                job = decode_job(entry)
+                error = ResultError("busy", "the queue was emptied by its operator")
+                result = Result(job.id, job.model, 0, 0, 0, error=error)
+                self._store_one(Finished(job.id, job.reply, result, job.result_ttl_ms, "failed"))
+            return len(entries)
+
+
+def _fields(entry: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(entry)
+    except ValueError:
+        return {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def _job_id(entry: str) -> str | None:
+    job_id = _fields(entry).get("id")
+    return job_id if isinstance(job_id, str) else None
+
+
+def _is_expired(entry: str, now: int) -> bool:
+    deadline = _fields(entry).get("deadline")
+    return isinstance(deadline, int | float) and deadline <= now
+
+
+def _ts(entry: str, now: int) -> int:
+    return int(_fields(entry).get("ts", now))

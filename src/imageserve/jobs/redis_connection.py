@@ -1,0 +1,179 @@
+"""Connecting to Redis: address, credentials, timeouts, and the translation of its errors.
+
+redis-py 8 retries ten times by default and gives sockets five seconds. Both are wrong for a queue:
+a retried claim strands the first batch until its lease ends, and a blocking wait that is longer
+than the socket timeout never returns. So every client made here says what it wants.
+"""
+
+import re
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import SplitResult, unquote, urlsplit
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+from redis.sentinel import Sentinel
+
+from imageserve.errors import QueueError, QueueForbidden, QueueUnavailable, SettingsError
+
+COMMAND_TIMEOUT_S = 2.0
+"""How long one command may take. Redis answers in microseconds; two seconds is an outage."""
+
+CONNECT_TIMEOUT_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class RedisAccess:
+    """Where Redis is and how to get in."""
+
+    url: str = "redis://localhost:6379/0"
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    ca_file: str | None = None
+    sentinel_password: str | None = field(default=None, repr=False)
+
+
+def connect(
+    access: RedisAccess, *, retries: int, timeout_s: float, connections: int
+) -> "redis.Redis":
+    """Make a client. Nothing is sent before its first command.
+
+    ``retries`` is how often a command is sent again after a lost connection: 0 unless it is
+    idempotent. Make clients after a fork, never before.
+
+    Raises SettingsError where the address cannot be used.
+    """
+    parts = _split(access.url)
+    options = {**_options(access, retries, timeout_s), **_tls(access, parts)}
+    if parts.scheme.endswith("+sentinel"):
+        return _behind_sentinel(access, parts, options, connections)
+    if parts.scheme == "unix":
+        options |= {
+            "path": unquote(parts.path),
+            "connection_class": redis.UnixDomainSocketConnection,
+        }
+        options.pop("socket_keepalive", None)
+    else:
+        options |= {"host": parts.hostname, "port": parts.port or 6379, "db": _database(parts.path)}
+    pool = redis.BlockingConnectionPool(max_connections=connections, timeout=timeout_s, **options)
+    return redis.Redis(connection_pool=pool)
+
+
+def _options(access: RedisAccess, retries: int, timeout_s: float) -> dict[str, Any]:
+    return {
+        "username": access.username,
+        "password": access.password,
+        "socket_timeout": timeout_s,
+        "socket_connect_timeout": CONNECT_TIMEOUT_S,
+        "socket_keepalive": True,
+        "retry": Retry(NoBackoff(), retries),
+        "protocol": 2,
+    }
+
+
+def _tls(access: RedisAccess, parts: SplitResult) -> dict[str, Any]:
+    if not parts.scheme.startswith("rediss"):
+        return {}
+    return {
+        "connection_class": redis.SSLConnection,
+        "ssl_cert_reqs": ssl.CERT_REQUIRED,
+        "ssl_ca_certs": access.ca_file,
+        "ssl_check_hostname": True,
+    }
+
+
+def _behind_sentinel(
+    access: RedisAccess, parts: SplitResult, options: dict[str, Any], connections: int
+) -> "redis.Redis":
+    master, _, database = parts.path.strip("/").partition("/")
+    nodes = [_host_and_port(node) for node in parts.netloc.split(",")]
+    if options.pop("connection_class", None):
+        options["ssl"] = True
+    watch = {name: value for name, value in options.items() if name not in ("username", "password")}
+    sentinel = Sentinel(nodes, sentinel_kwargs={**watch, "password": access.sentinel_password})
+    client: redis.Redis = sentinel.master_for(
+        master, db=_database(f"/{database}"), max_connections=connections, **options
+    )
+    return client
+
+
+_HOST = re.compile(r"(?:\[(?P<ipv6>[0-9a-fA-F:.]+)\]|(?P<name>[^:\[\]]+))(?::(?P<port>\d{1,5}))?")
+
+
+def _host_and_port(node: str) -> tuple[str, int]:
+    match = _HOST.fullmatch(node)
+    if match is None:
+        raise _bad_url(f"{node!r} is not host:port")
+    return match["ipv6"] or match["name"], int(match["port"] or 26379)
+
+
+_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
+
+
+def _split(url: str) -> SplitResult:
+    """Take the address apart, refusing what redis-py would silently misread.
+
+    ``redis://:p@ss/w#rd@host`` is, to a URL parser, the host ``ss`` with a path and a fragment.
+    """
+    parts = urlsplit(url)
+    if parts.scheme not in _SCHEMES:
+        raise _bad_url(f"it must begin with one of {', '.join(s + '://' for s in _SCHEMES)}")
+    if "@" in parts.netloc + parts.path + parts.query + parts.fragment:
+        raise _bad_url("put user and password into REDIS_USERNAME and REDIS_PASSWORD instead")
+    if parts.query or parts.fragment:
+        raise _bad_url("it must not have a part behind ? or #")
+    _check_place(parts)
+    return parts
+
+
+def _check_place(parts: SplitResult) -> None:
+    if parts.scheme == "unix":
+        if not parts.path or parts.netloc:
+            raise _bad_url("write unix:///path/to/the.sock")
+    elif not parts.netloc:
+        raise _bad_url("it names no host")
+    elif parts.scheme.endswith("+sentinel"):
+        if not re.fullmatch(r"/[^/]+(/\d*)?/?", parts.path):
+            raise _bad_url(f"write {parts.scheme}://host:26379,host:26379/master-name/0")
+    elif not re.fullmatch(r"(/\d*)?", parts.path):
+        raise _bad_url(f"{parts.path!r} is not a database number")
+    else:
+        _host_and_port(parts.netloc)
+
+
+def _database(path: str) -> int:
+    return int(path.strip("/") or 0)
+
+
+def _bad_url(problem: str) -> SettingsError:
+    # The address itself is not repeated: it may hold a password.
+    return SettingsError(f"REDIS_URL cannot be used: {problem}")
+
+
+@contextmanager
+def redis_errors() -> Iterator[None]:
+    """Let callers know our errors only; the original stays attached as the cause."""
+    try:
+        yield
+    except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+        raise QueueForbidden(f"Redis refused: {error}") from error
+    except (
+        redis.ConnectionError,
+        redis.TimeoutError,
+        redis.exceptions.ReadOnlyError,
+        redis.exceptions.OutOfMemoryError,
+        redis.exceptions.TryAgainError,
+        redis.exceptions.MasterDownError,
+        OSError,
+    ) as error:
+        raise QueueUnavailable(f"Redis: {error}") from error
+    except redis.ResponseError as error:
+        if str(error).lower().startswith("unknown command") or "not allowed" in str(error):
+            raise QueueForbidden(f"Redis refused: {error}") from error
+        raise QueueError(f"Redis: {error}") from error
+    except redis.RedisError as error:
+        raise QueueError(f"Redis: {error}") from error

@@ -1,0 +1,384 @@
+"""JobQueue on Redis 6.2 or later (Valkey 7.2 or later).
+
+Every change of state is one script in ``lua/``; this file only packs arguments and unpacks replies.
+"""
+
+import hashlib
+import json
+import secrets
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.resources import files
+from typing import Any, cast
+
+import redis
+from redis.exceptions import NoScriptError, OutOfMemoryError
+
+from imageserve.jobs.keys import GUARD_MS, Keys
+from imageserve.jobs.messages import (
+    Job,
+    Result,
+    ResultError,
+    decode_job,
+    decode_result,
+    encode_open_job,
+    encode_result,
+)
+from imageserve.jobs.queue import (
+    SILENT_MS,
+    Admission,
+    Claim,
+    Finished,
+    Lease,
+    Limits,
+    Snapshot,
+    Verdict,
+    WorkerInfo,
+)
+from imageserve.jobs.redis_connection import COMMAND_TIMEOUT_S, RedisAccess, connect, redis_errors
+
+BLOCK_S = 2.0
+"""Longest single wait for a job. It bounds how long a job that a dying waiter moved to hold lies
+there, and how long a half-open connection goes unnoticed."""
+
+NONCE_EXTRA_MS = 60_000
+"""How long an id stays known after its deadline."""
+
+FINISH_AT_ONCE = 128
+"""Most jobs per FINISH: some managed servers refuse more than 4,000 arguments."""
+
+
+class Script:
+    """One Lua script, called by its digest and loaded where the server does not know it."""
+
+    def __init__(self, name: str) -> None:
+        self.source = (files("imageserve.jobs") / "lua" / f"{name}.lua").read_text()
+        # Redis names scripts by SHA-1; nothing is kept secret by it.
+        self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+    def __call__(
+        self, client: "redis.Redis", keys: Sequence[str], args: Sequence[str | int | bytes]
+    ) -> Any:
+        try:
+            return client.evalsha(self.sha, len(keys), *keys, *args)
+        except NoScriptError:
+            # A restart empties the script cache. EVAL runs the script and caches it.
+            return client.eval(self.source, len(keys), *keys, *args)
+
+
+ENQUEUE = Script("enqueue")
+CLAIM = Script("claim")
+FINISH = Script("finish")
+EXTEND = Script("extend")
+RELEASE = Script("release")
+BURY = Script("bury")
+HEARTBEAT = Script("heartbeat")
+SNAPSHOT = Script("snapshot")
+
+
+class RedisQueue:
+    """One queue on a Redis server. Safe to share between threads (and greenlets).
+
+    ``connections`` bounds the sockets of this process for short commands; callers beyond that wait.
+    """
+
+    def __init__(
+        self, access: RedisAccess, name: str, *, connections: int = 8, keys: Keys | None = None
+    ) -> None:
+        self.name = name
+        self.keys = keys or Keys(name)
+        # Sent again once: the scripts behind it are idempotent, and after a restart of Redis every
+        # pooled connection is dead.
+        self._repeatable = connect(
+            access, retries=1, timeout_s=COMMAND_TIMEOUT_S, connections=connections
+        )
+        self._once = connect(access, retries=0, timeout_s=COMMAND_TIMEOUT_S, connections=2)
+        self._blocking = connect(access, retries=0, timeout_s=BLOCK_S + 3, connections=1)
+
+    def enqueue(self, job: Job, pixels: bytes, timeout_ms: int, limits: Limits) -> Admission:
+        keys = self.keys
+        names = [
+            keys.queue,
+            keys.hold,
+            keys.nonce(job.id),
+            keys.pixels(job.id),
+            keys.retry,
+            keys.leases,
+            keys.stats,
+        ]
+        args: list[str | int | bytes] = [
+            secrets.token_hex(8),
+            limits.max_jobs,
+            timeout_ms,
+            timeout_ms + NONCE_EXTRA_MS,
+            encode_open_job(job),
+            job.bytes,
+            limits.max_bytes,
+            limits.max_backlog,
+        ]
+        with redis_errors():
+            try:
+                code, backlog = self._send_pixels_and_job(names, args, pixels, timeout_ms)
+            except OutOfMemoryError:
+                self._repeatable.unlink(keys.pixels(job.id))
+                return Admission(Verdict.NO_ROOM, 0)
+        return Admission(Verdict(code), backlog)
+
+    def _send_pixels_and_job(
+        self, keys: list[str], args: list[str | int | bytes], pixels: bytes, timeout_ms: int
+    ) -> tuple[int, int]:
+        """Send both in one round trip: the pixels first, a fast worker must find them."""
+        pipeline = self._repeatable.pipeline(transaction=False)
+        pipeline.set(keys[3], pixels, nx=True, px=timeout_ms)
+        pipeline.execute_command("EVALSHA", ENQUEUE.sha, len(keys), *keys, *args)
+        _stored, reply = pipeline.execute(raise_on_error=False)
+        if isinstance(reply, NoScriptError):
+            reply = ENQUEUE(self._repeatable, keys, args)
+        if isinstance(reply, Exception):
+            raise reply
+        code, backlog = reply
+        return code, backlog
+
+    def cancel(self, job_ids: Sequence[str]) -> None:
+        if job_ids:
+            with redis_errors():
+                self._repeatable.unlink(*map(self.keys.pixels, job_ids))
+
+    def results(self, job_ids: Sequence[str]) -> list[Result | None]:
+        if not job_ids:
+            return []
+        with redis_errors():
+            texts = self._repeatable.mget([self.keys.result(job_id) for job_id in job_ids])
+        return [None if text is None else decode_result(text) for text in texts]
+
+    def claim(self, n: int, lease: Lease, *, suspects: bool, min_depth: int = 0) -> Claim:
+        # A token per claim, not per worker: a worker cannot finish its own earlier, lost claim.
+        token = secrets.token_hex(8)
+        keys = self.keys
+        names = [
+            keys.queue,
+            keys.hold,
+            keys.retry,
+            keys.leases,
+            keys.inflight,
+            keys.attempts,
+            keys.dead,
+            keys.stats,
+        ]
+        args: list[str | int | bytes] = [
+            n,
+            lease.lease_ms,
+            token,
+            lease.max_attempts,
+            GUARD_MS,
+            int(suspects),
+            min_depth,
+        ]
+        with redis_errors():
+            now, entries, expired, dead, solo = CLAIM(self._once, names, args)
+        return Claim(
+            token=token,
+            now=now,
+            entries=_texts(entries),
+            expired=len(expired),
+            dead=_texts(dead),
+            solo=bool(solo),
+        )
+
+    def wait(self, block_s: float) -> None:
+        with redis_errors():
+            # Not .blmove(): its type wants whole seconds.
+            self._blocking.execute_command(
+                "BLMOVE", self.keys.queue, self.keys.hold, "LEFT", "RIGHT", min(block_s, BLOCK_S)
+            )
+
+    def pixels(self, job_ids: Sequence[str]) -> list[bytes | None]:
+        with redis_errors():
+            values = self._repeatable.mget([self.keys.pixels(job_id) for job_id in job_ids])
+        return cast(list[bytes | None], values)
+
+    def finish(
+        self, token: str, finished: Sequence[Finished], *, batches: int = 0, busy_ms: int = 0
+    ) -> list[bool]:
+        kept: list[bool] = []
+        for part in _parts(finished, FINISH_AT_ONCE):
+            kept += self._finish_part(token, part, batches, busy_ms)
+            batches = busy_ms = 0
+        return kept
+
+    def _finish_part(
+        self, token: str, finished: Sequence[Finished], batches: int, busy_ms: int
+    ) -> list[bool]:
+        keys = [self.keys.leases, self.keys.inflight, self.keys.attempts, self.keys.stats]
+        args: list[str | int | bytes] = [token, batches, busy_ms]
+        for job in finished:
+            keys += [self.keys.result(job.id), self.keys.pixels(job.id)]
+            args += [job.id, job.reply, encode_result(job.result), job.ttl_ms, job.counter]
+        with redis_errors():
+            return [bool(kept) for kept in FINISH(self._repeatable, keys, args)]
+
+    def extend(self, token: str, job_ids: Sequence[str], lease_ms: int) -> int:
+        with redis_errors():
+            return int(
+                EXTEND(
+                    self._repeatable,
+                    [self.keys.leases, self.keys.inflight],
+                    [token, lease_ms, GUARD_MS, *job_ids],
+                )
+            )
+
+    def release(self, token: str, job_ids: Sequence[str]) -> int:
+        keys = self.keys
+        names = [keys.queue, keys.hold, keys.leases, keys.inflight, keys.attempts, keys.retry]
+        with redis_errors():
+            return int(RELEASE(self._repeatable, names, [token, GUARD_MS, *job_ids]))
+
+    def bury(self, entry: str, reason: str) -> None:
+        with redis_errors():
+            BURY(self._once, [self.keys.dead, self.keys.stats], [entry, reason])
+
+    def store(self, finished: Sequence[Finished]) -> None:
+        with redis_errors():
+            pipeline = self._repeatable.pipeline(transaction=False)
+            for job in finished:
+                body = encode_result(job.result)
+                pipeline.unlink(self.keys.pixels(job.id))
+                pipeline.set(self.keys.result(job.id), body, nx=True, px=job.ttl_ms)
+                if job.reply:
+                    pipeline.publish(job.reply, body)
+            pipeline.execute()
+
+    def heartbeat(self, info: WorkerInfo) -> None:
+        self._say(info.id, encode_worker_info(info))
+
+    def leave(self, worker_id: str) -> None:
+        self._say(worker_id, "")
+
+    def _say(self, worker_id: str, text: str) -> None:
+        keys = [self.keys.workers, self.keys.workers_info]
+        with redis_errors():
+            HEARTBEAT(self._repeatable, keys, [worker_id, text, SILENT_MS, GUARD_MS])
+
+    def snapshot(self) -> Snapshot:
+        keys = self.keys
+        names = [
+            keys.queue,
+            keys.hold,
+            keys.retry,
+            keys.leases,
+            keys.stats,
+            keys.workers,
+            keys.workers_info,
+            keys.dead,
+        ]
+        with redis_errors():
+            return _snapshot(SNAPSHOT(self._repeatable, names, []))
+
+    def dead(self, count: int) -> list[dict[str, Any]]:
+        with redis_errors():
+            texts = self._repeatable.lrange(self.keys.dead, 0, count - 1)
+        return [json.loads(text) for text in texts]
+
+    def purge(self) -> int:
+        total = 0
+        with redis_errors():
+            while entries := self._once.lpop(self.keys.queue, FINISH_AT_ONCE):
+                self.store(list(_purged(_texts(cast(list[bytes], entries)))))
+                total += len(entries)
+        return total
+
+    def server_facts(self) -> Mapping[str, Any]:
+        """Read what the server says of itself, for the start-up checks."""
+        with redis_errors():
+            return cast(Mapping[str, Any], self._repeatable.info())
+
+    def delete(self, names: Sequence[str]) -> None:
+        """Remove keys by name: only for the self-test's own."""
+        with redis_errors():
+            self._repeatable.unlink(*names)
+
+    def lifetimes_ms(self, names: Sequence[str]) -> list[int]:
+        """Read each key's remaining life; -1 for ever, -2 not there."""
+        with redis_errors():
+            pipeline = self._repeatable.pipeline(transaction=False)
+            for name in names:
+                pipeline.pttl(name)
+            return cast(list[int], pipeline.execute())
+
+
+def _texts(values: Sequence[bytes]) -> tuple[str, ...]:
+    # A foreign writer may have pushed bytes that are not text; they end on the dead list.
+    return tuple(value.decode(errors="replace") for value in values)
+
+
+def _parts(items: Sequence[Finished], size: int) -> Iterator[Sequence[Finished]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+def _purged(entries: Sequence[str]) -> Iterator[Finished]:
+    for entry in entries:
+        try:
+            job = decode_job(entry)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue  # Not a job: nobody waits for it.
+        error = ResultError("busy", "the queue was emptied by its operator; send the picture again")
+        result = Result(job.id, job.model, 0, 0, 0, error=error)
+        yield Finished(job.id, job.reply, result, job.result_ttl_ms, "failed")
+
+
+def encode_worker_info(info: WorkerInfo) -> str:
+    """Write what ``{Q}:workers:info`` holds of one worker."""
+    return json.dumps(
+        {
+            "model": info.model,
+            "shape": info.shape,
+            "batch_size": info.batch_size,
+            "bucket_ms": {str(size): round(ms, 3) for size, ms in info.bucket_ms.items()},
+            "state": info.state,
+            "host": info.host,
+        },
+        separators=(",", ":"),
+    )
+
+
+def decode_worker_info(worker_id: str, last_seen: int, text: str | bytes) -> WorkerInfo:
+    """Read it again."""
+    fields = json.loads(text)
+    height, width, channels = fields["shape"]
+    return WorkerInfo(
+        id=worker_id,
+        model=fields["model"],
+        shape=(height, width, channels),
+        batch_size=fields["batch_size"],
+        bucket_ms={int(size): float(ms) for size, ms in fields["bucket_ms"].items()},
+        state=fields["state"],
+        host=fields["host"],
+        last_seen=last_seen,
+    )
+
+
+def _snapshot(reply: Sequence[Any]) -> Snapshot:
+    now, queued, hold, retry, in_flight, dead, head, stats, seen, info = reply
+    infos = dict(zip(_texts(info[::2]), info[1::2], strict=True))
+    workers = zip(_texts(seen[::2]), seen[1::2], strict=True)
+    return Snapshot(
+        now=now,
+        queued=queued + hold,
+        retry=retry,
+        in_flight=in_flight,
+        dead=dead,
+        oldest_ms=_age_ms(head, now),
+        stats={k: int(v) for k, v in zip(_texts(stats[::2]), stats[1::2], strict=True)},
+        workers=tuple(
+            decode_worker_info(worker_id, int(float(score)), infos[worker_id])
+            for worker_id, score in workers
+            if worker_id in infos
+        ),
+    )
+
+
+def _age_ms(head: bytes, now: int) -> int:
+    try:
+        return max(0, now - int(json.loads(head)["ts"]))
+    except (ValueError, TypeError, KeyError):
+        return 0
