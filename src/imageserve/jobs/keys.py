@@ -2,25 +2,25 @@
 
 With Q = ``image_queue``; all of it shares one cluster slot through the hash tag ``{Q}``.
 
-==========================  =======  ===========================================  =================
-key                         type     content                                      lifetime
-==========================  =======  ===========================================  =================
-``Q``                       list     jobs, JSON                                   capped: QUEUE_LIMIT
-``{Q}:hold``                list     jobs moved by a waking BLMOVE                drained by any claim
-``{Q}:retry``               list     suspects: jobs whose lease was lost          1 h guard
-``{Q}:leases``              zset     id -> lease expiry, ms                       1 h guard
-``{Q}:inflight``            hash     id -> claim token, newline, job              1 h guard
-``{Q}:attempts``            hash     id -> leases lost so far                     1 h guard
-``{Q}:dead``                list     the last 1000 ``{entry, reason, at}``        24 h
-``{Q}:id:<id>``             string   nonce of the enqueue                         deadline + 60 s
-``{Q}:p:<id>``              string   the pixels, raw                              the job's deadline
-``{Q}:r:<id>``              string   the result, JSON                             result_ttl_ms
-``{Q}:stats``               hash     monotonic counters                           none; fixed fields
-``{Q}:workers``             zset     worker id -> last seen, ms                   pruned, 1 h guard
-``{Q}:workers:info``        hash     worker id -> WorkerInfo, JSON                pruned, 1 h guard
-``{Q}:reply:<process>``     channel  results for one web process
+========================  =======  ===========================================  =================
+key                       type     content                                      lifetime
+========================  =======  ===========================================  =================
+``Q``                     list     jobs, JSON                                   capped: QUEUE_LIMIT
+``{Q}:hold``              list     jobs moved by a waking BLMOVE                drained by any claim
+``{Q}:retry``             list     suspects: jobs whose lease was lost          1 h guard
+``{Q}:leases``            zset     id -> lease expiry, ms                       1 h guard
+``{Q}:inflight``          hash     id -> claim token, newline, job              1 h guard
+``{Q}:attempts``          hash     id -> leases lost so far                     1 h guard
+``{Q}:dead``              list     the last 1000 ``{entry, reason, at}``        24 h
+``{Q}:id:<id>``           string   nonce of the enqueue                         deadline + 60 s
+``{Q}:p:<id>``            string   the pixels, raw                              the job's deadline
+``{Q}:r:<id>``            string   the result, JSON                             result_ttl_ms
+``{Q}:stats``             hash     monotonic counters                           none; fixed fields
+``{Q}:workers``           zset     worker id -> last seen, ms                   pruned, 1 h guard
+``{Q}:workers:info``      hash     worker id -> WorkerInfo, JSON                pruned, 1 h guard
+``{Q}:reply:<process>``   channel  results for one web process
 ``{Q}:selftest:<uuid>:*``            the start-up self-test's own keys            seconds
-==========================  =======  ===========================================  =================
+========================  =======  ===========================================  =================
 """
 
 GUARD_MS = 3_600_000

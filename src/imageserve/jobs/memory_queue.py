@@ -152,7 +152,8 @@ class MemoryQueue:
                 self._bury(entry, reason)
                 dead.append(entry)
                 error = ResultError("model_failed", reason)
-                self.waiters.deliver(Result(job_id, "", 0, 0, 0, error=error))
+                model = str(_fields(entry).get("model", ""))
+                self.waiters.deliver(Result(job_id, model, 0, 0, 0, error=error))
             else:
                 self._retry.append(entry)
 
@@ -254,7 +255,8 @@ class MemoryQueue:
         self._dead.appendleft({"entry": entry, "reason": reason, "at": self._clock_ms()})
         self._stats["dead"] += 1
 
-    def store(self, finished: Sequence[Finished]) -> None:
+    def store(self, finished: Sequence[Finished], *, publish: bool) -> None:
+        del publish  # Delivering twice to a waiter in the same process changes nothing.
         with self._changed:
             for job in finished:
                 self._store_one(job)
@@ -293,6 +295,8 @@ class MemoryQueue:
         with self._changed:
             entries = [self._waiting.popleft() for _ in range(len(self._waiting))]
             for entry in entries:
+                if _job_id(entry) is None:
+                    continue  # Not a job: nobody waits for it.
                 job = decode_job(entry)
                 error = ResultError("busy", "the queue was emptied by its operator")
                 result = Result(job.id, job.model, 0, 0, 0, error=error)
@@ -303,7 +307,7 @@ class MemoryQueue:
 def _fields(entry: str) -> dict[str, Any]:
     try:
         fields = json.loads(entry)
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return fields if isinstance(fields, dict) else {}
 
@@ -319,4 +323,5 @@ def _is_expired(entry: str, now: int) -> bool:
 
 
 def _ts(entry: str, now: int) -> int:
-    return int(_fields(entry).get("ts", now))
+    ts = _fields(entry).get("ts")
+    return int(ts) if isinstance(ts, int | float) and 0 <= ts <= now else now

@@ -138,11 +138,22 @@ def _job_problem(fields: Mapping[str, Any]) -> str | None:
             return f"job field {name!r} is missing or of the wrong type"
     if fields["encoding"] != ENCODING:
         return f"encoding {fields['encoding']!r} is not supported, only {ENCODING!r}"
+    return _value_problem(fields)
+
+
+def _value_problem(fields: Mapping[str, Any]) -> str | None:
     if not _is_shape(fields["shape"]):
         return "job field 'shape' is not [height, width, 3]"
     if fields["top"] < 1 or fields["result_ttl_ms"] < 1:
         return "job fields 'top' and 'result_ttl_ms' must be positive"
+    if not (_is_time(fields["ts"]) and _is_time(fields["deadline"])):
+        return "job fields 'ts' and 'deadline' must be milliseconds"
     return None
+
+
+def _is_time(value: Any) -> bool:
+    # Python's JSON reads NaN and Infinity too; both fail here.
+    return isinstance(value, int | float) and 0 <= value < 2**53
 
 
 def _is_shape(value: Sequence[Any]) -> bool:
@@ -155,14 +166,14 @@ def _unsupported(fields: Mapping[str, Any], reason: str) -> UnsupportedJob:
         return value if isinstance(value, str) else ""
 
     ttl_ms = fields.get("result_ttl_ms")
-    ts = fields.get("ts")
+    ts = fields.get("ts", 0)
     return UnsupportedJob(
         id=fields["id"],
         reply=text("reply"),
         model=text("model"),
         result_ttl_ms=ttl_ms if isinstance(ttl_ms, int) and ttl_ms > 0 else 60_000,
         reason=reason,
-        ts=int(ts) if isinstance(ts, int | float) else 0,
+        ts=int(ts) if _is_time(ts) else 0,
     )
 
 

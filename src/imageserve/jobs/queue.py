@@ -154,8 +154,11 @@ class JobQueue(Protocol):
     def bury(self, entry: str, reason: str) -> None:
         """Put a job on the dead list."""
 
-    def store(self, finished: Sequence[Finished]) -> None:
-        """Store results of jobs that are leased to nobody any more; the first one wins."""
+    def store(self, finished: Sequence[Finished], *, publish: bool) -> None:
+        """Store results of jobs that are leased to nobody any more; the first one wins.
+
+        A claim has published those of its ``dead`` already.
+        """
 
     def heartbeat(self, info: WorkerInfo) -> None:
         """Say that a worker lives."""

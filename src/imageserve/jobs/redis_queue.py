@@ -185,13 +185,17 @@ class RedisQueue:
         )
 
     def wait(self, block_s: float) -> None:
+        # To Redis 0 means for ever; 6.2 rounds one millisecond down to it.
+        block_s = max(0.01, min(block_s, BLOCK_S))
         with redis_errors():
             # Not .blmove(): its type wants whole seconds.
             self._blocking.execute_command(
-                "BLMOVE", self.keys.queue, self.keys.hold, "LEFT", "RIGHT", min(block_s, BLOCK_S)
+                "BLMOVE", self.keys.queue, self.keys.hold, "LEFT", "RIGHT", block_s
             )
 
     def pixels(self, job_ids: Sequence[str]) -> list[bytes | None]:
+        if not job_ids:
+            return []
         with redis_errors():
             values = self._repeatable.mget([self.keys.pixels(job_id) for job_id in job_ids])
         return cast(list[bytes | None], values)
@@ -236,14 +240,14 @@ class RedisQueue:
         with redis_errors():
             BURY(self._once, [self.keys.dead, self.keys.stats], [entry, reason])
 
-    def store(self, finished: Sequence[Finished]) -> None:
+    def store(self, finished: Sequence[Finished], *, publish: bool) -> None:
         with redis_errors():
             pipeline = self._repeatable.pipeline(transaction=False)
             for job in finished:
                 body = encode_result(job.result)
                 pipeline.unlink(self.keys.pixels(job.id))
                 pipeline.set(self.keys.result(job.id), body, nx=True, px=job.ttl_ms)
-                if job.reply:
+                if publish and job.reply:
                     pipeline.publish(job.reply, body)
             pipeline.execute()
 
@@ -274,15 +278,17 @@ class RedisQueue:
             return _snapshot(SNAPSHOT(self._repeatable, names, []))
 
     def dead(self, count: int) -> list[dict[str, Any]]:
+        if count < 1:
+            return []
         with redis_errors():
             texts = self._repeatable.lrange(self.keys.dead, 0, count - 1)
-        return [json.loads(text) for text in texts]
+        return [json.loads(text) for text in _texts(cast(list[bytes], texts))]
 
     def purge(self) -> int:
         total = 0
         with redis_errors():
             while entries := self._once.lpop(self.keys.queue, FINISH_AT_ONCE):
-                self.store(list(_purged(_texts(cast(list[bytes], entries)))))
+                self.store(list(_purged(_texts(cast(list[bytes], entries)))), publish=True)
                 total += len(entries)
         return total
 
@@ -380,5 +386,5 @@ def _snapshot(reply: Sequence[Any]) -> Snapshot:
 def _age_ms(head: bytes, now: int) -> int:
     try:
         return max(0, now - int(json.loads(head)["ts"]))
-    except (ValueError, TypeError, KeyError):
-        return 0
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return 0  # Not a job of ours: the next claim sorts it out.

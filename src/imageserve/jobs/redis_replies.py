@@ -14,6 +14,7 @@ from typing import Any
 
 import redis
 
+from imageserve import metrics
 from imageserve.errors import QueueError
 from imageserve.jobs.messages import decode_result
 from imageserve.jobs.redis_connection import RedisAccess, connect, redis_errors
@@ -60,14 +61,18 @@ class RedisReplies:
                 if self._connected.is_set():
                     log.error("results are not heard of: %s", error)
                     pause_s = 0.05
-                self._connected.clear()
+                self._lost()
             # Top of a loop that must never end: without it every request of this process would
             # wait until its deadline.
             except Exception:
                 log.critical("bug while listening for results", exc_info=True)
-                self._connected.clear()
+                self._lost()
             threading.Event().wait(pause_s * random.uniform(0.5, 1.0))
             pause_s = min(MAX_PAUSE_S, pause_s * 2)
+
+    def _lost(self) -> None:
+        self._connected.clear()
+        metrics.redis_up.set(0)
 
     def _listen(self) -> None:
         client = connect(self._access, retries=0, timeout_s=SILENCE_S / 2, connections=1)
@@ -99,6 +104,7 @@ class RedisReplies:
             self._catch_up()
             if not self._connected.is_set():
                 self._connected.set()
+                metrics.redis_up.set(1)
                 log.info("listening for results")
         elif message["type"] == "message":
             self._deliver(message["data"])

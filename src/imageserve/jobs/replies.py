@@ -13,9 +13,9 @@ from imageserve.jobs.messages import Result
 class Waiter:
     """One job's answer-to-be. Set once; later answers are ignored."""
 
-    def __init__(self, queue: str, job_id: str, wake: "threading.Event") -> None:
-        self.queue = queue
+    def __init__(self, job_id: str, queue: str, wake: "threading.Event") -> None:
         self.job_id = job_id
+        self.queue = queue
         self.result: Result | None = None
         self._wake = wake
 
@@ -31,9 +31,9 @@ class Waiters:
     def __init__(self) -> None:
         self._by_id: dict[str, Waiter] = {}
 
-    def expect(self, queue: str, job_id: str, wake: "threading.Event") -> Waiter:
+    def expect(self, job_id: str, queue: str, wake: "threading.Event") -> Waiter:
         """Register before the job is sent: its answer may be faster than the enqueue's."""
-        waiter = Waiter(queue, job_id, wake)
+        waiter = Waiter(job_id, queue, wake)
         self._by_id[job_id] = waiter
         return waiter
 

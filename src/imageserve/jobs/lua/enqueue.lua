@@ -21,19 +21,20 @@ if code < 0 and code ~= -3 then                         -- full: first throw awa
   local thrown = 0
   for _ = 1, 64 do
     local head = redis.call('LINDEX', KEYS[1], 0)
-    local deadline = head and tonumber(string.match(head, '"deadline":(%d+)'))
+    local deadline = head and tonumber(string.match(head, '"deadline":%s*(%d+)'))
     if not deadline or deadline > now then break end
     redis.call('LPOP', KEYS[1]); waiting = waiting - 1; thrown = thrown + 1
   end
   if thrown > 0 then redis.call('HINCRBY', KEYS[7], 'expired', thrown) end
   code = verdict()
 end
+-- The pixels may have been the last that fitted: then this SET is refused as theirs could have been.
+if code == 0 and redis.pcall('SET', KEYS[3], ARGV[1], 'PX', ARGV[4]).err then code = -3 end
 if code < 0 then
   redis.call('UNLINK', KEYS[4])                         -- also the write that lets the next one run at maxmemory
   redis.call('HINCRBY', KEYS[7], 'rejected', 1)
   return {code, waiting + others}
 end
-redis.call('SET', KEYS[3], ARGV[1], 'PX', ARGV[4])
 redis.call('RPUSH', KEYS[1], ARGV[5] .. string.format(',"ts":%.0f,"deadline":%.0f}', now, now + tonumber(ARGV[3])))
 redis.call('HINCRBY', KEYS[7], 'accepted', 1)
 return {0, waiting + others + 1}

@@ -1,0 +1,153 @@
+"""``imageserve web``: starts gunicorn, each of whose processes builds the application.
+
+The application is built after gunicorn forks: a Redis client must never cross a fork.
+"""
+
+import argparse
+import contextlib
+import logging
+import os
+import shutil
+import signal
+import sys
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from imageserve.cli.access import redis_access
+from imageserve.errors import QueueError, QueueForbidden, QueueUnavailable
+from imageserve.logger import setup_logging
+from imageserve.model_entries import model_entries
+from imageserve.settings import Settings
+from imageserve.web.run_dir import run_dir
+
+log = logging.getLogger(__name__)
+
+
+def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Check the settings, then become gunicorn: it then receives the signals itself."""
+    parser = argparse.ArgumentParser(
+        prog="imageserve web",
+        description="Serve HTTP: take pictures in, queue them, wait for the workers, answer. "
+        "Stops on SIGTERM, answering the requests in hand first.",
+        epilog="Settings come from the environment: WEB_PORT, WEB_PROCESSES, WEB_SLOTS, "
+        "REDIS_URL, ... 'imageserve settings' lists them.",
+    )
+    parser.parse_args(arguments)
+    settings = Settings.from_env(environ)
+    setup_logging(settings.log_level, settings.log_format)
+    model_entries(settings)
+    _refuse_unusable_redis(settings)
+    metrics_dir = _fresh_directory(run_dir(settings) / "metrics")
+    command = [sys.executable, "-m", "gunicorn", "-c", "python:imageserve.web.gunicorn_conf"]
+    os.execvpe(  # noqa: S606 - our own interpreter
+        sys.executable,
+        [*command, "imageserve.cli.web:application()"],
+        {**environ, "PROMETHEUS_MULTIPROC_DIR": str(metrics_dir)},
+    )
+
+
+def _refuse_unusable_redis(settings: Settings) -> None:
+    """Raise QueueForbidden at once where Redis answers and cannot be used."""
+    with contextlib.suppress(QueueUnavailable):  # The processes keep trying; /readyz tells.
+        _check(settings)
+
+
+def _check(settings: Settings) -> None:
+    from imageserve.jobs.self_test import check_server
+
+    for entry in model_entries(settings).values():
+        check_server(redis_access(settings), entry.queue, settings.queue_bytes_limit)
+
+
+def _fresh_directory(path: Path) -> Path:
+    """Counters of an earlier run must not be counted again."""
+    shutil.rmtree(path, ignore_errors=True)
+    path.mkdir(parents=True)
+    return path
+
+
+def application() -> object:
+    """Build the WSGI application of one web process. Called by gunicorn, after it forked."""
+    # Imported here: the parent must not load Redis clients and Flask before it forks.
+    from imageserve.decoding import DecodingPolicy
+    from imageserve.jobs.redis_queue import RedisQueue
+    from imageserve.jobs.redis_replies import RedisReplies
+    from imageserve.web.app import Server, WebConfig, create_app
+    from imageserve.web.capacity_view import CapacityView
+    from imageserve.web.drain import DrainFlag
+    from imageserve.web.gunicorn_worker import Worker, offload, upload_deadline, watch_hang_up
+    from imageserve.web.predictor import Predictor, PredictorConfig, Served
+    from imageserve.web.upload import UploadLimits
+
+    settings = Settings.from_env(os.environ)
+    access = redis_access(settings)
+    entries = model_entries(settings)
+    queues = {entry.queue: RedisQueue(access, entry.queue) for entry in entries.values()}
+    replies = RedisReplies(access, queues)
+    predictor = Predictor(
+        {
+            name: Served(entry, queues[entry.queue], CapacityView(queues[entry.queue]))
+            for name, entry in entries.items()
+        },
+        replies,
+        PredictorConfig(
+            DecodingPolicy(
+                settings.max_image_bytes, settings.max_image_pixels, settings.image_formats
+            ),
+            settings.queue_limit,
+            settings.queue_bytes_limit,
+            settings.result_ttl_s,
+        ),
+        offload,
+    )
+    config = WebConfig(
+        UploadLimits(
+            settings.max_body_bytes,
+            settings.max_image_bytes,
+            settings.max_images,
+            settings.upload_timeout_s,
+        ),
+        settings.request_timeout_s,
+        settings.web_slots,
+        settings.web_memory_bytes,
+    )
+    flag = DrainFlag(run_dir(settings))
+    contact = _Contact(settings)
+    replies.start()
+    contact.start()
+    server = Server(
+        deadline=upload_deadline,
+        watch=watch_hang_up,
+        is_ready=lambda: contact.made,
+        is_draining=lambda: flag.is_set,
+        is_stopping=lambda: Worker.stopping,
+    )
+    return create_app(predictor, config, server)
+
+
+class _Contact:
+    """The first contact with Redis: the process is not ready before it, and stays so after it."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.made = False
+        self._settings = settings
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="first-contact", daemon=True).start()
+
+    def _run(self) -> None:
+        pause_s = 0.1
+        while not self.made:
+            try:
+                _check(self._settings)
+                self.made = True
+            except QueueForbidden as error:
+                log.critical("stopping: %s", error)
+                os.kill(os.getppid(), signal.SIGTERM)
+                return
+            except QueueError as error:
+                log.debug("no contact with Redis yet: %s", error)
+                time.sleep(pause_s)
+                pause_s = min(2.0, pause_s * 2)

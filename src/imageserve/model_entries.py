@@ -1,0 +1,143 @@
+"""Which models are served: one from plain settings, or several from MODELS_FILE.
+
+Web processes and workers read the same entries, so both know a model's queue and input size; only
+workers load it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from imageserve.errors import SettingsError
+from imageserve.models.catalog import default_input_size
+from imageserve.settings import INTERPOLATIONS, SHAPES, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """One model as the outside sees it, and what a worker needs to load it."""
+
+    name: str
+    queue: str
+    input_size: tuple[int, int]
+    """Height and width in pixels."""
+    interpolation: str = "bilinear"
+    network: str = SHAPES
+    """What to load: a network's name or the path of a ``.keras`` file."""
+    weights: str = "imagenet"
+    labels: str | None = None
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        return (*self.input_size, 3)
+
+
+def model_entries(settings: Settings) -> dict[str, ModelEntry]:
+    """Return the models by name, the default one first.
+
+    Raises SettingsError where an entry cannot be used.
+    """
+    if settings.models_file is None:
+        entry = _single(settings)
+        return {entry.name: entry}
+    entries = _from_file(Path(settings.models_file), settings)
+    queues = [entry.queue for entry in entries.values()]
+    if len(set(queues)) < len(queues):
+        raise SettingsError("MODELS_FILE: two models share a queue; each needs its own")
+    return entries
+
+
+def worker_entry(settings: Settings) -> ModelEntry:
+    """Return the one model that a worker of these settings serves."""
+    entries = model_entries(settings)
+    name = settings.model if settings.models_file else None
+    if name is None:
+        return next(iter(entries.values()))
+    if name not in entries:
+        raise SettingsError(
+            f"MODEL: {name!r} is not in MODELS_FILE, which has {', '.join(entries)}"
+        )
+    return entries[name]
+
+
+def _single(settings: Settings) -> ModelEntry:
+    network = settings.model or SHAPES
+    size = settings.input_size or default_input_size(network)
+    if size is None:
+        raise SettingsError(f"INPUT_SIZE: must be given for {network!r}")
+    return ModelEntry(
+        name=Path(network).stem if network.endswith(".keras") else network.partition(":")[0],
+        queue=settings.image_queue,
+        input_size=size,
+        interpolation=settings.interpolation,
+        network=network,
+        weights=settings.model_weights,
+        labels=settings.model_labels,
+    )
+
+
+_KEYS = {"queue", "input_size", "interpolation", "network", "weights", "labels"}
+
+
+def _from_file(path: Path, settings: Settings) -> dict[str, ModelEntry]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise SettingsError(f"MODELS_FILE: {path} cannot be read: {error}") from error
+    if not isinstance(content, dict) or not content:
+        raise SettingsError(f"MODELS_FILE: {path} must map model names to their settings")
+    return {str(name): _entry(str(name), value, settings) for name, value in content.items()}
+
+
+def _entry(name: str, value: Any, settings: Settings) -> ModelEntry:
+    if not isinstance(value, Mapping):
+        raise SettingsError(f"MODELS_FILE: {name}: must be a mapping with at least 'queue'")
+    unknown = set(value) - _KEYS
+    if unknown:
+        raise SettingsError(
+            f"MODELS_FILE: {name}: unknown {', '.join(sorted(map(str, unknown)))}; "
+            f"known are {', '.join(sorted(_KEYS))}"
+        )
+    network = str(value.get("network", name))
+    interpolation = str(value.get("interpolation", settings.interpolation))
+    if interpolation not in INTERPOLATIONS:
+        raise SettingsError(
+            f"MODELS_FILE: {name}: interpolation must be one of {', '.join(INTERPOLATIONS)}"
+        )
+    return ModelEntry(
+        name=name,
+        queue=_queue(name, value),
+        input_size=_input_size(name, network, value.get("input_size")),
+        interpolation=interpolation,
+        network=network,
+        weights=str(value.get("weights", settings.model_weights)),
+        labels=value.get("labels"),
+    )
+
+
+def _queue(name: str, value: Mapping[str, Any]) -> str:
+    queue = value.get("queue")
+    if not isinstance(queue, str) or not queue or set(queue) & set(" \t\n{}"):
+        raise SettingsError(f"MODELS_FILE: {name}: queue must be a name without spaces and braces")
+    return queue
+
+
+def _input_size(name: str, network: str, value: Any) -> tuple[int, int]:
+    size = default_input_size(network) if value is None else _size(value)
+    if size is None:
+        raise SettingsError(f"MODELS_FILE: {name}: input_size must be a number or [height, width]")
+    return size
+
+
+def _size(value: Any) -> tuple[int, int] | None:
+    if isinstance(value, int):
+        value = [value, value]
+    if not isinstance(value, list) or len(value) != 2:
+        return None
+    height, width = value
+    if not all(isinstance(n, int) and 8 <= n <= 4096 for n in (height, width)):
+        return None
+    return height, width

@@ -1,0 +1,60 @@
+"""What a model is to the rest of imageserve, and how scores become predictions.
+
+No Keras in here, and no queue: a model gets decoded pictures and gives labels.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imageserve.predictions import Prediction
+
+
+class Model(Protocol):
+    """A classifier of RGB pictures that all have one size."""
+
+    name: str
+    input_size: tuple[int, int]
+    """Height and width of the pictures, in pixels."""
+    classes: int
+    """How many labels the model tells apart."""
+
+    def predict(self, images: NDArray[np.uint8], top: int) -> list[tuple[Prediction, ...]]:
+        """Classify pictures of shape (n, height, width, 3), RGB 0..255, in one model call.
+
+        Answers for each picture its ``min(top, classes)`` likeliest labels, best first.
+
+        Raises:
+            ModelOutOfMemory: the device has too little memory for this batch; a smaller may pass.
+            Exception: anything else means that the batch failed.
+        """
+
+
+def best(
+    scores: NDArray[np.float32], labels: Sequence[str], top: int
+) -> list[tuple[Prediction, ...]]:
+    """Pick the ``top`` likeliest labels of each row of ``scores`` (n, classes), best first.
+
+    Equal scores keep the order of their classes, so the same scores give the same answer.
+
+    Raises:
+        ValueError: a row holds NaN or an infinity, on which no order can be built.
+    """
+    broken = np.flatnonzero(~np.isfinite(scores).all(axis=1))
+    if broken.size:
+        raise ValueError(f"the scores are not finite for picture {broken.tolist()} of the batch")
+    return [
+        tuple(Prediction(labels[i], float(row[i])) for i in _best_classes(row, top))
+        for row in scores
+    ]
+
+
+def _best_classes(row: NDArray[np.float32], top: int) -> list[int]:
+    # argpartition alone would choose freely among classes that tie for the last place.
+    kept = min(top, row.size)
+    threshold = np.partition(row, -kept)[-kept]
+    candidates = np.flatnonzero(row >= threshold)
+    order = np.argsort(-row[candidates], kind="stable")
+    return [int(i) for i in candidates[order][:kept]]

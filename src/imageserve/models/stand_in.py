@@ -1,0 +1,155 @@
+"""A model of declared cost that needs no Keras and no numpy: for tests and benchmarks.
+
+It classifies nothing. Its label is a fingerprint of the picture, so that an answer handed to the
+wrong request shows.
+"""
+
+import hashlib
+import math
+import os
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NoReturn
+
+from imageserve.errors import ModelLoadError, ModelOutOfMemory
+from imageserve.predictions import Prediction
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_PROBABILITY = 0.9
+_LARGEST_SIZE = 4096
+
+
+def stand_in_label(pixels: bytes) -> str:
+    """Name the label which a StandIn gives to these pixels: 12 hexadecimal digits."""
+    return hashlib.blake2b(pixels).hexdigest()[:12]
+
+
+class StandIn:
+    """Answers after ``batch_ms + n * image_ms`` with the fingerprint of each picture.
+
+    With ``poison`` it fails on purpose, for fault tests, on a picture whose first pixel is
+
+    * (255, 0, 255): raises RuntimeError, as a model does that cannot stand this picture;
+    * (0, 255, 255): ends the process at once, as a crash of the driver does;
+    * (255, 255, 0): raises ModelOutOfMemory unless the picture is alone in its batch.
+    """
+
+    def __init__(
+        self,
+        input_size: tuple[int, int] = (224, 224),
+        *,
+        batch_ms: float = 15.0,
+        image_ms: float = 0.5,
+        poison: bool = False,
+        name: str = "stand-in",
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self.name = name
+        self.input_size = input_size
+        self.classes = 1000
+        self.batch_ms = batch_ms
+        self.image_ms = image_ms
+        self._poison = poison
+        self._sleep = sleep
+
+    def predict(self, images: "NDArray[np.uint8]", top: int) -> list[tuple[Prediction, ...]]:
+        """Take the declared time, then answer; see ``Model.predict``."""
+        if self._poison:
+            _take_poison(images)
+        self._sleep((self.batch_ms + len(images) * self.image_ms) / 1000)
+        fillers = _fillers(min(top, self.classes) - 1)
+        return [
+            (Prediction(stand_in_label(image.tobytes()), _PROBABILITY), *fillers)
+            for image in images
+        ]
+
+
+def is_stand_in(model: str) -> bool:
+    """Whether this model name asks for a stand-in."""
+    return model == "stand-in" or model.startswith("stand-in:")
+
+
+def parse_stand_in(model: str, input_size: tuple[int, int] | None = None) -> StandIn:
+    """Make the stand-in which a name such as ``stand-in:batch_ms=400,image_ms=0,size=64`` asks for.
+
+    Options are ``batch_ms`` and ``image_ms`` (milliseconds), ``size`` (pixels, for height and
+    width) and ``poison`` (0 or 1). ``input_size`` is what the settings demand, if they do.
+
+    Raises:
+        ModelLoadError: an option is unknown or has a bad value, or ``size`` is not what the
+            settings demand.
+    """
+    _, _, written = model.partition(":")
+    options = dict(_option(model, part) for part in written.split(",")) if ":" in model else {}
+    size = int(options["size"]) if "size" in options else None
+    return StandIn(
+        _input_size(model, size, input_size),
+        batch_ms=options.get("batch_ms", 15.0),
+        image_ms=options.get("image_ms", 0.5),
+        poison=bool(options.get("poison", 0)),
+    )
+
+
+def _input_size(model: str, size: int | None, wanted: tuple[int, int] | None) -> tuple[int, int]:
+    own = (size, size) if size else None
+    if own and wanted and own != wanted:
+        raise ModelLoadError(
+            f"{model} takes {size}x{size} pictures and the settings demand an input size of "
+            f"{wanted[0]}x{wanted[1]}: make them equal, or leave one out"
+        )
+    return own or wanted or (224, 224)
+
+
+def _option(model: str, part: str) -> tuple[str, float]:
+    key, _, value = (text.strip() for text in part.partition("="))
+    if key not in _OPTIONS:
+        known = ", ".join(_OPTIONS)
+        raise ModelLoadError(f"{model}: unknown option {key!r}; known are {known}")
+    allowed, is_allowed = _OPTIONS[key]
+    number = _number(value)
+    if not is_allowed(number):
+        raise ModelLoadError(f"{model}: {key}={value} is not allowed; it must be {allowed}")
+    return key, number
+
+
+def _number(value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        return math.nan
+
+
+def _is_duration(number: float) -> bool:
+    return 0 <= number < math.inf
+
+
+_OPTIONS: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "batch_ms": ("milliseconds, 0 or more", _is_duration),
+    "image_ms": ("milliseconds, 0 or more", _is_duration),
+    "size": (f"whole pixels, 1 to {_LARGEST_SIZE}", lambda x: x in range(1, _LARGEST_SIZE + 1)),
+    "poison": ("0 or 1", lambda x: x in (0, 1)),
+}
+
+
+def _fillers(count: int) -> list[Prediction]:
+    """Make up runners-up that share what the first leaves over, each half of the one before."""
+    rest = 1 - _PROBABILITY
+    return [Prediction(f"other-{i}", rest / 2**i) for i in range(1, count + 1)]
+
+
+def _take_poison(images: "NDArray[np.uint8]") -> None:
+    for first_pixel in images[:, 0, 0].tolist():
+        if first_pixel == [255, 0, 255]:
+            raise RuntimeError("poison")
+        if first_pixel == [0, 255, 255]:
+            _die()
+        if first_pixel == [255, 255, 0] and len(images) > 1:
+            raise ModelOutOfMemory(f"poison: no memory for a batch of {len(images)}")
+
+
+def _die() -> NoReturn:
+    # Not sys.exit(): a killed process runs no clean-up, and neither must this one.
+    os._exit(1)

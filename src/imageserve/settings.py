@@ -1,0 +1,331 @@
+"""Every setting: its environment variable, its default, what it means.
+
+``Settings.from_env`` reads them once, at the start of a process; a value that cannot be used stops
+the process and names itself. Parts of the system get plain values, never this object. The table in
+the README is written from here (``imageserve settings``).
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from imageserve.errors import SettingsError
+
+SHAPES = "shapes"
+
+
+def _text(value: str) -> str:
+    if not value:
+        raise ValueError("must not be empty")
+    return value
+
+
+def _number(kind: Callable[[str], float], low: float, high: float) -> Callable[[str], Any]:
+    def parse(value: str) -> float:
+        number = kind(value)
+        if not low <= number <= high:
+            raise ValueError(f"must be between {low:g} and {high:g}")
+        return number
+
+    return parse
+
+
+def _whole(low: int, high: int) -> Callable[[str], Any]:
+    return _number(int, low, high)
+
+
+def _seconds(low: float, high: float) -> Callable[[str], Any]:
+    return _number(float, low, high)
+
+
+_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
+
+
+def _bytes(value: str) -> int:
+    match = re.fullmatch(r"(\d+)\s*([kmg]i?)?b?", value.strip().lower())
+    if match is None or int(match[1]) == 0:
+        raise ValueError("must be a number of bytes above 0, such as 10MiB or 10485760")
+    return int(match[1]) * _UNITS[match[2] or ""]
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def parse(value: str) -> str:
+        if value.lower() not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return value.lower()
+
+    return parse
+
+
+def _size(value: str) -> tuple[int, int]:
+    match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", value.strip().lower())
+    size = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
+    if not all(8 <= n <= 4096 for n in size):
+        raise ValueError("must be HEIGHTxWIDTH or one number for both, 8 to 4096, such as 224")
+    return size
+
+
+IMAGE_FORMATS = ("jpeg", "png", "webp", "gif", "bmp")
+
+
+def _formats(value: str) -> frozenset[str]:
+    names = frozenset(name.strip().lower() for name in value.split(",") if name.strip())
+    unknown = names - set(IMAGE_FORMATS)
+    if unknown or not names:
+        raise ValueError(f"must be a comma-separated list out of {', '.join(IMAGE_FORMATS)}")
+    return names
+
+
+def _queue_name(value: str) -> str:
+    if not re.fullmatch(r"[^\s{}]{1,200}", value):
+        raise ValueError("must be 1 to 200 characters without spaces and braces")
+    return value
+
+
+INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "hamming", "box", "lanczos")
+
+
+def setting(
+    env: str, default: Any, parse: Callable[[str], Any], doc: str, shown: str | None = None
+) -> Any:
+    """Declare one field of Settings; ``shown`` is how its default reads in the documentation."""
+    meta = {"env": env, "parse": parse, "doc": doc, "shown": shown}
+    return field(default=default, metadata=meta, repr="PASSWORD" not in env)
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """All settings of one process."""
+
+    redis_url: str = setting(
+        "REDIS_URL",
+        "redis://localhost:6379/0",
+        _text,
+        "Where Redis is: `redis://`, `rediss://` (TLS), `unix://` or "
+        "`redis+sentinel://h1:26379,h2:26379/master/db`. Redis 6.2 or later.",
+    )
+    redis_username: str | None = setting("REDIS_USERNAME", None, _text, "User of a Redis ACL.")
+    redis_password: str | None = setting(
+        "REDIS_PASSWORD", None, _text, "Password for Redis. Any characters; never part of the URL."
+    )
+    redis_ca_file: str | None = setting(
+        "REDIS_CA_FILE", None, _text, "Certificate authority that signed the Redis certificate."
+    )
+    redis_sentinel_password: str | None = setting(
+        "REDIS_SENTINEL_PASSWORD", None, _text, "Password of the Sentinels, where they have one."
+    )
+    models_file: str | None = setting(
+        "MODELS_FILE",
+        None,
+        _text,
+        "YAML file that names several models: name → `queue`, `input_size`, `interpolation`, "
+        "`network`, `weights`, `labels`.",
+    )
+    model: str | None = setting(
+        "MODEL",
+        None,
+        _text,
+        "The model: `shapes` (bundled), `resnet50`, `mobilenet_v2`, `stand-in`, or the path of a "
+        "`.keras` file. With `MODELS_FILE`, the name of the entry that a worker serves.",
+        shown="`shapes`, or the first entry of `MODELS_FILE`",
+    )
+    image_queue: str = setting(
+        "IMAGE_QUEUE", "image_queue", _queue_name, "Redis list that holds the jobs of the model."
+    )
+    input_size: tuple[int, int] | None = setting(
+        "INPUT_SIZE",
+        None,
+        _size,
+        "Height and width of the model's input, `224` or `224x320`. Needed for a `.keras` file; "
+        "otherwise the model's own.",
+        shown="the model's own",
+    )
+    interpolation: str = setting(
+        "INTERPOLATION",
+        "bilinear",
+        _one_of(*INTERPOLATIONS),
+        f"How pictures are resized: {', '.join(INTERPOLATIONS)}.",
+    )
+    model_weights: str = setting(
+        "MODEL_WEIGHTS",
+        "imagenet",
+        _text,
+        "Weights of a network named by `MODEL`: `imagenet` (downloaded by Keras), the path of a "
+        "weights file, or `random` (seeded, for tests).",
+    )
+    model_labels: str | None = setting(
+        "MODEL_LABELS", None, _text, "Labels of a `.keras` file: one a line, in class order."
+    )
+    batch_size: int = setting(
+        "BATCH_SIZE", 32, _whole(1, 1024), "Most pictures in one call of the model."
+    )
+    batch_delay_ms: int = setting(
+        "BATCH_DELAY_MS",
+        0,
+        _whole(0, 10_000),
+        "How long a worker waits for more pictures before it runs a batch that is not full.",
+    )
+    request_timeout_s: float = setting(
+        "REQUEST_TIMEOUT_S",
+        30.0,
+        _seconds(0.1, 3600),
+        "A request is answered within this time after its upload, if only with 504.",
+    )
+    upload_timeout_s: float = setting(
+        "UPLOAD_TIMEOUT_S", 10.0, _seconds(0.1, 3600), "A request must have arrived within it."
+    )
+    result_ttl_s: float = setting(
+        "RESULT_TTL_S", 60.0, _seconds(1, 86_400), "How long a result outlives its deadline."
+    )
+    queue_limit: int = setting(
+        "QUEUE_LIMIT", 2048, _whole(1, 10_000_000), "Most jobs that may wait in one queue."
+    )
+    queue_bytes_limit: int = setting(
+        "QUEUE_BYTES_LIMIT",
+        512 * 2**20,
+        _bytes,
+        "Most bytes of pixels of one queue, waiting and in work. At most 0.6 of Redis's maxmemory.",
+        shown="512MiB",
+    )
+    lease_s: float = setting(
+        "LEASE_S",
+        10.0,
+        _seconds(0.5, 3600),
+        "A worker that does not renew its lease for this long has lost its jobs to others.",
+    )
+    max_attempts: int = setting(
+        "MAX_ATTEMPTS",
+        2,
+        _whole(1, 100),
+        "How many workers one job may lose before it is given up (422, dead list).",
+    )
+    max_image_bytes: int = setting(
+        "MAX_IMAGE_BYTES", 10 * 2**20, _bytes, "Largest picture, as uploaded.", shown="10MiB"
+    )
+    max_body_bytes: int = setting(
+        "MAX_BODY_BYTES", 32 * 2**20, _bytes, "Largest request body.", shown="32MiB"
+    )
+    max_image_pixels: int = setting(
+        "MAX_IMAGE_PIXELS",
+        50_000_000,
+        _whole(1, 2**31 - 1),
+        "Largest picture in pixels; read from its header, before decoding.",
+    )
+    max_images: int = setting(
+        "MAX_IMAGES", 16, _whole(1, 1024), "Most pictures in one multipart request."
+    )
+    image_formats: frozenset[str] = setting(
+        "IMAGE_FORMATS",
+        frozenset(IMAGE_FORMATS),
+        _formats,
+        "Formats that are accepted.",
+        shown=f"`{','.join(IMAGE_FORMATS)}`",
+    )
+    web_host: str = setting("WEB_HOST", "0.0.0.0", _text, "Address the web server listens on.")  # noqa: S104 - a pod's own network
+    web_port: int = setting("WEB_PORT", 8000, _whole(1, 65_535), "Port of the web server.")
+    web_processes: int = setting("WEB_PROCESSES", 2, _whole(1, 256), "Processes of the web server.")
+    web_slots: int = setting(
+        "WEB_SLOTS",
+        256,
+        _whole(1, 100_000),
+        "Requests that one web process has in hand at once; one more is answered 503 `busy`. "
+        "Waiting requests are greenlets, so this is not a number of threads.",
+    )
+    web_memory_bytes: int = setting(
+        "WEB_MEMORY_BYTES",
+        256 * 2**20,
+        _bytes,
+        "Bytes of uploads that one web process holds at once; beyond it, 503 `busy`.",
+        shown="256MiB",
+    )
+    keepalive_s: int = setting(
+        "KEEPALIVE_S",
+        75,
+        _whole(1, 3600),
+        "How long an idle connection is kept. Longer than the idle time of what stands in front.",
+    )
+    drain_s: float = setting(
+        "DRAIN_S",
+        5.0,
+        _seconds(0, 600),
+        "How long `imageserve drain` keeps serving while load balancers take notice.",
+    )
+    run_dir: str = setting(
+        "RUN_DIR",
+        "",
+        _text,
+        "Directory for the web server's shared counters and drain flag. Must be writable.",
+        shown="a directory under the system's temporary one",
+    )
+    metrics_port: int = setting(
+        "METRICS_PORT",
+        9100,
+        _whole(0, 65_535),
+        "Port of a worker's `/healthz`, `/readyz` and `/metrics`; 0 switches it off. "
+        "The web server has them on its own port.",
+    )
+    shutdown_s: float = setting(
+        "SHUTDOWN_S",
+        30.0,
+        _seconds(1, 3600),
+        "After SIGTERM a worker has this long to finish its batch and give the rest back.",
+    )
+    log_level: str = setting(
+        "LOG_LEVEL",
+        "info",
+        _one_of("debug", "info", "warning", "error", "critical"),
+        "Least severe level that is logged: debug, info, warning, error, critical.",
+    )
+    log_format: str = setting(
+        "LOG_FORMAT",
+        "auto",
+        _one_of("auto", "json", "text"),
+        "`json` (one object a line), `text`, or `auto`: text in a terminal, else json.",
+    )
+
+    @classmethod
+    def from_env(cls, environ: Mapping[str, str]) -> "Settings":
+        """Read all settings. An empty variable counts as not set.
+
+        Raises SettingsError, naming the variable, where a value cannot be used.
+        """
+        values = {
+            f.name: _parse(f.metadata["env"], f.metadata["parse"], environ[f.metadata["env"]])
+            for f in fields(cls)
+            if environ.get(f.metadata["env"])
+        }
+        settings = cls(**values)
+        settings._check()
+        return settings
+
+    def _check(self) -> None:
+        if self.max_image_bytes > self.max_body_bytes:
+            raise SettingsError("MAX_IMAGE_BYTES must not be larger than MAX_BODY_BYTES")
+        if self.max_body_bytes > self.web_memory_bytes:
+            raise SettingsError("MAX_BODY_BYTES must not be larger than WEB_MEMORY_BYTES")
+        for env, path in (
+            ("MODELS_FILE", self.models_file),
+            ("REDIS_CA_FILE", self.redis_ca_file),
+            ("MODEL_LABELS", self.model_labels),
+        ):
+            if path is not None and not Path(path).is_file():
+                raise SettingsError(f"{env}: there is no file {path!r}")
+
+
+def _parse(env: str, parse: Callable[[str], Any], value: str) -> Any:
+    try:
+        return parse(value)
+    except ValueError as error:
+        shown = "" if "PASSWORD" in env else f" (it is {value!r})"
+        raise SettingsError(f"{env}: {error}{shown}") from error
+
+
+def table() -> str:
+    """Return all settings as a Markdown table."""
+    lines = ["| variable | default | meaning |", "| --- | --- | --- |"]
+    for f in fields(Settings):
+        default = f.metadata["shown"] or ("none" if f.default in (None, "") else f"`{f.default}`")
+        lines.append(f"| `{f.metadata['env']}` | {default} | {f.metadata['doc']} |")
+    return "\n".join(lines)

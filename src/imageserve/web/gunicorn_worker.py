@@ -1,0 +1,235 @@
+"""The gunicorn worker of the web server: gevent, with the manners this service promises.
+
+What it adds to gunicorn's own gevent worker: slow headers are answered 408; an answer that comes
+before the whole upload does reaches the client; idle connections make room under pressure and are
+closed at a shutdown; errors below the application have the same JSON shape as all others.
+"""
+
+import json
+import logging
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from http import HTTPStatus
+from socket import MSG_DONTWAIT, MSG_PEEK, SHUT_WR
+from typing import Any
+
+import gevent
+from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
+from gunicorn.workers.ggevent import GeventWorker
+
+from imageserve.errors import BadRequest, RequestError, UploadTooSlow
+from imageserve.web.predictor import Wait
+
+log = logging.getLogger(__name__)
+
+LINGER_S = 2.0
+LINGER_BYTES = 64 * 2**20
+"""After an early answer the rest of an upload is read and thrown away within these limits: closing
+at once would make the client's system discard the answer too."""
+
+CROWDED = 0.5
+"""With more than this share of all connections open, idle ones are kept for a second only."""
+
+OFFLOAD_THREADS = 2
+"""Threads that decode large pictures. Each may need 400 MB for one, so there are few."""
+
+
+class HeadersTooSlow(Exception):
+    """The first request of a connection did not have its headers in within UPLOAD_TIMEOUT_S."""
+
+
+def _silent_timeout(seconds: float) -> Any:
+    """Return a context that is left, without an error, when the time is over."""
+    timeout: Any = gevent.Timeout  # Its types leave out that False is allowed.
+    return timeout(seconds, False)
+
+
+class Worker(GeventWorker):  # type: ignore[misc]
+    """One web process."""
+
+    upload_timeout_s = 10.0
+    stopping = False
+    """Read by the application: True from SIGTERM on."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._idle: dict[Any, Any] = {}
+        self._connections = 0
+
+    def init_process(self) -> None:
+        gevent.get_hub().threadpool.maxsize = OFFLOAD_THREADS
+        super().init_process()
+
+    def load_wsgi(self) -> None:
+        application: Callable[..., Any] = self.app.wsgi()
+        self.wsgi = _closing_where_told(application)
+
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        Worker.stopping = True
+        super().handle_exit(sig, frame)
+
+    def notify(self) -> None:
+        super().notify()
+        if not self.alive:
+            for greenlet, timeout in list(self._idle.items()):
+                greenlet.kill(timeout, block=False)
+
+    def handle(self, listener: Any, client: Any, addr: Any) -> None:
+        connection: Any = gevent.getcurrent()
+        connection.has_been_asked = False
+        self._connections += 1
+        try:
+            super().handle(listener, client, addr)
+        finally:
+            self._connections -= 1
+
+    def timeout_ctx(self) -> Any:
+        """Return the context in which gunicorn waits for the headers of a request."""
+        connection: Any = gevent.getcurrent()
+        if not connection.has_been_asked:
+            connection.has_been_asked = True
+            return gevent.Timeout(self.upload_timeout_s, HeadersTooSlow)
+        crowded = self._connections > CROWDED * self.worker_connections
+        return self._kept(connection, 1.0 if crowded else self.cfg.keepalive)
+
+    @contextmanager
+    def _kept(self, connection: Any, seconds: float) -> Iterator[None]:
+        """Wait for the next request of a kept connection; end silently where none comes."""
+        with _silent_timeout(seconds) as timeout:
+            self._idle[connection] = timeout
+            try:
+                yield
+            finally:
+                del self._idle[connection]
+
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
+        try:
+            return super().handle_request(listener_name, req, sock, addr)
+        except StopIteration:
+            if _has_unread_body(req):
+                _linger(sock)
+            raise
+
+    def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
+        error = _as_request_error(exc)
+        if error is None:
+            log.error("error below the application", exc_info=exc)
+            error = RequestError("the server has failed")
+        try:
+            client.sendall(_raw_response(error))
+            client.shutdown(SHUT_WR)
+        except OSError:
+            log.debug("nobody to tell: %s", exc)
+
+
+def _as_request_error(exc: BaseException) -> RequestError | None:
+    if isinstance(exc, HeadersTooSlow):
+        return UploadTooSlow(f"headers were not in within {Worker.upload_timeout_s:g} seconds")
+    if isinstance(exc, LimitRequestLine | LimitRequestHeaders | ParseException):
+        return BadRequest(f"this is not an HTTP request that can be served: {exc}")
+    return None
+
+
+def _raw_response(error: RequestError) -> bytes:
+    request_id = uuid.uuid4().hex
+    body = json.dumps(
+        {
+            "success": False,
+            "error": {"code": error.code, "message": error.message},
+            "request_id": request_id,
+        }
+    )
+    status = HTTPStatus(error.status)
+    return (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\n"
+        f"Content-Type: application/json\r\nX-Request-Id: {request_id}\r\n"
+        f"Content-Length: {len(body) + 1}\r\n\r\n{body}\n"
+    ).encode()
+
+
+def _closing_where_told(application: Callable[..., Any]) -> Callable[..., Any]:
+    """Make gunicorn heed ``Connection: close``, which it drops from an application's headers."""
+
+    def wrapped(environ: Mapping[str, Any], start_response: Any) -> Any:
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            if ("Connection", "close") in headers:
+                start_response.__self__.force_close()
+            return start_response(status, headers, exc_info)
+
+        return application(environ, start)
+
+    return wrapped
+
+
+def _has_unread_body(req: Any) -> bool:
+    reader = getattr(getattr(req, "body", None), "reader", None)
+    return bool(getattr(reader, "length", 1))
+
+
+def _linger(sock: Any) -> None:
+    """Let the client read its answer before the connection goes."""
+    seen = 0
+    with _silent_timeout(LINGER_S):
+        try:
+            sock.shutdown(SHUT_WR)
+            while seen < LINGER_BYTES and (data := sock.recv(65_536)):
+                seen += len(data)
+        except OSError:
+            log.debug("the client closed first")
+
+
+# -- what the application borrows from this server ------------------------------------------------
+
+
+@contextmanager
+def upload_deadline(seconds: float) -> Iterator[None]:
+    """End a read that takes longer than ``seconds``.
+
+    Raises UploadTooSlow.
+    """
+    timeout = gevent.Timeout(seconds)
+    timeout.start()
+    try:
+        yield
+    except gevent.Timeout as caught:
+        if caught is not timeout:
+            raise
+        raise UploadTooSlow(f"the upload was not in within {seconds:g} seconds") from caught
+    finally:
+        timeout.close()
+
+
+def watch_hang_up(environ: Mapping[str, Any], wait: Wait) -> Callable[[], None]:
+    """Tell ``wait`` when the client closes its connection; returns how to stop watching.
+
+    One watcher of the event loop, no greenlet: it costs microseconds.
+    """
+    sock = environ.get("gunicorn.socket")
+    if sock is None or hasattr(sock, "context"):
+        return lambda: None  # Under TLS a readable socket says nothing; TLS ends at the ingress.
+    watcher = gevent.get_hub().loop.io(sock.fileno(), 1)
+
+    def readable() -> None:
+        watcher.stop()
+        try:
+            gone = sock._sock.recv(1, MSG_PEEK | MSG_DONTWAIT) == b""
+        except BlockingIOError:
+            gone = False
+        except OSError:
+            gone = True
+        if gone:
+            wait.hang_up()
+
+    def stop() -> None:
+        watcher.stop()
+        watcher.close()
+
+    watcher.start(readable)
+    return stop
+
+
+def offload(call: Callable[[], bytes]) -> bytes:
+    """Run a decoder in a thread, so that it does not hold up other requests."""
+    result: bytes = gevent.get_hub().threadpool.apply(call)
+    return result

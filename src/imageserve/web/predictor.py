@@ -1,0 +1,317 @@
+"""Pictures in, answers out: decode, queue, wait. Knows nothing of HTTP.
+
+One picture that fails takes no other with it: every picture of a request gets its own answer or its
+own error.
+"""
+
+import logging
+import math
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from imageserve import metrics
+from imageserve.decoding import DecodingPolicy, open_picture
+from imageserve.errors import Busy, QueueError, RequestError, TimedOut, UnknownModel
+from imageserve.jobs.messages import Job
+from imageserve.jobs.queue import Admission, JobQueue, Limits, Verdict
+from imageserve.jobs.replies import Replies, Waiter
+from imageserve.model_entries import ModelEntry
+from imageserve.predictions import Prediction
+from imageserve.web.capacity_view import CapacityView
+from imageserve.web.refusals import (
+    model_changing,
+    not_admitted,
+    not_classified,
+    redis_unavailable,
+)
+
+log = logging.getLogger(__name__)
+
+LARGE_PIXELS = 1_000_000
+"""Pictures above this are decoded off the event loop: 10 ms and more would delay every probe."""
+
+Offload = Callable[[Callable[[], bytes]], bytes]
+"""Runs a function without blocking other requests, and returns its result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """What a client wants, besides its pictures."""
+
+    model: str | None
+    top: int
+    timeout_s: float
+    trace: str
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One picture's labels, best first, and where the time went, in ms."""
+
+    predictions: tuple[Prediction, ...]
+    decode_ms: float
+    queue_ms: float
+    model_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One model as this process reaches it."""
+
+    entry: ModelEntry
+    queue: JobQueue
+    capacity: CapacityView
+
+
+@dataclass(slots=True)
+class Wait:
+    """One request's wait: woken by results, and by a client that hangs up."""
+
+    wake: threading.Event = field(default_factory=threading.Event)
+    gone: bool = False
+
+    def hang_up(self) -> None:
+        self.gone = True
+        self.wake.set()
+
+
+class ClientGone(Exception):
+    """The client has closed the connection; its jobs are cancelled. Nobody is left to answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class PredictorConfig:
+    """The limits of a predictor."""
+
+    decoding: DecodingPolicy
+    max_jobs: int
+    max_bytes: int
+    result_ttl_s: float
+
+
+class Predictor:
+    """Classifies the pictures of requests through the queues of the served models."""
+
+    def __init__(
+        self,
+        models: Mapping[str, Served],
+        replies: Replies,
+        config: PredictorConfig,
+        offload: Offload = lambda call: call(),
+    ) -> None:
+        self.models = models
+        self.replies = replies
+        self.config = config
+        self.offload = offload
+
+    def model(self, name: str | None) -> Served:
+        """Return a served model, by default the first.
+
+        Raises UnknownModel.
+        """
+        if name is None:
+            return next(iter(self.models.values()))
+        if name not in self.models:
+            raise UnknownModel(
+                f"no model {name[:80]!r} is served; there are {', '.join(self.models)}"
+            )
+        return self.models[name]
+
+    def predict(
+        self, pictures: Sequence[bytes | RequestError], ask: Ask, wait: Wait
+    ) -> list[Answer | RequestError]:
+        """Return one answer or error per picture, in order, within ``ask.timeout_s``.
+
+        Raises UnknownModel, and ClientGone where ``wait`` was told that the client hung up.
+        """
+        served = self.model(ask.model)
+        answers = _Run(self, served, ask, wait).answers(pictures)
+        for answer in answers:
+            _count(served.entry.name, answer)
+        return answers
+
+
+@dataclass(slots=True)
+class _Pending:
+    """One picture that is queued."""
+
+    picture: bytes
+    waiter: Waiter
+    decode_ms: float
+    requeued: bool = False
+
+    @property
+    def is_open(self) -> bool:
+        return self.waiter.result is None
+
+    @property
+    def met_another_model(self) -> bool:
+        result = self.waiter.result
+        return bool(result and result.error and result.error.code == "model_changed")
+
+
+_Slot = _Pending | RequestError
+
+
+class _Run:
+    """One request on its way: a slot per picture, filled by a job and then by its result."""
+
+    def __init__(self, predictor: Predictor, served: Served, ask: Ask, wait: Wait) -> None:
+        self._config = predictor.config
+        self._replies = predictor.replies
+        self._offload = predictor.offload
+        self._served = served
+        self._ask = ask
+        self._wait = wait
+        self._deadline = time.monotonic() + ask.timeout_s
+        self._slots: list[_Slot] = []
+
+    def answers(self, pictures: Sequence[bytes | RequestError]) -> list[Answer | RequestError]:
+        try:
+            for picture in pictures:
+                self._slots.append(self._submit(picture))
+            self._wait_for_results()
+            self._close_open()
+            return [_answer(slot) for slot in self._slots]
+        finally:
+            for slot in self._pending():
+                self._replies.waiters.forget(slot.waiter.job_id)
+
+    def _pending(self) -> list[_Pending]:
+        return [slot for slot in self._slots if isinstance(slot, _Pending)]
+
+    def _submit(self, picture: bytes | RequestError) -> _Slot:
+        if isinstance(picture, RequestError):
+            return picture
+        entry = self._served.entry
+        try:
+            began = time.monotonic()
+            pixels = self._decode(picture, entry.input_size)
+            seconds = time.monotonic() - began
+            metrics.decode_seconds.observe(seconds)
+            waiter = self._queue(entry.name, entry.shape, pixels)
+        except RequestError as error:
+            return error
+        return _Pending(picture, waiter, seconds * 1000)
+
+    def _decode(self, data: bytes, size: tuple[int, int]) -> bytes:
+        interpolation = self._served.entry.interpolation
+        picture = open_picture(data, self._config.decoding)
+        if picture.pixels <= LARGE_PIXELS:
+            return picture.to_rgb(size, interpolation)
+        return self._offload(lambda: picture.to_rgb(size, interpolation))
+
+    def _queue(self, model: str, shape: tuple[int, int, int], pixels: bytes) -> Waiter:
+        timeout_ms = math.floor((self._deadline - time.monotonic()) * 1000)
+        if timeout_ms <= 0:
+            raise TimedOut("decoding took all the time there was")
+        capacity = self._served.capacity
+        limits = Limits(
+            self._config.max_jobs,
+            self._config.max_bytes,
+            capacity.largest_backlog_in_time(timeout_ms),
+        )
+        for _ in range(3):
+            job = self._job(model, shape, timeout_ms)
+            waiter = self._replies.waiters.expect(job.id, self._served.queue.name, self._wait.wake)
+            admission = self._enqueue(job, pixels, timeout_ms, limits)
+            if admission.verdict in (Verdict.ACCEPTED, Verdict.OWN_RETRY):
+                return waiter
+            self._replies.waiters.forget(job.id)
+            if admission.verdict is not Verdict.COLLISION:
+                raise not_admitted(admission, limits, capacity.per_second())
+        raise Busy("no free job id was found", retry_after_s=1)
+
+    def _job(self, model: str, shape: tuple[int, int, int], timeout_ms: int) -> Job:
+        return Job(
+            id=uuid.uuid4().hex,
+            model=model,
+            shape=shape,
+            top=self._ask.top,
+            reply=self._replies.channel(self._served.queue.name),
+            trace=self._ask.trace,
+            # It is stored before its deadline and must still be there a while after it.
+            result_ttl_ms=timeout_ms + round(self._config.result_ttl_s * 1000),
+        )
+
+    def _enqueue(self, job: Job, pixels: bytes, timeout_ms: int, limits: Limits) -> Admission:
+        try:
+            return self._served.queue.enqueue(job, pixels, timeout_ms, limits)
+        except QueueError as error:
+            self._replies.waiters.forget(job.id)
+            log.warning("a picture could not be queued: %s", error)
+            raise redis_unavailable() from error
+
+    def _wait_for_results(self) -> None:
+        """Block until every picture has its result, the deadline has passed or the client left."""
+        while not self._wait.gone:
+            self._requeue_changed()
+            remaining_s = self._deadline - time.monotonic()
+            if remaining_s <= 0 or not any(slot.is_open for slot in self._pending()):
+                return
+            self._wait.wake.wait(remaining_s)
+            self._wait.wake.clear()
+
+    def _requeue_changed(self) -> None:
+        """Queue pictures once more, at the size of the model that has taken over meanwhile."""
+        for index, slot in enumerate(self._slots):
+            if isinstance(slot, _Pending) and slot.met_another_model and not slot.requeued:
+                self._slots[index] = self._requeue(slot)
+
+    def _requeue(self, slot: _Pending) -> _Slot:
+        result = slot.waiter.result
+        if result is None or result.shape is None:
+            return model_changing()
+        self._replies.waiters.forget(slot.waiter.job_id)
+        try:
+            pixels = self._decode(slot.picture, result.shape[:2])
+            waiter = self._queue(result.model, result.shape, pixels)
+        except RequestError as error:
+            return error
+        return _Pending(slot.picture, waiter, slot.decode_ms, requeued=True)
+
+    def _close_open(self) -> None:
+        """Read once more what was stored, then cancel what is still open.
+
+        Raises ClientGone where nobody waits any more.
+        """
+        try:
+            if not self._wait.gone:
+                self._read_stored()
+            self._served.queue.cancel([s.waiter.job_id for s in self._pending() if s.is_open])
+        except QueueError as error:
+            log.warning("jobs could not be cancelled: %s", error)
+            self._slots = [
+                redis_unavailable() if isinstance(s, _Pending) and s.is_open else s
+                for s in self._slots
+            ]
+        if self._wait.gone:
+            raise ClientGone
+
+    def _read_stored(self) -> None:
+        still_open = [slot for slot in self._pending() if slot.is_open]
+        results = self._served.queue.results([slot.waiter.job_id for slot in still_open])
+        for slot, result in zip(still_open, results, strict=True):
+            if result is not None:
+                slot.waiter.resolve(result)
+
+
+def _answer(slot: _Slot) -> Answer | RequestError:
+    if isinstance(slot, RequestError):
+        return slot
+    result = slot.waiter.result
+    if result is None:
+        return TimedOut("no result came in time; the job is cancelled")
+    if result.error is not None:
+        return not_classified(result.error)
+    return Answer(result.predictions, slot.decode_ms, result.queue_ms, result.model_ms)
+
+
+def _count(model: str, answer: Answer | RequestError) -> None:
+    outcome = answer.code if isinstance(answer, RequestError) else "ok"
+    metrics.pictures_total.labels(model, outcome).inc()
+    if isinstance(answer, Answer):
+        metrics.queue_seconds.labels(model).observe(answer.queue_ms / 1000)

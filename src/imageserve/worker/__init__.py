@@ -1,0 +1,1 @@
+"""The model pod: takes batches, runs the model, finishes jobs."""

@@ -1,0 +1,72 @@
+"""Keeps the leases of claimed jobs alive while the model runs, from a thread of its own.
+
+Only for so long: a worker that hangs must lose its jobs to a healthy one.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from imageserve.errors import QueueError
+from imageserve.jobs.queue import JobQueue
+
+log = logging.getLogger(__name__)
+
+LEAST_PATIENCE_S = 30.0
+PATIENCE_FACTOR = 5
+"""A batch may take this many times its slowest bucket before it counts as hung."""
+
+
+@dataclass
+class _Held:
+    ids: Sequence[str]
+    since: float
+
+
+class LeaseKeeper:
+    """Renews every held claim three times per lease."""
+
+    def __init__(self, queue: JobQueue, lease_ms: int) -> None:
+        self.patience_s = LEAST_PATIENCE_S
+        self._queue = queue
+        self._lease_ms = lease_ms
+        self._held: dict[str, _Held] = {}
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def set_slowest_ms(self, slowest_ms: float) -> None:
+        """Size the patience on the slowest known batch."""
+        self.patience_s = max(LEAST_PATIENCE_S, PATIENCE_FACTOR * slowest_ms / 1000)
+
+    def hold(self, token: str, ids: Sequence[str]) -> None:
+        """Begin to renew; called again when the model starts on them, it renews the patience."""
+        self._held[token] = _Held(ids, time.monotonic())
+
+    def drop(self, token: str) -> None:
+        self._held.pop(token, None)
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._lease_ms / 3000):
+            for token, held in list(self._held.items()):
+                self._renew(token, held)
+
+    def _renew(self, token: str, held: _Held) -> None:
+        if time.monotonic() - held.since > self.patience_s:
+            log.error("a batch of %d hangs: its jobs go to another worker", len(held.ids))
+            self.drop(token)
+            return
+        try:
+            if self._queue.extend(token, held.ids, self._lease_ms) == 0 and token in self._held:
+                log.warning("lost the lease of a batch of %d", len(held.ids))
+                self.drop(token)
+        except QueueError as error:
+            # The main loop reports the outage; leases may survive it.
+            log.debug("leases not renewed: %s", error)

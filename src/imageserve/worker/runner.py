@@ -1,0 +1,124 @@
+"""Runs the model on a batch, and finds the one picture that breaks it.
+
+A batch that fails is halved until the failing pictures stand alone; their neighbours get their
+labels. A batch that does not fit the device's memory is halved too, and stays halved.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imageserve import metrics
+from imageserve.errors import ModelOutOfMemory
+from imageserve.models.base import Model
+from imageserve.predictions import Prediction
+from imageserve.worker.batch import Outcome, Task
+from imageserve.worker.buckets import BucketTimes, bucket_sizes
+
+log = logging.getLogger(__name__)
+
+
+class Runner:
+    """One model with its buckets. Used by one thread; ``running_s`` may be read by others."""
+
+    def __init__(
+        self, model: Model, batch_size: int, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.model = model
+        self.times = BucketTimes(bucket_sizes(batch_size))
+        self._clock = clock
+        self._call_began: float | None = None
+
+    @property
+    def batch_size(self) -> int:
+        """The largest batch that is run at once."""
+        return self.times.sizes[-1]
+
+    @property
+    def running_s(self) -> float:
+        """How long the current call of the model has been running; 0 when none is."""
+        began = self._call_began
+        return 0.0 if began is None else self._clock() - began
+
+    def warm_up(self) -> None:
+        """Run and time every bucket. Raises what the model raises at batch size 1."""
+        noise = np.random.default_rng(0)
+        shape = (*self.model.input_size, 3)
+
+        def call(size: int) -> None:
+            images = noise.integers(0, 256, (size, *shape), dtype=np.uint8)
+            self._predict(images, 1)
+
+        try:
+            self.times.time_all(call, self._clock)
+        except ModelOutOfMemory:
+            fitting = [size for size in self.times.sizes if size in self.times.ms]
+            if not fitting:
+                raise
+            log.warning("batches are limited to %d: more does not fit into memory", fitting[-1])
+            self.times.shrink(fitting[-1])
+
+    def run(self, tasks: Sequence[Task]) -> list[Outcome]:
+        """Return one outcome per task, in order. Never raises."""
+        if len(tasks) > self.batch_size:
+            return self._halves(tasks)
+        began = self._clock()
+        try:
+            predictions = self._predict_tasks(tasks)
+        except ModelOutOfMemory:
+            if len(tasks) == 1:
+                return [self._failure("out of memory", began)]
+            self._limit(len(tasks) // 2)
+            return self._halves(tasks)
+        # Whatever a model may raise on a picture: it must harm only that picture.
+        except Exception as error:
+            if len(tasks) == 1:
+                fields = {"job": tasks[0].job.id, "request_id": tasks[0].job.trace}
+                log.exception("the model fails on a picture", extra={"fields": fields})
+                return [self._failure(f"the model failed: {type(error).__name__}", began)]
+            log.warning("a batch of %d failed (%s): halving it", len(tasks), error)
+            return self._halves(tasks)
+        model_ms = (self._clock() - began) * 1000
+        return [Outcome(found, None, model_ms, len(tasks)) for found in predictions]
+
+    def _halves(self, tasks: Sequence[Task]) -> list[Outcome]:
+        middle = (len(tasks) + 1) // 2
+        return self.run(tasks[:middle]) + self.run(tasks[middle:])
+
+    def _failure(self, reason: str, began: float) -> Outcome:
+        return Outcome((), reason, (self._clock() - began) * 1000, 1)
+
+    def _limit(self, batch_size: int) -> None:
+        fitting = max(size for size in self.times.sizes if size <= batch_size)
+        log.warning("out of memory: batches are limited to %d from now on", fitting)
+        self.times.shrink(fitting)
+
+    def _predict_tasks(self, tasks: Sequence[Task]) -> list[tuple[Prediction, ...]]:
+        bucket = self.times.bucket(len(tasks))
+        images = np.zeros((bucket, *tasks[0].image.shape), np.uint8)
+        np.stack([task.image for task in tasks], out=images[: len(tasks)])
+        began = self._clock()
+        predictions = self._predict(images, max(task.job.top for task in tasks))
+        self._measured(bucket, len(tasks), self._clock() - began)
+        return predictions[: len(tasks)]
+
+    def _predict(self, images: NDArray[np.uint8], top: int) -> list[tuple[Prediction, ...]]:
+        self._call_began = self._clock()
+        try:
+            predictions = self.model.predict(images, top)
+        finally:
+            self._call_began = None
+        if len(predictions) != len(images):
+            raise ValueError(f"the model gave {len(predictions)} answers to {len(images)} pictures")
+        return predictions
+
+    def _measured(self, bucket: int, n: int, seconds: float) -> None:
+        name = self.model.name
+        self.times.update(bucket, seconds * 1000)
+        metrics.batches_total.labels(name).inc()
+        metrics.batch_size.labels(name).observe(n)
+        metrics.batch_padding.labels(name).inc(bucket - n)
+        metrics.model_seconds.labels(name).observe(seconds)
