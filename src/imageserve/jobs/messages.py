@@ -207,7 +207,7 @@ def decode_result(text: str | bytes) -> Result:
         fields = json.loads(text)
         error = fields.get("error")
         return Result(
-            id=fields["id"],
+            id=_string(fields["id"]),
             model=fields.get("model", ""),
             queue_ms=fields.get("queue_ms", 0.0),
             model_ms=fields.get("model_ms", 0.0),
@@ -218,5 +218,11 @@ def decode_result(text: str | bytes) -> Result:
             error=None if error is None else ResultError(error["code"], error["message"]),
             shape=tuple(fields["shape"]) if "shape" in fields else None,
         )
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(f"not a result: {error}") from error
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is not a string")
+    return value

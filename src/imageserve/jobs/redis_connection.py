@@ -16,7 +16,7 @@ from urllib.parse import SplitResult, unquote, urlsplit
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from redis.sentinel import Sentinel
+from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from imageserve.errors import QueueError, QueueForbidden, QueueUnavailable, SettingsError
 
@@ -50,7 +50,8 @@ def connect(
     parts = _split(access.url)
     options = {**_options(access, retries, timeout_s), **_tls(access, parts)}
     if parts.scheme.endswith("+sentinel"):
-        return _behind_sentinel(access, parts, options, connections)
+        options |= {"max_connections": connections, "timeout": timeout_s}
+        return _behind_sentinel(access, parts, options)
     if parts.scheme == "unix":
         options |= {
             "path": unquote(parts.path),
@@ -86,17 +87,25 @@ def _tls(access: RedisAccess, parts: SplitResult) -> dict[str, Any]:
     }
 
 
+class _BlockingSentinelPool(SentinelConnectionPool, redis.BlockingConnectionPool):
+    """Lets a caller beyond the last connection wait; redis-py's own pool raises at once."""
+
+
 def _behind_sentinel(
-    access: RedisAccess, parts: SplitResult, options: dict[str, Any], connections: int
+    access: RedisAccess, parts: SplitResult, options: dict[str, Any]
 ) -> "redis.Redis":
     master, _, database = parts.path.strip("/").partition("/")
     nodes = [_host_and_port(node) for node in parts.netloc.split(",")]
     if options.pop("connection_class", None):
         options["ssl"] = True
-    watch = {name: value for name, value in options.items() if name not in ("username", "password")}
+    own = ("username", "password", "max_connections", "timeout")
+    watch = {name: value for name, value in options.items() if name not in own}
     sentinel = Sentinel(nodes, sentinel_kwargs={**watch, "password": access.sentinel_password})
     client: redis.Redis = sentinel.master_for(
-        master, db=_database(f"/{database}"), max_connections=connections, **options
+        master,
+        connection_pool_class=_BlockingSentinelPool,
+        db=_database(f"/{database}"),
+        **options,
     )
     return client
 
@@ -106,9 +115,10 @@ _HOST = re.compile(r"(?:\[(?P<ipv6>[0-9a-fA-F:.]+)\]|(?P<name>[^:\[\]]+))(?::(?P
 
 def _host_and_port(node: str) -> tuple[str, int]:
     match = _HOST.fullmatch(node)
-    if match is None:
+    port = int((match and match["port"]) or 26379)
+    if match is None or not 0 < port < 65536:
         raise _bad_url(f"{node!r} is not host:port")
-    return match["ipv6"] or match["name"], int(match["port"] or 26379)
+    return match["ipv6"] or match["name"], port
 
 
 _SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
@@ -119,7 +129,11 @@ def _split(url: str) -> SplitResult:
 
     ``redis://:p@ss/w#rd@host`` is, to a URL parser, the host ``ss`` with a path and a fragment.
     """
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        # Not chained: the error repeats the address, which may hold a password.
+        raise _bad_url("it is not an address") from None
     if parts.scheme not in _SCHEMES:
         raise _bad_url(f"it must begin with one of {', '.join(s + '://' for s in _SCHEMES)}")
     if "@" in parts.netloc + parts.path + parts.query + parts.fragment:
@@ -154,6 +168,11 @@ def _bad_url(problem: str) -> SettingsError:
     return SettingsError(f"REDIS_URL cannot be used: {problem}")
 
 
+_NOT_NOW = re.compile(r"\b(OOM|READONLY|NOREPLICAS|MISCONF|MASTERDOWN|LOADING|BUSY)\b")
+"""What Redis answers while it cannot serve, in the shapes that redis-py has no class for: Redis 6.2
+wraps the error of a command within a script into another one."""
+
+
 @contextmanager
 def redis_errors() -> Iterator[None]:
     """Let callers know our errors only; the original stays attached as the cause."""
@@ -172,6 +191,8 @@ def redis_errors() -> Iterator[None]:
     ) as error:
         raise QueueUnavailable(f"Redis: {error}") from error
     except redis.ResponseError as error:
+        if _NOT_NOW.search(str(error)):
+            raise QueueUnavailable(f"Redis: {error}") from error
         if str(error).lower().startswith("unknown command") or "not allowed" in str(error):
             raise QueueForbidden(f"Redis refused: {error}") from error
         raise QueueError(f"Redis: {error}") from error

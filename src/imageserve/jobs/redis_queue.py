@@ -5,6 +5,7 @@ Every change of state is one script in ``lua/``; this file only packs arguments 
 
 import hashlib
 import json
+import logging
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.resources import files
@@ -35,6 +36,8 @@ from imageserve.jobs.queue import (
     WorkerInfo,
 )
 from imageserve.jobs.redis_connection import COMMAND_TIMEOUT_S, RedisAccess, connect, redis_errors
+
+log = logging.getLogger(__name__)
 
 BLOCK_S = 2.0
 """Longest single wait for a job. It bounds how long a job that a dying waiter moved to hold lies
@@ -148,7 +151,7 @@ class RedisQueue:
             return []
         with redis_errors():
             texts = self._repeatable.mget([self.keys.result(job_id) for job_id in job_ids])
-        return [None if text is None else decode_result(text) for text in texts]
+        return [_stored_result(text) for text in texts]
 
     def claim(self, n: int, lease: Lease, *, suspects: bool, min_depth: int = 0) -> Claim:
         # A token per claim, not per worker: a worker cannot finish its own earlier, lost claim.
@@ -311,6 +314,16 @@ class RedisQueue:
             return cast(list[int], pipeline.execute())
 
 
+def _stored_result(text: bytes | str | None) -> Result | None:
+    if text is None:
+        return None
+    try:
+        return decode_result(text)
+    except ValueError as error:
+        log.warning("ignored a stored result: %s", error)
+        return None
+
+
 def _texts(values: Sequence[bytes]) -> tuple[str, ...]:
     # A foreign writer may have pushed bytes that are not text; they end on the dead list.
     return tuple(value.decode(errors="replace") for value in values)
@@ -325,7 +338,7 @@ def _purged(entries: Sequence[str]) -> Iterator[Finished]:
     for entry in entries:
         try:
             job = decode_job(entry)
-        except (ValueError, TypeError, KeyError, AttributeError):
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
             continue  # Not a job: nobody waits for it.
         error = ResultError("busy", "the queue was emptied by its operator; send the picture again")
         result = Result(job.id, job.model, 0, 0, 0, error=error)

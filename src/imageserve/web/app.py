@@ -272,7 +272,8 @@ def _add_hooks(app: Flask, server: Server) -> None:
 def _count_and_log(response: Response, total_ms: float) -> None:
     endpoint = request.endpoint or "none"
     metrics.requests_total.labels(endpoint, str(response.status_code), g.error_code).inc()
-    level = logging.DEBUG if request.path in PROBES else logging.INFO
+    # Probes and dashboards ask all the time; a line for each would drown the pictures' lines.
+    level = logging.DEBUG if request.method == "GET" else logging.INFO
     if not log.isEnabledFor(level):
         return
     fields = {

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from imageserve import metrics
-from imageserve.decoding import DecodingPolicy, open_picture
+from imageserve.decoding import DecodingPolicy, decode, open_picture
 from imageserve.errors import Busy, QueueError, RequestError, TimedOut, UnknownModel
 from imageserve.jobs.messages import Job
 from imageserve.jobs.queue import Admission, JobQueue, Limits, Verdict
@@ -31,7 +31,8 @@ from imageserve.web.refusals import (
 log = logging.getLogger(__name__)
 
 LARGE_PIXELS = 1_000_000
-"""Pictures above this are decoded off the event loop: 10 ms and more would delay every probe."""
+LARGE_BYTES = 1_000_000
+"""Pictures above these are decoded off the event loop: 10 ms and more would delay every probe."""
 
 Offload = Callable[[Callable[[], bytes]], bytes]
 """Runs a function without blocking other requests, and returns its result."""
@@ -199,10 +200,12 @@ class _Run:
 
     def _decode(self, data: bytes, size: tuple[int, int]) -> bytes:
         interpolation = self._served.entry.interpolation
+        if len(data) > LARGE_BYTES:
+            return self._offload(lambda: decode(data, size, interpolation, self._config.decoding))
         picture = open_picture(data, self._config.decoding)
-        if picture.pixels <= LARGE_PIXELS:
-            return picture.to_rgb(size, interpolation)
-        return self._offload(lambda: picture.to_rgb(size, interpolation))
+        if picture.pixels > LARGE_PIXELS:
+            return self._offload(lambda: picture.to_rgb(size, interpolation))
+        return picture.to_rgb(size, interpolation)
 
     def _queue(self, model: str, shape: tuple[int, int, int], pixels: bytes) -> Waiter:
         timeout_ms = math.floor((self._deadline - time.monotonic()) * 1000)

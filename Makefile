@@ -1,0 +1,65 @@
+# Everything a developer or a newcomer does here. `make help` lists it.
+
+# The first Python that fits; override with `make PYTHON=/path/to/python`.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help install run test check format bench train lock clean python
+
+help:  ## list what there is
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | awk -F: '{printf "  make %-9s %s\n", $$1, $$2}'
+
+python:
+	@test -n "$(PYTHON)" || { echo "imageserve needs Python 3.11 or 3.12; install one, or name it: make PYTHON=/path/to/python"; exit 1; }
+
+# One stamp per lock: an environment is made again only when its lock has changed.
+$(VENV)/local.stamp: locks/local.txt pyproject.toml | python
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "cannot make a virtual environment (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/local.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	@touch $@
+
+$(VENV)/dev.stamp: locks/dev.txt $(VENV)/local.stamp
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/dev.txt
+	@touch $@
+
+install: $(VENV)/dev.stamp  ## install everything into .venv
+
+run: $(VENV)/local.stamp  ## start Redis, web server and a worker; Ctrl-C stops them
+	$(BIN)/imageserve run $(ARGS)
+
+test: $(VENV)/dev.stamp  ## run all tests
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/dev.stamp  ## formatting, lint, import walls, types, spelling
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/codespell
+
+format: $(VENV)/dev.stamp  ## format the code and mend what can be mended
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/dev.stamp  ## measure, and write the tables into docs/performance.md
+	$(BIN)/python -m bench --markdown docs/performance.md $(ARGS)
+
+train: $(VENV)/local.stamp  ## draw pictures and train the bundled model on them
+	$(BIN)/python tools/train_shapes.py
+
+UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-emit-index-url --no-header --no-annotate --no-strip-extras $(UPGRADE) pyproject.toml
+
+lock: $(VENV)/dev.stamp  ## write the hashed lock files again (UPGRADE=--upgrade for newer versions)
+	$(UV_COMPILE) --extra web --output-file locks/web.txt
+	$(UV_COMPILE) --extra worker --output-file locks/worker.txt
+	$(UV_COMPILE) --extra local --output-file locks/local.txt
+	$(UV_COMPILE) --extra local --extra dev --output-file locks/dev.txt
+
+clean:  ## remove the environment and everything generated
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

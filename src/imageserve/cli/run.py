@@ -1,0 +1,110 @@
+"""``imageserve run``: everything on this machine, each part in a process of its own."""
+
+import argparse
+import json
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from imageserve.errors import SettingsError
+from imageserve.local_redis import DEFAULT_PORT, free_port, redis_command
+from imageserve.logger import setup_logging
+from imageserve.model_entries import model_entries
+from imageserve.settings import Settings
+from imageserve.supervisor import Child, Supervisor
+
+SAMPLE = Path("loadtest/images/star-1.jpg")
+
+
+def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    parser = argparse.ArgumentParser(
+        prog="imageserve run",
+        description="Start Redis (unless REDIS_URL names one), the web server and model workers; "
+        "restart what dies; stop everything on Ctrl-C.",
+        epilog="Settings come from the environment: 'imageserve settings' lists them.",
+    )
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="per model (default 1)")
+    parser.add_argument("--port", type=int, help="port of the web server (default WEB_PORT, 8000)")
+    parser.add_argument("--host", default="127.0.0.1", help="its address (default 127.0.0.1)")
+    options = parser.parse_args(arguments)
+    if options.workers < 1:
+        parser.error("--workers must be at least 1")
+    settings = Settings.from_env(environ)
+    setup_logging(settings.log_level, "text")
+    port = options.port or settings.web_port
+    _check_port(port)
+    with tempfile.TemporaryDirectory(prefix="imageserve-") as directory:
+        local = dict(environ)
+        local.setdefault("LOG_FORMAT", "text")
+        local |= {"WEB_HOST": options.host, "WEB_PORT": str(port), "RUN_DIR": f"{directory}/web"}
+        children = [*_redis(local, directory), *_workers(local, settings, options.workers)]
+        children.append(Child("web", _imageserve("web"), local))
+        threading.Thread(target=_announce, args=(port, local), daemon=True).start()
+        Supervisor(children).run()
+    return 0
+
+
+def _imageserve(command: str) -> list[str]:
+    return [sys.executable, "-m", "imageserve", command]
+
+
+def _check_port(port: int) -> None:
+    if free_port(port) != port:
+        raise SettingsError(f"port {port} is in use; choose another with --port")
+
+
+def _redis(environ: dict[str, str], directory: str) -> Iterator[Child]:
+    """Yield a Redis of our own, and point the others at it, where none is given."""
+    if environ.get("REDIS_URL"):
+        return
+    port = free_port(DEFAULT_PORT)
+    environ["REDIS_URL"] = f"redis://127.0.0.1:{port}/0"
+    data = Path(directory) / "redis"
+    data.mkdir()
+    yield Child("redis", redis_command(port, str(data)), environ)
+
+
+def _workers(environ: Mapping[str, str], settings: Settings, count: int) -> Iterator[Child]:
+    for name in model_entries(settings):
+        for number in range(count):
+            # Not on fixed ports: several workers share this machine. The web server's /metrics
+            # shows the queues.
+            own = {**environ, "METRICS_PORT": "0"}
+            if settings.models_file:
+                own["MODEL"] = name
+            yield Child(f"worker-{number + 1}", _imageserve("worker"), own)
+
+
+def _announce(port: int, environ: Mapping[str, str]) -> None:
+    """Say where to go, once a picture would be answered."""
+    url = f"http://127.0.0.1:{port}"
+    while not _has_worker(url):
+        time.sleep(0.2)
+    sample = SAMPLE if SAMPLE.is_file() else "picture.jpg"
+    redis_port = environ["REDIS_URL"].rpartition(":")[2].partition("/")[0]
+    lines = (
+        "",
+        f"imageserve is ready at {url}",
+        "",
+        f"  curl -F image=@{sample} {url}/predict",
+        f"  curl {url}/status",
+        f"  redis-cli -p {redis_port} LLEN image_queue",
+        "",
+        "Ctrl-C stops everything.",
+        "",
+    )
+    print("\n".join(lines), file=sys.stderr, flush=True)
+
+
+def _has_worker(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/models", timeout=2) as response:  # noqa: S310 - our own
+            models = json.load(response)["models"]
+    except (OSError, urllib.error.URLError, ValueError):
+        return False
+    return all(model["workers"] for model in models.values())

@@ -1,0 +1,133 @@
+"""Runs programs as children and starts them again when they die, on one machine.
+
+On a cluster Kubernetes does this. It knows nothing of what the programs do. A signal or a child's
+death becomes an event; one loop handles the events in turn.
+"""
+
+import ctypes
+import logging
+import os
+import queue
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 30.0
+STEADY_S = 60.0
+"""A child that has lived this long starts over with the shortest pause."""
+
+STOP_WITHIN_S = 15.0
+
+
+@dataclass
+class Child:
+    """One program to keep running."""
+
+    name: str
+    command: Sequence[str]
+    environ: Mapping[str, str]
+    pause_s: float = FIRST_PAUSE_S
+    started_at: float = 0.0
+    process: "subprocess.Popen[str] | None" = field(default=None, repr=False)
+
+
+Event = Callable[[], None]
+
+
+class Supervisor:
+    """Keeps its children running until it is told to stop."""
+
+    def __init__(self, children: Sequence[Child]) -> None:
+        self._children = list(children)
+        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._stopping = False
+
+    def run(self) -> None:
+        """Start everything, restart what dies; returns after SIGINT or SIGTERM, all stopped."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._on_signal)
+        for child in self._children:
+            self._start(child)
+        while not self._stopping:
+            self._events.get()()
+        self._stop_all()
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        del number, frame
+        if self._stopping:
+            self._kill_all()
+        self._events.put(self._begin_stop)
+
+    def _begin_stop(self) -> None:
+        self._stopping = True
+
+    def _start(self, child: Child) -> None:
+        if self._stopping:
+            return
+        child.started_at = time.monotonic()
+        child.process = subprocess.Popen(
+            child.command,
+            env=dict(child.environ),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            # Ctrl-C goes to a whole process group; the children are to be stopped in order.
+            start_new_session=True,
+            preexec_fn=_die_with_parent,  # noqa: PLW1509 - one prctl call, no lock can be held
+        )
+        threading.Thread(target=self._follow, args=(child, child.process), daemon=True).start()
+
+    def _follow(self, child: Child, process: "subprocess.Popen[str]") -> None:
+        """Pass the child's output on, then report its end."""
+        for line in process.stdout or ():
+            sys.stderr.write(f"{child.name:<9}| {line}")
+            sys.stderr.flush()
+        status = process.wait()
+        self._events.put(lambda: self._died(child, status))
+
+    def _died(self, child: Child, status: int) -> None:
+        if self._stopping:
+            return
+        if time.monotonic() - child.started_at > STEADY_S:
+            child.pause_s = FIRST_PAUSE_S
+        cause = f"signal {-status}" if status < 0 else f"status {status}"
+        log.error("%s ended with %s: starting it again in %.1f s", child.name, cause, child.pause_s)
+        timer = threading.Timer(child.pause_s, lambda: self._events.put(lambda: self._start(child)))
+        timer.daemon = True
+        timer.start()
+        child.pause_s = min(LONGEST_PAUSE_S, child.pause_s * 2)
+
+    def _stop_all(self) -> None:
+        """Stop in order, each when the one before is gone: who asks before who answers."""
+        for child in reversed(self._children):
+            if child.process is None or child.process.poll() is not None:
+                continue
+            child.process.terminate()
+            try:
+                child.process.wait(STOP_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                log.warning("%s does not stop: killing it", child.name)
+                child.process.kill()
+                child.process.wait()
+
+    def _kill_all(self) -> None:
+        for child in self._children:
+            if child.process is not None:
+                child.process.kill()
+
+
+def _die_with_parent() -> None:
+    """In the child: have the kernel send SIGTERM when the supervisor dies, however it dies."""
+    pr_set_pdeathsig = 1
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+        if os.getppid() == 1:
+            os._exit(1)
