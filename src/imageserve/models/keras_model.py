@@ -213,8 +213,8 @@ def _one_call(network: Any, input_size: tuple[int, int]) -> Scores:
         return lambda images: np.asarray(network.predict_on_batch(images), np.float32)
     import tensorflow as tf
 
-    # Without XLA: measured on a CPU, it takes 1.1 (ResNet-50) to 10 times as long (MobileNetV2),
-    # and compiles for seconds at each new batch size.
+    # Without XLA: measured on a CPU, MobileNetV2 then takes 5 to 15 times as long and ResNet-50
+    # no less, and each new batch size compiles for seconds.
     call = tf.function(
         lambda images: network(images, training=False),
         input_signature=[tf.TensorSpec((None, *input_size, 3), tf.uint8)],
