@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from imageserve.cli.access import redis_access
 from imageserve.errors import QueueError, QueueForbidden, QueueUnavailable
@@ -21,6 +22,10 @@ from imageserve.logger import setup_logging
 from imageserve.model_entries import model_entries
 from imageserve.settings import Settings
 from imageserve.web.run_dir import run_dir
+
+if TYPE_CHECKING:
+    from imageserve.web.app import WebConfig
+    from imageserve.web.predictor import Predictor
 
 log = logging.getLogger(__name__)
 
@@ -71,51 +76,13 @@ def _fresh_directory(path: Path) -> Path:
 def application() -> object:
     """Build the WSGI application of one web process. Called by gunicorn, after it forked."""
     # Imported here: the parent must not load Redis clients and Flask before it forks.
-    from imageserve.decoding import DecodingPolicy
-    from imageserve.jobs.redis_queue import RedisQueue
-    from imageserve.jobs.redis_replies import RedisReplies
-    from imageserve.web.app import Server, WebConfig, create_app
-    from imageserve.web.capacity_view import CapacityView
+    from imageserve.web.app import Server, create_app
     from imageserve.web.drain import DrainFlag
-    from imageserve.web.gunicorn_worker import Worker, offload, upload_deadline, watch_hang_up
-    from imageserve.web.predictor import Predictor, PredictorConfig, Served
-    from imageserve.web.upload import UploadLimits
+    from imageserve.web.gunicorn_worker import Worker, upload_deadline, watch_hang_up
 
     settings = Settings.from_env(os.environ)
-    access = redis_access(settings)
-    entries = model_entries(settings)
-    queues = {entry.queue: RedisQueue(access, entry.queue) for entry in entries.values()}
-    replies = RedisReplies(access, queues)
-    predictor = Predictor(
-        {
-            name: Served(entry, queues[entry.queue], CapacityView(queues[entry.queue]))
-            for name, entry in entries.items()
-        },
-        replies,
-        PredictorConfig(
-            DecodingPolicy(
-                settings.max_image_bytes, settings.max_image_pixels, settings.image_formats
-            ),
-            settings.queue_limit,
-            settings.queue_bytes_limit,
-            settings.result_ttl_s,
-        ),
-        offload,
-    )
-    config = WebConfig(
-        UploadLimits(
-            settings.max_body_bytes,
-            settings.max_image_bytes,
-            settings.max_images,
-            settings.upload_timeout_s,
-        ),
-        settings.request_timeout_s,
-        settings.web_slots,
-        settings.web_memory_bytes,
-    )
     flag = DrainFlag(run_dir(settings))
     contact = _Contact(settings)
-    replies.start()
     contact.start()
     server = Server(
         deadline=upload_deadline,
@@ -124,7 +91,49 @@ def application() -> object:
         is_draining=lambda: flag.is_set,
         is_stopping=lambda: Worker.stopping,
     )
-    return create_app(predictor, config, server)
+    return create_app(_predictor(settings), _web_config(settings), server)
+
+
+def _predictor(settings: Settings) -> "Predictor":
+    from imageserve.decoding import DecodingPolicy
+    from imageserve.jobs.redis_queue import RedisQueue
+    from imageserve.jobs.redis_replies import RedisReplies
+    from imageserve.web.capacity_view import CapacityView
+    from imageserve.web.gunicorn_worker import offload
+    from imageserve.web.predictor import Predictor, PredictorConfig, Served
+
+    access = redis_access(settings)
+    models: dict[str, Served] = {}
+    queues: dict[str, RedisQueue] = {}
+    for name, entry in model_entries(settings).items():
+        queue = queues[entry.queue] = RedisQueue(access, entry.queue)
+        models[name] = Served(entry, queue, CapacityView(queue))
+    config = PredictorConfig(
+        decoding=DecodingPolicy(
+            settings.max_image_bytes, settings.max_image_pixels, settings.image_formats
+        ),
+        max_jobs=settings.queue_limit,
+        max_bytes=settings.queue_bytes_limit,
+        result_ttl_s=settings.result_ttl_s,
+    )
+    replies = RedisReplies(access, queues)
+    replies.start()
+    return Predictor(models, replies, config, offload)
+
+
+def _web_config(settings: Settings) -> "WebConfig":
+    from imageserve.web.app import WebConfig
+    from imageserve.web.upload import UploadLimits
+
+    upload = UploadLimits(
+        settings.max_body_bytes,
+        settings.max_image_bytes,
+        settings.max_images,
+        settings.upload_timeout_s,
+    )
+    return WebConfig(
+        upload, settings.request_timeout_s, settings.web_slots, settings.web_memory_bytes
+    )
 
 
 class _Contact:
