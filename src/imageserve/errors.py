@@ -13,7 +13,9 @@
     │   └── IdCollision           another job has this id; take a new one
     └── RequestError              answered to the client: code, HTTP status, message
         ├── BadRequest (400)      NoImage, NotAnImage, CorruptImage, TruncatedImage, BadParameter
+        ├── Unauthorized (401), Forbidden (403)   where API keys are switched on
         ├── NotFound (404)        UnknownModel, NotFound
+        ├── MethodNotAllowed (405)
         ├── UploadTooSlow (408)
         ├── TooLarge (413)        BodyTooLarge, ImageTooLarge, TooManyImages
         ├── UnsupportedFormat (415)
@@ -109,6 +111,20 @@ class TruncatedImage(BadRequest):
     """The picture ends before it is complete."""
 
     code = "truncated_image"
+
+
+class Unauthorized(RequestError):
+    """The request carries no API key, and one is needed."""
+
+    code = "unauthorized"
+    status = HTTPStatus.UNAUTHORIZED
+
+
+class Forbidden(RequestError):
+    """The request carries an API key that is not valid."""
+
+    code = "forbidden"
+    status = HTTPStatus.FORBIDDEN
 
 
 class NotFound(RequestError):

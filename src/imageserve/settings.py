@@ -252,6 +252,13 @@ class Settings:
         _seconds(0, 600),
         "How long `imageserve drain` keeps serving while load balancers take notice.",
     )
+    api_keys_file: str | None = setting(
+        "API_KEYS_FILE",
+        None,
+        _text,
+        "File with the keys that may call `/predict`, one a line, `#` for comments. Read again when "
+        "it changes. Without it no key is asked for.",
+    )
     run_dir: str = setting(
         "RUN_DIR",
         "",
@@ -309,6 +316,7 @@ class Settings:
             ("MODELS_FILE", self.models_file),
             ("REDIS_CA_FILE", self.redis_ca_file),
             ("MODEL_LABELS", self.model_labels),
+            ("API_KEYS_FILE", self.api_keys_file),
         ):
             if path is not None and not Path(path).is_file():
                 raise SettingsError(f"{env}: there is no file {path!r}")

@@ -24,6 +24,7 @@ from imageserve.settings import Settings
 from imageserve.web.run_dir import run_dir
 
 if TYPE_CHECKING:
+    from imageserve.web.api_keys import ApiKeys
     from imageserve.web.app import WebConfig
     from imageserve.web.predictor import Predictor
 
@@ -43,6 +44,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     settings = Settings.from_env(environ)
     setup_logging(settings.log_level, settings.log_format)
     model_entries(settings)
+    _api_keys(settings)
     _refuse_unusable_redis(settings)
     metrics_dir = _fresh_directory(run_dir(settings) / "metrics")
     command = [sys.executable, "-m", "gunicorn", "-c", "python:imageserve.web.gunicorn_conf"]
@@ -132,8 +134,18 @@ def _web_config(settings: Settings) -> "WebConfig":
         settings.upload_timeout_s,
     )
     return WebConfig(
-        upload, settings.request_timeout_s, settings.web_slots, settings.web_memory_bytes
+        upload,
+        settings.request_timeout_s,
+        settings.web_slots,
+        settings.web_memory_bytes,
+        _api_keys(settings),
     )
+
+
+def _api_keys(settings: Settings) -> "ApiKeys | None":
+    from imageserve.web.api_keys import ApiKeys
+
+    return ApiKeys(Path(settings.api_keys_file)) if settings.api_keys_file else None
 
 
 class _Contact:

@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 from flask import Flask, Response, g, request
@@ -24,6 +25,7 @@ from imageserve.errors import (
     RequestError,
     ShuttingDown,
 )
+from imageserve.web.api_keys import ApiKeys
 from imageserve.web.overview import Overview
 from imageserve.web.parameters import checked_timeout_s, checked_top, sane_request_id
 from imageserve.web.predictor import Answer, Ask, ClientGone, Predictor, Wait
@@ -67,6 +69,8 @@ class WebConfig:
     request_timeout_s: float
     slots: int = 256
     memory_bytes: int = 256 * 2**20
+    api_keys: ApiKeys | None = None
+    """Who may classify; None: anybody."""
 
 
 def create_app(predictor: Predictor, config: WebConfig, server: Server | None = None) -> Flask:
@@ -90,6 +94,8 @@ def _add_predict(app: Flask, predictor: Predictor, config: WebConfig, server: Se
     def predict() -> Response:
         if server.is_stopping():
             raise ShuttingDown("this server is about to stop", retry_after_s=1)
+        if config.api_keys is not None:
+            config.api_keys.check(request.headers)
         slots.check()
         ask = _read_ask(config.request_timeout_s)
         predictor.model(ask.model)
@@ -235,6 +241,8 @@ def _error(error: RequestError) -> Response:
     response = _json(body, error.status)
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(error.retry_after_s)
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = 'Bearer realm="imageserve"'
     return response
 
 

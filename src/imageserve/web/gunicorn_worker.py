@@ -186,7 +186,7 @@ def _linger(sock: Any) -> None:
 def upload_deadline(seconds: float) -> Iterator[None]:
     """End a read that takes longer than ``seconds``.
 
-    Raises UploadTooSlow.
+    Raises UploadTooSlow, and BadRequest where the body is broken off or chunked wrongly.
     """
     timeout = gevent.Timeout(seconds)
     timeout.start()
@@ -196,6 +196,8 @@ def upload_deadline(seconds: float) -> Iterator[None]:
         if caught is not timeout:
             raise
         raise UploadTooSlow(f"the upload was not in within {seconds:g} seconds") from caught
+    except (ParseException, OSError) as error:
+        raise BadRequest("the request body is broken off, or its chunks are malformed") from error
     finally:
         timeout.close()
 

@@ -1,0 +1,86 @@
+"""API keys: who is let in, and how the file is read."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from imageserve.errors import Forbidden, SettingsError, Unauthorized
+from imageserve.web.api_keys import LOOK_AGAIN_S, ApiKeys
+
+FIRST = "first-key-0123456789"
+SECOND = "second-key-0123456789"
+
+
+class Clock:
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "keys"
+    path.write_text(f"# ours\n{FIRST}\n\n  {SECOND}  \n")
+    return path
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        pytest.param({"Authorization": f"Bearer {FIRST}"}, id="bearer"),
+        pytest.param({"Authorization": f"bearer  {SECOND}"}, id="bearer in lower case"),
+        pytest.param({"X-API-Key": SECOND}, id="own header"),
+        pytest.param(
+            {"Authorization": "Basic abc", "X-API-Key": FIRST}, id="another scheme beside"
+        ),
+    ],
+)
+def test_a_key_of_the_file_is_let_in(file: Path, headers: dict[str, str]) -> None:
+    ApiKeys(file).check(headers)
+
+
+@pytest.mark.parametrize(
+    ("headers", "error"),
+    [
+        pytest.param({}, Unauthorized, id="no key"),
+        pytest.param({"Authorization": "Bearer "}, Unauthorized, id="empty bearer"),
+        pytest.param({"X-API-Key": ""}, Unauthorized, id="empty header"),
+        pytest.param({"X-API-Key": "# ours"}, Forbidden, id="a comment is no key"),
+        pytest.param({"X-API-Key": FIRST + "x"}, Forbidden, id="longer"),
+        pytest.param({"X-API-Key": FIRST[:-1]}, Forbidden, id="shorter"),
+        pytest.param({"Authorization": "Bearer \udcff"}, Forbidden, id="bytes that are no text"),
+    ],
+)
+def test_others_are_refused(file: Path, headers: dict[str, str], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        ApiKeys(file).check(headers)
+
+
+@pytest.mark.parametrize("text", ["", "# only a comment\n", "short\n"])
+def test_a_file_without_usable_keys_stops_the_process(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "keys"
+    path.write_text(text)
+
+    with pytest.raises(SettingsError, match="API_KEYS_FILE"):
+        ApiKeys(path)
+
+
+def test_a_changed_file_is_read_again_and_a_broken_one_changes_nothing(file: Path) -> None:
+    clock = Clock()
+    keys = ApiKeys(file, clock)
+
+    # When the file changes, the new key is valid after a moment and the old one is not
+    file.write_text("third-key-0123456789\n")
+    os.utime(file, ns=(1, 1))
+    clock.now += LOOK_AGAIN_S
+    keys.check({"X-API-Key": "third-key-0123456789"})
+    with pytest.raises(Forbidden):
+        keys.check({"X-API-Key": FIRST})
+
+    # When it is emptied by mistake, nobody is locked out
+    file.write_text("")
+    os.utime(file, ns=(2, 2))
+    clock.now += LOOK_AGAIN_S
+    keys.check({"X-API-Key": "third-key-0123456789"})
