@@ -256,8 +256,8 @@ class Settings:
         "API_KEYS_FILE",
         None,
         _text,
-        "File with the keys that may call `/predict`, one a line, `#` for comments. Read again when "
-        "it changes. Without it no key is asked for.",
+        "File with the keys that may call `/predict`, one a line, `#` for comments. Read again "
+        "when it changes. Without it no key is asked for.",
     )
     run_dir: str = setting(
         "RUN_DIR",

@@ -12,6 +12,10 @@ FIRST = "first-key-0123456789"
 SECOND = "second-key-0123456789"
 
 
+def check(keys: ApiKeys, headers: dict[str, str]) -> None:
+    keys.check(headers.get("Authorization", ""), headers.get("X-API-Key", ""))
+
+
 class Clock:
     now = 0.0
 
@@ -38,7 +42,7 @@ def file(tmp_path: Path) -> Path:
     ],
 )
 def test_a_key_of_the_file_is_let_in(file: Path, headers: dict[str, str]) -> None:
-    ApiKeys(file).check(headers)
+    check(ApiKeys(file), headers)
 
 
 @pytest.mark.parametrize(
@@ -55,7 +59,7 @@ def test_a_key_of_the_file_is_let_in(file: Path, headers: dict[str, str]) -> Non
 )
 def test_others_are_refused(file: Path, headers: dict[str, str], error: type[Exception]) -> None:
     with pytest.raises(error):
-        ApiKeys(file).check(headers)
+        check(ApiKeys(file), headers)
 
 
 @pytest.mark.parametrize("text", ["", "# only a comment\n", "short\n"])
@@ -75,12 +79,12 @@ def test_a_changed_file_is_read_again_and_a_broken_one_changes_nothing(file: Pat
     file.write_text("third-key-0123456789\n")
     os.utime(file, ns=(1, 1))
     clock.now += LOOK_AGAIN_S
-    keys.check({"X-API-Key": "third-key-0123456789"})
+    check(keys, {"X-API-Key": "third-key-0123456789"})
     with pytest.raises(Forbidden):
-        keys.check({"X-API-Key": FIRST})
+        check(keys, {"X-API-Key": FIRST})
 
     # When it is emptied by mistake, nobody is locked out
     file.write_text("")
     os.utime(file, ns=(2, 2))
     clock.now += LOOK_AGAIN_S
-    keys.check({"X-API-Key": "third-key-0123456789"})
+    check(keys, {"X-API-Key": "third-key-0123456789"})

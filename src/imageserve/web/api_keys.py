@@ -8,7 +8,7 @@ import hashlib
 import hmac
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 
 from imageserve.errors import Forbidden, SettingsError, Unauthorized
@@ -35,13 +35,13 @@ class ApiKeys:
         self._looked_at = clock()
         self._digests = _read(path)
 
-    def check(self, headers: Mapping[str, str]) -> None:
-        """Accept ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``.
+    def check(self, authorization: str, api_key: str) -> None:
+        """Accept the headers ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``.
 
         Raises Unauthorized where there is no key, Forbidden where it is not one of ours.
         """
         self._look_again()
-        key = _presented(headers)
+        key = _presented(authorization, api_key)
         if key is None:
             raise Unauthorized("an API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY")
         digest = _digest(key)
@@ -78,8 +78,8 @@ def _digest(key: str) -> bytes:
     return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
 
 
-def _presented(headers: Mapping[str, str]) -> str | None:
-    scheme, _, token = headers.get("Authorization", "").partition(" ")
+def _presented(authorization: str, api_key: str) -> str | None:
+    scheme, _, token = authorization.partition(" ")
     if scheme.lower() == "bearer" and token.strip():
         return token.strip()
-    return headers.get("X-API-Key") or None
+    return api_key or None

@@ -95,7 +95,8 @@ def _add_predict(app: Flask, predictor: Predictor, config: WebConfig, server: Se
         if server.is_stopping():
             raise ShuttingDown("this server is about to stop", retry_after_s=1)
         if config.api_keys is not None:
-            config.api_keys.check(request.headers)
+            headers = request.headers
+            config.api_keys.check(headers.get("Authorization", ""), headers.get("X-API-Key", ""))
         slots.check()
         ask = _read_ask(config.request_timeout_s)
         predictor.model(ask.model)
