@@ -85,7 +85,7 @@ _KEYS = {"queue", "input_size", "interpolation", "network", "weights", "labels"}
 def _from_file(path: Path, settings: Settings) -> dict[str, ModelEntry]:
     try:
         content = yaml.safe_load(path.read_text())
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise SettingsError(f"MODELS_FILE: {path} cannot be read: {error}") from error
     if not isinstance(content, dict) or not content:
         raise SettingsError(f"MODELS_FILE: {path} must map model names to their settings")

@@ -133,7 +133,9 @@ class RedisQueue:
         pipeline = self._repeatable.pipeline(transaction=False)
         pipeline.set(keys[3], pixels, nx=True, px=timeout_ms)
         pipeline.execute_command("EVALSHA", ENQUEUE.sha, len(keys), *keys, *args)
-        _stored, reply = pipeline.execute(raise_on_error=False)
+        stored, reply = pipeline.execute(raise_on_error=False)
+        if isinstance(stored, Exception) and not isinstance(stored, OutOfMemoryError):
+            raise stored
         if isinstance(reply, NoScriptError):
             reply = ENQUEUE(self._repeatable, keys, args)
         if isinstance(reply, Exception):
@@ -152,6 +154,15 @@ class RedisQueue:
         with redis_errors():
             texts = self._repeatable.mget([self.keys.result(job_id) for job_id in job_ids])
         return [_stored_result(text) for text in texts]
+
+    def forgotten(self, job_ids: Sequence[str]) -> list[str]:
+        """Return those accepted jobs of which Redis knows nothing any more, not even a result."""
+        with redis_errors():
+            pipeline = self._repeatable.pipeline(transaction=False)
+            for job_id in job_ids:
+                pipeline.exists(self.keys.nonce(job_id), self.keys.result(job_id))
+            known = pipeline.execute()
+        return [job_id for job_id, count in zip(job_ids, known, strict=True) if not count]
 
     def claim(self, n: int, lease: Lease, *, suspects: bool, min_depth: int = 0) -> Claim:
         # A token per claim, not per worker: a worker cannot finish its own earlier, lost claim.

@@ -16,10 +16,10 @@ import redis
 
 from imageserve import metrics
 from imageserve.errors import QueueError
-from imageserve.jobs.messages import decode_result
+from imageserve.jobs.messages import Result, ResultError, decode_result
 from imageserve.jobs.redis_connection import RedisAccess, connect, redis_errors
 from imageserve.jobs.redis_queue import RedisQueue
-from imageserve.jobs.replies import Waiters
+from imageserve.jobs.replies import JOB_LOST, Waiters
 
 log = logging.getLogger(__name__)
 
@@ -116,8 +116,18 @@ class RedisReplies:
             log.warning("ignored a message that is not a result: %.200r", text)
 
     def _catch_up(self) -> None:
-        """Read the results that were published while nobody listened."""
+        """Read the results that were published while nobody listened, and find lost jobs."""
         for name, queue in self._queues.items():
-            for result in queue.results(self.waiters.pending(name)):
+            waiting = self.waiters.pending(name)
+            for result in queue.results([waiter.job_id for waiter in waiting]):
                 if result is not None:
                     self.waiters.deliver(result)
+            sent = [waiter.job_id for waiter in waiting if waiter.sent and waiter.result is None]
+            for job_id in queue.forgotten(sent):
+                self.waiters.deliver(_lost(job_id))
+
+
+def _lost(job_id: str) -> Result:
+    """Return what a waiter hears of a job that Redis has lost: it restarted without its data."""
+    error = ResultError(JOB_LOST, "the queue has lost the job")
+    return Result(job_id, "", 0, 0, 0, error=error)

@@ -9,6 +9,9 @@ from typing import Protocol
 
 from imageserve.jobs.messages import Result
 
+JOB_LOST = "job_lost"
+"""Code of an error that never crosses the wire: this process has found out that a job is gone."""
+
 
 class Waiter:
     """One job's answer-to-be. Set once; later answers are ignored."""
@@ -16,6 +19,8 @@ class Waiter:
     def __init__(self, job_id: str, queue: str, wake: "threading.Event") -> None:
         self.job_id = job_id
         self.queue = queue
+        self.sent = False
+        """Whether the job was accepted: only then can it be missing."""
         self.result: Result | None = None
         self._wake = wake
 
@@ -46,8 +51,8 @@ class Waiters:
         if waiter is not None:
             waiter.resolve(result)
 
-    def pending(self, queue: str) -> list[str]:
-        return [w.job_id for w in list(self._by_id.values()) if w.queue == queue and not w.result]
+    def pending(self, queue: str) -> list[Waiter]:
+        return [w for w in list(self._by_id.values()) if w.queue == queue and not w.result]
 
     def __len__(self) -> int:
         return len(self._by_id)

@@ -71,7 +71,7 @@ def _run_scripts(queue: RedisQueue) -> None:
     names = [*keys.shared(), keys.nonce(job_id), keys.pixels(job_id), keys.result(job_id)]
     try:
         _one_job_through(queue, job_id)
-    except QueueUnavailable:
+    except (QueueUnavailable, QueueForbidden):
         raise
     except QueueError as error:
         raise QueueForbidden(f"Redis cannot serve as the queue: {error}") from error

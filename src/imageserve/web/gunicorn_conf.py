@@ -13,7 +13,8 @@ from imageserve.web.run_dir import run_dir
 
 _settings = Settings.from_env(os.environ)
 
-bind = f"{_settings.web_host}:{_settings.web_port}"
+_host = f"[{_settings.web_host}]" if ":" in _settings.web_host else _settings.web_host
+bind = f"{_host}:{_settings.web_port}"
 workers = _settings.web_processes
 worker_class = "imageserve.web.gunicorn_worker.Worker"
 # More than slots: probes, uploads and refusals need connections too.

@@ -17,12 +17,11 @@ from imageserve.decoding import DecodingPolicy, decode, open_picture
 from imageserve.errors import Busy, QueueError, RequestError, TimedOut, UnknownModel
 from imageserve.jobs.messages import Job
 from imageserve.jobs.queue import Admission, JobQueue, Limits, Verdict
-from imageserve.jobs.replies import Replies, Waiter
+from imageserve.jobs.replies import JOB_LOST, Replies, Waiter
 from imageserve.model_entries import ModelEntry
 from imageserve.predictions import Prediction
 from imageserve.web.capacity_view import CapacityView
 from imageserve.web.refusals import (
-    model_changing,
     not_admitted,
     not_classified,
     redis_unavailable,
@@ -142,6 +141,8 @@ class _Pending:
     picture: bytes
     waiter: Waiter
     decode_ms: float
+    model: str
+    shape: tuple[int, int, int]
     requeued: bool = False
 
     @property
@@ -149,9 +150,10 @@ class _Pending:
         return self.waiter.result is None
 
     @property
-    def met_another_model(self) -> bool:
+    def must_go_again(self) -> bool:
+        """Its job met another model, or was lost with the memory of Redis."""
         result = self.waiter.result
-        return bool(result and result.error and result.error.code == "model_changed")
+        return bool(result and result.error and result.error.code in ("model_changed", JOB_LOST))
 
 
 _Slot = _Pending | RequestError
@@ -196,7 +198,7 @@ class _Run:
             waiter = self._queue(entry.name, entry.shape, pixels)
         except RequestError as error:
             return error
-        return _Pending(picture, waiter, seconds * 1000)
+        return _Pending(picture, waiter, seconds * 1000, entry.name, entry.shape)
 
     def _decode(self, data: bytes, size: tuple[int, int]) -> bytes:
         interpolation = self._served.entry.interpolation
@@ -222,6 +224,7 @@ class _Run:
             waiter = self._replies.waiters.expect(job.id, self._served.queue.name, self._wait.wake)
             admission = self._enqueue(job, pixels, timeout_ms, limits)
             if admission.verdict in (Verdict.ACCEPTED, Verdict.OWN_RETRY):
+                waiter.sent = True
                 return waiter
             self._replies.waiters.forget(job.id)
             if admission.verdict is not Verdict.COLLISION:
@@ -251,30 +254,31 @@ class _Run:
     def _wait_for_results(self) -> None:
         """Block until every picture has its result, the deadline has passed or the client left."""
         while not self._wait.gone:
-            self._requeue_changed()
+            self._send_again()
             remaining_s = self._deadline - time.monotonic()
             if remaining_s <= 0 or not any(slot.is_open for slot in self._pending()):
                 return
             self._wait.wake.wait(remaining_s)
             self._wait.wake.clear()
 
-    def _requeue_changed(self) -> None:
-        """Queue pictures once more, at the size of the model that has taken over meanwhile."""
+    def _send_again(self) -> None:
         for index, slot in enumerate(self._slots):
-            if isinstance(slot, _Pending) and slot.met_another_model and not slot.requeued:
+            if isinstance(slot, _Pending) and slot.must_go_again and not slot.requeued:
                 self._slots[index] = self._requeue(slot)
 
     def _requeue(self, slot: _Pending) -> _Slot:
+        """Queue a picture once more, at the size of the model that has taken over meanwhile."""
         result = slot.waiter.result
-        if result is None or result.shape is None:
-            return model_changing()
         self._replies.waiters.forget(slot.waiter.job_id)
+        model, shape = slot.model, slot.shape
+        if result is not None and result.shape is not None:
+            model, shape = result.model, result.shape
         try:
-            pixels = self._decode(slot.picture, result.shape[:2])
-            waiter = self._queue(result.model, result.shape, pixels)
+            pixels = self._decode(slot.picture, shape[:2])
+            waiter = self._queue(model, shape, pixels)
         except RequestError as error:
             return error
-        return _Pending(slot.picture, waiter, slot.decode_ms, requeued=True)
+        return _Pending(slot.picture, waiter, slot.decode_ms, model, shape, requeued=True)
 
     def _close_open(self) -> None:
         """Read once more what was stored, then cancel what is still open.

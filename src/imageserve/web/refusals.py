@@ -14,6 +14,7 @@ from imageserve.errors import (
 from imageserve.jobs.capacity import retry_after_s
 from imageserve.jobs.messages import ResultError
 from imageserve.jobs.queue import Admission, Limits, Verdict
+from imageserve.jobs.replies import JOB_LOST
 
 log = logging.getLogger(__name__)
 
@@ -41,15 +42,13 @@ def not_classified(error: ResultError) -> RequestError:
         return TimedOut("the deadline passed before the picture was run")
     if error.code == "busy":
         return Busy(error.message, retry_after_s=1)
+    if error.code == JOB_LOST:
+        return redis_unavailable()
     if error.code in ("model_changed", "unsupported_job"):
-        return model_changing()
+        # A rollout is under way, and this job met the wrong side of it twice.
+        return Busy("the model is being changed; send the picture again", retry_after_s=1)
     log.error("a result with an unknown error: %s %s", error.code, error.message)
     return RequestError("the request could not be served")
-
-
-def model_changing() -> RequestError:
-    """Return the error for a job that met the wrong side of a rollout twice."""
-    return Busy("the model is being changed; send the picture again", retry_after_s=1)
 
 
 def redis_unavailable() -> RequestError:
