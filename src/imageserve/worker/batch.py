@@ -1,7 +1,8 @@
 """A claimed batch: jobs with their pixels, and those that are answered without the model."""
 
+import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 from imageserve.jobs.messages import Job, Result, ResultError, UnsupportedJob, decode_job
 from imageserve.jobs.queue import Claim, Finished, JobQueue
 from imageserve.predictions import Prediction
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,19 +66,32 @@ def read_batch(
     queue: JobQueue, claim: Claim, model: str, shape: tuple[int, int, int]
 ) -> Batch | None:
     """Fetch the pixels of a claim and sort out what this model cannot run; None if it is empty."""
-    if not claim.entries:
+    jobs = list(_readable(claim.entries))
+    if not jobs:
         return None
-    jobs = [decode_job(entry) for entry in claim.entries]
-    pixels = queue.pixels([job.id for job in jobs])
+    pixels = queue.pixels([job.id for _, job in jobs])
     tasks: list[Task] = []
     answered: list[Finished] = []
-    for entry, job, data in zip(claim.entries, jobs, pixels, strict=True):
+    for (entry, job), data in zip(jobs, pixels, strict=True):
         refusal = _refusal(job, data, model, shape)
         if refusal is not None:
             answered.append(_refused(job, claim.now, model, shape, refusal))
         elif isinstance(job, Job) and data is not None:
             tasks.append(Task(job, entry, np.frombuffer(data, np.uint8).reshape(shape)))
     return Batch(claim, tuple(tasks), tuple(answered))
+
+
+def _readable(entries: Sequence[str]) -> Iterator[tuple[str, Job | UnsupportedJob]]:
+    """Yield entries with their jobs.
+
+    One that Redis's JSON parser takes and Python's does not is left to its lease: it comes back
+    as a suspect and ends on the dead list. Only a foreign writer can have queued it.
+    """
+    for entry in entries:
+        try:
+            yield entry, decode_job(entry)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            log.error("an entry that is no job is left to its lease or its end: %.200s", entry)
 
 
 def _refusal(
@@ -130,11 +146,7 @@ def _finished(job: Job, outcome: Outcome, queue_ms: float, model: str) -> Finish
 def given_up(entries: Sequence[str]) -> list[Finished]:
     """Return the results of jobs that a claim has put on the dead list."""
     results = []
-    for entry in entries:
-        try:
-            job = decode_job(entry)
-        except (ValueError, TypeError, KeyError, AttributeError):
-            continue  # Not a job at all: nobody waits for it.
+    for _, job in _readable(entries):
         error = ResultError("model_failed", "its worker died each time it ran")
         result = Result(job.id, job.model, 0, 0, 0, error=error)
         results.append(Finished(job.id, job.reply, result, job.result_ttl_ms, "failed"))
