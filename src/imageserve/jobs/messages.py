@@ -98,8 +98,14 @@ def encode_open_job(job: Job) -> str:
 
 
 def decode_job(text: str | bytes) -> Job | UnsupportedJob:
-    """Read a job that CLAIM has let through: a JSON object with a string id."""
-    fields = json.loads(text)
+    """Read a job that CLAIM has let through: a JSON object with a string id.
+
+    Raises ValueError where Redis's parser takes more than Python's: hexadecimal numbers, depth.
+    """
+    try:
+        fields = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
     problem = _job_problem(fields)
     if problem is not None:
         return _unsupported(fields, problem)
@@ -144,8 +150,8 @@ def _job_problem(fields: Mapping[str, Any]) -> str | None:
 def _value_problem(fields: Mapping[str, Any]) -> str | None:
     if not _is_shape(fields["shape"]):
         return "job field 'shape' is not [height, width, 3]"
-    if fields["top"] < 1 or fields["result_ttl_ms"] < 1:
-        return "job fields 'top' and 'result_ttl_ms' must be positive"
+    if not (_is_count(fields["top"]) and _is_count(fields["result_ttl_ms"])):
+        return "job fields 'top' and 'result_ttl_ms' must be positive whole numbers"
     if not (_is_time(fields["ts"]) and _is_time(fields["deadline"])):
         return "job fields 'ts' and 'deadline' must be milliseconds"
     return None
@@ -154,6 +160,11 @@ def _value_problem(fields: Mapping[str, Any]) -> str | None:
 def _is_time(value: Any) -> bool:
     # Python's JSON reads NaN and Infinity too; both fail here.
     return isinstance(value, int | float) and 0 <= value < 2**53
+
+
+def _is_count(value: Any) -> bool:
+    # True is an int to Python. A lifetime that Redis refuses would abort the FINISH of its batch.
+    return type(value) is int and 0 < value < 2**53
 
 
 def _is_shape(value: Sequence[Any]) -> bool:
@@ -171,7 +182,7 @@ def _unsupported(fields: Mapping[str, Any], reason: str) -> UnsupportedJob:
         id=fields["id"],
         reply=text("reply"),
         model=text("model"),
-        result_ttl_ms=ttl_ms if isinstance(ttl_ms, int) and ttl_ms > 0 else 60_000,
+        result_ttl_ms=ttl_ms if type(ttl_ms) is int and _is_count(ttl_ms) else 60_000,
         reason=reason,
         ts=int(ts) if _is_time(ts) else 0,
     )

@@ -7,7 +7,8 @@ than the socket timeout never returns. So every client made here says what it wa
 
 import re
 import ssl
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,7 +72,9 @@ def _options(access: RedisAccess, retries: int, timeout_s: float) -> dict[str, A
         "socket_timeout": timeout_s,
         "socket_connect_timeout": CONNECT_TIMEOUT_S,
         "socket_keepalive": True,
-        "retry": Retry(NoBackoff(), retries),
+        # Only a lost connection is worth a second try at once; a server that did not answer within
+        # the timeout would only cost the caller another one.
+        "retry": Retry(NoBackoff(), retries, supported_errors=(redis.ConnectionError,)),
         "protocol": 2,
     }
 
@@ -87,6 +90,21 @@ def _tls(access: RedisAccess, parts: SplitResult) -> dict[str, Any]:
     }
 
 
+def _one_at_a_time(discover_master: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Let one thread at a time ask the sentinels for the master.
+
+    redis-py moves the sentinel that answered to the front of its list while other threads walk
+    along it: with a dead one in the list they find no master.
+    """
+    lock = threading.Lock()
+
+    def locked(service_name: str) -> Any:
+        with lock:
+            return discover_master(service_name)
+
+    return locked
+
+
 class _BlockingSentinelPool(SentinelConnectionPool, redis.BlockingConnectionPool):
     """Lets a caller beyond the last connection wait; redis-py's own pool raises at once."""
 
@@ -100,7 +118,9 @@ def _behind_sentinel(
         options["ssl"] = True
     own = ("username", "password", "max_connections", "timeout")
     watch = {name: value for name, value in options.items() if name not in own}
-    sentinel = Sentinel(nodes, sentinel_kwargs={**watch, "password": access.sentinel_password})
+    watch["password"] = access.sentinel_password
+    sentinel: Any = Sentinel(nodes, sentinel_kwargs=watch)
+    sentinel.discover_master = _one_at_a_time(sentinel.discover_master)
     client: redis.Redis = sentinel.master_for(
         master,
         connection_pool_class=_BlockingSentinelPool,

@@ -34,6 +34,8 @@ logger_class = "imageserve.web.gunicorn_logger.Logger"
 def on_starting(server: Any) -> None:
     del server
     create_flag_file(run_dir(_settings))
+    # This parent serves nothing: its gauges, all zero, must not count.
+    metrics.process_died(os.getpid())
 
 
 def post_fork(server: Any, worker: Any) -> None:

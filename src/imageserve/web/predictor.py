@@ -291,10 +291,10 @@ class _Run:
             self._served.queue.cancel([s.waiter.job_id for s in self._pending() if s.is_open])
         except QueueError as error:
             log.warning("jobs could not be cancelled: %s", error)
-            self._slots = [
-                redis_unavailable() if isinstance(s, _Pending) and s.is_open else s
-                for s in self._slots
-            ]
+            for index, slot in enumerate(self._slots):
+                if isinstance(slot, _Pending) and slot.is_open:
+                    self._replies.waiters.forget(slot.waiter.job_id)
+                    self._slots[index] = redis_unavailable()
         if self._wait.gone:
             raise ClientGone
 

@@ -194,6 +194,6 @@ def _content_length(environ: Mapping[str, object]) -> int | None:
         if chunked:
             return None
     text = str(environ.get("CONTENT_LENGTH") or "0")
-    if not text.isdigit():
+    if not (text.isascii() and text.isdigit()):
         raise BadParameter("Content-Length is not a number")
     return int(text)

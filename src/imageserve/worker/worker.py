@@ -154,9 +154,16 @@ class Worker:
     def _settle_dead(self, claim: Claim) -> None:
         if claim.dead:
             log.error("%d jobs were given up: each lost its worker again", len(claim.dead))
-            self._insist(lambda: self._queue.store(given_up(claim.dead), publish=False))
+            self._store(given_up(claim.dead))
         metrics.jobs_total.labels(self.name, "dead").inc(len(claim.dead))
         metrics.jobs_total.labels(self.name, "expired").inc(claim.expired)
+
+    def _store(self, finished: list[Finished]) -> None:
+        """Store results whose waiters have heard them already: once, for those who read late."""
+        try:
+            self._queue.store(finished, publish=False)
+        except QueueError as error:
+            log.warning("results of dead jobs are not stored: %s", error)
 
     def _finish(self, batch: Batch, outcomes: list[Outcome], started_at: float) -> None:
         finished = batch.finished(outcomes, started_at, self.name)

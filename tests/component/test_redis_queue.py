@@ -1,0 +1,609 @@
+"""What only a real Redis can show: keys, lost replies, killed processes, full memory.
+
+The promises that the in-memory twin shares are tested in ``test_job_queue.py``.
+"""
+
+import inspect
+import json
+import random
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+import pytest
+import redis
+from redis.crc import key_slot
+from tests.redis_server import (
+    DroppingProxy,
+    Executable,
+    QueueMaker,
+    RedisServer,
+    eventually,
+    running,
+)
+
+from imageserve.errors import QueueUnavailable
+from imageserve.jobs.keys import Keys
+from imageserve.jobs.messages import Job, Result, decode_job, decode_result
+from imageserve.jobs.queue import Claim, Finished, Lease, Limits, Verdict, WorkerInfo
+from imageserve.jobs.redis_queue import RedisQueue
+
+HELD = Lease(lease_ms=60_000)
+LOST = Lease(lease_ms=1)
+KEYS = Keys("image_queue")
+CHANNEL = KEYS.reply("test")
+PIXELS = bytes(range(12))
+
+
+@pytest.fixture
+def queue(shared_redis: RedisServer, make_queue: QueueMaker) -> RedisQueue:
+    return make_queue(shared_redis.url)
+
+
+@pytest.fixture
+def client(shared_redis: RedisServer) -> "redis.Redis":
+    return shared_redis.client()
+
+
+@pytest.fixture
+def proxy(shared_redis: RedisServer) -> Iterator[DroppingProxy]:
+    proxy = DroppingProxy(shared_redis.port)
+    yield proxy
+    proxy.close()
+
+
+def a_job(job_id: str, *, trace: str = "trace-1") -> Job:
+    return Job(job_id, "resnet50", (2, 2, 3), 5, CHANNEL, trace, 60_000)
+
+
+def put(queue: RedisQueue, *job_ids: str) -> list[Verdict]:
+    jobs = map(a_job, job_ids)
+    return [queue.enqueue(each, PIXELS, 60_000, Limits()).verdict for each in jobs]
+
+
+def answers(*job_ids: str) -> list[Finished]:
+    results = [Result(each, "resnet50", 1.5, 2.5, len(job_ids)) for each in job_ids]
+    return [Finished(each.id, CHANNEL, each, 60_000, "completed") for each in results]
+
+
+def ids(claim: Claim) -> list[str]:
+    return [decode_job(entry).id for entry in claim.entries]
+
+
+def entries(client: "redis.Redis", key: str) -> list[str]:
+    return [decode_job(entry).id for entry in cast(list[bytes], client.lrange(key, 0, -1))]
+
+
+def all_keys(client: "redis.Redis") -> set[str]:
+    return {key.decode() for key in client.scan_iter()}
+
+
+def next_suspect(queue: RedisQueue, lease: Lease = HELD) -> Claim:
+    """Claim until an expired lease comes back; take nothing else."""
+    found: list[Claim] = []
+
+    def tried() -> bool:
+        found.append(queue.claim(1, lease, suspects=True, min_depth=10_000))
+        return bool(found[-1].entries)
+
+    eventually(tried, "a job whose lease was lost")
+    return found[-1]
+
+
+def reaped(queue: RedisQueue) -> bool:
+    """Let a claim look after the leases, and take nothing."""
+    return not queue.claim(1, HELD, suspects=False, min_depth=10_000).entries
+
+
+class Listener:
+    """Counts the results that are published for each job."""
+
+    def __init__(self, client: "redis.Redis") -> None:
+        self.heard: Counter[str] = Counter()
+        self._client = client
+        self._pubsub = client.pubsub()
+        self._pubsub.subscribe(CHANNEL)
+        eventually(lambda: self._pubsub.get_message(timeout=1), "the subscription")
+
+    def listen(self, timeout_s: float = 0.0) -> bool:
+        """Take one message; returns whether there was one."""
+        message = self._pubsub.get_message(timeout=timeout_s)
+        if message is None:
+            return False
+        self.heard[decode_result(message["data"]).id] += 1
+        return True
+
+    def has_heard(self, jobs: int) -> bool:
+        while self.listen():
+            pass
+        return len(self.heard) >= jobs
+
+    def listen_to_all(self) -> Counter[str]:
+        """Take what has been published before this call."""
+        # Messages come in order: what was published before the marker has arrived with it.
+        self._client.publish(CHANNEL, '{"id":"marker"}')
+        while not self.heard["marker"]:
+            assert self.listen(5)
+        del self.heard["marker"]
+        return self.heard
+
+    def close(self) -> None:
+        self._pubsub.close()
+
+
+@pytest.fixture
+def listener(client: "redis.Redis") -> Iterator[Listener]:
+    listener = Listener(client)
+    yield listener
+    listener.close()
+
+
+@contextmanager
+def apart(function: Callable[[str], None], url: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a function of this file in a process of its own: only its source goes there."""
+    code = f"{inspect.getsource(function)}\n{function.__name__}({url!r})"
+    with subprocess.Popen([sys.executable, "-c", code]) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+# Keys.
+
+
+def test_waiting_jobs_are_a_plain_list_of_json(queue: RedisQueue, client: "redis.Redis") -> None:
+    put(queue, "a", "b", "c")
+    assert client.type("image_queue") == b"list"
+    assert client.llen("image_queue") == 3
+    fields = [json.loads(each) for each in cast(list[bytes], client.lrange("image_queue", 0, -1))]
+    assert [each["id"] for each in fields] == ["a", "b", "c"]
+    assert set(fields[0]) == {
+        "v",
+        "id",
+        "model",
+        "encoding",
+        "shape",
+        "bytes",
+        "top",
+        "reply",
+        "trace",
+        "result_ttl_ms",
+        "ts",
+        "deadline",
+    }
+    assert (fields[0]["v"], fields[0]["bytes"], fields[0]["shape"]) == (1, 12, [2, 2, 3])
+
+
+def test_only_the_queue_and_its_counters_live_for_ever(
+    queue: RedisQueue, client: "redis.Redis"
+) -> None:
+    # Every kind of key there is: suspects, leases, lost attempts, the dead, results, workers.
+    put(queue, "done", "dead", "suspect", "leased", "waits", "moved")
+    queue.heartbeat(WorkerInfo("w", "resnet50", (224, 224, 3), 32, {1: 9.5}, "running", "node"))
+    queue.claim(3, LOST, suspects=False)
+    assert ids(next_suspect(queue, LOST)) == ["dead"]
+    queue.finish(next_suspect(queue, HELD).token, answers("done"), batches=1, busy_ms=5)
+    queue.release(next_suspect(queue, HELD).token, ["suspect"])
+    eventually(lambda: reaped(queue) and client.llen(KEYS.dead), "a dead job")
+    assert ids(queue.claim(1, HELD, suspects=False)) == ["leased"]
+
+    found = all_keys(client)
+    assert set(KEYS.shared()) - found == {KEYS.hold}
+    assert {KEYS.nonce("done"), KEYS.result("done"), KEYS.pixels("waits")} <= found
+    assert {key for key in found if client.pttl(key) == -1} == {KEYS.queue, KEYS.stats}
+
+
+def test_the_dead_list_is_forgotten_after_a_day(queue: RedisQueue, client: "redis.Redis") -> None:
+    queue.bury("{}", "a reason")
+    assert 0 < client.pttl(KEYS.dead) <= 24 * 3_600_000
+
+
+def test_all_keys_of_a_queue_share_one_cluster_slot() -> None:
+    names = [*KEYS.shared(), KEYS.nonce("a"), KEYS.pixels("a"), KEYS.result("a"), KEYS.reply("p")]
+    test_keys = KEYS.selftest("run")
+    names += [*test_keys.shared(), test_keys.nonce("a"), test_keys.pixels("a")]
+    assert {key_slot(name.encode()) for name in names} == {key_slot(b"image_queue")}
+
+
+def test_two_queues_on_one_server_do_not_meet(
+    shared_redis: RedisServer, make_queue: QueueMaker
+) -> None:
+    one, other = make_queue(shared_redis.url, "one"), make_queue(shared_redis.url, "other")
+    put(one, "a")
+    assert put(other, "a", "b") == [Verdict.ACCEPTED] * 2
+    assert ids(one.claim(32, HELD, suspects=True)) == ["a"]
+    assert ids(other.claim(32, HELD, suspects=True)) == ["a", "b"]
+
+
+def test_only_the_clock_of_redis_counts(queue: RedisQueue, client: "redis.Redis") -> None:
+    def now() -> int:
+        seconds, microseconds = client.time()
+        return int(seconds) * 1000 + int(microseconds) // 1000
+
+    before = now()
+    queue.enqueue(a_job("a"), PIXELS, 7000, Limits())
+    taken = queue.claim(1, HELD, suspects=False)
+    after = now()
+    job = decode_job(taken.entries[0])
+    assert isinstance(job, Job)
+    assert before <= job.ts <= taken.now <= after
+    assert job.deadline == job.ts + 7000
+    lease_end = client.zscore(KEYS.leases, "a")
+    assert lease_end == taken.now + 60_000
+
+
+def test_a_trace_that_looks_like_a_deadline_fools_nobody(
+    queue: RedisQueue, client: "redis.Redis"
+) -> None:
+    full = Limits(max_jobs=1)
+    for trace in ('"deadline":1', '\\"deadline":1', '","deadline":1,"x":"'):
+        client.flushall()
+        assert queue.enqueue(a_job("a", trace=trace), PIXELS, 60_000, full).verdict == 0
+        assert queue.enqueue(a_job("b"), PIXELS, 60_000, full).verdict is Verdict.FULL
+        (entry,) = queue.claim(1, HELD, suspects=False).entries
+        job = decode_job(entry)
+        assert isinstance(job, Job)
+        assert job.trace == trace
+
+
+def test_bytes_that_are_no_text_end_on_the_dead_list(
+    queue: RedisQueue, client: "redis.Redis"
+) -> None:
+    client.rpush("image_queue", b"\xff\xfe\x00")
+    put(queue, "a")
+    assert queue.snapshot().oldest_ms == 0
+    taken = queue.claim(32, HELD, suspects=False)
+    assert (ids(taken), len(taken.dead)) == (["a"], 1)
+    (dead,) = queue.dead(10)
+    assert (dead["entry"], dead["reason"]) == ("\ufffd\ufffd\x00", "not a job")
+
+
+def test_a_stored_result_that_is_none_reads_as_none(
+    queue: RedisQueue, client: "redis.Redis"
+) -> None:
+    client.set(KEYS.result("a"), "not a result")
+    assert queue.results(["a", "b"]) == [None, None]
+
+
+# Lost replies.
+
+
+def test_an_enqueue_whose_reply_is_lost_queues_the_job_once(
+    proxy: DroppingProxy, make_queue: QueueMaker, client: "redis.Redis"
+) -> None:
+    queue = make_queue(proxy.url)
+    put(queue, "first")
+    proxy.drop_next_reply()
+    assert put(queue, "a") == [Verdict.OWN_RETRY]
+    assert proxy.dropped.is_set()
+    assert entries(client, "image_queue") == ["first", "a"]
+    assert queue.pixels(["a"]) == [PIXELS]
+    assert queue.snapshot().stats["accepted"] == 2
+
+
+def test_a_claim_whose_reply_is_lost_is_recovered_after_its_lease(
+    proxy: DroppingProxy, make_queue: QueueMaker, client: "redis.Redis"
+) -> None:
+    queue = make_queue(proxy.url)
+    queue.claim(1, HELD, suspects=False)
+    put(queue, "a", "b")
+    proxy.drop_next_reply()
+    with pytest.raises(QueueUnavailable):
+        queue.claim(32, LOST, suspects=False)
+    assert proxy.dropped.is_set()
+    assert client.zcard(KEYS.leases) == 2
+    assert [ids(next_suspect(queue)), ids(next_suspect(queue))] == [["a"], ["b"]]
+
+
+def test_a_finish_whose_reply_is_lost_stores_and_publishes_once(
+    proxy: DroppingProxy, make_queue: QueueMaker, listener: Listener
+) -> None:
+    queue = make_queue(proxy.url)
+    put(queue, "a", "b")
+    taken = queue.claim(32, HELD, suspects=False)
+    proxy.drop_next_reply()
+    queue.finish(taken.token, answers("a", "b"), batches=1, busy_ms=5)
+    assert proxy.dropped.is_set()
+    assert queue.results(["a", "b"]) == [each.result for each in answers("a", "b")]
+    assert listener.listen_to_all() == {"a": 1, "b": 1}
+    shot = queue.snapshot()
+    assert (shot.backlog, shot.stats["completed"], shot.stats["batches"]) == (0, 2, 1)
+
+
+def test_a_wait_whose_reply_is_lost_loses_no_job(
+    proxy: DroppingProxy, make_queue: QueueMaker, client: "redis.Redis"
+) -> None:
+    queue = make_queue(proxy.url)
+    put(queue, "first")
+    queue.wait(1)
+    put(queue, "second")
+    proxy.drop_next_reply()
+    with pytest.raises(QueueUnavailable):
+        queue.wait(1)
+    assert proxy.dropped.is_set()
+    assert entries(client, KEYS.hold) == ["first", "second"]
+    put(queue, "third")
+    assert ids(queue.claim(32, HELD, suspects=False)) == ["first", "second", "third"]
+
+
+def test_jobs_in_hold_still_count_and_go_back_in_order_with_a_release(queue: RedisQueue) -> None:
+    put(queue, "a", "b", "c", "d")
+    taken = queue.claim(1, HELD, suspects=False)
+    queue.wait(1)
+    queue.wait(1)
+    assert queue.snapshot().queued == 3
+    refused = queue.enqueue(a_job("e"), PIXELS, 60_000, Limits(max_jobs=3))
+    assert refused.verdict is Verdict.FULL
+    queue.release(taken.token, ["a"])
+    assert ids(queue.claim(32, HELD, suspects=False)) == ["a", "b", "c", "d"]
+
+
+# Killed processes.
+
+
+def _wait_and_die(url: str) -> None:
+    import os
+    import signal
+
+    from imageserve.jobs.redis_connection import RedisAccess
+    from imageserve.jobs.redis_queue import RedisQueue
+
+    RedisQueue(RedisAccess(url), "image_queue").wait(2)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _claim_and_die(url: str) -> None:
+    import os
+    import signal
+
+    from imageserve.jobs.queue import Lease
+    from imageserve.jobs.redis_connection import RedisAccess
+    from imageserve.jobs.redis_queue import RedisQueue
+
+    RedisQueue(RedisAccess(url), "image_queue").claim(3, Lease(lease_ms=1), suspects=False)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _work_until_killed(url: str) -> None:
+    import time
+
+    from imageserve.jobs.messages import Result, decode_job
+    from imageserve.jobs.queue import Finished, Lease
+    from imageserve.jobs.redis_connection import RedisAccess
+    from imageserve.jobs.redis_queue import RedisQueue
+
+    queue, turn = RedisQueue(RedisAccess(url), "image_queue"), 0
+    while True:
+        turn += 1
+        # So many attempts that chance never gives a job up.
+        claim = queue.claim(8, Lease(lease_ms=700, max_attempts=99), suspects=turn % 2 == 0)
+        if not claim.entries:
+            queue.wait(0.1)
+        time.sleep(0.02)  # The model.
+        jobs = [decode_job(entry) for entry in claim.entries]
+        results = [Result(job.id, job.model, 0, 20, len(jobs)) for job in jobs]
+        done = [Finished(each.id, jobs[0].reply, each, 60_000, "completed") for each in results]
+        queue.finish(claim.token, done, batches=1, busy_ms=20)
+
+
+def test_a_job_whose_waiter_was_killed_before_it_claimed_comes_with_the_next_claim(
+    queue: RedisQueue, shared_redis: RedisServer, client: "redis.Redis"
+) -> None:
+    put(queue, "a", "b")
+    with apart(_wait_and_die, shared_redis.url) as process:
+        assert process.wait(20) == -9
+    assert entries(client, KEYS.hold) == ["a"]
+    taken = queue.claim(32, HELD, suspects=False)
+    assert (ids(taken), taken.solo) == (["a", "b"], False)
+
+
+def test_all_jobs_of_a_killed_worker_are_recovered_and_run_alone(
+    queue: RedisQueue, shared_redis: RedisServer
+) -> None:
+    put(queue, "a", "b", "c", "d")
+    with apart(_claim_and_die, shared_redis.url) as process:
+        assert process.wait(20) == -9
+    taken = [queue.claim(32, HELD, suspects=suspects) for suspects in (True, True, False, True)]
+    assert [ids(each) for each in taken] == [["a"], ["b"], ["d"], ["c"]]
+    assert [each.solo for each in taken] == [True, True, False, True]
+
+
+def test_no_job_is_lost_or_done_twice_while_workers_are_killed_at_random(
+    queue: RedisQueue, shared_redis: RedisServer, client: "redis.Redis", listener: Listener
+) -> None:
+    names = {f"job-{i}" for i in range(300)}
+    chance = random.Random(7)
+    put(queue, *names)
+    with (
+        apart(_work_until_killed, shared_redis.url) as one,
+        apart(_work_until_killed, shared_redis.url) as two,
+        apart(_work_until_killed, shared_redis.url) as three,
+        apart(_work_until_killed, shared_redis.url) as four,
+        apart(_work_until_killed, shared_redis.url) as five,
+        apart(_work_until_killed, shared_redis.url),
+    ):
+        for done, victim in enumerate([one, two, three, four, five], start=1):
+            progress = chance.randint(20, 40) * done
+            eventually(partial(listener.has_heard, progress), f"{progress} results")
+            victim.kill()
+        eventually(partial(listener.has_heard, 300), "all results")
+    assert listener.listen_to_all() == dict.fromkeys(names, 1)
+    assert None not in queue.results(sorted(names))
+    shot = queue.snapshot()
+    assert (shot.backlog, shot.dead, shot.stats["completed"]) == (0, 0, 300)
+    assert not {KEYS.leases, KEYS.inflight, KEYS.attempts, KEYS.retry} & all_keys(client)
+
+
+# Many at once.
+
+
+def test_eight_workers_share_2000_jobs_and_finish_each_once(
+    shared_redis: RedisServer, make_queue: QueueMaker, client: "redis.Redis", listener: Listener
+) -> None:
+    names = [f"job-{i}" for i in range(2000)]
+    worked: list[list[str]] = [[] for _ in range(8)]
+    kept: list[bool] = []
+    stop = threading.Event()
+
+    def work(mine: list[str], queue: RedisQueue) -> None:
+        while not stop.is_set():
+            claim = queue.claim(32, HELD, suspects=True)
+            if not claim.entries:
+                queue.wait(0.05)
+            mine += ids(claim)
+            kept.extend(queue.finish(claim.token, answers(*ids(claim))))
+
+    def produce(mine: list[str], queue: RedisQueue) -> None:
+        put(queue, *mine)
+
+    makers = [(produce, names[half::2]) for half in range(2)]
+    threads = [
+        threading.Thread(target=target, args=(mine, make_queue(shared_redis.url)))
+        for target, mine in [*makers, *((work, mine) for mine in worked)]
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        eventually(lambda: len(kept) >= 2000, "all jobs", timeout_s=60)
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+    assert all(kept)
+    assert Counter(job for mine in worked for job in mine) == dict.fromkeys(names, 1)
+    assert listener.listen_to_all() == dict.fromkeys(names, 1)
+    per_job = {key for name in names for key in (KEYS.nonce(name), KEYS.result(name))}
+    assert all_keys(client) == per_job | {KEYS.stats}
+
+
+def test_jobs_go_through_while_somebody_flushes_the_scripts(
+    queue: RedisQueue, shared_redis: RedisServer
+) -> None:
+    stop = threading.Event()
+
+    def flush(client: "redis.Redis") -> None:
+        while not stop.is_set():
+            client.script_flush()
+
+    flusher = threading.Thread(target=flush, args=(shared_redis.client(),))
+    flusher.start()
+    try:
+        for i in range(100):
+            assert put(queue, f"job-{i}") == [Verdict.ACCEPTED]
+            taken = queue.claim(32, HELD, suspects=True)
+            assert queue.extend(taken.token, ids(taken), 60_000) == 1
+            assert queue.finish(taken.token, answers(f"job-{i}")) == [True]
+    finally:
+        stop.set()
+        flusher.join()
+
+
+# Redis itself dies, or has no memory left.
+
+
+@pytest.fixture
+def durable_server(redis_executable: Executable, tmp_path: Path) -> Iterator[RedisServer]:
+    """A server that has written to disk what it acknowledges."""
+    path = redis_executable.found()
+    with running(RedisServer(path, tmp_path / "redis", "--appendfsync", "always")) as server:
+        yield server
+
+
+def test_no_acknowledged_job_is_lost_when_redis_is_killed(
+    durable_server: RedisServer, make_queue: QueueMaker
+) -> None:
+    queue = make_queue(durable_server.url)
+    acknowledged: list[str] = []
+
+    def produce() -> None:
+        try:
+            for i in range(100_000):
+                put(queue, f"job-{i}")
+                acknowledged.append(f"job-{i}")
+        except QueueUnavailable:
+            pass
+
+    producer = threading.Thread(target=produce)
+    producer.start()
+    try:
+        eventually(lambda: len(acknowledged) >= 200, "200 jobs")
+    finally:
+        durable_server.kill()
+        producer.join()
+    durable_server.restart()
+
+    found = entries(durable_server.client(), "image_queue")
+    # The last one may have been stored without the answer getting through.
+    assert found[: len(acknowledged)] == acknowledged
+    assert len(found) <= len(acknowledged) + 1
+    assert queue.pixels(acknowledged) == [PIXELS] * len(acknowledged)
+
+
+def test_a_batch_in_hand_is_finished_after_a_restart_of_redis(
+    durable_server: RedisServer, make_queue: QueueMaker
+) -> None:
+    queue = make_queue(durable_server.url)
+    put(queue, "a", "b", "c")
+    taken = queue.claim(2, HELD, suspects=False)
+    durable_server.kill()
+    durable_server.restart()
+    assert queue.extend(taken.token, ids(taken), 60_000) == 2
+    assert queue.finish(taken.token, answers("a", "b")) == [True, True]
+    assert ids(queue.claim(32, HELD, suspects=True)) == ["c"]
+
+
+def test_work_in_hand_goes_on_while_redis_has_no_memory_left(
+    redis_server: RedisServer, make_queue: QueueMaker
+) -> None:
+    queue, client = make_queue(redis_server.url), redis_server.client()
+    put(queue, "a", "b", "c", "d")
+    queue.claim(1, LOST, suspects=False)
+    taken = queue.claim(2, HELD, suspects=False)
+    client.config_set("maxmemory", 1)
+
+    before = all_keys(client)
+    assert put(queue, "refused") == [Verdict.NO_ROOM]
+    assert all_keys(client) == before
+
+    assert queue.extend(taken.token, ["b", "c"], 60_000) == 2
+    assert queue.release(taken.token, ["c"]) == 1
+    assert queue.finish(taken.token, answers("b"), batches=1) == [True]
+    assert ids(queue.claim(32, HELD, suspects=False)) == ["c", "d"]
+    suspect = next_suspect(queue)
+    assert queue.finish(suspect.token, answers("a")) == [True]
+    assert None not in queue.results(["a", "b"])
+    queue.heartbeat(WorkerInfo("w", "resnet50", (2, 2, 3), 32, {}, "running", "node"))
+    queue.bury("{}", "a reason")
+    queue.cancel(["d"])
+    assert queue.snapshot().in_flight == 2
+
+    client.config_set("maxmemory", 0)
+    assert put(queue, "refused") == [Verdict.ACCEPTED]
+
+
+def test_a_job_is_accepted_whole_or_not_at_all_however_little_memory_is_left(
+    redis_server: RedisServer, make_queue: QueueMaker
+) -> None:
+    queue, client = make_queue(redis_server.url), redis_server.client()
+    put(queue, "first")
+    job = replace(a_job("a"), shape=(64, 64, 3))
+    verdicts = set()
+    for step in range(300):
+        client.config_set("maxmemory", 0)
+        client.flushall()
+        client.config_set("maxmemory", client.info("memory")["used_memory"] + 256 * step)
+        verdict = queue.enqueue(job, bytes(job.bytes), 60_000, Limits()).verdict
+        verdicts.add(verdict)
+        left = all_keys(client) - {KEYS.stats}
+        whole = {KEYS.queue, KEYS.nonce("a"), KEYS.pixels("a")}
+        assert left == (whole if verdict is Verdict.ACCEPTED else set()), step
+    assert verdicts == {Verdict.ACCEPTED, Verdict.NO_ROOM}

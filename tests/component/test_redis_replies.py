@@ -1,0 +1,258 @@
+"""Results reach those who wait for them, also after the connection was lost."""
+
+import logging
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Protocol
+
+import pytest
+import redis
+from tests.redis_server import PATIENCE_S, QueueMaker, RedisServer, eventually
+
+from imageserve.errors import QueueUnavailable
+from imageserve.jobs import redis_replies
+from imageserve.jobs.messages import Job, Result, ResultError, encode_result
+from imageserve.jobs.queue import Finished, Lease, Limits
+from imageserve.jobs.redis_connection import RedisAccess
+from imageserve.jobs.redis_queue import RedisQueue
+from imageserve.jobs.redis_replies import RedisReplies
+
+HELD = Lease(lease_ms=60_000)
+QUEUE = "image_queue"
+
+
+class Listen(Protocol):
+    def __call__(
+        self, server: RedisServer, *queues: RedisQueue, wait: bool = True
+    ) -> RedisReplies: ...
+
+
+@pytest.fixture
+def listen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listen]:
+    """Start listening on a server; ends with the test, which in production nothing needs to do."""
+    servers: list[RedisServer] = []
+    over, parked = threading.Event(), threading.Semaphore(0)
+    listen_once = RedisReplies._listen
+
+    def listen_until_the_test_ends(replies: RedisReplies) -> None:
+        if over.is_set():
+            parked.release()
+            threading.Event().wait()
+        listen_once(replies)
+
+    monkeypatch.setattr(RedisReplies, "_listen", listen_until_the_test_ends)
+
+    def start(server: RedisServer, *queues: RedisQueue, wait: bool = True) -> RedisReplies:
+        replies = RedisReplies(RedisAccess(server.url), {each.name: each for each in queues})
+        replies.start()
+        servers.append(server)
+        assert not wait or replies.wait_connected(PATIENCE_S)
+        return replies
+
+    yield start
+    over.set()
+    for server in servers:
+        with suppress(redis.RedisError):
+            server.client().execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    for _ in servers:
+        assert parked.acquire(timeout=PATIENCE_S)
+
+
+@pytest.fixture
+def queue(redis_server: RedisServer, make_queue: QueueMaker) -> RedisQueue:
+    return make_queue(redis_server.url, QUEUE)
+
+
+def a_result(job_id: str) -> Result:
+    return Result(job_id, "m", 1.0, 2.0, 1, error=ResultError("model_failed", "a reason"))
+
+
+def put(queue: RedisQueue, replies: RedisReplies, *job_ids: str) -> None:
+    for each in job_ids:
+        job = Job(each, "m", (1, 1, 3), 5, replies.channel(queue.name), "trace", 60_000)
+        queue.enqueue(job, b"\0\0\0", 60_000, Limits())
+
+
+def work(queue: RedisQueue, replies: RedisReplies, *job_ids: str) -> None:
+    """Claim and finish what waits."""
+    claim = queue.claim(len(job_ids), HELD, suspects=False)
+    channel = replies.channel(queue.name)
+    done = [Finished(each, channel, a_result(each), 60_000, "failed") for each in job_ids]
+    assert queue.finish(claim.token, done) == [True] * len(job_ids)
+
+
+def test_a_result_wakes_the_one_who_waits_for_it(
+    redis_server: RedisServer, queue: RedisQueue, listen: Listen
+) -> None:
+    replies = listen(redis_server, queue)
+    wake, other_wake = threading.Event(), threading.Event()
+    waiter = replies.waiters.expect("a", QUEUE, wake)
+    other = replies.waiters.expect("b", QUEUE, other_wake)
+    put(queue, replies, "a")
+    work(queue, replies, "a")
+    assert wake.wait(PATIENCE_S)
+    assert waiter.result == a_result("a")
+    assert (other.result, other_wake.is_set()) == (None, False)
+
+
+def test_each_process_hears_of_its_own_jobs_only(
+    redis_server: RedisServer, queue: RedisQueue, listen: Listen
+) -> None:
+    mine, other = listen(redis_server, queue), listen(redis_server, queue)
+    assert mine.channel(QUEUE) != other.channel(QUEUE)
+    wake = threading.Event()
+    mine.waiters.expect("a", QUEUE, wake)
+    not_mine = other.waiters.expect("a", QUEUE, threading.Event())
+    put(queue, mine, "a")
+    work(queue, mine, "a")
+    assert wake.wait(PATIENCE_S)
+    assert not_mine.result is None
+
+
+def test_a_thousand_waiters_share_one_connection(
+    redis_server: RedisServer, make_queue: QueueMaker, listen: Listen
+) -> None:
+    names = [f"job-{i}" for i in range(1000)]
+    queue, other = make_queue(redis_server.url, QUEUE), make_queue(redis_server.url, "other")
+    replies = listen(redis_server, queue, other)
+    wakes = [threading.Event() for _ in names]
+    for name, wake in zip(names, wakes, strict=True):
+        replies.waiters.expect(name, QUEUE, wake)
+    put(queue, replies, *names)
+    assert len(redis_server.client().client_list(_type="pubsub")) == 1
+    work(queue, replies, *names)
+    assert all(wake.wait(PATIENCE_S) for wake in wakes)
+    for name in names:
+        replies.waiters.forget(name)
+    assert len(replies.waiters) == 0
+
+
+def test_results_that_came_while_the_connection_was_killed_are_caught_up(
+    redis_server: RedisServer, queue: RedisQueue, listen: Listen
+) -> None:
+    replies, client = listen(redis_server, queue), redis_server.client()
+    for turn in range(5):
+        wake = threading.Event()
+        waiter = replies.waiters.expect(f"job-{turn}", QUEUE, wake)
+        put(queue, replies, f"job-{turn}")
+        client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+        work(queue, replies, f"job-{turn}")
+        assert wake.wait(PATIENCE_S)
+        assert waiter.result == a_result(f"job-{turn}")
+
+
+def test_a_result_that_was_stored_but_never_published_is_caught_up(
+    redis_server: RedisServer, queue: RedisQueue, listen: Listen
+) -> None:
+    replies, client = listen(redis_server, queue), redis_server.client()
+    wake = threading.Event()
+    replies.waiters.expect("a", QUEUE, wake)
+    client.set(queue.keys.result("a"), encode_result(a_result("a")))
+    client.set(queue.keys.result("unasked"), "not a result")
+    assert not wake.is_set()
+    client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    assert wake.wait(PATIENCE_S)
+
+
+def test_a_restart_of_redis_is_survived_and_noticed(
+    redis_server: RedisServer,
+    queue: RedisQueue,
+    listen: Listen,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    replies = listen(redis_server, queue)
+    before, after = threading.Event(), threading.Event()
+    replies.waiters.expect("a", QUEUE, before)
+    redis_server.kill()
+    eventually(lambda: not replies.connected, "a lost connection")
+    redis_server.restart()
+    redis_server.client().set(queue.keys.result("a"), encode_result(a_result("a")))
+    assert replies.wait_connected(PATIENCE_S)
+    replies.waiters.expect("b", QUEUE, after)
+    put(queue, replies, "b")
+    work(queue, replies, "b")
+    assert after.wait(PATIENCE_S)
+    errors = [each for each in caplog.records if each.levelno >= logging.ERROR]
+    assert [each.getMessage()[:25] for each in errors] == ["results are not heard of:"]
+
+
+def test_a_redis_that_hangs_is_noticed(
+    redis_server: RedisServer,
+    queue: RedisQueue,
+    listen: Listen,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(redis_replies, "SILENCE_S", 0.3)
+    replies = listen(redis_server, queue)
+    redis_server.pause()
+    eventually(lambda: not replies.connected, "a connection that does not answer", timeout_s=10)
+    redis_server.resume()
+    assert replies.wait_connected(PATIENCE_S)
+
+
+def test_a_quiet_connection_is_kept(
+    redis_server: RedisServer,
+    queue: RedisQueue,
+    listen: Listen,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(redis_replies, "SILENCE_S", 0.8)
+    replies, client = listen(redis_server, queue), redis_server.client()
+    (first,) = client.client_list(_type="pubsub")
+
+    def pinged() -> bool:
+        (now,) = client.client_list(_type="pubsub")
+        assert now["id"] == first["id"]
+        return int(client.info("commandstats")["cmdstat_ping"]["calls"]) >= pings + 2
+
+    pings = int(client.info("commandstats")["cmdstat_ping"]["calls"])
+    eventually(pinged, "two pings on the quiet connection")
+    assert replies.connected
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        pytest.param(b"", id="nothing"),
+        pytest.param(b"\xff\xfe", id="no text"),
+        pytest.param(b"not JSON", id="not JSON"),
+        pytest.param(b"[1]", id="an array"),
+        pytest.param(b"null", id="null"),
+        pytest.param(b"{}", id="no id"),
+        pytest.param(b'{"id":["a"]}', id="an id that is no string"),
+        pytest.param(b'{"id":"a","predictions":7}', id="predictions of a wrong type"),
+        pytest.param(b'{"id":"a","error":"broken"}', id="an error of a wrong type"),
+        pytest.param(b"[" * 5000 + b"]" * 5000, id="very deep"),
+        pytest.param(b'{"v":1,"id":"nobody waits for it"}', id="an unknown id"),
+    ],
+)
+def test_a_message_that_is_no_answer_disturbs_nobody(
+    redis_server: RedisServer,
+    queue: RedisQueue,
+    listen: Listen,
+    message: bytes,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    replies, client = listen(redis_server, queue), redis_server.client()
+    (connection,) = client.client_list(_type="pubsub")
+    wake = threading.Event()
+    waiter = replies.waiters.expect("a", QUEUE, wake)
+    client.publish(replies.channel(QUEUE), message)
+    client.publish(replies.channel(QUEUE), encode_result(a_result("a")))
+    assert wake.wait(PATIENCE_S)
+    assert waiter.result == a_result("a")
+    assert [each["id"] for each in client.client_list(_type="pubsub")] == [connection["id"]]
+    assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
+
+
+def test_listening_begins_as_soon_as_redis_is_there(
+    redis_server: RedisServer, queue: RedisQueue, listen: Listen
+) -> None:
+    redis_server.kill()
+    with pytest.raises(QueueUnavailable):
+        queue.snapshot()
+    replies = listen(redis_server, queue, wait=False)
+    assert not replies.wait_connected(0.1)
+    redis_server.restart()
+    assert replies.wait_connected(PATIENCE_S)

@@ -1,0 +1,56 @@
+"""What tests of every kind share: real redis-servers, and queues on them.
+
+A test that asks for ``shared_redis`` or ``redis_server`` runs once per redis-server that this
+machine has. A missing one is a skip at home and a failure where ``CI=true``.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import hypothesis
+import pytest
+from tests.redis_server import (
+    Executable,
+    QueueMaker,
+    RedisServer,
+    RedisServers,
+    executables,
+    running,
+)
+
+# A busy machine is no finding.
+hypothesis.settings.register_profile("unhurried", hypothesis.settings(), deadline=None)
+hypothesis.settings.load_profile("unhurried")
+
+
+@pytest.fixture(scope="session")
+def redis_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServers]:
+    servers = RedisServers(tmp_path_factory.mktemp("redis"))
+    yield servers
+    servers.stop()
+
+
+@pytest.fixture(params=executables(), ids=str)
+def redis_executable(request: pytest.FixtureRequest) -> Executable:
+    executable: Executable = request.param
+    return executable
+
+
+@pytest.fixture
+def shared_redis(redis_executable: Executable, redis_servers: RedisServers) -> RedisServer:
+    """A server that other tests use too, emptied. It must not be killed or set up differently."""
+    return redis_servers.get(redis_executable)
+
+
+@pytest.fixture
+def redis_server(redis_executable: Executable, tmp_path: Path) -> Iterator[RedisServer]:
+    """A server of this test's own, to be killed, frozen and set up at will."""
+    with running(RedisServer(redis_executable.found(), tmp_path / "redis")) as server:
+        yield server
+
+
+@pytest.fixture
+def make_queue() -> Iterator[QueueMaker]:
+    maker = QueueMaker()
+    yield maker
+    maker.close()

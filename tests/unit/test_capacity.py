@@ -1,0 +1,97 @@
+"""From measured batch times to what may be let in."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imageserve.jobs.capacity import (
+    BucketMs,
+    expected_wait_ms,
+    largest_backlog_in_time,
+    per_second,
+    retry_after_s,
+)
+
+FAST: BucketMs = {1: 10.0, 8: 20.0, 32: 40.0}
+SLOW: BucketMs = {1: 50.0, 32: 1600.0}
+
+
+@pytest.mark.parametrize(
+    ("table", "images"),
+    [
+        pytest.param({}, 0.0, id="nothing measured"),
+        pytest.param({1: 10.0}, 100.0, id="one size"),
+        pytest.param(FAST, 800.0, id="large batches are faster"),
+        pytest.param({1: 10.0, 32: 640.0}, 100.0, id="large batches are slower"),
+        pytest.param({1: 0.0, 2: 10.0}, 200.0, id="a time of nothing is not believed"),
+        pytest.param({1: 0.0}, 0.0, id="only times of nothing"),
+    ],
+)
+def test_a_worker_is_as_fast_as_its_best_batch(table: BucketMs, images: float) -> None:
+    assert per_second(table) == images
+
+
+@pytest.mark.parametrize(
+    ("tables", "timeout_ms", "backlog"),
+    [
+        pytest.param([], 30_000, 0, id="no worker: unknown"),
+        pytest.param([{}], 30_000, 0, id="a worker that has measured nothing: unknown"),
+        pytest.param([FAST], 1040, 800, id="one worker, one second and its batch"),
+        pytest.param([FAST, FAST], 1040, 1600, id="two workers"),
+        pytest.param([FAST, {}], 1040, 800, id="one of two has measured nothing"),
+        pytest.param([SLOW], 2600, 20, id="a slow worker"),
+        pytest.param([FAST], 40, 1, id="no time but for the batch itself"),
+        pytest.param([FAST], 1, 1, id="too late already: an idle system still tries"),
+        pytest.param([SLOW], 1, 1, id="too late by far"),
+    ],
+)
+def test_so_many_jobs_may_be_ahead(tables: list[BucketMs], timeout_ms: int, backlog: int) -> None:
+    assert largest_backlog_in_time(tables, timeout_ms) == backlog
+    assert largest_backlog_in_time(iter(tables), timeout_ms) == backlog
+
+
+tables = st.dictionaries(st.sampled_from([1, 2, 4, 8, 16, 32]), st.floats(0.1, 1e4), min_size=1)
+
+
+@given(st.lists(tables, min_size=1, max_size=4), st.integers(1, 60_000), st.integers(0, 60_000))
+def test_more_time_never_lets_in_less(known: list[BucketMs], timeout_ms: int, more: int) -> None:
+    now, later = (largest_backlog_in_time(known, each) for each in (timeout_ms, timeout_ms + more))
+    assert 1 <= now <= later
+
+
+@given(st.lists(tables, min_size=1, max_size=4), st.integers(1, 60_000))
+def test_another_worker_like_one_of_them_never_lets_in_less(
+    known: list[BucketMs], timeout_ms: int
+) -> None:
+    fewer = largest_backlog_in_time(known, timeout_ms)
+    assert fewer <= largest_backlog_in_time([*known, known[0]], timeout_ms)
+
+
+@pytest.mark.parametrize(
+    ("backlog", "capacity", "wait_ms"),
+    [
+        pytest.param(0, 100.0, 0.0, id="nobody ahead"),
+        pytest.param(50, 100.0, 500.0, id="half a second of work"),
+        pytest.param(50, 0.0, None, id="no capacity known"),
+    ],
+)
+def test_the_expected_wait_is_the_backlog_over_the_capacity(
+    backlog: int, capacity: float, wait_ms: float | None
+) -> None:
+    assert expected_wait_ms(backlog, capacity) == wait_ms
+
+
+@pytest.mark.parametrize(
+    ("excess", "capacity", "seconds"),
+    [
+        pytest.param(0, 100.0, 1, id="no time at all is one second"),
+        pytest.param(1, 100.0, 1, id="part of a second"),
+        pytest.param(101, 100.0, 2, id="rounded up"),
+        pytest.param(10**6, 1.0, 60, id="a minute at most"),
+        pytest.param(10**6, 0.0, 5, id="no capacity known"),
+    ],
+)
+def test_a_client_is_told_to_come_back_when_the_excess_is_worked_off(
+    excess: int, capacity: float, seconds: int
+) -> None:
+    assert retry_after_s(excess, capacity) == seconds
