@@ -3,15 +3,12 @@
 Every change of state is one script in ``lua/``; this file only packs arguments and unpacks replies.
 """
 
-import hashlib
 import json
 import logging
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.resources import files
 from typing import Any, cast
 
-import redis
 from redis.exceptions import NoScriptError, OutOfMemoryError
 
 from imageserve.jobs.keys import GUARD_MS, Keys
@@ -36,6 +33,17 @@ from imageserve.jobs.queue import (
     WorkerInfo,
 )
 from imageserve.jobs.redis_connection import COMMAND_TIMEOUT_S, RedisAccess, connect, redis_errors
+from imageserve.jobs.scripts import (
+    BURY,
+    CLAIM,
+    ENQUEUE,
+    EXTEND,
+    FINISH,
+    HEARTBEAT,
+    RELEASE,
+    SNAPSHOT,
+)
+from imageserve.jobs.snapshots import decode_snapshot, encode_worker_info, texts
 
 log = logging.getLogger(__name__)
 
@@ -48,34 +56,6 @@ NONCE_EXTRA_MS = 60_000
 
 FINISH_AT_ONCE = 128
 """Most jobs per FINISH: some managed servers refuse more than 4,000 arguments."""
-
-
-class Script:
-    """One Lua script, called by its digest and loaded where the server does not know it."""
-
-    def __init__(self, name: str) -> None:
-        self.source = (files("imageserve.jobs") / "lua" / f"{name}.lua").read_text()
-        # Redis names scripts by SHA-1; nothing is kept secret by it.
-        self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
-
-    def __call__(
-        self, client: "redis.Redis", keys: Sequence[str], args: Sequence[str | int | bytes]
-    ) -> Any:
-        try:
-            return client.evalsha(self.sha, len(keys), *keys, *args)
-        except NoScriptError:
-            # A restart empties the script cache. EVAL runs the script and caches it.
-            return client.eval(self.source, len(keys), *keys, *args)
-
-
-ENQUEUE = Script("enqueue")
-CLAIM = Script("claim")
-FINISH = Script("finish")
-EXTEND = Script("extend")
-RELEASE = Script("release")
-BURY = Script("bury")
-HEARTBEAT = Script("heartbeat")
-SNAPSHOT = Script("snapshot")
 
 
 class RedisQueue:
@@ -192,9 +172,9 @@ class RedisQueue:
         return Claim(
             token=token,
             now=now,
-            entries=_texts(entries),
+            entries=texts(entries),
             expired=len(expired),
-            dead=_texts(dead),
+            dead=texts(dead),
             solo=bool(solo),
         )
 
@@ -289,20 +269,20 @@ class RedisQueue:
             keys.dead,
         ]
         with redis_errors():
-            return _snapshot(SNAPSHOT(self._repeatable, names, []))
+            return decode_snapshot(SNAPSHOT(self._repeatable, names, []))
 
     def dead(self, count: int) -> list[dict[str, Any]]:
         if count < 1:
             return []
         with redis_errors():
-            texts = self._repeatable.lrange(self.keys.dead, 0, count - 1)
-        return [json.loads(text) for text in _texts(cast(list[bytes], texts))]
+            newest = self._repeatable.lrange(self.keys.dead, 0, count - 1)
+        return [json.loads(text) for text in texts(cast(list[bytes], newest))]
 
     def purge(self) -> int:
         total = 0
         with redis_errors():
             while entries := self._once.lpop(self.keys.queue, FINISH_AT_ONCE):
-                self.store(list(_purged(_texts(cast(list[bytes], entries)))), publish=True)
+                self.store(list(_purged(texts(cast(list[bytes], entries)))), publish=True)
                 total += len(entries)
         return total
 
@@ -316,14 +296,6 @@ class RedisQueue:
         with redis_errors():
             self._repeatable.unlink(*names)
 
-    def lifetimes_ms(self, names: Sequence[str]) -> list[int]:
-        """Read each key's remaining life; -1 for ever, -2 not there."""
-        with redis_errors():
-            pipeline = self._repeatable.pipeline(transaction=False)
-            for name in names:
-                pipeline.pttl(name)
-            return cast(list[int], pipeline.execute())
-
 
 def _stored_result(text: bytes | str | None) -> Result | None:
     if text is None:
@@ -333,11 +305,6 @@ def _stored_result(text: bytes | str | None) -> Result | None:
     except ValueError as error:
         log.warning("ignored a stored result: %s", error)
         return None
-
-
-def _texts(values: Sequence[bytes]) -> tuple[str, ...]:
-    # A foreign writer may have pushed bytes that are not text; they end on the dead list.
-    return tuple(value.decode(errors="replace") for value in values)
 
 
 def _parts(items: Sequence[Finished], size: int) -> Iterator[Sequence[Finished]]:
@@ -354,61 +321,3 @@ def _purged(entries: Sequence[str]) -> Iterator[Finished]:
         error = ResultError("busy", "the queue was emptied by its operator; send the picture again")
         result = Result(job.id, job.model, 0, 0, 0, error=error)
         yield Finished(job.id, job.reply, result, job.result_ttl_ms, "failed")
-
-
-def encode_worker_info(info: WorkerInfo) -> str:
-    """Write what ``{Q}:workers:info`` holds of one worker."""
-    return json.dumps(
-        {
-            "model": info.model,
-            "shape": info.shape,
-            "batch_size": info.batch_size,
-            "bucket_ms": {str(size): round(ms, 3) for size, ms in info.bucket_ms.items()},
-            "state": info.state,
-            "host": info.host,
-        },
-        separators=(",", ":"),
-    )
-
-
-def decode_worker_info(worker_id: str, last_seen: int, text: str | bytes) -> WorkerInfo:
-    """Read it again."""
-    fields = json.loads(text)
-    height, width, channels = fields["shape"]
-    return WorkerInfo(
-        id=worker_id,
-        model=fields["model"],
-        shape=(height, width, channels),
-        batch_size=fields["batch_size"],
-        bucket_ms={int(size): float(ms) for size, ms in fields["bucket_ms"].items()},
-        state=fields["state"],
-        host=fields["host"],
-        last_seen=last_seen,
-    )
-
-
-def _snapshot(reply: Sequence[Any]) -> Snapshot:
-    now, queued, hold, retry, in_flight, dead, head, stats, seen, info = reply
-    infos = dict(zip(_texts(info[::2]), info[1::2], strict=True))
-    workers = zip(_texts(seen[::2]), seen[1::2], strict=True)
-    return Snapshot(
-        now=now,
-        queued=queued + hold,
-        retry=retry,
-        in_flight=in_flight,
-        dead=dead,
-        oldest_ms=_age_ms(head, now),
-        stats={k: int(v) for k, v in zip(_texts(stats[::2]), stats[1::2], strict=True)},
-        workers=tuple(
-            decode_worker_info(worker_id, int(float(score)), infos[worker_id])
-            for worker_id, score in workers
-            if worker_id in infos
-        ),
-    )
-
-
-def _age_ms(head: bytes, now: int) -> int:
-    try:
-        return max(0, now - int(json.loads(head)["ts"]))
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-        return 0  # Not a job of ours: the next claim sorts it out.
