@@ -59,6 +59,8 @@ lock: $(VENV)/dev.stamp  ## write the hashed lock files again (UPGRADE=--upgrade
 	$(UV_COMPILE) --extra worker --output-file locks/worker.txt
 	$(UV_COMPILE) --extra local --output-file locks/local.txt
 	$(UV_COMPILE) --extra local --extra dev --output-file locks/dev.txt
+	$(subst pyproject.toml,images/model/cuda.in,$(UV_COMPILE)) --constraint locks/worker.txt --output-file locks/worker-cuda.txt
+	$(subst pyproject.toml,images/build-backend.in,$(UV_COMPILE)) --output-file images/build-backend.txt
 
 clean:  ## remove the environment and everything generated
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -18,6 +18,7 @@ COMMANDS = {
     "web": "start the web server (gunicorn)",
     "worker": "start one model worker",
     "classify": "send pictures to a running server and print their labels",
+    "models": "get models ready to be served: fetch weights",
     "queue": "look into a queue, read its dead list, empty it",
     "drain": "prepare the web server on this machine for its end (preStop hook)",
     "settings": "print every setting, its default and its meaning",

@@ -1,6 +1,7 @@
 """``imageserve classify``: send pictures to a running server and print their labels."""
 
 import argparse
+import http.client
 import json
 import sys
 import urllib.error
@@ -52,18 +53,27 @@ def _classify(file: Path, options: argparse.Namespace) -> dict[str, Any]:
 
 def _send(request: urllib.request.Request, options: argparse.Namespace) -> dict[str, Any]:
     try:
-        with urllib.request.urlopen(request, timeout=options.timeout) as response:  # noqa: S310 - checked
-            answer: dict[str, Any] = json.load(response)
-    except urllib.error.HTTPError as error:
-        try:
-            answer = json.load(error)
-        except ValueError:
-            raise ImageserveError(
-                f"{options.url} answers {error.code}; is it imageserve?"
-            ) from error
-    except (OSError, ValueError) as error:
+        with _response(request, options.timeout) as response:
+            answer = _json(response.read())
+    except (OSError, http.client.HTTPException) as error:
         raise ImageserveError(f"{options.url} cannot be reached: {error}") from error
+    if not isinstance(answer, dict) or not answer.keys() & {"predictions", "error"}:
+        raise ImageserveError(f"{options.url} answers {response.status}; is it imageserve?")
     return answer
+
+
+def _response(request: urllib.request.Request, timeout_s: float) -> Any:
+    try:
+        return urllib.request.urlopen(request, timeout=timeout_s)  # noqa: S310 - checked
+    except urllib.error.HTTPError as error:
+        return error  # Also a response, with a body that says what was wrong.
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return None
 
 
 def _show(file: Path, answer: Mapping[str, Any], *, as_json: bool) -> None:

@@ -111,6 +111,15 @@ def load_classifier(
     return _checked_model(path.stem, network, lambda pixels: pixels, labels, input_size)
 
 
+def save_imagenet_weights(name: str, path: Path) -> None:
+    """Save the ImageNet weights of a network, downloaded by Keras, as `load_network` reads them.
+
+    Raises:
+        ModelLoadError: they cannot be downloaded.
+    """
+    _with_imagenet_weights(name).save_weights(path)
+
+
 def _share_gpus() -> None:
     if keras.backend.backend() != "tensorflow":
         return

@@ -1,0 +1,98 @@
+#!/usr/bin/env bash
+# Builds the container images. `images/build.sh --help` tells how.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+usage() {
+    cat <<'END'
+usage: images/build.sh [web|model|all] [OPTION]... [-- ENGINE-OPTION...]
+
+Builds imageserve/web, imageserve/model or (the default) both, with docker or buildah. With
+--tensorflow cuda the model image is imageserve/model-cuda.
+
+  --engine docker|buildah  what builds (default: docker where it works, else buildah)
+  --repository NAME        name before /web and /model (default imageserve)
+  --tag TAG                default: the version of imageserve
+  --target release|dev     dev is for `skaffold dev` (default release)
+  --base IMAGE             base image instead of the one that the Dockerfiles name; pin a digest with
+                           docker.io/library/python:3.12.14-slim-bookworm@sha256:...
+  --tensorflow cpu|cuda    of the model image (default cpu)
+  --models "NAME..."       bake in ImageNet weights: resnet50, mobilenet_v2 (default none)
+  --ca-file FILE           certificate authorities for pip and downloads, behind a proxy that has its
+                           own; it does not stay in the image
+  --index-url URL          Python package index instead of PyPI
+  --push                   push after the build
+
+What follows -- goes to the engine as it is, such as --no-cache, or for buildah in a container
+--isolation chroot --network host.
+END
+}
+
+fail() {
+    echo "build.sh: $1" >&2
+    exit 2
+}
+
+images=()
+engine='' repository=imageserve tag='' target=release tensorflow=cpu models='' ca_file='' push=''
+arguments=() more=()
+while [ $# -gt 0 ]; do
+    case "$1" in
+        --push) push=yes && shift && continue ;;
+        --help | -h) usage && exit ;;
+        web | model) images+=("$1") && shift && continue ;;
+        all) images+=(web model) && shift && continue ;;
+        --) shift && more=("$@") && break ;;
+    esac
+    [ $# -ge 2 ] || fail "$1 is not known or lacks its value; --help lists the options"
+    case "$1" in
+        --engine) engine=$2 ;;
+        --repository) repository=$2 ;;
+        --tag) tag=$2 ;;
+        --target) target=$2 ;;
+        --base) arguments+=(--build-arg "BASE=$2") ;;
+        --tensorflow) tensorflow=$2 ;;
+        --models) models=$2 ;;
+        --ca-file) ca_file=$2 ;;
+        --index-url) arguments+=(--build-arg "PIP_INDEX_URL=$2") ;;
+        *) fail "$1 is not known; --help lists the options" ;;
+    esac
+    shift 2
+done
+
+if [ -z "$engine" ]; then
+    if docker version >/dev/null 2>&1; then engine=docker; else engine=buildah; fi
+fi
+case "$engine" in
+    docker) build=(env DOCKER_BUILDKIT=1 docker build) ;;
+    buildah) build=(buildah bud --layers) ;;
+    *) fail "--engine must be docker or buildah" ;;
+esac
+command -v "$engine" >/dev/null || fail "$engine is not installed"
+
+version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' src/imageserve/__init__.py)
+revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
+[ -z "$(git status --porcelain 2>/dev/null)" ] || revision+=-dirty
+arguments+=(
+    --build-arg "VERSION=$version"
+    --build-arg "REVISION=$revision"
+    --build-arg "CREATED=$(date -u +%Y-%m-%dT%H:%M:%SZ)"
+)
+if [ -n "$ca_file" ]; then
+    [ -r "$ca_file" ] || fail "there is no file $ca_file"
+    arguments+=(--secret "id=ca,src=$ca_file" --build-arg PIP_CERT=/run/secrets/ca)
+fi
+
+[ ${#images[@]} -gt 0 ] || images=(web model)
+for name in "${images[@]}"; do
+    own=()
+    full=$repository/$name
+    if [ "$name" = model ]; then
+        own=(--build-arg "TENSORFLOW=$tensorflow" --build-arg "MODELS=$models")
+        [ "$tensorflow" = cpu ] || full+=-$tensorflow
+    fi
+    full+=:${tag:-$version}
+    "${build[@]}" --file "images/$name/Dockerfile" --target "$target" --tag "$full" \
+        "${arguments[@]}" ${own[@]+"${own[@]}"} ${more[@]+"${more[@]}"} .
+    [ -z "$push" ] || "$engine" push "$full"
+done
