@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from imageserve.errors import SettingsError
+from imageserve.errors import ModelLoadError, SettingsError
 from imageserve.models.catalog import default_input_size
 from imageserve.settings import INTERPOLATIONS, SHAPES, Settings
 
@@ -65,7 +65,7 @@ def worker_entry(settings: Settings) -> ModelEntry:
 
 def _single(settings: Settings) -> ModelEntry:
     network = settings.model or SHAPES
-    size = settings.input_size or default_input_size(network)
+    size = settings.input_size or _known_size("MODEL", network)
     if size is None:
         raise SettingsError(f"INPUT_SIZE: must be given for {network!r}")
     return ModelEntry(
@@ -77,6 +77,13 @@ def _single(settings: Settings) -> ModelEntry:
         weights=settings.model_weights,
         labels=settings.model_labels,
     )
+
+
+def _known_size(setting: str, network: str) -> tuple[int, int] | None:
+    try:
+        return default_input_size(network)
+    except ModelLoadError as error:
+        raise SettingsError(f"{setting}: {error}") from error
 
 
 _KEYS = {"queue", "input_size", "interpolation", "network", "weights", "labels"}
@@ -114,8 +121,15 @@ def _entry(name: str, value: Any, settings: Settings) -> ModelEntry:
         interpolation=interpolation,
         network=network,
         weights=str(value.get("weights", settings.model_weights)),
-        labels=value.get("labels"),
+        labels=_labels(name, value.get("labels")),
     )
+
+
+def _labels(name: str, value: Any) -> str | None:
+    # Whether the file is there is the worker's business: web processes do not have it.
+    if value is not None and not isinstance(value, str):
+        raise SettingsError(f"MODELS_FILE: {name}: labels must be the path of a file")
+    return value
 
 
 def _queue(name: str, value: Mapping[str, Any]) -> str:
@@ -126,7 +140,7 @@ def _queue(name: str, value: Mapping[str, Any]) -> str:
 
 
 def _input_size(name: str, network: str, value: Any) -> tuple[int, int]:
-    size = default_input_size(network) if value is None else _size(value)
+    size = _known_size(f"MODELS_FILE: {name}", network) if value is None else _size(value)
     if size is None:
         raise SettingsError(f"MODELS_FILE: {name}: input_size must be a number or [height, width]")
     return size

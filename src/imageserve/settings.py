@@ -22,22 +22,28 @@ def _text(value: str) -> str:
     return value
 
 
-def _number(kind: Callable[[str], float], low: float, high: float) -> Callable[[str], Any]:
+def _number(
+    kind: Callable[[str], float], what: str, low: float, high: float
+) -> Callable[[str], Any]:
     def parse(value: str) -> float:
-        number = kind(value)
+        allowed = f"must be a {what} from {low} to {high}"
+        try:
+            number = kind(value.replace("_", "?"))  # Python takes 1_0 for 10.
+        except ValueError as error:
+            raise ValueError(allowed) from error
         if not low <= number <= high:
-            raise ValueError(f"must be between {low:g} and {high:g}")
+            raise ValueError(allowed)
         return number
 
     return parse
 
 
 def _whole(low: int, high: int) -> Callable[[str], Any]:
-    return _number(int, low, high)
+    return _number(int, "whole number", low, high)
 
 
 def _seconds(low: float, high: float) -> Callable[[str], Any]:
-    return _number(float, low, high)
+    return _number(float, "number", low, high)
 
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +37,7 @@ class Child:
     pause_s: float = FIRST_PAUSE_S
     started_at: float = 0.0
     process: "subprocess.Popen[str] | None" = field(default=None, repr=False)
+    follower: threading.Thread | None = field(default=None, repr=False)
 
 
 Event = Callable[[], None]
@@ -81,9 +83,13 @@ class Supervisor:
             errors="replace",
             # Ctrl-C goes to a whole process group; the children are to be stopped in order.
             start_new_session=True,
-            preexec_fn=_die_with_parent,  # noqa: PLW1509 - one prctl call, no lock can be held
+            # One prctl call: no lock can be held.
+            preexec_fn=partial(_die_with, os.getpid()),  # noqa: PLW1509
         )
-        threading.Thread(target=self._follow, args=(child, child.process), daemon=True).start()
+        child.follower = threading.Thread(
+            target=self._follow, args=(child, child.process), daemon=True
+        )
+        child.follower.start()
 
     def _follow(self, child: Child, process: "subprocess.Popen[str]") -> None:
         """Pass the child's output on, then report its end."""
@@ -117,6 +123,8 @@ class Supervisor:
                 log.warning("%s does not stop: killing it", child.name)
                 child.process.kill()
                 child.process.wait()
+            if child.follower is not None:
+                child.follower.join(timeout=1)  # Its last words are often the ones that matter.
 
     def _kill_all(self) -> None:
         for child in self._children:
@@ -124,10 +132,10 @@ class Supervisor:
                 child.process.kill()
 
 
-def _die_with_parent() -> None:
+def _die_with(parent: int) -> None:
     """In the child: have the kernel send SIGTERM when the supervisor dies, however it dies."""
     pr_set_pdeathsig = 1
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-        if os.getppid() == 1:
+        if os.getppid() != parent:  # It died before; in a container it may itself be number 1.
             os._exit(1)

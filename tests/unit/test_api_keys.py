@@ -62,10 +62,10 @@ def test_others_are_refused(file: Path, headers: dict[str, str], error: type[Exc
         check(ApiKeys(file), headers)
 
 
-@pytest.mark.parametrize("text", ["", "# only a comment\n", "short\n"])
-def test_a_file_without_usable_keys_stops_the_process(tmp_path: Path, text: str) -> None:
+@pytest.mark.parametrize("content", [b"", b"# only a comment\n", b"short\n", b"\xff" * 40])
+def test_a_file_without_usable_keys_stops_the_process(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "keys"
-    path.write_text(text)
+    path.write_bytes(content)
 
     with pytest.raises(SettingsError, match="API_KEYS_FILE"):
         ApiKeys(path)
@@ -83,8 +83,9 @@ def test_a_changed_file_is_read_again_and_a_broken_one_changes_nothing(file: Pat
     with pytest.raises(Forbidden):
         check(keys, {"X-API-Key": FIRST})
 
-    # When it is emptied by mistake, nobody is locked out
-    file.write_text("")
-    os.utime(file, ns=(2, 2))
-    clock.now += LOOK_AGAIN_S
-    check(keys, {"X-API-Key": "third-key-0123456789"})
+    # When it is broken by mistake, nobody is locked out
+    for changed, content in enumerate((b"", b"\xff" * 40), start=2):
+        file.write_bytes(content)
+        os.utime(file, ns=(changed, changed))
+        clock.now += LOOK_AGAIN_S
+        check(keys, {"X-API-Key": "third-key-0123456789"})

@@ -65,7 +65,11 @@ class ApiKeys:
 
 
 def _read(path: Path) -> tuple[bytes, ...]:
-    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise SettingsError(f"API_KEYS_FILE: {path} cannot be read: {error}") from error
+    lines = (line.strip() for line in text.splitlines())
     keys = [line for line in lines if line and not line.startswith("#")]
     if not keys:
         raise SettingsError(f"API_KEYS_FILE: {path} holds no key")

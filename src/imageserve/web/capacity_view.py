@@ -1,5 +1,6 @@
 """What a web process knows of the workers behind one queue: read on demand, once a second."""
 
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -20,7 +21,7 @@ class CapacityView:
         self._clock = clock
         self._snapshot: Snapshot | None = None
         self._read_at = float("-inf")
-        self._reading = False
+        self._tried_at = float("-inf")
 
     def largest_backlog_in_time(self, timeout_ms: int) -> int:
         """Return how many jobs may be ahead of one with this deadline; 0 for unknown."""
@@ -35,13 +36,9 @@ class CapacityView:
     def _recent(self) -> Snapshot | None:
         now = self._clock()
         # One request reads for all; the others use what is known meanwhile.
-        if now - self._read_at > FRESH_S and not self._reading:
-            self._reading = True
-            try:
+        if now - self._tried_at > FRESH_S:
+            self._tried_at = now
+            with contextlib.suppress(QueueError):  # The enqueue that follows reports the outage.
                 self._snapshot = self._queue.snapshot()
                 self._read_at = self._clock()
-            except QueueError:
-                pass  # The enqueue that follows reports the outage.
-            finally:
-                self._reading = False
         return self._snapshot if now - self._read_at <= STALE_S else None

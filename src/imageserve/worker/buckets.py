@@ -2,7 +2,7 @@
 
 A model is traced or compiled per batch size, so batches are padded to a few sizes (buckets) that
 have all been run before the worker reports ready. Powers of two alone would pad a batch of 17 to
-32; with the sizes half-way between them no batch from 9 on is padded by more than a third.
+32; with the sizes half-way between them no batch from 9 on leaves a third of its places empty.
 """
 
 from collections.abc import Callable, Iterable

@@ -207,8 +207,9 @@ class Worker:
     def _report(
         self, batch: Batch, finished: list[Finished], kept: list[bool], busy_ms: int
     ) -> None:
-        for job in finished:
-            metrics.jobs_total.labels(self.name, job.counter).inc()
+        for job, mine in zip(finished, kept, strict=True):
+            if mine:
+                metrics.jobs_total.labels(self.name, job.counter).inc()
         late = kept.count(False)
         metrics.leases_lost_total.labels(self.name).inc(late)
         log.info(

@@ -1,0 +1,628 @@
+"""The command line: what each command takes, prints and returns."""
+
+import io
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from tests.redis_server import QueueMaker, RedisServer, free_port
+
+import imageserve
+from imageserve.cli import COMMANDS, main
+from imageserve.cli import run as run_command
+from imageserve.cli import web as web_command
+from imageserve.errors import QueueForbidden, QueueUnavailable
+from imageserve.jobs.messages import Job
+from imageserve.jobs.queue import Lease, Limits, WorkerInfo
+from imageserve.jobs.redis_connection import RedisAccess
+from imageserve.jobs.redis_queue import RedisQueue
+from imageserve.settings import Settings, table
+from imageserve.supervisor import Child
+from imageserve.web.drain import DrainFlag, create_flag_file
+
+Capture = pytest.CaptureFixture[str]
+
+
+@pytest.fixture(autouse=True)
+def bare_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No settings, and the logging of the test run afterwards."""
+    for variable in [*os.environ]:
+        if any(f"`{variable}`" in line for line in table().splitlines()):
+            monkeypatch.delenv(variable)
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    yield
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    logging.captureWarnings(capture=False)
+
+
+# -- every command --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", list(COMMANDS))
+def test_every_command_has_help_that_names_it(command: str, capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+
+    said = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert said.startswith(f"usage: imageserve {command}")
+    assert len(said.splitlines()) >= 5
+
+
+@pytest.mark.parametrize("arguments", [["--help"], []])
+def test_the_help_lists_every_command(arguments: list[str], capsys: Capture) -> None:
+    try:
+        status = main(arguments)
+    except SystemExit as ended:
+        status = int(ended.code or 0)
+
+    said = capsys.readouterr().out
+    assert status == (0 if arguments else 2)
+    assert all(f"\n  {command} " in said for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    "arguments", [["serve"], ["--verbose"], ["web", "--port", "80"], ["queue"], ["queue", "drop"]]
+)
+def test_what_is_not_there_is_said_with_status_2(arguments: list[str], capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+
+    assert ended.value.code == 2
+    assert "usage: imageserve" in capsys.readouterr().err
+
+
+def test_it_tells_its_version_as_a_module_too() -> None:
+    said = subprocess.run(
+        [sys.executable, "-m", "imageserve", "--version"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+
+    assert said.stdout == f"imageserve {imageserve.__version__}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "said"),
+    [
+        pytest.param(["web"], {"WEB_PORT": "http"}, "WEB_PORT: ", id="web"),
+        pytest.param(["web"], {"API_KEYS_FILE": "/nowhere"}, "API_KEYS_FILE: ", id="web: keys"),
+        pytest.param(["worker"], {"BATCH_SIZE": "0"}, "BATCH_SIZE: must be", id="worker"),
+        pytest.param(["worker"], {"MODEL": "vgg"}, "unknown model 'vgg'", id="worker: model"),
+        pytest.param(["run"], {"LOG_LEVEL": "loud"}, "LOG_LEVEL: must be", id="run"),
+        pytest.param(["drain"], {"DRAIN_S": "-1"}, "DRAIN_S: must be", id="drain"),
+        pytest.param(["queue", "status"], {"REDIS_URL": "http://x"}, "REDIS_URL", id="queue"),
+        pytest.param(
+            ["queue", "--model", "vgg", "status"], {}, "no model 'vgg'; there are", id="no model"
+        ),
+        pytest.param(["queue", "purge"], {}, "needs --yes", id="nobody to be asked"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_and_status_1(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
+    arguments: list[str],
+    environ: dict[str, str],
+    said: str,
+) -> None:
+    for variable, value in environ.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+
+    assert main(arguments) == 1
+
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"imageserve {arguments[0]}: ")
+    assert said in captured.err
+    assert len(captured.err.splitlines()) == 1
+
+
+def test_ctrl_c_is_status_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("imageserve.cli.settings.main", interrupted)
+
+    assert main(["settings"]) == 130
+
+
+def test_settings_prints_the_table(capsys: Capture) -> None:
+    assert main(["settings"]) == 0
+    assert capsys.readouterr().out == table() + "\n"
+
+
+# -- classify -------------------------------------------------------------------------------------
+
+ANSWER = {
+    "success": True,
+    "predictions": [
+        {"label": "star", "probability": 0.91234},
+        {"label": "ring", "probability": 0.05},
+    ],
+}
+
+
+class Site:
+    """A web server that answers what it is told, and remembers what it was asked."""
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.body: Any = ANSWER
+        self.asked: list[tuple[str, dict[str, list[str]], bytes]] = []
+        site = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                parts = urlsplit(self.path)
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                site.asked.append((parts.path, parse_qs(parts.query), body))
+                self.do_GET()
+
+            def do_GET(self) -> None:
+                body = site.body() if callable(site.body) else site.body
+                data = body if isinstance(body, bytes) else json.dumps(body).encode()
+                self.send_response(site.status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, format: str, *args: object) -> None:
+                """Say nothing."""
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.port = self.server.server_port
+        self.url = f"http://127.0.0.1:{self.port}"
+
+
+@pytest.fixture(scope="module")
+def running_site() -> Iterator[Site]:
+    site = Site()
+    thread = threading.Thread(target=site.server.serve_forever, args=(0.01,))
+    thread.start()
+    yield site
+    site.server.shutdown()
+    site.server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def site(running_site: Site) -> Site:
+    running_site.status, running_site.body = 200, ANSWER
+    running_site.asked.clear()
+    return running_site
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> str:
+    (tmp_path / "star.jpg").write_bytes(b"the picture")
+    return str(tmp_path / "star.jpg")
+
+
+def test_classify_prints_the_labels_best_first(site: Site, picture: str, capsys: Capture) -> None:
+    assert main(["classify", picture, "--url", site.url + "/"]) == 0
+
+    assert capsys.readouterr().out.splitlines() == [
+        picture,
+        "  1. star: 0.9123",
+        "  2. ring: 0.0500",
+    ]
+    assert site.asked == [("/predict", {"top": ["5"]}, b"the picture")]
+
+
+def test_classify_asks_for_a_model_and_a_number_of_labels(site: Site, picture: str) -> None:
+    main(["classify", picture, picture, "--url", site.url, "--model", "a b", "--top", "2"])
+
+    assert [query for _, query, _ in site.asked] == [{"top": ["2"], "model": ["a b"]}] * 2
+
+
+def test_classify_prints_json_lines(site: Site, picture: str, capsys: Capture) -> None:
+    main(["classify", picture, "--url", site.url, "--json"])
+
+    assert json.loads(capsys.readouterr().out) == {"file": picture, **ANSWER}
+
+
+def test_classify_goes_on_after_a_picture_that_failed(
+    site: Site, picture: str, capsys: Capture
+) -> None:
+    assert main(["classify", "/nowhere.jpg", picture, "--url", site.url]) == 1
+
+    captured = capsys.readouterr()
+    assert "/nowhere.jpg" in captured.err
+    assert "(unreadable)" in captured.err
+    assert "star" in captured.out
+
+
+def test_classify_says_why_the_server_refuses(site: Site, picture: str, capsys: Capture) -> None:
+    site.status = 503
+    site.body = {"success": False, "error": {"code": "busy", "message": "come back"}}
+
+    assert main(["classify", picture, "--url", site.url]) == 1
+    assert capsys.readouterr().err == f"{picture}: come back (busy)\n"
+
+
+@pytest.mark.parametrize(
+    ("status", "body"),
+    [
+        pytest.param(404, b"<html>not here</html>", id="a page"),
+        pytest.param(200, b"hello", id="a text"),
+        pytest.param(404, {"detail": "Not Found"}, id="other JSON"),
+        pytest.param(200, [], id="a list"),
+    ],
+)
+def test_classify_says_that_another_server_answers(
+    site: Site, picture: str, capsys: Capture, status: int, body: Any
+) -> None:
+    site.status, site.body = status, body
+
+    assert main(["classify", picture, "--url", site.url]) == 1
+    assert capsys.readouterr().err == (
+        f"imageserve classify: {site.url} answers {status}; is it imageserve?\n"
+    )
+
+
+def test_classify_says_that_nobody_answers(picture: str, capsys: Capture) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+
+    assert main(["classify", picture, "--url", url]) == 1
+    assert f"{url} cannot be reached" in capsys.readouterr().err
+
+
+def test_classify_opens_no_file_as_a_server(picture: str, capsys: Capture) -> None:
+    assert main(["classify", picture, "--url", "file:///etc"]) == 1
+    assert "--url must begin with http:// or https://" in capsys.readouterr().err
+
+
+# -- drain ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "waited"), [([], [2.5]), (["--wait", "0.25"], [0.25]), (["--wait", "0"], [0])]
+)
+def test_drain_sets_the_flag_and_waits(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, arguments: list[str], waited: list[float]
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(time, "sleep", slept.append)
+    monkeypatch.setenv("RUN_DIR", str(tmp_path))
+    monkeypatch.setenv("DRAIN_S", "2.5")
+    create_flag_file(tmp_path)
+
+    assert main(["drain", *arguments]) == 0
+
+    assert DrainFlag(tmp_path).is_set
+    assert slept == waited
+
+
+def test_drain_without_a_server_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: Capture
+) -> None:
+    monkeypatch.setenv("RUN_DIR", str(tmp_path / "none"))
+
+    assert main(["drain"]) == 1
+    assert "no web server runs here" in capsys.readouterr().err
+
+
+# -- queue ----------------------------------------------------------------------------------------
+
+NEVER_DIES = Lease(60_000)
+
+
+@pytest.fixture
+def queue(
+    shared_redis: RedisServer, make_queue: QueueMaker, monkeypatch: pytest.MonkeyPatch
+) -> RedisQueue:
+    """A queue with three jobs, one of them in work, one worker, and one entry on the dead list."""
+    monkeypatch.setenv("REDIS_URL", shared_redis.url)
+    monkeypatch.setenv("IMAGE_QUEUE", "cli_queue")
+
+    def make(access: RedisAccess, name: str, *, connections: int) -> RedisQueue:
+        made = RedisQueue(access, name, connections=connections)
+        make_queue.close_later(made)
+        return made
+
+    monkeypatch.setattr("imageserve.cli.queue.RedisQueue", make)
+    queue = make_queue(shared_redis.url, "cli_queue")
+    for number in range(3):
+        job = Job(f"job-{number}", "shapes", (1, 1, 3), 1, "reply", "trace", 60_000)
+        queue.enqueue(job, b"rgb", 60_000, Limits())
+    queue.claim(1, NEVER_DIES, suspects=False)
+    queue.bury('{"id":"bad"}', "it broke the model")
+    queue.heartbeat(WorkerInfo("w-1", "shapes", (1, 1, 3), 10, {10: 100.0}, "ready", "here"))
+    return queue
+
+
+def test_queue_status_tells_what_waits_and_who_works(queue: RedisQueue, capsys: Capture) -> None:
+    assert main(["queue", "status"]) == 0
+
+    said = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines() if line)
+    assert said["model"] == "shapes"
+    assert (said["queue"], said["queued"], said["in_flight"]) == ("cli_queue", "2", "1")
+    assert (said["dead"], said["accepted"]) == ("1", "3")
+    assert (said["capacity_per_s"], said["expected_wait_ms"]) == ("100.0", "30")
+    assert said["worker"].startswith("w-1")
+
+
+def test_queue_status_can_be_json(queue: RedisQueue, capsys: Capture) -> None:
+    main(["queue", "--model", "shapes", "status", "--json"])
+
+    said = json.loads(capsys.readouterr().out)
+    assert (said["queued"], said["in_flight"], said["dead"]) == (2, 1, 1)
+    assert said["workers"]["w-1"].startswith("ready, seen ")
+
+
+def test_queue_dead_prints_json_lines_newest_first(queue: RedisQueue, capsys: Capture) -> None:
+    queue.bury("not json", "not a job")
+
+    main(["queue", "dead"])
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    main(["queue", "dead", "--count", "1"])
+
+    assert [(line["reason"], line["entry"]) for line in lines] == [
+        ("not a job", "not json"),
+        ("it broke the model", '{"id":"bad"}'),
+    ]
+    assert abs(time.mktime(time.strptime(lines[0]["at"], "%Y-%m-%dT%H:%M:%SZ"))) > 0
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+def test_queue_purge_drops_what_waits_and_not_what_is_in_work(
+    queue: RedisQueue, capsys: Capture
+) -> None:
+    assert main(["queue", "purge", "--yes"]) == 0
+
+    assert capsys.readouterr().out == "dropped 2 jobs of cli_queue\n"
+    seen = queue.snapshot()
+    assert (seen.queued, seen.in_flight) == (0, 1)
+
+
+class _Terminal:
+    @staticmethod
+    def isatty() -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("answer", "left"), [("y", 0), (" Y ", 0), ("", 2), ("no", 2)])
+def test_queue_purge_asks_first(
+    queue: RedisQueue, monkeypatch: pytest.MonkeyPatch, answer: str, left: int
+) -> None:
+    asked: list[str] = []
+
+    def ask(prompt: str) -> str:
+        asked.append(prompt)
+        return answer
+
+    monkeypatch.setattr(sys, "stdin", _Terminal)
+    monkeypatch.setattr("builtins.input", ask)
+
+    assert main(["queue", "purge"]) == 0
+
+    assert asked == ["Drop all jobs that wait in cli_queue? [y/N] "]
+    assert queue.snapshot().queued == left
+
+
+def test_queue_says_that_redis_does_not_answer(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    monkeypatch.setenv("REDIS_URL", f"redis://127.0.0.1:{free_port()}")
+
+    assert main(["queue", "status"]) == 1
+    assert capsys.readouterr().err.startswith("imageserve queue: Redis: ")
+
+
+# -- web ------------------------------------------------------------------------------------------
+
+Exec = list[tuple[str, list[str], dict[str, str]]]
+
+
+@pytest.fixture
+def executed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Exec:
+    """What the web command became."""
+    calls: Exec = []
+
+    def become(program: str, command: list[str], environ: dict[str, str]) -> None:
+        calls.append((program, command, environ))
+        raise SystemExit
+
+    monkeypatch.setattr(os, "execvpe", become)
+    monkeypatch.setenv("RUN_DIR", str(tmp_path))
+    monkeypatch.setattr(web_command, "_refuse_unusable_redis", lambda settings: None)
+    return calls
+
+
+def test_web_becomes_gunicorn_with_counters_of_its_own(executed: Exec, tmp_path: Path) -> None:
+    old = tmp_path / "metrics" / "counter_1.db"
+    old.parent.mkdir()
+    old.touch()
+
+    with pytest.raises(SystemExit):
+        main(["web"])
+
+    ((program, command, environ),) = executed
+    assert program == command[0] == sys.executable
+    assert command[1:4] == ["-m", "gunicorn", "-c"]
+    assert command[-1] == "imageserve.cli.web:application()"
+    assert environ["PROMETHEUS_MULTIPROC_DIR"] == str(tmp_path / "metrics")
+    assert not old.exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "refused"),
+    [
+        pytest.param(QueueUnavailable("away"), False, id="away: it will come"),
+        pytest.param(QueueForbidden("evicts"), True, id="unusable: somebody has to act"),
+    ],
+)
+def test_web_starts_without_redis_but_not_with_one_that_cannot_serve(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, refused: bool
+) -> None:
+    def check(settings: Settings) -> None:
+        raise error
+
+    monkeypatch.setattr(web_command, "_check", check)
+
+    def start() -> bool:
+        try:
+            web_command._refuse_unusable_redis(Settings())
+        except QueueForbidden:
+            return True
+        return False
+
+    assert start() is refused
+
+
+@pytest.mark.parametrize(
+    ("errors", "made", "killed"),
+    [
+        pytest.param([], True, [], id="at once"),
+        pytest.param([QueueUnavailable("away")] * 7, True, [], id="after a while"),
+        pytest.param([QueueForbidden("no")], False, [signal.SIGTERM], id="never: all is stopped"),
+    ],
+)
+def test_a_web_process_is_ready_after_its_first_contact_with_redis(
+    monkeypatch: pytest.MonkeyPatch,
+    errors: list[Exception],
+    made: bool,
+    killed: list[signal.Signals],
+) -> None:
+    pauses: list[float] = []
+    signals: list[tuple[int, int]] = []
+    left = list(errors)
+
+    def check(settings: Settings) -> None:
+        if left:
+            raise left.pop()
+
+    monkeypatch.setattr(web_command, "_check", check)
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    monkeypatch.setattr(os, "kill", lambda pid, number: signals.append((pid, number)))
+    contact = web_command._Contact(Settings())
+
+    contact._run()
+
+    assert contact.made is made
+    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0][: len(pauses)]
+    assert signals == [(os.getppid(), number) for number in killed]
+
+
+# -- run ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def started(monkeypatch: pytest.MonkeyPatch) -> list[Child]:
+    """The children that the run command would have supervised."""
+    children: list[Child] = []
+
+    class Recorder:
+        def __init__(self, all_of_them: Sequence[Child]) -> None:
+            children.extend(all_of_them)
+
+        def run(self) -> None:
+            """Nothing runs."""
+
+    monkeypatch.setattr(run_command, "Supervisor", Recorder)
+    monkeypatch.setattr(run_command, "_announce", lambda port, environ: None)
+    monkeypatch.setattr(
+        run_command, "redis_command", lambda port, directory: ["redis", str(port), directory]
+    )
+    return children
+
+
+def run(*arguments: str) -> int:
+    return main(["run", "--port", str(free_port()), *arguments])
+
+
+def test_run_starts_redis_workers_and_the_web_server(started: list[Child]) -> None:
+    assert run("--workers", "2") == 0
+
+    assert [child.name for child in started] == ["redis", "worker-1", "worker-2", "web"]
+    redis, worker, _, web = started
+    assert worker.environ["REDIS_URL"] == f"redis://127.0.0.1:{redis.command[1]}/0"
+    assert web.environ["REDIS_URL"] == worker.environ["REDIS_URL"]
+    assert worker.command[1:] == ["-m", "imageserve", "worker"]
+    assert web.command[1:] == ["-m", "imageserve", "web"]
+    assert worker.environ["METRICS_PORT"] == "0", "several share this machine"
+    assert web.environ["WEB_HOST"] == "127.0.0.1"
+    assert web.environ["LOG_FORMAT"] == "text"
+
+
+def test_run_uses_the_redis_that_is_named(
+    started: list[Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REDIS_URL", "redis://elsewhere")
+
+    run("--host", "0.0.0.0")
+
+    assert [child.name for child in started] == ["worker-1", "web"]
+    assert started[0].environ["REDIS_URL"] == "redis://elsewhere"
+    assert started[1].environ["WEB_HOST"] == "0.0.0.0"
+
+
+def test_run_starts_workers_for_every_model(
+    started: list[Child], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "models.yaml").write_text("shapes: {queue: a}\nresnet50: {queue: b}\n")
+    monkeypatch.setenv("MODELS_FILE", str(tmp_path / "models.yaml"))
+    monkeypatch.setenv("REDIS_URL", "redis://elsewhere")
+
+    run()
+
+    assert [child.environ.get("MODEL") for child in started] == ["shapes", "resnet50", None]
+
+
+def test_run_needs_a_worker(capsys: Capture) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["run", "--workers", "0"])
+
+    assert ended.value.code == 2
+    assert "--workers must be at least 1" in capsys.readouterr().err
+
+
+def test_run_says_that_its_port_is_taken(site: Site, capsys: Capture) -> None:
+    assert main(["run", "--port", str(site.port)]) == 1
+    assert f"port {site.port} is in use; choose another with --port" in capsys.readouterr().err
+
+
+def test_run_says_where_to_go_once_a_picture_would_be_answered(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    states: list[Any] = [
+        b"not yet JSON",
+        {"models": {"m": {"workers": None}}},
+        {"models": {"m": {"workers": 1}, "n": {"workers": 0}}},
+        {"models": {"m": {"workers": 1}, "n": {"workers": 2}}},
+    ]
+    pauses: list[float] = []
+    monkeypatch.setattr(run_command, "time", _Pauses(pauses.append))
+    site.body = lambda: states.pop(0)
+
+    run_command._announce(site.port, {"REDIS_URL": "redis://127.0.0.1:6390/0"})
+
+    said = capsys.readouterr().err
+    assert len(pauses) == 3
+    assert f"imageserve is ready at {site.url}" in said
+    assert "curl -F image=@" in said
+    assert "redis-cli -p 6390 LLEN image_queue" in said
+
+
+class _Pauses:
+    def __init__(self, sleep: Callable[[float], None]) -> None:
+        self.sleep = sleep
+
+
+def test_run_waits_for_a_server_that_is_not_there_yet() -> None:
+    assert not run_command._has_worker(f"http://127.0.0.1:{free_port()}")

@@ -1,0 +1,86 @@
+"""The drain flag: one byte that the processes of one machine share."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from imageserve.settings import Settings
+from imageserve.web.drain import DrainFlag, create_flag_file
+from imageserve.web.run_dir import run_dir
+
+OTHER_PROCESS = """
+import sys
+from pathlib import Path
+from imageserve.web.drain import DrainFlag
+flag = DrainFlag(Path(sys.argv[1]))
+print(flag.is_set, flush=True)
+sys.stdin.readline()
+print(flag.is_set, flush=True)
+sys.stdin.readline()
+flag.set()
+print("done", flush=True)
+"""
+
+
+def test_the_flag_is_not_set_at_first_and_stays_set(tmp_path: Path) -> None:
+    create_flag_file(tmp_path)
+    flag = DrainFlag(tmp_path)
+
+    before = flag.is_set
+    flag.set()
+    flag.set()
+
+    assert (before, flag.is_set) == (False, True)
+
+
+def test_a_new_server_starts_with_a_new_flag(tmp_path: Path) -> None:
+    create_flag_file(tmp_path / "made" / "for it")
+    DrainFlag(tmp_path / "made" / "for it").set()
+
+    create_flag_file(tmp_path / "made" / "for it")
+
+    assert not DrainFlag(tmp_path / "made" / "for it").is_set
+
+
+def test_without_a_server_there_is_no_flag(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="draining"):
+        DrainFlag(tmp_path)
+
+
+@pytest.mark.parametrize("setter", ["this process", "the other process"])
+def test_what_one_process_sets_another_sees(tmp_path: Path, setter: str) -> None:
+    create_flag_file(tmp_path)
+    flag = DrainFlag(tmp_path)
+    with subprocess.Popen(
+        [sys.executable, "-c", OTHER_PROCESS, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as other:
+        assert other.stdin
+        assert other.stdout
+        assert other.stdout.readline() == "False\n"
+
+        if setter == "this process":
+            flag.set()
+        print(file=other.stdin, flush=True)
+        assert other.stdout.readline() == f"{flag.is_set}\n"
+
+        print(file=other.stdin, flush=True)
+        assert other.stdout.readline() == "done\n"
+
+    assert flag.is_set
+
+
+def test_the_directory_is_the_one_that_is_set(tmp_path: Path) -> None:
+    assert run_dir(Settings(run_dir=str(tmp_path))) == tmp_path
+
+
+def test_without_a_setting_servers_on_different_ports_have_different_directories() -> None:
+    one, another = run_dir(Settings(web_port=8000)), run_dir(Settings(web_port=8001))
+
+    assert one.is_absolute()
+    assert one == run_dir(Settings(web_port=8000))
+    assert one != another

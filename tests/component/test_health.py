@@ -1,0 +1,91 @@
+"""The worker's port for probes."""
+
+import http.client
+import logging
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from imageserve.errors import SettingsError
+from imageserve.worker.health import HealthServer
+
+
+class State:
+    healthy = True
+    ready = True
+
+
+Get = Callable[[str], tuple[int, str]]
+
+
+@pytest.fixture(scope="module")
+def shared_state() -> State:
+    return State()
+
+
+@pytest.fixture
+def state(shared_state: State) -> State:
+    shared_state.healthy = shared_state.ready = True
+    return shared_state
+
+
+@pytest.fixture(scope="module")
+def server(shared_state: State) -> Iterator[HealthServer]:
+    server = HealthServer(0, lambda: shared_state.healthy, lambda: shared_state.ready)
+    server.start()
+    yield server
+    server._server.shutdown()
+    server._server.server_close()
+
+
+@pytest.fixture
+def get(server: HealthServer) -> Get:
+    def ask(path: str) -> tuple[int, str]:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+        try:
+            connection.request("GET", path)
+            response = connection.getresponse()
+            return response.status, response.read().decode()
+        finally:
+            connection.close()
+
+    return ask
+
+
+def test_it_is_asked_each_time(state: State, get: Get) -> None:
+    assert (get("/healthz"), get("/readyz")) == ((200, "ok\n"), (200, "ready\n"))
+
+    state.healthy = False
+    assert (get("/healthz"), get("/readyz")) == ((503, "the model hangs\n"), (200, "ready\n"))
+
+    state.healthy, state.ready = True, False
+    assert (get("/healthz"), get("/readyz")) == ((200, "ok\n"), (503, "not ready\n"))
+
+
+def test_the_metrics_are_prometheus_text(get: Get) -> None:
+    status, text = get("/metrics")
+
+    assert status == 200
+    assert "# TYPE imageserve_batches_total counter" in text
+
+
+def test_a_query_does_not_matter(get: Get) -> None:
+    assert get("/healthz?verbose=1")[0] == 200
+
+
+@pytest.mark.parametrize("path", ["/", "/health", "/healthz/"])
+def test_there_is_nothing_else(get: Get, path: str) -> None:
+    assert get(path) == (404, "not found\n")
+
+
+def test_probes_are_logged_only_where_debugging(get: Get, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+
+    get("/healthz")
+
+    assert [record.levelno for record in caplog.records] == [logging.DEBUG]
+
+
+def test_a_port_that_is_taken_is_a_wrong_setting(server: HealthServer) -> None:
+    with pytest.raises(SettingsError, match=f"METRICS_PORT: port {server.port} cannot be used"):
+        HealthServer(server.port, lambda: True, lambda: True)

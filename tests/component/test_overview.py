@@ -1,0 +1,151 @@
+"""What is served and how it is doing, read from the queues."""
+
+from collections.abc import Callable
+
+import pytest
+
+from imageserve.errors import QueueUnavailable
+from imageserve.jobs.memory_queue import MemoryQueue
+from imageserve.jobs.messages import Job
+from imageserve.jobs.queue import Lease, Limits, Snapshot, WorkerInfo
+from imageserve.model_entries import ModelEntry
+from imageserve.web.capacity_view import CapacityView
+from imageserve.web.overview import Overview
+from imageserve.web.predictor import Served
+
+
+class QueueWithOutages(MemoryQueue):
+    def __init__(self, name: str, clock_ms: Callable[[], int]) -> None:
+        super().__init__(name, clock_ms)
+        self.away = False
+        self.looks = 0
+
+    def snapshot(self) -> Snapshot:
+        self.looks += 1
+        if self.away:
+            raise QueueUnavailable("away")
+        return super().snapshot()
+
+
+class Bench:
+    """Two models, of which the first is busy."""
+
+    def __init__(self) -> None:
+        self.now = 1_760_000_000_000
+        self.busy = QueueWithOutages("busy_queue", lambda: self.now)
+        self.idle = QueueWithOutages("idle_queue", lambda: self.now)
+        self.overview = Overview(
+            {
+                "busy": self._served("busy", self.busy),
+                "idle": self._served("idle", self.idle),
+            }
+        )
+        for number in range(4):
+            job = Job(f"job-{number}", "busy", (1, 1, 3), 1, "reply", "trace", 1000)
+            self.busy.enqueue(job, b"rgb", 60_000, Limits())
+        self.busy.claim(1, Lease(), suspects=False)
+        self.busy.bury("{}", "no good")
+        self.beat("w-1", {1: 10.0, 10: 50.0}, "ready")
+        self.now += 1_500
+        self.beat("w-2", {10: 100.0}, "stopping")
+
+    def _served(self, name: str, queue: MemoryQueue) -> Served:
+        entry = ModelEntry(name, queue.name, (224, 320), "bicubic")
+        return Served(entry, queue, CapacityView(queue))
+
+    def beat(self, worker: str, bucket_ms: dict[int, float], state: str) -> None:
+        self.busy.heartbeat(
+            WorkerInfo(worker, "busy", (1, 1, 3), 10, bucket_ms, state, "node-" + worker)
+        )
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_the_status_tells_what_waits_what_runs_and_how_long_it_will_take(bench: Bench) -> None:
+    assert bench.overview.status() == {
+        "models": {
+            "busy": {
+                "queued": 3,
+                "in_flight": 1,
+                "oldest_ms": 1_500,
+                "expected_wait_ms": 20,
+                "capacity_per_s": 200.0,
+                "dead": 1,
+                "workers": [
+                    {"id": "w-1", "host": "node-w-1", "state": "ready", "last_seen_ms": 1_500},
+                    {"id": "w-2", "host": "node-w-2", "state": "stopping", "last_seen_ms": 0},
+                ],
+            },
+            "idle": {
+                "queued": 0,
+                "in_flight": 0,
+                "oldest_ms": 0,
+                "expected_wait_ms": None,
+                "capacity_per_s": 0,
+                "dead": 0,
+                "workers": [],
+            },
+        },
+        "redis": "ok",
+    }
+
+
+def test_suspects_count_as_waiting(bench: Bench) -> None:
+    bench.now += 10_000
+    bench.busy.claim(0, Lease(), suspects=False)
+
+    status = bench.overview.status()["models"]["busy"]
+
+    assert (status["queued"], status["in_flight"]) == (4, 0)
+
+
+def test_the_models_tell_their_queue_size_and_live_workers(bench: Bench) -> None:
+    assert bench.overview.models()["busy"] == {
+        "queue": "busy_queue",
+        "input_size": [224, 320],
+        "interpolation": "bicubic",
+        "workers": 1,
+    }
+    assert bench.overview.models()["idle"]["workers"] == 0
+
+
+def test_the_readings_are_those_of_the_status(bench: Bench) -> None:
+    assert bench.overview.readings() == {
+        ("busy", "busy_queue"): {
+            "imageserve_queue_length": 3,
+            "imageserve_queue_in_flight": 1,
+            "imageserve_queue_oldest_seconds": 1.5,
+            "imageserve_queue_dead": 1,
+            "imageserve_capacity_per_second": 200.0,
+            "imageserve_workers": 1,
+        },
+        ("idle", "idle_queue"): {
+            "imageserve_queue_length": 0,
+            "imageserve_queue_in_flight": 0,
+            "imageserve_queue_oldest_seconds": 0.0,
+            "imageserve_queue_dead": 0,
+            "imageserve_capacity_per_second": 0,
+            "imageserve_workers": 0,
+        },
+    }
+
+
+def test_without_redis_nothing_is_made_up_and_it_is_asked_once(bench: Bench) -> None:
+    bench.busy.away = True
+
+    assert bench.overview.status() == {"models": {}, "redis": "unavailable"}
+    assert bench.overview.readings() == {}
+    assert bench.overview.models()["busy"]["workers"] is None
+    assert bench.overview.models()["idle"]["queue"] == "idle_queue"
+    assert bench.idle.looks == 0, "one Redis: the next queue would only take another time-out"
+
+
+def test_what_was_read_before_the_outage_is_told(bench: Bench) -> None:
+    bench.idle.away = True
+
+    status = bench.overview.status()
+
+    assert (list(status["models"]), status["redis"]) == (["busy"], "unavailable")

@@ -1,0 +1,626 @@
+"""The predictor: pictures in, answers out, whatever happens to the jobs on their way.
+
+Requests run in threads. The test plays the worker, so it decides what each job meets and when.
+"""
+
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from tests.pictures import encoded, jpeg, photo
+from tests.redis_server import PATIENCE_S, eventually
+
+from imageserve.decoding import DecodingPolicy, decode
+from imageserve.errors import (
+    Busy,
+    CorruptImage,
+    ImageTooLarge,
+    ModelFailed,
+    NoImage,
+    NotAnImage,
+    QueueFull,
+    QueueUnavailable,
+    RedisUnavailable,
+    RequestError,
+    TimedOut,
+    TruncatedImage,
+    UnknownModel,
+    WouldTimeOut,
+)
+from imageserve.jobs.memory_queue import MemoryQueue
+from imageserve.jobs.messages import Job, Result, ResultError, UnsupportedJob, decode_job
+from imageserve.jobs.queue import Admission, Finished, Lease, Limits, Verdict, WorkerInfo
+from imageserve.jobs.replies import JOB_LOST, Waiters
+from imageserve.model_entries import ModelEntry
+from imageserve.models.stand_in import stand_in_label
+from imageserve.predictions import Prediction
+from imageserve.web import predictor as module
+from imageserve.web.capacity_view import CapacityView
+from imageserve.web.predictor import (
+    Answer,
+    Ask,
+    ClientGone,
+    Predictor,
+    PredictorConfig,
+    Served,
+    Wait,
+)
+
+SIZE = (8, 8)
+NOW = 1_760_000_000_000
+LONG_S, SHORT_S = 30.0, 0.03
+Answers = list[Answer | RequestError]
+
+A, B, C = (jpeg(32, 24, seed) for seed in range(3))
+
+
+def label(picture: bytes, size: tuple[int, int] = SIZE) -> str:
+    return stand_in_label(decode(picture, size, "bilinear", DecodingPolicy()))
+
+
+class UnreliableQueue(MemoryQueue):
+    """The in-memory queue; single calls can be made to fail, and its answers to an enqueue bent."""
+
+    def __init__(self) -> None:
+        super().__init__("image_queue", lambda: NOW)
+        self.failing: set[str] = set()
+        self.verdicts: list[Verdict] = []
+        self.limits: list[Limits] = []
+        self.cancelled: list[str] = []
+
+    def _check(self, call: str) -> None:
+        if call in self.failing:
+            raise QueueUnavailable("away")
+
+    def enqueue(self, job: Job, pixels: bytes, timeout_ms: int, limits: Limits) -> Admission:
+        self._check("enqueue")
+        self.limits.append(limits)
+        if self.verdicts and (verdict := self.verdicts.pop(0)) is not Verdict.ACCEPTED:
+            return Admission(verdict, 7)
+        return super().enqueue(job, pixels, timeout_ms, limits)
+
+    def cancel(self, job_ids: Sequence[str]) -> None:
+        self._check("cancel")
+        self.cancelled += job_ids
+        super().cancel(job_ids)
+
+    def results(self, job_ids: Sequence[str]) -> list[Result | None]:
+        self._check("results")
+        return super().results(job_ids)
+
+
+class DeafReplies:
+    """Hears of no result: its notifications are all lost."""
+
+    connected = False
+
+    def __init__(self) -> None:
+        self.waiters = Waiters()
+
+    def channel(self, queue: str) -> str:
+        return f"{queue}:reply:deaf"
+
+    def start(self) -> None:
+        """Nothing to start."""
+
+
+class Clock:
+    """Stands in for the module ``time``: the test says when a deadline has passed."""
+
+    ahead_s = 0.0
+
+    def monotonic(self) -> float:
+        return time.monotonic() + self.ahead_s
+
+
+class Bench:
+    """A predictor in threads, and the hand of a worker."""
+
+    def __init__(self, pool: ThreadPoolExecutor, clock: Clock) -> None:
+        self.clock = clock
+        self.queue = UnreliableQueue()
+        self.entry = ModelEntry("m", "image_queue", SIZE)
+        self.config = PredictorConfig(DecodingPolicy(), 100, 2**20, 60.0)
+        self.predictor = self.make()
+        self._pool = pool
+
+    def make(self, replies: Any = None, offload: Any = None) -> Predictor:
+        more = () if offload is None else (offload,)
+        served = Served(self.entry, self.queue, CapacityView(self.queue))
+        return Predictor({"m": served}, replies or self.queue, self.config, *more)
+
+    def predict(
+        self, *pictures: bytes | RequestError, timeout_s: float = LONG_S, **more: Any
+    ) -> Answers:
+        wait = more.pop("wait", None) or Wait()
+        ask = Ask(**{"model": None, "top": 5, "timeout_s": timeout_s, "trace": "t-1", **more})
+        return self.predictor.predict(pictures, ask, wait)
+
+    def begin(self, *pictures: bytes | RequestError, **more: Any) -> "Future[Answers]":
+        return self._pool.submit(self.predict, *pictures, **more)
+
+    def deadline_passes(self, wait: Wait) -> None:
+        self.clock.ahead_s += LONG_S
+        wait.wake.set()
+
+    def take(self, count: int) -> list[Job]:
+        """Claim jobs, as many as are expected and no more."""
+        eventually(lambda: self.queue.snapshot().queued >= count, f"{count} jobs")
+        claim = self.queue.claim(count + 1, Lease(), suspects=False)
+        self.token = claim.token
+        jobs = [decode_job(entry) for entry in claim.entries]
+        assert len(jobs) == count
+        return [job for job in jobs if not isinstance(job, UnsupportedJob)]
+
+    def answer(self, job: Job, **more: Any) -> None:
+        """Finish a job as a worker does; ``error`` and others replace the labels."""
+        (pixels,) = self.queue.pixels([job.id])
+        predictions = () if pixels is None else (Prediction(stand_in_label(pixels), 0.9),)
+        result = Result(job.id, job.model, 12.0, 3.0, 2, predictions)
+        result = replace(result, **more)
+        done = Finished(job.id, job.reply, result, job.result_ttl_ms, "completed")
+        assert self.queue.finish(self.token, [done]) == [True]
+
+    def answer_all(self, count: int, **more: Any) -> list[Job]:
+        jobs = self.take(count)
+        for job in jobs:
+            self.answer(job, **more)
+        return jobs
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    clock = Clock()
+    monkeypatch.setattr(module, "time", clock)
+    with ThreadPoolExecutor(4) as pool:
+        bench = Bench(pool, clock)
+        yield bench
+    # Whatever way a request takes, at its end it waits for nothing any more.
+    assert len(bench.predictor.replies.waiters) == 0
+
+
+def done(request: "Future[Answers]") -> Answers:
+    return request.result(PATIENCE_S)
+
+
+def labels(answers: Answers) -> list[str]:
+    return [a.code if isinstance(a, RequestError) else a.predictions[0].label for a in answers]
+
+
+def refusal(answers: Answers) -> RequestError:
+    (error,) = answers
+    assert isinstance(error, RequestError)
+    return error
+
+
+# -- answers --------------------------------------------------------------------------------------
+
+
+def test_answers_come_in_the_order_of_the_pictures_whatever_order_they_are_done_in(
+    bench: Bench,
+) -> None:
+    request = bench.begin(A, B, C)
+
+    for job in reversed(bench.take(3)):
+        bench.answer(job)
+
+    assert labels(done(request)) == [label(A), label(B), label(C)]
+
+
+def test_an_answer_says_where_the_time_went(bench: Bench) -> None:
+    request = bench.begin(A)
+    bench.answer_all(1)
+
+    (answer,) = done(request)
+
+    assert isinstance(answer, Answer)
+    assert (answer.queue_ms, answer.model_ms) == (12.0, 3.0)
+    assert answer.decode_ms > 0
+
+
+def test_a_job_says_what_is_asked_and_where_the_answer_goes(bench: Bench) -> None:
+    request = bench.begin(A, top=3, trace="request-7")
+
+    (job,) = bench.answer_all(1)
+    done(request)
+
+    assert (job.model, job.shape, job.top, job.trace) == ("m", (8, 8, 3), 3, "request-7")
+    assert job.reply == bench.queue.channel("image_queue")
+    assert 29_000 < job.deadline - NOW <= 30_000
+    assert job.result_ttl_ms == job.deadline - NOW + 60_000
+
+
+def test_requests_at_the_same_time_get_their_own_answers(bench: Bench) -> None:
+    requests = {picture: bench.begin(picture) for picture in (A, B, C)}
+
+    bench.answer_all(3)
+
+    assert {picture: labels(done(each)) for picture, each in requests.items()} == {
+        picture: [label(picture)] for picture in (A, B, C)
+    }
+
+
+@pytest.mark.parametrize(
+    ("bad", "kind"),
+    [
+        pytest.param(b"", NoImage, id="an empty one"),
+        pytest.param(b"text", NotAnImage, id="no picture"),
+        pytest.param(A[: len(A) // 2], TruncatedImage, id="one that is cut"),
+        pytest.param(b"\x89PNG\r\n\x1a\n" + bytes(100), CorruptImage, id="a senseless one"),
+        pytest.param(ImageTooLarge("too large"), ImageTooLarge, id="one that was refused before"),
+    ],
+)
+def test_a_bad_picture_takes_no_other_with_it(
+    bench: Bench, bad: bytes | RequestError, kind: type[RequestError]
+) -> None:
+    request = bench.begin(A, bad, B)
+    bench.answer_all(2)
+
+    first, second, third = done(request)
+
+    assert labels([first, third]) == [label(A), label(B)]
+    assert isinstance(second, kind)
+
+
+def test_without_a_good_picture_nothing_is_queued_and_nobody_waits(bench: Bench) -> None:
+    assert labels(bench.predict(b"text", b"")) == ["not_an_image", "no_image"]
+    assert bench.queue.snapshot().queued == 0
+
+
+def test_an_unknown_model_is_refused_with_those_there_are(bench: Bench) -> None:
+    with pytest.raises(UnknownModel, match="no model 'vgg' is served; there are m"):
+        bench.predict(A, model="vgg")
+
+
+def test_large_pictures_are_decoded_elsewhere(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere: list[int] = []
+
+    def offload(call: Callable[[], bytes]) -> bytes:
+        elsewhere.append(1)
+        return call()
+
+    monkeypatch.setattr(module, "LARGE_PIXELS", 100 * 100)
+    monkeypatch.setattr(module, "LARGE_BYTES", 20_000)
+    bench.predictor = bench.make(offload=offload)
+    small, wide = A, jpeg(200, 100)
+    heavy = encoded(photo(90, 90), "BMP")
+    request = bench.begin(small, wide, heavy)
+    bench.answer_all(3)
+
+    assert labels(done(request)) == [label(small), label(wide), label(heavy)]
+    assert len(elsewhere) == 2
+
+
+# -- errors of a job ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "retry_after_s"),
+    [
+        pytest.param(ResultError("model_failed", "it failed"), ModelFailed, None, id="failed"),
+        pytest.param(ResultError("timed_out", "late"), TimedOut, None, id="expired in the queue"),
+        pytest.param(ResultError("busy", "purged"), Busy, 1, id="purged"),
+        pytest.param(ResultError("unsupported_job", "v2"), Busy, 1, id="not understood"),
+        pytest.param(ResultError("new_code", "?"), RequestError, None, id="an unknown error"),
+    ],
+)
+def test_a_job_that_comes_back_without_labels_is_answered_with_its_error(
+    bench: Bench, error: ResultError, kind: type[RequestError], retry_after_s: int | None
+) -> None:
+    request = bench.begin(A)
+    bench.answer_all(1, error=error)
+
+    answer = refusal(done(request))
+
+    assert type(answer) is kind
+    assert answer.retry_after_s == retry_after_s
+
+
+def test_a_job_that_was_purged_is_answered_at_once(bench: Bench) -> None:
+    request = bench.begin(A)
+    eventually(lambda: bench.queue.snapshot().queued, "the job")
+
+    bench.queue.purge()
+
+    assert isinstance(refusal(done(request)), Busy)
+
+
+# -- time-outs and hang-ups -----------------------------------------------------------------------
+
+
+def test_without_a_result_in_time_the_job_is_cancelled(bench: Bench) -> None:
+    answer = refusal(bench.predict(A, timeout_s=SHORT_S))
+
+    assert isinstance(answer, TimedOut)
+    (job,) = bench.take(1)
+    assert bench.queue.pixels([job.id]) == [None]
+    assert bench.queue.cancelled == [job.id]
+
+
+def test_at_the_deadline_what_is_done_is_answered_and_the_rest_is_cancelled(bench: Bench) -> None:
+    wait = Wait()
+    request = bench.begin(A, B, wait=wait)
+    first, second = bench.take(2)
+    bench.answer(first)
+    bench.deadline_passes(wait)
+
+    assert labels(done(request)) == [label(A), "timed_out"]
+    assert bench.queue.cancelled == [second.id]
+
+
+def test_a_stored_result_of_which_nobody_heard_is_found_at_the_deadline(bench: Bench) -> None:
+    bench.predictor = bench.make(DeafReplies())
+    wait = Wait()
+    request = bench.begin(A, B, wait=wait)
+
+    bench.answer_all(2)
+    bench.deadline_passes(wait)
+
+    assert labels(done(request)) == [label(A), label(B)]
+    assert bench.queue.cancelled == []
+
+
+def test_decoding_that_takes_all_the_time_queues_nothing(bench: Bench) -> None:
+    answer = refusal(bench.predict(A, timeout_s=0.0001))
+
+    assert isinstance(answer, TimedOut)
+    assert "decoding" in answer.message
+    assert bench.queue.limits == []
+
+
+def test_a_client_that_hangs_up_has_its_jobs_cancelled(bench: Bench) -> None:
+    wait = Wait()
+    request = bench.begin(A, B, wait=wait)
+    first, second = bench.take(2)
+    bench.answer(first)
+
+    wait.hang_up()
+
+    with pytest.raises(ClientGone):
+        done(request)
+    assert bench.queue.cancelled == [second.id]
+
+
+def test_a_client_that_is_gone_before_it_waits_is_not_waited_for(bench: Bench) -> None:
+    wait = Wait()
+    wait.hang_up()
+
+    with pytest.raises(ClientGone):
+        bench.predict(A, wait=wait)
+
+    assert len(bench.queue.cancelled) == 1
+
+
+# -- a model that changes, a Redis that forgets ---------------------------------------------------
+
+
+def changed(size: tuple[int, int]) -> dict[str, Any]:
+    error = ResultError("model_changed", "this worker runs n")
+    return {"error": error, "predictions": (), "model": "n", "shape": (*size, 3)}
+
+
+def test_a_picture_that_met_another_model_is_queued_once_more_at_its_size(bench: Bench) -> None:
+    request = bench.begin(A, B)
+    first, second = bench.take(2)
+    bench.answer(first, **changed((4, 6)))
+    bench.answer(second)
+
+    (again,) = bench.answer_all(1)
+
+    assert (again.model, again.shape) == ("n", (4, 6, 3))
+    assert labels(done(request)) == [label(A, (4, 6)), label(B)]
+
+
+def test_a_picture_that_meets_another_model_twice_is_given_up(bench: Bench) -> None:
+    request = bench.begin(A)
+    bench.answer_all(1, **changed((4, 6)))
+    bench.answer_all(1, **changed((8, 8)))
+
+    answer = refusal(done(request))
+
+    assert isinstance(answer, Busy)
+    assert (answer.retry_after_s, "being changed" in answer.message) == (1, True)
+    assert bench.queue.snapshot().queued == 0
+
+
+def test_a_changed_model_whose_queue_is_full_is_answered_so(bench: Bench) -> None:
+    bench.queue.verdicts = [Verdict.ACCEPTED, Verdict.FULL]
+    request = bench.begin(A)
+    bench.answer_all(1, **changed((4, 6)))
+
+    assert isinstance(refusal(done(request)), QueueFull)
+
+
+def _lose(bench: Bench) -> None:
+    (job,) = bench.take(1)
+    error = ResultError(JOB_LOST, "the queue has lost the job")
+    bench.queue.waiters.deliver(Result(job.id, "", 0, 0, 0, error=error))
+
+
+def test_a_job_that_redis_has_lost_is_queued_once_more(bench: Bench) -> None:
+    request = bench.begin(A)
+    _lose(bench)
+
+    (again,) = bench.answer_all(1)
+
+    assert (again.model, again.shape) == ("m", (8, 8, 3))
+    assert labels(done(request)) == [label(A)]
+
+
+def test_a_job_that_is_lost_twice_is_answered_redis_unavailable(bench: Bench) -> None:
+    request = bench.begin(A)
+    _lose(bench)
+    _lose(bench)
+
+    assert isinstance(refusal(done(request)), RedisUnavailable)
+
+
+# -- jobs that are not let in ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("verdict", "kind", "said"),
+    [
+        pytest.param(Verdict.FULL, QueueFull, "7 pictures are waiting", id="too many jobs"),
+        pytest.param(Verdict.BYTES_FULL, QueueFull, "which is the limit", id="too many bytes"),
+        pytest.param(Verdict.NO_ROOM, QueueFull, "out of memory", id="Redis is full"),
+        pytest.param(Verdict.WOULD_TIME_OUT, WouldTimeOut, "come too late", id="too long a wait"),
+    ],
+)
+def test_a_job_that_is_not_let_in_is_refused_at_once_with_a_time_to_come_back(
+    bench: Bench, verdict: Verdict, kind: type[RequestError], said: str
+) -> None:
+    bench.queue.verdicts = [verdict]
+
+    answer = refusal(bench.predict(A))
+
+    assert isinstance(answer, kind)
+    assert said in answer.message
+    assert answer.retry_after_s == 5, "nothing is known of the workers"
+
+
+def test_the_limits_of_the_settings_reach_the_queue(bench: Bench) -> None:
+    bench.config = PredictorConfig(DecodingPolicy(), 1, 500, 60.0)
+    bench.predictor = bench.make()
+
+    first = bench.begin(A)
+    eventually(lambda: bench.queue.snapshot().queued == 1, "the first job")
+    second = refusal(bench.predict(B))
+    bench.answer_all(1)
+    done(first)
+
+    assert isinstance(second, QueueFull)
+    assert bench.queue.limits[0] == Limits(1, 500, 0)
+
+
+def test_bytes_are_limited_too(bench: Bench) -> None:
+    bench.config = PredictorConfig(DecodingPolicy(), 100, 2 * 8 * 8 * 3, 60.0)
+    bench.predictor = bench.make()
+    request = bench.begin(A, B, C)
+
+    bench.answer_all(2)
+
+    assert labels(done(request)) == [label(A), label(B), "queue_full"]
+
+
+def worker(bench: Bench, bucket_ms: dict[int, float]) -> None:
+    info = WorkerInfo("w", "m", (8, 8, 3), 10, bucket_ms, "ready", "host")
+    bench.queue.heartbeat(info)
+
+
+def test_what_could_not_be_done_in_time_is_refused_with_a_computed_time(bench: Bench) -> None:
+    worker(bench, {1: 1000.0})
+    waiting = bench.begin(A, B, C, timeout_s=LONG_S)
+    eventually(lambda: bench.queue.snapshot().queued == 3, "three jobs of a second each")
+
+    answer = refusal(bench.predict(A, timeout_s=2.5))
+
+    assert isinstance(answer, WouldTimeOut)
+    assert "3 pictures are ahead" in answer.message
+    assert answer.retry_after_s == 3
+    bench.answer_all(3)
+    done(waiting)
+
+
+def test_a_full_queue_asks_to_come_back_when_a_tenth_of_it_is_done(bench: Bench) -> None:
+    worker(bench, {1: 1000.0})
+    bench.config = PredictorConfig(DecodingPolicy(), 25, 2**20, 60.0)
+    bench.predictor = bench.make()
+    waiting = bench.begin(*25 * [A])
+    eventually(lambda: bench.queue.snapshot().queued == 25, "a full queue")
+
+    assert refusal(bench.predict(A)).retry_after_s == 2
+    bench.answer_all(25)
+    done(waiting)
+
+
+def test_an_id_that_is_taken_is_replaced(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = uuid.UUID(int=1), uuid.UUID(int=2)
+    of_another = Job(first.hex, "m", (8, 8, 3), 1, "their reply", "t", 1000)
+    bench.queue.enqueue(of_another, bytes(192), 1000, Limits())
+    bench.take(1)
+    ids = iter([first, second])
+    monkeypatch.setattr(uuid, "uuid4", lambda: next(ids))
+    request = bench.begin(A)
+
+    (job,) = bench.answer_all(1)
+
+    assert job.id == second.hex
+    assert labels(done(request)) == [label(A)]
+
+
+def test_ids_that_are_always_taken_are_given_up(bench: Bench) -> None:
+    bench.queue.verdicts = [Verdict.COLLISION] * 3
+
+    answer = refusal(bench.predict(A))
+
+    assert isinstance(answer, Busy)
+    assert bench.queue.verdicts == []
+
+
+def test_an_enqueue_that_was_sent_twice_is_accepted(bench: Bench) -> None:
+    class Repeating(UnreliableQueue):
+        def enqueue(self, job: Job, pixels: bytes, timeout_ms: int, limits: Limits) -> Admission:
+            super().enqueue(job, pixels, timeout_ms, limits)
+            return Admission(Verdict.OWN_RETRY, 0)
+
+    bench.queue = Repeating()
+    bench.predictor = bench.make()
+    request = bench.begin(A)
+    bench.answer_all(1)
+
+    assert labels(done(request)) == [label(A)]
+
+
+# -- outages --------------------------------------------------------------------------------------
+
+
+def test_without_redis_a_picture_is_refused_at_once(bench: Bench) -> None:
+    bench.queue.failing = {"enqueue", "cancel", "results"}
+
+    answer = refusal(bench.predict(A))
+
+    assert isinstance(answer, RedisUnavailable)
+    assert answer.retry_after_s == 2
+
+
+@pytest.mark.parametrize("call", ["results", "cancel"])
+def test_at_the_deadline_an_outage_is_said_and_what_is_done_is_answered(
+    bench: Bench, call: str
+) -> None:
+    wait = Wait()
+    request = bench.begin(A, B, wait=wait)
+    first, _ = bench.take(2)
+    bench.queue.failing = {call}
+    bench.answer(first)
+    bench.deadline_passes(wait)
+
+    assert labels(done(request)) == [label(A), "redis_unavailable"]
+
+
+def test_a_hang_up_in_an_outage_is_a_hang_up(bench: Bench) -> None:
+    wait = Wait()
+    request = bench.begin(A, wait=wait)
+    bench.take(1)
+    bench.queue.failing = {"cancel"}
+
+    wait.hang_up()
+
+    with pytest.raises(ClientGone):
+        done(request)
+
+
+def test_a_bug_leaves_nobody_waiting(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(data: bytes, policy: DecodingPolicy) -> None:
+        raise TypeError("a bug")
+
+    monkeypatch.setattr(module, "open_picture", broken)
+
+    with pytest.raises(TypeError):
+        bench.predict(A)

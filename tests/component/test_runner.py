@@ -1,0 +1,269 @@
+"""The runner: whatever a model does to a batch, each picture gets its own outcome."""
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from imageserve.errors import ModelOutOfMemory
+from imageserve.jobs.messages import Job
+from imageserve.models.base import Model, best
+from imageserve.models.stand_in import StandIn, stand_in_label
+from imageserve.predictions import Prediction
+from imageserve.worker.batch import Outcome, Task
+from imageserve.worker.runner import Runner
+
+Answers = list[tuple[Prediction, ...]]
+RAISES = (255, 0, 255)
+NEEDS_ALL_MEMORY = (255, 255, 0)
+
+
+class Recording:
+    """A stand-in that notes the sizes of its calls, and breaks where it is told to."""
+
+    name = "recording"
+    input_size = (2, 2)
+    classes = 1000
+
+    def __init__(self, breaks: Callable[[NDArray[np.uint8]], object] = lambda _: None) -> None:
+        self.calls: list[int] = []
+        self.tops: list[int] = []
+        self.breaks = breaks
+        self._stand_in = StandIn((2, 2), poison=True, sleep=lambda _: None)
+
+    def predict(self, images: NDArray[np.uint8], top: int) -> Answers:
+        self.calls.append(len(images))
+        self.tops.append(top)
+        self.breaks(images)
+        return self._stand_in.predict(images, top)
+
+
+def task(number: int, first_pixel: Sequence[int] = (), top: int = 1) -> Task:
+    image = np.full((2, 2, 3), number, np.uint8)
+    if first_pixel:
+        image[0, 0] = first_pixel
+    job = Job(f"job-{number}", "recording", (2, 2, 3), top, "reply", f"trace-{number}", 1000)
+    return Task(job, "entry", image)
+
+
+def tasks(count: int, spoilt: Sequence[int] = (), pixel: Sequence[int] = RAISES) -> list[Task]:
+    return [task(n, pixel if n in spoilt else ()) for n in range(count)]
+
+
+def shown(outcomes: Sequence[Outcome]) -> list[str | None]:
+    return [outcome.error or outcome.predictions[0].label for outcome in outcomes]
+
+
+def expected(batch: Sequence[Task], errors: dict[int, str] | None = None) -> list[str | None]:
+    errors = errors or {}
+    return [errors.get(n) or stand_in_label(t.image.tobytes()) for n, t in enumerate(batch)]
+
+
+FAILED = "the model failed: RuntimeError"
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5, 8, 9])
+def test_each_picture_gets_its_own_answer_in_order_whatever_the_padding(count: int) -> None:
+    model, batch = Recording(), tasks(count)
+
+    outcomes = Runner(model, 12).run(batch)
+
+    assert shown(outcomes) == expected(batch)
+    assert model.calls == [{1: 1, 2: 2, 3: 4, 5: 8, 8: 8, 9: 12}[count]]
+    assert {outcome.batch for outcome in outcomes} == {count}
+
+
+def test_a_batch_larger_than_the_largest_bucket_is_split() -> None:
+    model, batch = Recording(), tasks(7)
+
+    assert shown(Runner(model, 2).run(batch)) == expected(batch)
+    assert model.calls == [2, 2, 2, 1]
+
+
+def test_the_model_is_asked_for_the_most_labels_that_any_job_wants() -> None:
+    model = Recording()
+
+    outcomes = Runner(model, 4).run([task(0, top=1), task(1, top=3), task(2, top=2)])
+
+    assert model.tops == [3]
+    assert [len(outcome.predictions) for outcome in outcomes] == [3, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("count", "spoilt"),
+    [
+        pytest.param(1, (0,), id="alone"),
+        pytest.param(8, (0,), id="the first of eight"),
+        pytest.param(8, (7,), id="the last of eight"),
+        pytest.param(7, (3,), id="in the middle of an odd batch"),
+        pytest.param(8, (1, 6), id="two of eight"),
+        pytest.param(3, (0, 1, 2), id="all"),
+    ],
+)
+def test_a_picture_that_breaks_the_model_fails_and_its_neighbours_do_not(
+    count: int, spoilt: tuple[int, ...]
+) -> None:
+    batch = tasks(count, spoilt)
+
+    outcomes = Runner(Recording(), 8).run(batch)
+
+    assert shown(outcomes) == expected(batch, dict.fromkeys(spoilt, FAILED))
+    assert all(outcome.batch == 1 for outcome in outcomes if outcome.error)
+
+
+def test_a_failing_batch_is_halved_not_run_one_by_one() -> None:
+    model = Recording()
+
+    Runner(model, 8).run(tasks(8, (5,)))
+
+    assert model.calls == [8, 4, 4, 2, 1, 1, 2]
+
+
+def test_a_failing_picture_is_logged_with_its_job_and_request(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    Runner(Recording(), 2).run(tasks(2, (1,)))
+
+    (line,) = [record for record in caplog.records if record.exc_info]
+    assert vars(line)["fields"] == {"job": "job-1", "request_id": "trace-1"}
+    assert "halving" in caplog.text
+
+
+def test_a_batch_that_does_not_fit_into_memory_is_halved_and_stays_halved() -> None:
+    model = Recording(lambda images: _no_memory_above(2, images))
+    runner, batch = Runner(model, 8), tasks(8)
+
+    assert shown(runner.run(batch)) == expected(batch)
+    assert model.calls == [8, 4, 2, 2, 2, 2], "the second half is not tried at four again"
+    assert runner.batch_size == 2
+
+    model.calls.clear()
+    runner.run(batch)
+    assert model.calls == [2, 2, 2, 2]
+
+
+def _no_memory_above(most: int, images: NDArray[np.uint8]) -> None:
+    if len(images) > most:
+        raise ModelOutOfMemory("no memory")
+
+
+def test_a_batch_that_was_padded_is_halved_too() -> None:
+    model = Recording(lambda images: _no_memory_above(4, images))
+    runner, batch = Runner(model, 8), tasks(5)
+
+    assert shown(runner.run(batch)) == expected(batch)
+    assert runner.batch_size == 2
+
+
+def test_a_picture_for_which_memory_never_suffices_fails_alone() -> None:
+    runner = Runner(Recording(lambda images: _no_memory_above(0, images)), 4)
+
+    outcomes = runner.run(tasks(2))
+
+    assert shown(outcomes) == ["out of memory"] * 2
+    assert runner.batch_size == 1
+
+
+def test_a_picture_that_needs_all_memory_passes_alone() -> None:
+    batch = tasks(4, (2,), NEEDS_ALL_MEMORY)
+
+    assert shown(Runner(Recording(), 4).run(batch)) == expected(batch)
+
+
+class _Wrong:
+    name = "wrong"
+    input_size = (2, 2)
+    classes = 3
+
+    def predict(self, images: NDArray[np.uint8], top: int) -> Answers:
+        return [()] * (len(images) + 1)
+
+
+class _NotFinite:
+    """A network that makes NaN of one picture, as an overflow does."""
+
+    name = "not finite"
+    input_size = (2, 2)
+    classes = 2
+
+    def predict(self, images: NDArray[np.uint8], top: int) -> Answers:
+        scores = np.stack([images[:, 0, 0, 0], images[:, 0, 0, 1]], axis=1).astype(np.float32)
+        scores[images[:, 0, 0, 0] == 255] = np.nan
+        return best(scores, ["a", "b"], top)
+
+
+def test_a_wrong_number_of_answers_is_never_handed_out() -> None:
+    outcomes = Runner(_Wrong(), 4).run(tasks(3))
+
+    assert shown(outcomes) == ["the model failed: ValueError"] * 3
+
+
+def test_scores_that_are_no_numbers_fail_only_their_picture() -> None:
+    batch = [task(0), task(1, RAISES), task(2)]
+
+    assert shown(Runner(_NotFinite(), 4).run(batch)) == ["a", "the model failed: ValueError", "a"]
+
+
+def test_warming_up_runs_and_times_every_bucket() -> None:
+    model = Recording()
+    runner = Runner(model, 8, itertools.count().__next__)
+
+    runner.warm_up()
+
+    assert model.calls == [1] * 4 + [2] * 4 + [4] * 4 + [8] * 4
+    assert sorted(runner.times.ms) == [1, 2, 4, 8]
+    assert runner.times.slowest_ms > 0
+
+
+def test_a_bucket_that_does_not_fit_at_warm_up_is_never_used(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    runner = Runner(Recording(lambda images: _no_memory_above(4, images)), 32)
+
+    runner.warm_up()
+
+    assert (runner.batch_size, sorted(runner.times.ms)) == (4, [1, 2, 4])
+    assert "batches are limited to 4" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        pytest.param(Recording(lambda images: _no_memory_above(0, images)), id="no memory at all"),
+        pytest.param(_Wrong(), id="wrong answers"),
+    ],
+)
+def test_a_model_that_cannot_run_at_all_stops_at_warm_up(model: Model) -> None:
+    with pytest.raises((ModelOutOfMemory, ValueError)):
+        Runner(model, 4).warm_up()
+
+
+def test_real_batches_refresh_the_times() -> None:
+    seconds = iter([0.0, 0.0, 0.0, 10.0, 10.0])
+    runner = Runner(Recording(), 4, lambda: next(seconds))
+    runner.times.ms = {2: 0.0}
+
+    runner.run(tasks(2))
+
+    assert runner.times.ms == {2: 1000.0}
+
+
+def test_it_tells_how_long_a_call_has_been_running() -> None:
+    now = [100.0]
+    during: list[float] = []
+
+    def breaks(images: NDArray[np.uint8]) -> None:
+        now[0] += 7
+        during.append(runner.running_s)
+        if images[0, 0, 0, 0] == 255:
+            raise RuntimeError("broken")
+
+    runner = Runner(Recording(breaks), 1, lambda: now[0])
+
+    outcomes = runner.run([task(0)]) + runner.run([task(0, RAISES)])
+
+    assert during == [7.0, 7.0]
+    assert [outcome.model_ms for outcome in outcomes] == [7000.0, 7000.0]
+    assert runner.running_s == 0.0

@@ -1,0 +1,105 @@
+"""What a web process knows of the workers, and for how long."""
+
+from collections.abc import Callable
+
+import pytest
+
+from imageserve.errors import QueueUnavailable
+from imageserve.jobs.memory_queue import MemoryQueue
+from imageserve.jobs.queue import Snapshot, WorkerInfo
+from imageserve.web.capacity_view import FRESH_S, STALE_S, CapacityView
+
+
+class CountingQueue(MemoryQueue):
+    """A queue that counts how often it is looked at, and can be away."""
+
+    def __init__(self) -> None:
+        super().__init__("q", lambda: 0)
+        self.looks = 0
+        self.away = False
+        self.meanwhile: Callable[[], object] = lambda: None
+
+    def snapshot(self) -> Snapshot:
+        self.looks += 1
+        self.meanwhile()
+        if self.away:
+            raise QueueUnavailable("away")
+        return super().snapshot()
+
+
+class Bench:
+    def __init__(self) -> None:
+        self.now = 1000.0
+        self.queue = CountingQueue()
+        self.view = CapacityView(self.queue, lambda: self.now)
+
+    def worker(self, name: str, ms: float, state: str = "ready") -> None:
+        info = WorkerInfo(name, "m", (8, 8, 3), 10, {10: ms}, state, "host")
+        self.queue.heartbeat(info)
+
+
+@pytest.fixture
+def bench() -> Bench:
+    return Bench()
+
+
+def test_no_worker_is_nothing_known(bench: Bench) -> None:
+    assert (bench.view.per_second(), bench.view.largest_backlog_in_time(1000)) == (0.0, 0)
+
+
+def test_the_live_workers_add_up(bench: Bench) -> None:
+    bench.worker("a", 100.0)
+    bench.worker("b", 50.0)
+    bench.worker("leaving", 1.0, state="stopping")
+
+    assert bench.view.per_second() == 300.0
+    assert bench.view.largest_backlog_in_time(1050) == 300
+
+
+def test_one_look_serves_for_a_second(bench: Bench) -> None:
+    bench.worker("a", 100.0)
+    bench.view.per_second()
+    bench.worker("b", 100.0)
+
+    bench.now += FRESH_S
+    assert (bench.view.per_second(), bench.queue.looks) == (100.0, 1)
+
+    bench.now += 0.001
+    assert (bench.view.per_second(), bench.queue.looks) == (200.0, 2)
+
+
+def test_in_an_outage_the_last_look_counts_for_a_while(bench: Bench) -> None:
+    bench.worker("a", 100.0)
+    bench.view.per_second()
+    bench.queue.away = True
+
+    bench.now += STALE_S
+    assert bench.view.per_second() == 100.0
+
+    bench.now += 0.001
+    assert (bench.view.per_second(), bench.view.largest_backlog_in_time(1000)) == (0.0, 0)
+
+    bench.queue.away = False
+    bench.now += 2 * FRESH_S
+    assert bench.view.per_second() == 100.0
+
+
+def test_a_failed_look_is_not_repeated_by_every_request(bench: Bench) -> None:
+    bench.queue.away = True
+    bench.view.per_second()
+    bench.queue.away = False
+    bench.worker("a", 100.0)
+
+    assert bench.view.per_second() == 0.0
+
+
+def test_one_request_looks_for_all_while_others_use_what_is_known(bench: Bench) -> None:
+    bench.worker("a", 100.0)
+    bench.view.per_second()
+    bench.worker("b", 100.0)
+    bench.now += 2 * FRESH_S
+    known: list[float] = []
+    bench.queue.meanwhile = lambda: known.append(bench.view.per_second())
+
+    assert bench.view.per_second() == 200.0
+    assert (known, bench.queue.looks) == ([100.0], 2)

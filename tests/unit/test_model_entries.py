@@ -1,0 +1,182 @@
+"""Model entries: one model from plain settings, or several from MODELS_FILE."""
+
+from pathlib import Path
+
+import pytest
+
+from imageserve.errors import SettingsError
+from imageserve.model_entries import ModelEntry, model_entries, worker_entry
+from imageserve.settings import Settings
+
+SEVERAL = """
+flowers:
+  queue: flower_queue
+  network: /models/flowers.keras
+  input_size: [120, 160]
+  interpolation: bicubic
+  weights: random
+  labels: /models/flowers.txt
+resnet50:
+  queue: resnet_queue
+small:
+  queue: small_queue
+  network: stand-in:size=32
+  input_size: 64
+"""
+
+
+def settings(**environ: str) -> Settings:
+    return Settings.from_env(environ)
+
+
+def from_file(tmp_path: Path, content: str | bytes, **environ: str) -> Settings:
+    file = tmp_path / "models.yaml"
+    file.write_bytes(content.encode() if isinstance(content, str) else content)
+    return settings(MODELS_FILE=str(file), **environ)
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        pytest.param({}, ModelEntry("shapes", "image_queue", (96, 96)), id="nothing set"),
+        pytest.param(
+            {"MODEL": "resnet50", "IMAGE_QUEUE": "q", "MODEL_WEIGHTS": "random"},
+            ModelEntry("resnet50", "q", (224, 224), network="resnet50", weights="random"),
+            id="a network",
+        ),
+        pytest.param(
+            {"MODEL": "resnet50", "INPUT_SIZE": "160", "INTERPOLATION": "box"},
+            ModelEntry("resnet50", "image_queue", (160, 160), "box", "resnet50"),
+            id="a network at another size",
+        ),
+        pytest.param(
+            {"MODEL": "/models/flowers.keras", "INPUT_SIZE": "64x32"},
+            ModelEntry("flowers", "image_queue", (64, 32), network="/models/flowers.keras"),
+            id="a file is named without its folder and ending",
+        ),
+        pytest.param(
+            {"MODEL": "stand-in:size=64"},
+            ModelEntry("stand-in", "image_queue", (64, 64), network="stand-in:size=64"),
+            id="a stand-in is named without its options",
+        ),
+    ],
+)
+def test_plain_settings_are_one_model(environ: dict[str, str], expected: ModelEntry) -> None:
+    read = settings(**environ)
+
+    assert model_entries(read) == {expected.name: expected}
+    assert worker_entry(read) == expected
+
+
+def test_a_file_model_needs_its_size() -> None:
+    with pytest.raises(SettingsError, match=r"INPUT_SIZE: must be given for 'flowers\.keras'"):
+        model_entries(settings(MODEL="flowers.keras"))
+
+
+def test_an_unknown_model_is_refused() -> None:
+    with pytest.raises(SettingsError, match="MODEL: unknown model 'resnet51'"):
+        model_entries(settings(MODEL="resnet51"))
+
+
+def test_labels_come_from_their_setting(tmp_path: Path) -> None:
+    labels = tmp_path / "labels.txt"
+    labels.touch()
+
+    entry = worker_entry(settings(MODEL="a.keras", INPUT_SIZE="8", MODEL_LABELS=str(labels)))
+
+    assert entry.labels == str(labels)
+
+
+def test_the_shape_has_three_colours() -> None:
+    assert ModelEntry("m", "q", (120, 160)).shape == (120, 160, 3)
+
+
+def test_a_file_names_several_models_and_the_first_is_the_default(tmp_path: Path) -> None:
+    read = from_file(tmp_path, SEVERAL, INTERPOLATION="nearest", MODEL_WEIGHTS="imagenet")
+
+    entries = model_entries(read)
+
+    assert list(entries.values()) == [
+        ModelEntry(
+            "flowers",
+            "flower_queue",
+            (120, 160),
+            "bicubic",
+            "/models/flowers.keras",
+            "random",
+            "/models/flowers.txt",
+        ),
+        ModelEntry("resnet50", "resnet_queue", (224, 224), "nearest", "resnet50"),
+        ModelEntry("small", "small_queue", (64, 64), "nearest", "stand-in:size=32"),
+    ]
+    assert worker_entry(read) == entries["flowers"]
+
+
+def test_model_chooses_the_entry_that_a_worker_serves(tmp_path: Path) -> None:
+    assert worker_entry(from_file(tmp_path, SEVERAL, MODEL="small")).queue == "small_queue"
+
+
+def test_a_worker_of_a_model_that_is_not_in_the_file_stops(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="MODEL: 'vgg' is not in MODELS_FILE, which has flow"):
+        worker_entry(from_file(tmp_path, SEVERAL, MODEL="vgg"))
+
+
+def test_a_number_may_be_a_models_name(tmp_path: Path) -> None:
+    assert list(model_entries(from_file(tmp_path, "7: {queue: q, network: shapes}"))) == ["7"]
+
+
+SHAPES = "network: shapes"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        pytest.param("", "must map model names", id="nothing"),
+        pytest.param("- shapes", "must map model names", id="a list"),
+        pytest.param("{}", "must map model names", id="no model"),
+        pytest.param("a: [", "cannot be read", id="not YAML"),
+        pytest.param(b"\xff\xfe\xfa", "cannot be read", id="not text"),
+        pytest.param("shapes:", "shapes: must be a mapping", id="an empty entry"),
+        pytest.param("shapes: q", "shapes: must be a mapping", id="an entry of text"),
+        pytest.param("shapes: {list: q}", "shapes: unknown list; known are", id="an unknown key"),
+        pytest.param("shapes: {}", "queue must be a name", id="no queue"),
+        pytest.param("shapes: {queue: ''}", "queue must be a name", id="an empty queue"),
+        pytest.param("shapes: {queue: 'a b'}", "queue must be a name", id="a space"),
+        pytest.param("shapes: {queue: 'a\tb'}", "queue must be a name", id="a tab"),
+        pytest.param("shapes: {queue: '{a}'}", "queue must be a name", id="braces"),
+        pytest.param("shapes: {queue: 3}", "queue must be a name", id="a number for a queue"),
+        pytest.param(
+            "shapes: {queue: q, interpolation: cubic}", "interpolation must be one of", id="cubic"
+        ),
+        pytest.param("shapes: {queue: q, input_size: big}", "input_size must be", id="size: text"),
+        pytest.param("shapes: {queue: q, input_size: 7}", "input_size must be", id="size: small"),
+        pytest.param("shapes: {queue: q, input_size: [8]}", "input_size must be", id="size: one"),
+        pytest.param(
+            "shapes: {queue: q, input_size: [8, 8.5]}", "input_size must be", id="size: fraction"
+        ),
+        pytest.param(
+            "shapes: {queue: q, input_size: true}", "input_size must be", id="size: a truth value"
+        ),
+        pytest.param("f: {queue: q, network: f.keras}", "f: input_size must be", id="a file"),
+        pytest.param(
+            f"a: {{queue: q, {SHAPES}}}\nb: {{queue: q, {SHAPES}}}", "share a queue", id="shared"
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_used_stops_with_its_reason(
+    tmp_path: Path, content: str | bytes, said: str
+) -> None:
+    read = from_file(tmp_path, content)
+
+    with pytest.raises(SettingsError, match=said) as caught:
+        model_entries(read)
+
+    assert str(caught.value).startswith("MODELS_FILE: ")
+
+
+def test_a_file_that_vanished_stops_with_its_reason(tmp_path: Path) -> None:
+    read = from_file(tmp_path, SEVERAL)
+    (tmp_path / "models.yaml").unlink()
+
+    with pytest.raises(SettingsError, match=r"MODELS_FILE: .*models\.yaml cannot be read"):
+        model_entries(read)

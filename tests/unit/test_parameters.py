@@ -1,0 +1,91 @@
+"""What a client asks for besides its pictures."""
+
+import pytest
+
+from imageserve.errors import BadParameter
+from imageserve.web.parameters import checked_timeout_s, checked_top, sane_request_id
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param(None, 5, id="five unless asked otherwise"),
+        pytest.param("1", 1, id="one"),
+        pytest.param("007", 7, id="leading zeros"),
+        pytest.param("100000", 100_000, id="the most"),
+    ],
+)
+def test_top_is_a_whole_number(text: str | None, expected: int) -> None:
+    assert checked_top(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("", id="empty"),
+        pytest.param("0", id="zero"),
+        pytest.param("-1", id="negative"),
+        pytest.param("+1", id="a sign"),
+        pytest.param("1.0", id="a fraction"),
+        pytest.param("five", id="a word"),
+        pytest.param("\u0663", id="a digit that is not ASCII"),
+        pytest.param("\u00b2", id="a superscript"),
+        pytest.param("100001", id="too many"),
+        pytest.param("9" * 5000, id="longer than Python reads"),
+        pytest.param("0000000019999999999", id="too many behind zeros"),
+        pytest.param("000000001" + "9" * 5000, id="longer than Python reads behind zeros"),
+    ],
+)
+def test_any_other_top_is_refused(text: str) -> None:
+    with pytest.raises(BadParameter, match="top must be a whole number from 1, not") as caught:
+        checked_top(text)
+
+    assert len(str(caught.value)) < 120, "what was sent is not repeated at length"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        pytest.param(None, 30.0, id="not asked: the server's"),
+        pytest.param("2.5", 2.5, id="shorter"),
+        pytest.param("30", 30.0, id="the same"),
+        pytest.param("31", 30.0, id="longer: the server's"),
+        pytest.param("inf", 30.0, id="for ever: the server's"),
+        pytest.param("1e-3", 0.001, id="very short"),
+    ],
+)
+def test_a_deadline_may_be_shortened_and_never_lengthened(
+    text: str | None, expected: float
+) -> None:
+    assert checked_timeout_s(text, 30.0) == expected
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "nan", "soon", "1s", "x" * 5000])
+def test_any_other_deadline_is_refused(text: str) -> None:
+    with pytest.raises(BadParameter, match="X-Request-Timeout must be seconds above 0") as caught:
+        checked_timeout_s(text, 30.0)
+
+    assert len(str(caught.value)) < 120
+
+
+@pytest.mark.parametrize(
+    "text", ["a", "0af7651916cd43dd8448eb211c80319c", "Root=1-67891233:a/b+c@d.e_f", "x" * 128]
+)
+def test_a_sane_request_id_is_kept(text: str) -> None:
+    assert sane_request_id(text) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param(None, id="none"),
+        pytest.param("", id="empty"),
+        pytest.param("x" * 129, id="too long"),
+        pytest.param("a b", id="a space"),
+        pytest.param("a\n", id="a line's end"),
+        pytest.param('a"b', id="a quote"),
+        pytest.param("ä", id="not ASCII"),
+    ],
+)
+def test_any_other_request_id_is_replaced(text: str | None) -> None:
+    assert sane_request_id(text) is None

@@ -1,0 +1,60 @@
+"""What README, CHANGELOG and docs say is so."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+import imageserve
+from imageserve.settings import table
+
+ROOT = Path(__file__).resolve().parents[2]
+README = ROOT / "README.md"
+DOCUMENTS = [README, *sorted((ROOT / "docs").rglob("*.md"))]
+
+_FENCED = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
+_CODE = re.compile(rf"{_FENCED.pattern}|`[^`\n]+`", re.MULTILINE | re.DOTALL)
+
+
+def test_the_settings_of_the_readme_are_the_settings_there_are() -> None:
+    text = README.read_text(encoding="utf-8")
+    between = re.search(r"<!-- settings -->\n(.*?)\n?<!-- /settings -->", text, re.DOTALL)
+
+    assert between, "README.md has no <!-- settings --> ... <!-- /settings -->"
+    assert between[1].strip() == table(), "print them with: imageserve settings"
+
+
+def test_the_newest_entry_of_the_changelog_is_this_version() -> None:
+    text = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions = re.findall(r"^## \[?v?(\d+\.\d+\.\d+[^\]\s]*)", text, re.MULTILINE)
+
+    assert versions, "CHANGELOG.md has no entry such as: ## [1.2.3] - 2026-01-31"
+    assert versions[0] == imageserve.__version__
+
+
+def test_every_make_target_that_the_readme_names_is_in_the_makefile() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z][a-z-]*):", makefile, re.MULTILINE))
+
+    code = _CODE.findall(README.read_text(encoding="utf-8"))
+    commands = "\n".join(code).splitlines()
+    named = {name for line in commands for name in _make_targets(line)}
+
+    assert named, "README.md names no make target"
+    assert named <= targets
+
+
+def _make_targets(line: str) -> list[str]:
+    return re.findall(r"\bmake ([a-z][a-z-]*)", line.partition(" #")[0])
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_relative_link_leads_to_a_file(document: Path) -> None:
+    prose = _CODE.sub("", document.read_text(encoding="utf-8"))
+    links = re.findall(r"\]\(<?([^)>\s]+)>?(?: \"[^\"]*\")?\)|^\[[^\]]+\]: (\S+)", prose, re.M)
+    targets = [(inline or below).partition("#")[0] for inline, below in links]
+    relative = [target for target in targets if target and not re.match(r"[a-z]+:", target)]
+
+    missing = [target for target in relative if not (document.parent / target).exists()]
+
+    assert not missing

@@ -1,0 +1,216 @@
+"""Settings: what each variable takes, and what is said of a value that cannot be used."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imageserve import decoding, settings
+from imageserve.errors import SettingsError
+from imageserve.settings import Settings, table
+
+FIELDS = fields(Settings)
+VARIABLES = [field.metadata["env"] for field in FIELDS]
+
+
+@pytest.mark.parametrize("field", FIELDS, ids=lambda field: str(field.name))
+def test_every_field_names_its_variable_and_says_what_it_means(field: Any) -> None:
+    assert field.metadata["env"] == field.name.upper()
+    assert field.metadata["doc"].endswith(".")
+    assert callable(field.metadata["parse"])
+
+
+def test_no_variable_is_read_twice() -> None:
+    assert len(set(VARIABLES)) == len(VARIABLES)
+
+
+def test_nothing_set_is_every_default() -> None:
+    assert Settings.from_env({}) == Settings()
+
+
+def test_an_empty_variable_is_not_set() -> None:
+    assert Settings.from_env(dict.fromkeys(VARIABLES, "")) == Settings()
+
+
+def test_unknown_variables_are_left_alone() -> None:
+    assert Settings.from_env({"PATH": "/bin", "REDIS": "x"}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "expected"),
+    [
+        pytest.param("REDIS_URL", "unix:///run/r.sock", "unix:///run/r.sock", id="text"),
+        pytest.param("REDIS_PASSWORD", "p@ss/w#rd ", "p@ss/w#rd ", id="a password as it is"),
+        pytest.param("IMAGE_QUEUE", "my:queue-1", "my:queue-1", id="queue"),
+        pytest.param("INPUT_SIZE", "224", (224, 224), id="one number is both"),
+        pytest.param("INPUT_SIZE", "224x320", (224, 320), id="height and width"),
+        pytest.param("INPUT_SIZE", " 8X4096 ", (8, 4096), id="the ends of the range"),
+        pytest.param("INTERPOLATION", "Lanczos", "lanczos", id="a choice in any case"),
+        pytest.param("BATCH_SIZE", "1", 1, id="least whole number"),
+        pytest.param("BATCH_SIZE", "1024", 1024, id="largest whole number"),
+        pytest.param("BATCH_DELAY_MS", "0", 0, id="no delay"),
+        pytest.param("REQUEST_TIMEOUT_S", "0.1", 0.1, id="seconds with a fraction"),
+        pytest.param("DRAIN_S", "0", 0.0, id="no seconds"),
+        pytest.param("MAX_IMAGE_BYTES", "10485760", 10 * 2**20, id="bytes"),
+        pytest.param("MAX_IMAGE_BYTES", "10MiB", 10 * 2**20, id="MiB"),
+        pytest.param("MAX_IMAGE_BYTES", "10 mb", 10 * 10**6, id="MB"),
+        pytest.param("MAX_IMAGE_BYTES", "512k", 512_000, id="k"),
+        pytest.param("MAX_IMAGE_BYTES", "512Ki", 512 * 2**10, id="Ki"),
+        pytest.param("QUEUE_BYTES_LIMIT", "2Gi", 2 * 2**30, id="Gi"),
+        pytest.param("QUEUE_BYTES_LIMIT", "2G", 2 * 10**9, id="G"),
+        pytest.param("IMAGE_FORMATS", "PNG, jpeg,", frozenset({"png", "jpeg"}), id="formats"),
+        pytest.param("METRICS_PORT", "0", 0, id="no metrics port"),
+        pytest.param("LOG_LEVEL", "DEBUG", "debug", id="log level"),
+        pytest.param("LOG_FORMAT", "json", "json", id="log format"),
+    ],
+)
+def test_a_good_value_is_read(variable: str, text: str, expected: object) -> None:
+    read = Settings.from_env({variable: text})
+
+    assert getattr(read, variable.lower()) == expected
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "said"),
+    [
+        pytest.param("IMAGE_QUEUE", "my queue", "without spaces and braces", id="a space"),
+        pytest.param("IMAGE_QUEUE", "{queue}", "without spaces and braces", id="braces"),
+        pytest.param("IMAGE_QUEUE", "q" * 201, "1 to 200 characters", id="a long name"),
+        pytest.param("INPUT_SIZE", "7", "8 to 4096", id="too small"),
+        pytest.param("INPUT_SIZE", "224x4097", "8 to 4096", id="too large"),
+        pytest.param("INPUT_SIZE", "224x", "HEIGHTxWIDTH", id="half a size"),
+        pytest.param("INPUT_SIZE", "0", "8 to 4096", id="nothing"),
+        pytest.param("INTERPOLATION", "cubic", "nearest, bilinear, bicubic", id="no such choice"),
+        pytest.param("BATCH_SIZE", "0", "from 1 to 1024", id="below the range"),
+        pytest.param("BATCH_SIZE", "1025", "from 1 to 1024", id="above the range"),
+        pytest.param("BATCH_SIZE", "3.5", "whole number from 1 to 1024", id="not whole"),
+        pytest.param("BATCH_SIZE", "many", "whole number from 1 to 1024", id="not a number"),
+        pytest.param("BATCH_SIZE", "1_0", "whole number from 1 to 1024", id="Python's underscore"),
+        pytest.param("REQUEST_TIMEOUT_S", "nan", "from 0.1 to 3600", id="NaN"),
+        pytest.param("REQUEST_TIMEOUT_S", "inf", "from 0.1 to 3600", id="infinity"),
+        pytest.param("REQUEST_TIMEOUT_S", "-1", "from 0.1 to 3600", id="negative"),
+        pytest.param("REQUEST_TIMEOUT_S", "10s", "10s", id="with a unit"),
+        pytest.param("MAX_IMAGE_BYTES", "0", "above 0", id="no bytes"),
+        pytest.param("MAX_IMAGE_BYTES", "-5", "above 0", id="negative bytes"),
+        pytest.param("MAX_IMAGE_BYTES", "1.5M", "such as 10MiB", id="a fraction of bytes"),
+        pytest.param("MAX_IMAGE_BYTES", "10Ti", "such as 10MiB", id="an unknown unit"),
+        pytest.param("IMAGE_FORMATS", "jpeg,tiff", "out of jpeg, png", id="an unknown format"),
+        pytest.param("IMAGE_FORMATS", " , ", "out of jpeg, png", id="no format"),
+        pytest.param("WEB_PORT", "0", "from 1 to 65535", id="no web port"),
+        pytest.param("LOG_LEVEL", "trace", "debug, info, warning", id="no such level"),
+        pytest.param("LOG_FORMAT", "xml", "auto, json, text", id="no such log format"),
+    ],
+)
+def test_a_bad_value_stops_with_its_variable_its_value_and_what_is_allowed(
+    variable: str, text: str, said: str
+) -> None:
+    with pytest.raises(SettingsError) as caught:
+        Settings.from_env({variable: text})
+
+    message = str(caught.value)
+    assert message.startswith(f"{variable}: ")
+    assert said in message
+    assert repr(text) in message
+
+
+def test_a_text_must_not_be_empty() -> None:
+    parse = next(f for f in FIELDS if f.name == "model").metadata["parse"]
+
+    with pytest.raises(ValueError, match="must not be empty"):
+        parse("")
+
+
+SECRETS = [variable for variable in VARIABLES if "PASSWORD" in variable]
+
+
+def test_passwords_do_not_show_when_settings_are_printed() -> None:
+    shown = repr(Settings.from_env(dict.fromkeys(SECRETS, "hunter2")))
+
+    assert len(SECRETS) == 2
+    assert "hunter2" not in shown
+
+
+@pytest.mark.parametrize("variable", SECRETS)
+def test_a_wrong_password_is_not_repeated(variable: str) -> None:
+    def refuse(value: str) -> str:
+        raise ValueError(f"no password has {len(value)} characters")
+
+    with pytest.raises(SettingsError) as caught:
+        settings._parse(variable, refuse, "hunter2")
+
+    assert str(caught.value) == f"{variable}: no password has 7 characters"
+
+
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        pytest.param(
+            {"MAX_IMAGE_BYTES": "33MiB"},
+            "MAX_IMAGE_BYTES must not be larger than MAX_BODY_BYTES",
+            id="a picture larger than a body",
+        ),
+        pytest.param(
+            {"MAX_BODY_BYTES": "300MiB"},
+            "MAX_BODY_BYTES must not be larger than WEB_MEMORY_BYTES",
+            id="a body larger than the memory",
+        ),
+        pytest.param({"MODELS_FILE": "/no/m.yaml"}, "MODELS_FILE: there is no file", id="models"),
+        pytest.param({"REDIS_CA_FILE": "/no/ca"}, "REDIS_CA_FILE: there is no file", id="CA"),
+        pytest.param({"MODEL_LABELS": "/no/l"}, "MODEL_LABELS: there is no file", id="labels"),
+    ],
+)
+def test_settings_that_do_not_fit_together_stop(environ: dict[str, str], said: str) -> None:
+    with pytest.raises(SettingsError, match=said):
+        Settings.from_env(environ)
+
+
+def test_files_that_exist_are_taken(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+
+    read = Settings.from_env(
+        dict.fromkeys(("MODELS_FILE", "REDIS_CA_FILE", "MODEL_LABELS"), str(file))
+    )
+
+    assert (read.models_file, read.redis_ca_file, read.model_labels) == (str(file),) * 3
+
+
+def test_the_table_has_one_line_per_setting() -> None:
+    head, rule, *lines = table().splitlines()
+
+    assert (head, rule) == ("| variable | default | meaning |", "| --- | --- | --- |")
+    assert [line.split("`")[1] for line in lines] == VARIABLES
+    assert all(line.count("|") == 4 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("variable", "default"),
+    [
+        pytest.param("REDIS_URL", "`redis://localhost:6379/0`", id="a text"),
+        pytest.param("REDIS_PASSWORD", "none", id="nothing"),
+        pytest.param("BATCH_SIZE", "`32`", id="a number"),
+        pytest.param("MAX_IMAGE_BYTES", "10MiB", id="bytes as people write them"),
+        pytest.param("IMAGE_FORMATS", "`jpeg,png,webp,gif,bmp`", id="a set"),
+    ],
+)
+def test_the_table_shows_the_default(variable: str, default: str) -> None:
+    line = next(line for line in table().splitlines() if f"`{variable}`" in line)
+
+    assert line.split("|")[2].strip() == default
+
+
+@pytest.mark.parametrize(
+    "field", [field for field in FIELDS if field.metadata["shown"]], ids=lambda f: str(f.name)
+)
+def test_a_default_that_is_shown_otherwise_means_the_default(field: Any) -> None:
+    shown = field.metadata["shown"]
+    if not isinstance(field.default, int | frozenset):
+        return
+
+    assert field.metadata["parse"](shown.strip("`")) == field.default
+
+
+def test_interpolations_and_formats_are_those_of_the_decoder() -> None:
+    assert settings.INTERPOLATIONS == decoding.INTERPOLATIONS
+    assert settings.IMAGE_FORMATS == decoding.FORMATS
