@@ -1,0 +1,17 @@
+"""What both servers share."""
+
+import os
+
+REDIS_HOST = "127.0.0.1"
+REDIS_PORT = int(os.environ.get("FIRST_VERSION_REDIS_PORT", "6379"))
+REDIS_DB = 0
+
+IMAGE_WIDTH = 224
+IMAGE_HEIGHT = 224
+IMAGE_CHANS = 3
+IMAGE_DTYPE = "float32"
+
+IMAGE_QUEUE = "image_queue"
+BATCH_SIZE = 32
+SERVER_SLEEP = 0.25
+CLIENT_SLEEP = 0.25

@@ -1,0 +1,35 @@
+"""How much is measured, and a word on how far it is."""
+
+import sys
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The size of a run."""
+
+    rounds: int = 3
+    seconds: float = 5.0
+    """How long one measurement lasts; some last until a number of batches is done instead."""
+    is_quick: bool = False
+
+    @property
+    def warm_up_s(self) -> float:
+        return min(1.0, self.seconds / 4)
+
+    @property
+    def in_small_slices(self) -> "Plan":
+        """As long on the whole, in more and shorter rounds.
+
+        For numbers so close together that a neighbour on the machine could decide.
+        """
+        return (
+            self
+            if self.is_quick
+            else replace(self, rounds=2 * self.rounds + 1, seconds=0.6 * self.seconds)
+        )
+
+
+def say(text: str) -> None:
+    """Report progress."""
+    print(f"bench: {text}", file=sys.stderr, flush=True)

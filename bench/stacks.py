@@ -1,0 +1,184 @@
+"""Whole systems to measure: this one and the first version, each with a Redis of its own."""
+
+import http.client
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import redis
+
+from bench.client import multipart_request
+from bench.processes import Bed, Process, free_port, python, redis_server, wait_until
+
+QUEUE = "image_queue"
+
+
+@dataclass
+class Redis:
+    """A redis-server of ours."""
+
+    port: int
+    process: Process
+
+    @property
+    def url(self) -> str:
+        return f"redis://127.0.0.1:{self.port}/0"
+
+    def client(self) -> "redis.Redis":
+        return redis.Redis(port=self.port)
+
+
+@dataclass
+class Stack:
+    """A web server, its workers and its Redis."""
+
+    name: str
+    web_port: int
+    redis: Redis
+    processes: dict[str, Process] = field(default_factory=dict)
+
+    def cpu_s(self) -> dict[str, float]:
+        """CPU time of every role so far, all processes of a role together."""
+        return {role: process.cpu_s() for role, process in self.processes.items()}
+
+
+def start_redis(bed: Bed, name: str, *, aof: bool = False) -> Redis:
+    """Start a Redis that keeps nothing; with ``aof`` it logs, flushed every second."""
+    directory = bed.directory / name
+    directory.mkdir()
+    port = free_port()
+    options = {
+        "--bind": "127.0.0.1",
+        "--port": str(port),
+        "--dir": str(directory),
+        "--save": "",
+        "--appendonly": "yes" if aof else "no",
+        "--appendfsync": "everysec",
+    }
+    process = bed.start(
+        name, [redis_server(), *(each for pair in options.items() for each in pair)]
+    )
+    server = Redis(port, process)
+
+    def answers() -> bool:
+        try:
+            return bool(server.client().ping())
+        except redis.ConnectionError:
+            return False
+
+    wait_until(answers, f"{name} answers", process)
+    return server
+
+
+def start_worker(
+    bed: Bed, name: str, server: Redis, model: str, settings: Mapping[str, str] | None = None
+) -> Process:
+    """Start one worker; it is ready some time later, see `wait_for_workers`."""
+    own = {"REDIS_URL": server.url, "MODEL": model, "METRICS_PORT": "0", "MODEL_WEIGHTS": "random"}
+    return bed.start(name, python("-m", "imageserve", "worker"), {**own, **(settings or {})})
+
+
+def wait_for_workers(server: Redis, queue: str, *workers: Process) -> None:
+    client = server.client()
+    wait_until(
+        lambda: client.zcard(f"{{{queue}}}:workers") == len(workers),
+        f"{len(workers)} workers on {queue}",
+        *workers,
+    )
+
+
+def start_web(bed: Bed, name: str, server: Redis, model: str, port: int) -> Process:
+    """Start the web server with its two processes, and wait until it is ready."""
+    settings = {
+        "REDIS_URL": server.url,
+        "MODEL": model,
+        "WEB_HOST": "127.0.0.1",
+        "WEB_PORT": str(port),
+        "WEB_PROCESSES": "2",
+        "RUN_DIR": str(bed.directory / f"{name}-run"),
+    }
+    process = bed.start(name, python("-m", "imageserve", "web"), settings)
+    # Each process answers for itself, and a new connection may go to either.
+    wait_until(lambda: all(_is_ready(port) for _ in range(8)), f"{name} is ready", process)
+    return process
+
+
+def start_imageserve(bed: Bed, name: str = "imageserve", *, aof: bool = False) -> Stack:
+    """Start this system with its defaults: two web processes, one worker, the stand-in."""
+    server = start_redis(bed, f"{name}-redis", aof=aof)
+    worker = start_worker(bed, f"{name}-worker", server, "stand-in")
+    port = free_port()
+    web = start_web(bed, f"{name}-web", server, "stand-in", port)
+    wait_for_workers(server, QUEUE, worker)
+    return Stack(name, port, server, {"web": web, "worker": worker, "Redis": server.process})
+
+
+def start_first_version(bed: Bed, picture: bytes) -> Stack:
+    """Start the first version: its web server with a thread for every client, its model server."""
+    server = start_redis(bed, "first-redis")
+    port = free_port()
+    settings = {"FIRST_VERSION_REDIS_PORT": str(server.port)}
+    gunicorn = ["--worker-class", "gthread", "--workers", "2", "--threads", "32"]
+    web = bed.start(
+        "first-web",
+        python(
+            "-m",
+            "gunicorn",
+            *gunicorn,
+            f"--bind=127.0.0.1:{port}",
+            "bench.first_version.run_web_server:app",
+        ),
+        settings,
+    )
+    worker = bed.start(
+        "first-worker", python("-m", "bench.first_version.run_model_server"), settings
+    )
+    wait_until(lambda: _answers(port, picture), "the first version answers", web, worker)
+    return Stack(
+        "first version",
+        port,
+        server,
+        {"web": web, "worker": worker, "Redis": server.process},
+    )
+
+
+def check_answer(stack: Stack, picture: bytes) -> None:
+    """Post the picture once.
+
+    Raises SystemExit where five labels do not come back.
+    """
+    if not _answers(stack.web_port, picture):
+        raise SystemExit(f"bench: {stack.name} does not classify the picture")
+
+
+def _is_ready(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def _answers(port: int, picture: bytes) -> bool:
+    head, _, body = multipart_request(picture).partition(b"\r\n\r\n")
+    lines = head.decode().split("\r\n")[1:]
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    try:
+        headers = dict(line.split(": ", 1) for line in lines)
+        connection.request("POST", "/predict", body, headers)
+        answer = json.loads(connection.getresponse().read())
+        return bool(answer["success"]) and len(answer["predictions"]) == 5
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def write_picture(bed: Bed, picture: bytes) -> Path:
+    path = bed.directory / "photo.jpg"
+    path.write_bytes(picture)
+    return path
