@@ -276,7 +276,7 @@ class Settings:
         "METRICS_PORT",
         9100,
         _whole(0, 65_535),
-        "Port of a worker's `/healthz`, `/readyz` and `/metrics`; 0 switches it off. "
+        "Port of a worker's `/startupz`, `/healthz`, `/readyz` and `/metrics`; 0 switches it off. "
         "The web server has them on its own port.",
     )
     shutdown_s: float = setting(

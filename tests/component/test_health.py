@@ -11,6 +11,7 @@ from imageserve.worker.health import HealthServer
 
 
 class State:
+    warm = True
     healthy = True
     ready = True
 
@@ -25,13 +26,18 @@ def shared_state() -> State:
 
 @pytest.fixture
 def state(shared_state: State) -> State:
-    shared_state.healthy = shared_state.ready = True
+    shared_state.warm = shared_state.healthy = shared_state.ready = True
     return shared_state
 
 
 @pytest.fixture(scope="module")
 def server(shared_state: State) -> Iterator[HealthServer]:
-    server = HealthServer(0, lambda: shared_state.healthy, lambda: shared_state.ready)
+    server = HealthServer(
+        0,
+        warm=lambda: shared_state.warm,
+        healthy=lambda: shared_state.healthy,
+        ready=lambda: shared_state.ready,
+    )
     server.start()
     yield server
     server._server.shutdown()
@@ -54,6 +60,9 @@ def get(server: HealthServer) -> Get:
 
 def test_it_is_asked_each_time(state: State, get: Get) -> None:
     assert (get("/healthz"), get("/readyz")) == ((200, "ok\n"), (200, "ready\n"))
+
+    state.warm = False
+    assert get("/startupz") == (503, "loading the model\n")
 
     state.healthy = False
     assert (get("/healthz"), get("/readyz")) == ((503, "the model hangs\n"), (200, "ready\n"))
@@ -88,4 +97,4 @@ def test_probes_are_logged_only_where_debugging(get: Get, caplog: pytest.LogCapt
 
 def test_a_port_that_is_taken_is_a_wrong_setting(server: HealthServer) -> None:
     with pytest.raises(SettingsError, match=f"METRICS_PORT: port {server.port} cannot be used"):
-        HealthServer(server.port, lambda: True, lambda: True)
+        HealthServer(server.port, warm=bool, healthy=bool, ready=bool)

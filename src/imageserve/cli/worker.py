@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import uuid
 from collections.abc import Mapping, Sequence
@@ -55,8 +56,6 @@ class _Process:
         self._serve_health()
         runner = self._warm_runner()
         worker = self._worker = Worker(queue, runner, self._entry.name, self._config())
-        if self._stopping.is_set():
-            worker.stop()
         self._meet_redis(worker)
         log.info("ready", extra={"fields": {"model": worker.name, "queue": queue.name}})
         worker.run()
@@ -66,12 +65,18 @@ class _Process:
     def _on_signal(self, number: int, frame: object) -> None:
         del number, frame
         self._stopping.set()
-        if self._worker is not None:
-            self._worker.stop()
+        if self._worker is None:
+            sys.exit(0)  # Still loading: there is no job to finish.
+        self._worker.stop()
 
     def _serve_health(self) -> None:
         if self._settings.metrics_port:
-            HealthServer(self._settings.metrics_port, self._is_healthy, self._is_ready).start()
+            HealthServer(
+                self._settings.metrics_port,
+                warm=lambda: self._worker is not None,
+                healthy=self._is_healthy,
+                ready=self._is_ready,
+            ).start()
 
     def _is_healthy(self) -> bool:
         return self._worker is None or self._worker.healthy

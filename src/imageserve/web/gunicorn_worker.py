@@ -205,7 +205,7 @@ def upload_deadline(seconds: float) -> Iterator[None]:
 def watch_hang_up(environ: Mapping[str, Any], wait: Wait) -> Callable[[], None]:
     """Tell ``wait`` when the client closes its connection; returns how to stop watching.
 
-    One watcher of the event loop, no greenlet: it costs microseconds.
+    One watcher of the event loop, and no greenlet until it happens: it costs microseconds.
     """
     sock = environ.get("gunicorn.socket")
     if sock is None or hasattr(sock, "context"):
@@ -221,7 +221,8 @@ def watch_hang_up(environ: Mapping[str, Any], wait: Wait) -> Callable[[], None]:
         except OSError:
             gone = True
         if gone:
-            wait.hang_up()
+            # Not here: setting the event may have to wait, which the event loop itself must not.
+            gevent.spawn(wait.hang_up)
 
     def stop() -> None:
         watcher.stop()

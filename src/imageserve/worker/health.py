@@ -1,6 +1,7 @@
-"""The worker's HTTP port, for probes: ``/healthz``, ``/readyz`` and ``/metrics``."""
+"""The worker's HTTP port, for probes: ``/startupz``, ``/healthz``, ``/readyz``, ``/metrics``."""
 
 import logging
+import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,20 +13,32 @@ log = logging.getLogger(__name__)
 
 
 class HealthServer:
-    """Serves the three addresses from a thread. ``healthy`` and ``ready`` are asked each time."""
+    """Serves the addresses from a thread; ``warm``, ``healthy`` and ``ready`` are asked each time.
 
-    def __init__(self, port: int, healthy: Callable[[], bool], ready: Callable[[], bool]) -> None:
+    ``warm`` is whether the model is loaded: a startup probe that waited for Redis, too, would have
+    a model loaded again and again during an outage.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        *,
+        warm: Callable[[], bool],
+        healthy: Callable[[], bool],
+        ready: Callable[[], bool],
+    ) -> None:
         """Bind the port (0: any free one).
 
         Raises SettingsError where it is taken.
         """
         self.answers: dict[str, Callable[[], tuple[int, str, bytes]]] = {
+            "/startupz": lambda: _state(warm(), b"warm\n", b"loading the model\n"),
             "/healthz": lambda: _state(healthy(), b"ok\n", b"the model hangs\n"),
             "/readyz": lambda: _state(ready(), b"ready\n", b"not ready\n"),
             "/metrics": lambda: (200, metrics.CONTENT_TYPE, metrics.exposition()),
         }
         try:
-            self._server = _Server(("", port), _Handler)
+            self._server = _Server(("::" if _Server.dual_stack else "", port), _Handler)
         except OSError as error:
             raise SettingsError(f"METRICS_PORT: port {port} cannot be used: {error}") from error
         self._server.answers = self.answers
@@ -44,7 +57,14 @@ def _state(good: bool, yes: bytes, no: bytes) -> tuple[int, str, bytes]:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    dual_stack = socket.has_dualstack_ipv6()
+    address_family = socket.AF_INET6 if dual_stack else socket.AF_INET
     answers: dict[str, Callable[[], tuple[int, str, bytes]]]
+
+    def server_bind(self) -> None:
+        if self.dual_stack:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -1,0 +1,49 @@
+{{/* Rules that several network policies share. */}}
+
+{{- define "imageserve.egressToNames" -}}
+- ports:
+    {{- range .Values.networkPolicy.dns.ports }}
+    - port: {{ . }}
+      protocol: UDP
+    - port: {{ . }}
+      protocol: TCP
+    {{- end }}
+  {{- with .Values.networkPolicy.dns.to }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end -}}
+
+{{- define "imageserve.egressToRedis" -}}
+{{- $external := .Values.redis.external -}}
+{{- if .Values.redis.enabled -}}
+- ports:
+    - port: 6379
+      protocol: TCP
+  to:
+    - podSelector:
+        matchLabels:
+          {{- include "imageserve.selector" (list . "redis") | nindent 10 }}
+{{- else -}}
+{{- $ports := list (int $external.port) -}}
+{{- if $external.sentinel.enabled -}}
+{{- range $external.sentinel.nodes -}}
+{{- $ports = append $ports (regexFind "[0-9]+$" . | int) -}}
+{{- end -}}
+{{- end -}}
+- ports:
+    {{- range $ports | uniq }}
+    - port: {{ . }}
+      protocol: TCP
+    {{- end }}
+  {{- with .Values.networkPolicy.externalRedis.to }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end -}}
+{{- end -}}
+
+{{/* "true" where the test hook is rendered. */}}
+{{- define "imageserve.hasTest" -}}
+{{- if and .Values.tests.enabled (not .Values.manifests) -}}true{{- end -}}
+{{- end -}}

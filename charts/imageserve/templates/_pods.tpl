@@ -1,0 +1,171 @@
+{{/* Parts of pod specs. */}}
+
+{{/* What all pods have: (dict "root" . "component" .Values.web "selector" "labels as YAML"). */}}
+{{- define "imageserve.podSpec" -}}
+automountServiceAccountToken: false
+enableServiceLinks: false
+{{- with default .root.Values.global.imagePullSecrets .root.Values.image.pullSecrets }}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ if kindIs "map" . }}{{ .name | quote }}{{ else }}{{ . | quote }}{{ end }}
+  {{- end }}
+{{- end }}
+{{- with .component.priorityClassName }}
+priorityClassName: {{ . | quote }}
+{{- end }}
+{{- with .component.podSecurityContext }}
+securityContext:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .component.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .component.tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .component.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .component.topologySpreadConstraints }}
+{{- $constraints := list }}
+{{- range . }}
+{{- $selector := dict "labelSelector" (dict "matchLabels" (fromYaml $.selector)) }}
+{{- $constraints = append $constraints (merge (deepCopy .) $selector) }}
+{{- end }}
+topologySpreadConstraints:
+  {{- toYaml $constraints | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/*
+MODELS_FILE, the API keys and the certificate of Redis in one volume: (list . true) with the keys.
+*/}}
+{{- define "imageserve.configVolume" -}}
+{{- $root := index . 0 -}}
+{{- $tls := $root.Values.redis.external.tls -}}
+- name: config
+  projected:
+    defaultMode: 0440
+    sources:
+      - configMap:
+          name: {{ include "imageserve.name" (list $root "models") }}
+          items:
+            - key: models.yaml
+              path: models.yaml
+      {{- if and (index . 1) $root.Values.apiKeys.enabled }}
+      - secret:
+          name: {{ include "imageserve.keysSecretName" $root | quote }}
+          items:
+            - key: keys
+              path: keys/keys
+      {{- end }}
+      {{- if and (not $root.Values.redis.enabled) $tls.enabled $tls.caSecret }}
+      - secret:
+          name: {{ $tls.caSecret | quote }}
+          items:
+            - key: {{ $tls.caKey | quote }}
+              path: redis-ca/ca.crt
+      {{- end }}
+{{- end -}}
+
+{{- define "imageserve.webVolumes" -}}
+{{ include "imageserve.configVolume" (list . true) }}
+- name: run
+  emptyDir:
+    medium: Memory
+    sizeLimit: 64Mi
+- name: tmp
+  emptyDir:
+    sizeLimit: 256Mi
+{{- end -}}
+
+{{- define "imageserve.webMounts" -}}
+- name: config
+  mountPath: /etc/imageserve
+  readOnly: true
+- name: run
+  mountPath: /run/imageserve
+- name: tmp
+  mountPath: /tmp
+{{- end -}}
+
+{{/* (list . $model) */}}
+{{- define "imageserve.modelVolumes" -}}
+{{- $model := index . 1 -}}
+{{ include "imageserve.configVolume" (list (index . 0) false) }}
+- name: cache
+  {{- if $model.cache.existingClaim }}
+  persistentVolumeClaim:
+    claimName: {{ $model.cache.existingClaim | quote }}
+  {{- else }}
+  emptyDir:
+    sizeLimit: {{ $model.cache.sizeLimit }}
+  {{- end }}
+- name: tmp
+  emptyDir:
+    sizeLimit: 1Gi
+{{- with $model.shm.sizeLimit }}
+- name: shm
+  emptyDir:
+    medium: Memory
+    sizeLimit: {{ . }}
+{{- end }}
+{{- end -}}
+
+{{/* (list . $model) */}}
+{{- define "imageserve.modelMounts" -}}
+{{- $model := index . 1 -}}
+- name: config
+  mountPath: /etc/imageserve
+  readOnly: true
+- name: cache
+  mountPath: /var/cache/imageserve
+- name: tmp
+  mountPath: /tmp
+{{- if $model.shm.sizeLimit }}
+- name: shm
+  mountPath: /dev/shm
+{{- end }}
+{{- end -}}
+
+{{- define "imageserve.redisVolumes" -}}
+- name: config
+  configMap:
+    name: {{ include "imageserve.name" (list . "redis") }}
+    defaultMode: 0440
+- name: data
+  {{- if .Values.redis.persistence.enabled }}
+  persistentVolumeClaim:
+    claimName: {{ default (include "imageserve.name" (list . "redis-data")) .Values.redis.persistence.existingClaim | quote }}
+  {{- else }}
+  emptyDir:
+    sizeLimit: {{ .Values.redis.persistence.size }}
+  {{- end }}
+{{- end -}}
+
+{{- define "imageserve.redisMounts" -}}
+- name: config
+  mountPath: /etc/redis
+  readOnly: true
+- name: data
+  mountPath: /data
+{{- end -}}
+
+{{/*
+Annotations of web and model pods: (dict "root" . "config" "what is read" "volumes" "cache,tmp" "more"
+.Values.web.podAnnotations). A pod is replaced when what it read has changed. The volumes hold
+nothing of worth, so the cluster autoscaler may take their node away.
+*/}}
+{{- define "imageserve.podAnnotations" -}}
+{{- $annotations := dict "checksum/config" (sha256sum .config) -}}
+{{- if .root.Values.redis.enabled -}}
+{{- $_ := set $annotations "checksum/redis-secret" (include "imageserve.redisSecretChecksum" .root) -}}
+{{- end -}}
+{{- if .volumes -}}
+{{- $_ := set $annotations "cluster-autoscaler.kubernetes.io/safe-to-evict-local-volumes" .volumes -}}
+{{- end -}}
+{{- toYaml (mergeOverwrite $annotations .more) -}}
+{{- end -}}

@@ -1,0 +1,163 @@
+{{/* Values that are worked out: sizes, seconds, the models with their defaults. */}}
+
+{{/* A size in bytes, as a whole number: 67108864 for "64Mi". What cannot be read is 0. */}}
+{{- define "imageserve.bytes" -}}
+{{- if kindIs "string" . -}}
+{{- $number := regexFind "^[0-9.]+" . -}}
+{{- $unit := regexReplaceAll "^[0-9.]+" . "" | trimSuffix "B" -}}
+{{- $units := dict "" 1 "k" 1000 "K" 1000 "M" 1000000 "G" 1000000000 "T" 1000000000000
+  "Ki" 1024 "Mi" 1048576 "Gi" 1073741824 "Ti" 1099511627776 -}}
+{{- if and $number (hasKey $units $unit) -}}
+{{- mulf (float64 $number) (get $units $unit) | int64 -}}
+{{- else -}}
+0
+{{- end -}}
+{{- else -}}
+{{- int64 . -}}
+{{- end -}}
+{{- end -}}
+
+{{/* A number as an environment variable wants it: large ones without an exponent. */}}
+{{- define "imageserve.number" -}}
+{{- if eq (floor .) (float64 .) -}}{{- int64 . -}}{{- else -}}{{- . -}}{{- end -}}
+{{- end -}}
+
+{{/* A size as an environment variable wants it. */}}
+{{- define "imageserve.size" -}}
+{{- if kindIs "string" . -}}{{- . -}}{{- else -}}{{- int64 . -}}{{- end -}}
+{{- end -}}
+
+{{/* Lays one map over another, in place: (list $below $above). */}}
+{{- define "imageserve.overlay" -}}
+{{- $below := index . 0 -}}
+{{- range $key, $value := index . 1 -}}
+{{- if and (kindIs "map" $value) (kindIs "map" (get $below $key)) -}}
+{{- include "imageserve.overlay" (list (get $below $key) $value) -}}
+{{- else if not (kindIs "invalid" $value) -}}
+{{- $_ := set $below $key $value -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+The enabled models, each with its defaults and what follows from them, as JSON {"models": […]}; the
+default one is the first, the others follow by name.
+*/}}
+{{- define "imageserve.models" -}}
+{{- $first := list -}}
+{{- $others := list -}}
+{{- range $name, $entry := .Values.models -}}
+{{- $model := deepCopy $.Values.modelDefaults -}}
+{{- include "imageserve.overlay" (list $model (default dict $entry)) -}}
+{{- if $model.enabled -}}
+{{- $slug := regexReplaceAll "[^a-z0-9]+" (lower $name) "-" | trimAll "-" -}}
+{{- $_ := set $model "name" $name -}}
+{{- $_ := set $model "slug" $slug -}}
+{{- $_ := set $model "fullname" (include "imageserve.name" (list $ (printf "model-%s" $slug))) -}}
+{{- $_ := set $model "network" (default $name $model.network) -}}
+{{- $_ := set $model "queue" (default (printf "image_queue_%s" $name) $model.queue) -}}
+{{- $_ := set $model "hasGpu" (or (gt (int $model.gpu.count) 0) (gt (len $model.gpu.resourceClaims) 0)) -}}
+{{- $needs := and (eq $model.weights "imagenet") (has $model.network (list "resnet50" "mobilenet_v2")) -}}
+{{- $_ := set $model "downloads" (or (eq $model.weightsDownload "always") (and (eq $model.weightsDownload "auto") $needs)) -}}
+{{- if eq $name $.Values.defaultModel -}}
+{{- $first = append $first $model -}}
+{{- else -}}
+{{- $others = append $others $model -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- toJson (dict "models" (default list (concat $first $others))) -}}
+{{- end -}}
+
+{{/* One entry of MODELS_FILE. */}}
+{{- define "imageserve.modelEntry" -}}
+{{ .name | quote }}:
+  queue: {{ .queue | quote }}
+  network: {{ .network | quote }}
+  interpolation: {{ .interpolation | quote }}
+  weights: {{ .weights | quote }}
+  {{- with .labels }}
+  labels: {{ . | quote }}
+  {{- end }}
+  {{- with .inputSize }}
+  input_size: {{ toJson . }}
+  {{- end }}
+{{- end -}}
+
+{{- define "imageserve.modelsFile" -}}
+{{- range (include "imageserve.models" . | fromJson).models }}
+{{ include "imageserve.modelEntry" . }}
+{{- end }}
+{{- end -}}
+
+{{/* How long a request may be in a web pod: for timeouts of what stands in front of it. */}}
+{{- define "imageserve.requestSeconds" -}}
+{{- addf .Values.limits.requestTimeoutSeconds .Values.limits.uploadTimeoutSeconds | ceil | int64 -}}
+{{- end -}}
+
+{{/* Drain, then answer everything in hand, then five seconds of gunicorn's own and five to spare. */}}
+{{- define "imageserve.webGraceSeconds" -}}
+{{- addf .Values.web.drainSeconds (include "imageserve.requestSeconds" .) 10 | ceil | int64 -}}
+{{- end -}}
+
+{{/* Finish the batch, give the rest back, and 15 seconds for the exit of TensorFlow. */}}
+{{- define "imageserve.modelGraceSeconds" -}}
+{{- addf .shutdownSeconds 15 | ceil | int64 -}}
+{{- end -}}
+
+{{/* Of a memory limit, in bytes; 0 where there is none. */}}
+{{- define "imageserve.memoryLimit" -}}
+{{- include "imageserve.bytes" (default 0 (dig "limits" "memory" 0 .)) -}}
+{{- end -}}
+
+{{- define "imageserve.redisServiceName" -}}
+{{- include "imageserve.name" (list . "redis") -}}
+{{- end -}}
+
+{{- define "imageserve.redisUrl" -}}
+{{- $external := .Values.redis.external -}}
+{{- if .Values.redis.enabled -}}
+{{- printf "redis://%s:%d/0" (include "imageserve.redisServiceName" .) (int .Values.redis.service.port) -}}
+{{- else -}}
+{{- $scheme := ternary "rediss" "redis" $external.tls.enabled -}}
+{{- if $external.sentinel.enabled -}}
+{{- printf "%s+sentinel://%s/%s/%d" $scheme (join "," $external.sentinel.nodes) $external.sentinel.masterName (int $external.database) -}}
+{{- else -}}
+{{- printf "%s://%s:%d/%d" $scheme $external.host (int $external.port) (int $external.database) -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/* The Secret with the Redis password; empty where there is none. */}}
+{{- define "imageserve.redisSecretName" -}}
+{{- if .Values.redis.enabled -}}
+{{- default (include "imageserve.name" (list . "redis")) .Values.redis.auth.existingSecret -}}
+{{- else -}}
+{{- .Values.redis.external.existingSecret -}}
+{{- end -}}
+{{- end -}}
+
+{{- define "imageserve.redisSecretKey" -}}
+{{- ternary .Values.redis.auth.secretKey .Values.redis.external.secretKey .Values.redis.enabled -}}
+{{- end -}}
+
+{{/*
+The password of the release's own Redis: the given one, else the one that the cluster remembers, else
+a random one, the same wherever it is asked for while this release is rendered.
+*/}}
+{{- define "imageserve.redisPassword" -}}
+{{- $auth := .Values.redis.auth -}}
+{{- if not (hasKey $auth "_made") -}}
+{{- $password := $auth.password -}}
+{{- if not $password -}}
+{{- $known := lookup "v1" "Secret" .Release.Namespace (include "imageserve.redisSecretName" .) -}}
+{{- $password = get (default dict $known.data) $auth.secretKey | b64dec -}}
+{{- end -}}
+{{- $_ := set $auth "_made" (default (randAlphaNum 32) $password) -}}
+{{- end -}}
+{{- $auth._made -}}
+{{- end -}}
+
+{{- define "imageserve.keysSecretName" -}}
+{{- default (include "imageserve.name" (list . "api-keys")) .Values.apiKeys.existingSecret -}}
+{{- end -}}
