@@ -15,6 +15,7 @@ INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "hamming", "box", "lanczos")
 # A JPEG may come in any number of scans, each over all pixels and a few bytes long: ten MB can
 # cost half an hour. Encoders make about ten; a picture of the largest size may have this many.
 _JPEG_SCANS = 40
+_MOST_JPEG_SCANS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,8 +150,9 @@ def _check_scans(image: Jpeg, data: bytes, source: Source, policy: DecodingPolic
     if "progressive" not in image.info and colours_of_first_scan == bytes([image.layers]):
         return
     scans = 1 + data.count(b"\xff\xda", source.tell())
-    if scans * image.width * image.height > _JPEG_SCANS * policy.max_pixels:
+    most_pixels = _JPEG_SCANS * policy.max_pixels
+    if scans > _MOST_JPEG_SCANS or scans * image.width * image.height > most_pixels:
         raise ImageTooLarge(
-            f"the picture has {scans} scans of {image.width} x {image.height} pixels, "
-            f"allowed are {_JPEG_SCANS * policy.max_pixels} pixels in all scans"
+            f"the picture has {scans} scans of {image.width} x {image.height} pixels, allowed are "
+            f"{_MOST_JPEG_SCANS} scans and {most_pixels} pixels in all of them"
         )
