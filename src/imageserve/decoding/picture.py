@@ -38,15 +38,18 @@ class Picture:
     Made by ``open_picture``, for one thread at a time.
     """
 
-    def __init__(self, kind: str, source: "Source", image: ImageFile.ImageFile) -> None:
+    def __init__(
+        self, kind: str, source: "Source", image: ImageFile.ImageFile, scans: int = 1
+    ) -> None:
         self.kind = kind
         self._source = source
         self._image = image
+        self._scans = scans
 
     @property
     def pixels(self) -> int:
-        """Width times height: a measure of what ``to_rgb`` will cost."""
-        return self._image.width * self._image.height
+        """Width times height, as often as each is drawn: a measure of what ``to_rgb`` costs."""
+        return self._image.width * self._image.height * self._scans
 
     def to_rgb(self, size: tuple[int, int], interpolation: str) -> bytes:
         """Decode, turn upright, lay on white, resize to (height, width).
@@ -101,9 +104,8 @@ def open_picture(data: bytes | memoryview, policy: DecodingPolicy) -> Picture:
     with pillow_errors(kind, source):
         image = PLUGINS[kind](source)
     _check_pixels(image.size, policy)
-    if isinstance(image, Jpeg):
-        _check_scans(image, data, source, policy)
-    return Picture(kind, source, image)
+    scans = _checked_scans(image, data, source, policy) if isinstance(image, Jpeg) else 1
+    return Picture(kind, source, image, scans)
 
 
 def _names(policy: DecodingPolicy) -> str:
@@ -144,11 +146,14 @@ def _check_webp(data: bytes, policy: DecodingPolicy) -> None:
     _check_pixels(webp_size(data), policy)
 
 
-def _check_scans(image: Jpeg, data: bytes, source: Source, policy: DecodingPolicy) -> None:
-    """Counting takes a while, so not where one scan holds all colours and the decoder ends."""
+def _checked_scans(image: Jpeg, data: bytes, source: Source, policy: DecodingPolicy) -> int:
+    """Count the scans.
+
+    That takes a while, so not where one scan holds all colours and the decoder ends.
+    """
     colours_of_first_scan = source.last[:1]
     if "progressive" not in image.info and colours_of_first_scan == bytes([image.layers]):
-        return
+        return 1
     scans = 1 + data.count(b"\xff\xda", source.tell())
     most_pixels = _JPEG_SCANS * policy.max_pixels
     if scans > _MOST_JPEG_SCANS or scans * image.width * image.height > most_pixels:
@@ -156,3 +161,4 @@ def _check_scans(image: Jpeg, data: bytes, source: Source, policy: DecodingPolic
             f"the picture has {scans} scans of {image.width} x {image.height} pixels, allowed are "
             f"{_MOST_JPEG_SCANS} scans and {most_pixels} pixels in all of them"
         )
+    return scans

@@ -33,6 +33,9 @@ LARGE_PIXELS = 1_000_000
 LARGE_BYTES = 1_000_000
 """Pictures above these are decoded off the event loop: 10 ms and more would delay every probe."""
 
+MOST_SENDINGS = 10
+"""While an old and a new model work side by side, a picture may meet the wrong one many times."""
+
 Offload = Callable[[Callable[[], bytes]], bytes]
 """Runs a function without blocking other requests, and returns its result."""
 
@@ -143,7 +146,7 @@ class _Pending:
     decode_ms: float
     model: str
     shape: tuple[int, int, int]
-    requeued: bool = False
+    sendings: int = 1
 
     @property
     def is_open(self) -> bool:
@@ -263,11 +266,11 @@ class _Run:
 
     def _send_again(self) -> None:
         for index, slot in enumerate(self._slots):
-            if isinstance(slot, _Pending) and slot.must_go_again and not slot.requeued:
+            if isinstance(slot, _Pending) and slot.must_go_again and slot.sendings < MOST_SENDINGS:
                 self._slots[index] = self._requeue(slot)
 
     def _requeue(self, slot: _Pending) -> _Slot:
-        """Queue a picture once more, at the size of the model that has taken over meanwhile."""
+        """Queue a picture again, at the size of the model that its job has met."""
         result = slot.waiter.result
         self._replies.waiters.forget(slot.waiter.job_id)
         model, shape = slot.model, slot.shape
@@ -278,7 +281,7 @@ class _Run:
             waiter = self._queue(model, shape, pixels)
         except RequestError as error:
             return error
-        return _Pending(slot.picture, waiter, slot.decode_ms, model, shape, requeued=True)
+        return _Pending(slot.picture, waiter, slot.decode_ms, model, shape, slot.sendings + 1)
 
     def _close_open(self) -> None:
         """Read once more what was stored, then cancel what is still open.

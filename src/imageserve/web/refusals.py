@@ -45,7 +45,7 @@ def not_classified(error: ResultError) -> RequestError:
     if error.code == JOB_LOST:
         return redis_unavailable()
     if error.code in ("model_changed", "unsupported_job"):
-        # A rollout is under way, and this job met the wrong side of it twice.
+        # A rollout is under way, and this picture met the wrong side of it every time.
         return Busy("the model is being changed; send the picture again", retry_after_s=1)
     log.error("a result with an unknown error: %s %s", error.code, error.message)
     return RequestError("the request could not be served")

@@ -1,0 +1,43 @@
+"""Pictures with the label that the stand-in model must give them."""
+
+from dataclasses import dataclass
+
+from PIL import Image
+from tests.pictures import SAVE_OPTIONS, encoded, photo
+
+from imageserve.decoding import DecodingPolicy, decode
+from imageserve.models.stand_in import stand_in_label
+
+SIZE = 64
+
+RAISES = (255, 0, 255)
+KILLS = (0, 255, 255)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An encoded picture, and the label that a stand-in of ``SIZE`` gives to exactly this one."""
+
+    data: bytes
+    label: str
+
+
+def label_of(data: bytes, size: int = SIZE) -> str:
+    return stand_in_label(decode(data, (size, size), "bilinear", DecodingPolicy()))
+
+
+def sample(seed: int, fmt: str = "JPEG") -> Sample:
+    data = encoded(photo(80, 60, seed), fmt, **SAVE_OPTIONS[fmt])
+    return Sample(data, label_of(data))
+
+
+def samples(count: int, first: int = 0) -> list[Sample]:
+    """Give pictures that all differ, in their labels too."""
+    made = [sample(seed) for seed in range(first, first + count)]
+    assert len({each.label for each in made}) == count
+    return made
+
+
+def poison(colour: tuple[int, int, int]) -> bytes:
+    """A picture of one colour, of the stand-in's own size, so that no pixel changes on the way."""
+    return encoded(Image.new("RGB", (SIZE, SIZE), colour), "PNG")

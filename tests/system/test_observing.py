@@ -1,0 +1,128 @@
+"""What an operator sees: /metrics, /status, /models, a worker's own port, and redis-cli."""
+
+import json
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+from tests.redis_server import free_port
+from tests.system.client import Client, at_once, in_background
+from tests.system.conftest import MakeStack
+from tests.system.samples import sample, samples
+from tests.system.stack import Stack, running
+
+GOOD = sample(1)
+Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+def scraped(http: Client) -> Series:
+    reply = http.get("/metrics")
+    assert reply.status == 200
+    assert reply.headers["content-type"].startswith("text/plain")
+    families = text_string_to_metric_families(reply.text)
+    found: Series = {}
+    for each in (each for family in families for each in family.samples):
+        key = (each.name, frozenset(each.labels.items()))
+        assert key not in found, f"{key} twice"
+        found[key] = each.value
+    return found
+
+
+def value(series: Series, name: str, **labels: str) -> float:
+    return series.get((name, frozenset(labels.items())), 0.0)
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory, redis_program: str) -> Iterator[Stack]:
+    directory = tmp_path_factory.mktemp("observing")
+    port = str(free_port())
+    with running(directory, redis_program, WEB_PROCESSES="3", METRICS_PORT=port) as stack:
+        yield stack
+
+
+def test_metrics_are_the_sum_over_all_web_processes(stack: Stack) -> None:
+    before = scraped(stack.http)
+    pictures = samples(40)
+    assert {r.status for r in at_once([partial(stack.http.predict, p.data) for p in pictures])} == {
+        200
+    }
+    assert {r.status for r in at_once([partial(stack.http.predict, b"text")] * 10)} == {400}
+    for _ in range(6):  # Whichever process answers: they all tell the same.
+        after = scraped(stack.http)
+
+        def grown(name: str, **labels: str) -> float:
+            return value(after, name, **labels) - value(before, name, **labels)  # noqa: B023
+
+        served = {"endpoint": "predict", "status": "200", "code": ""}
+        refused = {"endpoint": "predict", "status": "400", "code": "not_an_image"}
+        assert grown("imageserve_requests_total", **served) == 40
+        assert grown("imageserve_requests_total", **refused) == 10
+        assert grown("imageserve_pictures_total", model="stand-in", outcome="ok") == 40
+        assert grown("imageserve_decode_seconds_count") == 40
+        assert value(after, "imageserve_slots_in_use") == 0
+        assert value(after, "imageserve_upload_bytes_held") == 0
+        assert value(after, "imageserve_redis_up") == 1
+        queue = {"model": "stand-in", "queue": "image_queue"}
+        assert value(after, "imageserve_workers", **queue) == 1
+        assert value(after, "imageserve_capacity_per_second", **queue) > 0
+
+
+def test_a_worker_has_its_own_probes_and_metrics(stack: Stack) -> None:
+    worker = Client(stack.workers[0].metrics_port)
+    assert worker.get("/healthz").status == 200
+    assert worker.get("/readyz").status == 200
+    assert worker.get("/nothing").status == 404
+
+    def completed() -> float:
+        series = scraped(worker)
+        return value(series, "imageserve_jobs_total", model="stand-in", outcome="completed")
+
+    before = completed()
+    assert stack.http.predict(GOOD.data).status == 200
+    stack.wait_for(lambda: completed() == before + 1, "the job is counted")
+    series = scraped(worker)
+    assert value(series, "imageserve_batches_total", model="stand-in") > 0
+    assert value(series, "imageserve_redis_up") == 1
+
+
+def test_status_tells_of_queue_and_workers(stack: Stack) -> None:
+    body: dict[str, Any] = stack.http.get("/status").json
+    assert body["redis"] == "ok"
+    model = body["models"]["stand-in"]
+    fields = {"queued", "in_flight", "oldest_ms", "expected_wait_ms", "capacity_per_s", "workers"}
+    assert model.keys() >= fields
+    assert (model["queued"], model["in_flight"], model["oldest_ms"]) == (0, 0, 0)
+    assert model["expected_wait_ms"] == 0
+    assert model["capacity_per_s"] > 0
+    (worker,) = model["workers"]
+    assert worker.keys() == {"id", "host", "state", "last_seen_ms"}
+    assert worker["state"] == "ready"
+    assert 0 <= worker["last_seen_ms"] < 15_000
+
+
+def test_models_tells_of_queue_size_and_workers(stack: Stack) -> None:
+    (model,) = stack.http.get("/models").json["models"].values()
+    assert model["queue"] == "image_queue"
+    assert model["input_size"] == [64, 64]
+    assert model["workers"] == 1
+
+
+def test_waiting_jobs_are_a_redis_list_of_json(make_stack: MakeStack) -> None:
+    stack = make_stack(workers=0)
+    with in_background([partial(stack.http.predict, GOOD.data)] * 5) as futures:
+        stack.wait_for(lambda: stack.waiting() == 5, "all wait")
+        assert stack.db.type("image_queue") == b"list"
+        assert stack.db.llen("image_queue") == 5
+        (entry,) = stack.db.lrange("image_queue", 0, 0)
+        job = json.loads(entry)
+        assert {"v", "id", "model", "encoding", "shape", "bytes", "top", "reply"} <= job.keys()
+        assert job["shape"] == [64, 64, 3]
+        assert stack.db.strlen(stack.keys.pixels(job["id"])) == job["bytes"] == 64 * 64 * 3
+        model = stack.http.get("/status").json["models"]["stand-in"]
+        assert (model["queued"], model["in_flight"], model["workers"]) == (5, 0, [])
+        assert model["oldest_ms"] > 0
+        assert model["expected_wait_ms"] is None
+        stack.start_worker(wait=False)
+    assert [f.result().labels[0] for f in futures] == [GOOD.label] * 5

@@ -1,0 +1,269 @@
+"""Probes never starve, hostile uploads do no harm, and a killed web process is replaced."""
+
+import os
+import random
+import signal
+import time
+from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from functools import partial
+from http.client import HTTPException
+
+from PIL import Image
+from tests.pictures import encoded, hostile_pictures
+from tests.system.client import Reply, answer_on, at_once, form, in_background, post_head
+from tests.system.conftest import MakeStack
+from tests.system.samples import sample, samples
+from tests.system.stack import Stack, resident_bytes
+
+GOOD = sample(1)
+SLOTS = 8
+PROCESSES = 2
+
+
+def test_probes_and_refusals_are_quick_while_all_slots_wait_and_uploads_hang(
+    make_stack: MakeStack,
+) -> None:
+    stack = make_stack(
+        WEB_SLOTS=str(SLOTS), WEB_PROCESSES=str(PROCESSES), UPLOAD_TIMEOUT_S="60", QUEUE_LIMIT="100"
+    )
+    (worker,) = stack.workers
+    worker.pause()
+    with ExitStack() as held:
+        for _ in range(100):
+            held.enter_context(stack.http.open(post_head(90_000) + GOOD.data))
+            held.enter_context(stack.http.open(b"POST /predict HTTP/1.1\r\nHost: te"))
+        pool = held.enter_context(ThreadPoolExecutor(100))
+        waiting = fill_slots(stack, pool)
+        for _ in range(12):
+            began = time.monotonic()
+            assert stack.http.get("/healthz").status == 200
+            assert time.monotonic() - began < 1
+            began = time.monotonic()
+            reply = stack.http.predict(GOOD.data)
+            assert time.monotonic() - began < 1
+            assert (reply.status, reply.code) == (503, "busy")
+            assert reply.retry_after_s >= 1
+            assert stack.http.get("/readyz").status == 200
+        worker.resume()
+        assert [f.result().labels[0] for f in waiting] == [GOOD.label] * SLOTS * PROCESSES
+    stack.wait_for(lambda: stack.http.predict(GOOD.data).status == 200, "slots are free again")
+
+
+def fill_slots(stack: Stack, pool: ThreadPoolExecutor) -> list[Future[Reply]]:
+    """Send pictures until every slot of every process waits for an answer."""
+    waiting: list[Future[Reply]] = []
+    for _ in range(20 * SLOTS * PROCESSES):
+        before = stack.waiting()
+        future = pool.submit(stack.http.predict, GOOD.data)
+        stack.wait_for(lambda: future.done() or stack.waiting() > before, "queued or refused")  # noqa: B023
+        if not future.done():
+            waiting.append(future)
+        if len(waiting) == SLOTS * PROCESSES:
+            return waiting
+    raise AssertionError(f"only {len(waiting)} slots could be filled")
+
+
+# -- hostile uploads ------------------------------------------------------------------------------
+
+
+def test_a_thousand_hostile_uploads_leave_the_service_healthy(make_stack: MakeStack) -> None:
+    stack = make_stack(UPLOAD_TIMEOUT_S="1.5")
+    warm_up = [partial(stack.http.predict, p.data) for p in samples(50)]
+    assert {reply.status for reply in at_once(warm_up)} == {200}
+    processes = stack.web.children()
+    before = [resident_bytes(pid) for pid in processes]
+    accepted = stack.count("accepted")
+
+    drawn = random.Random(7)
+    pictures = list(hostile_pictures(840))
+    broken = [broken_request(drawn) for _ in range(160)]
+    with ThreadPoolExecutor(16) as pool:
+        answers: list[Future[Reply]] = [
+            pool.submit(stack.http.predict_form if i % 2 else stack.http.predict, data)
+            for i, (_, data, _) in enumerate(pictures)
+        ]
+        ends: list[Future[int]] = [pool.submit(send_broken, stack, data) for data in broken]
+        while not (all(f.done() for f in answers) and all(f.done() for f in ends)):
+            assert stack.http.get("/healthz").status == 200
+    for (name, _, allowed), future in zip(pictures, answers, strict=True):
+        reply = future.result()
+        assert reply.code in allowed, (name, reply)
+        assert 400 <= reply.status < 500, (name, reply)
+    statuses = Counter(future.result() for future in ends)
+    assert not [status for status in statuses if status and not 400 <= status < 500], statuses
+    assert statuses[408] > 0, statuses
+
+    assert stack.http.predict(GOOD.data).labels[0] == GOOD.label
+    assert stack.web.children() == processes
+    assert not stack.web.lines("bug")
+    assert not stack.web.lines("error below the application")
+    grown = [resident_bytes(pid) - old for pid, old in zip(processes, before, strict=True)]
+    assert max(grown) < 100 * 2**20, grown
+    assert stack.count("accepted") == accepted + 1
+    stack.wait_for(stack.idle, "all jobs are done")
+    assert not stack.names("p")
+    assert stack.immortal() == []
+
+
+def broken_request(drawn: random.Random) -> bytes:
+    """Write a request that lies about its body, breaks off, or is no HTTP."""
+    body, headers = form(GOOD.data)
+    kind = f"Content-Type: {headers['Content-Type']}"
+    chunked = b"POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n"
+    cut = drawn.randrange(len(body) - 100)
+    return drawn.choice(
+        [
+            post_head(len(body) + 1000, kind) + body[:cut],
+            post_head(len(GOOD.data)) + GOOD.data[:cut],
+            post_head(len(body) - 200, kind) + body,
+            post_head(cut, "Content-Type: multipart/form-data") + body,
+            post_head(cut, "Content-Type: multipart/form-data; boundary=other") + body[:cut],
+            post_head(cut, kind) + drawn.randbytes(cut),
+            post_head(10**12),
+            post_head(cut, "Content-Encoding: gzip") + drawn.randbytes(cut),
+            chunked + b"zz\r\n",
+            chunked + b"5\r\nabcdefgh\r\n",
+            chunked + b"ffffffffffffffff\r\n" + drawn.randbytes(500),
+            drawn.randbytes(300) + b"\r\n\r\n",
+        ]
+    )
+
+
+def send_broken(stack: Stack, data: bytes) -> int:
+    """Send it; gives the status, or 0 where the server only hung up."""
+    try:
+        return stack.http.raw(data).status
+    except (OSError, HTTPException):
+        return 0
+
+
+def test_uploads_that_hold_too_much_memory_are_refused(make_stack: MakeStack) -> None:
+    stack = make_stack(
+        WEB_PROCESSES="1",
+        WEB_MEMORY_BYTES="4MiB",
+        MAX_BODY_BYTES="2MiB",
+        MAX_IMAGE_BYTES="2MiB",
+        UPLOAD_TIMEOUT_S="30",
+    )
+    head = post_head(1_500_000)
+    with ExitStack() as held:
+        for _ in range(6):
+            held.enter_context(stack.http.open(head + bytes(1_000_000)))
+
+        def refused() -> bool:
+            reply = stack.http.predict(bytes(900_000))
+            return (reply.status, reply.code) == (503, "busy")
+
+        stack.wait_for(refused, "uploads are refused")
+        assert stack.http.get("/healthz").status == 200
+    stack.wait_for(lambda: stack.http.predict(GOOD.data).status == 200, "memory is free again")
+
+
+# -- the end of a web process -----------------------------------------------------------------
+
+
+def test_drain_makes_the_server_unready_while_it_goes_on_serving(make_stack: MakeStack) -> None:
+    stack = make_stack()
+    (worker,) = stack.workers
+    worker.pause()
+    pictures = samples(6)
+    with in_background([partial(stack.http.predict, p.data) for p in pictures]) as futures:
+        stack.wait_for(lambda: stack.waiting() == 6, "all wait")
+        drain = stack.run("drain", "drain", "--wait", "0.1")
+        assert drain.wait() == 0
+        ready = at_once([partial(stack.http.get, "/readyz")] * 8)
+        assert {reply.status for reply in ready} == {503}
+        assert {reply.headers["connection"] for reply in ready} == {"close"}
+        assert stack.http.get("/healthz").status == 200
+        worker.resume()
+    assert [f.result().labels[0] for f in futures] == [p.label for p in pictures]
+    assert {f.result().headers["connection"] for f in futures} == {"close"}
+    assert stack.http.predict(GOOD.data).labels[0] == GOOD.label
+
+
+def test_sigterm_answers_the_requests_in_hand_and_refuses_others(make_stack: MakeStack) -> None:
+    stack = make_stack()
+    (worker,) = stack.workers
+    worker.pause()
+    pictures = samples(10)
+    with (
+        in_background([partial(stack.http.predict, p.data) for p in pictures]) as futures,
+        stack.http.open(post_head(len(GOOD.data))[:-2]) as late,
+    ):
+        stack.wait_for(lambda: stack.waiting() == 10, "all wait")
+        stack.web.send(signal.SIGTERM)
+        stack.wait_for(lambda: is_closed(stack), "no more connections are taken")
+        late.sendall(b"\r\n" + GOOD.data)
+        refused = answer_on(late)
+        worker.resume()
+    assert (refused.status, refused.code) == (503, "shutting_down")
+    assert refused.retry_after_s >= 1
+    assert [f.result().labels[0] for f in futures] == [p.label for p in pictures]
+    assert stack.web.wait() == 0
+    assert stack.immortal() == []
+
+
+def is_closed(stack: Stack) -> bool:
+    try:
+        stack.http.open(timeout_s=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+def test_a_killed_web_process_is_replaced_and_only_its_own_clients_notice(
+    make_stack: MakeStack,
+) -> None:
+    stack = make_stack(REQUEST_TIMEOUT_S="20", RESULT_TTL_S="1")
+    (worker,) = stack.workers
+    worker.pause()
+    pictures = samples(24)
+    victim, other = stack.web.children()
+    with ThreadPoolExecutor(24) as pool:
+        futures = [pool.submit(labels_or_reset, stack, p.data) for p in pictures]
+        stack.wait_for(lambda: stack.waiting() == 24, "all wait")
+        os.kill(victim, signal.SIGKILL)
+        stack.wait_for(lambda: any(f.done() for f in futures), "its clients notice")
+        worker.resume()
+        found = [future.result() for future in futures]
+    lost = [label for label in found if label is None]
+    assert all(a in (None, p.label) for a, p in zip(found, pictures, strict=True))
+    assert 0 < len(lost) < 24
+    stack.wait_for(lambda: len(set(stack.web.children()) - {victim}) == PROCESSES, "a new one")
+    assert other in stack.web.children()
+    stack.wait_ready()
+    replies = at_once([partial(stack.http.predict, p.data) for p in pictures])
+    assert [reply.labels[0] for reply in replies] == [p.label for p in pictures]
+    stack.wait_for(stack.idle, "all jobs are done")
+    assert not stack.names("p")
+    assert stack.immortal() == []
+
+
+def labels_or_reset(stack: Stack, data: bytes) -> str | None:
+    """Give the first label, None where the connection broke without an answer."""
+    try:
+        return stack.http.predict(data).labels[0]
+    except ConnectionError:
+        return None
+
+
+def test_pictures_that_are_slow_to_decode_do_not_hold_up_probes(make_stack: MakeStack) -> None:
+    stack = make_stack(WEB_PROCESSES="1")
+    calls = [partial(stack.http.predict, jpeg_of_many_scans())] * 6
+    slowest_s = 0.0
+    with in_background(calls) as futures:
+        while not all(future.done() for future in futures):
+            began = time.monotonic()
+            assert stack.http.get("/healthz").status == 200
+            slowest_s = max(slowest_s, time.monotonic() - began)
+    assert {future.result().status for future in futures} <= {200, 413, 503, 504}
+    assert slowest_s < 1
+
+
+def jpeg_of_many_scans() -> bytes:
+    """A picture of few bytes and not so many pixels, each of which is drawn 2,000 times."""
+    plain = encoded(Image.new("RGB", (999, 999), (90, 120, 30)), "JPEG", progressive=True)
+    last_scan = plain[plain.rindex(b"\xff\xda") : -2]
+    return plain[:-2] + 1_990 * last_scan + plain[-2:]
