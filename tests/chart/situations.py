@@ -1,0 +1,375 @@
+"""The values that users come with: those we ship, and the corners between them."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+from tests.chart.helm import CHART, OLDEST, Helm, Object, Values
+
+#: The kinds of other people's controllers that the chart can render, as a cluster lists them.
+APIS = (
+    "monitoring.coreos.com/v1",
+    "monitoring.coreos.com/v1/ServiceMonitor",
+    "monitoring.coreos.com/v1/PodMonitor",
+    "monitoring.coreos.com/v1/PrometheusRule",
+    "gateway.networking.k8s.io/v1",
+    "gateway.networking.k8s.io/v1/HTTPRoute",
+)
+#: Without it the password is another one in each rendering.
+PASSWORD = {"redis": {"auth": {"password": "not-a-real-password"}}}
+DIGEST = "sha256:" + "0123456789abcdef" * 4
+KEYS = ["a-key-of-sixteen", "another-of-sixteen"]
+
+
+@dataclass(frozen=True)
+class Situation:
+    """Values for one release, and what the user has made before it."""
+
+    name: str
+    values: tuple[Values, ...] = ()
+    outside: tuple[str, ...] = ()
+    """As in relations.reference_problems."""
+    release: str = "imageserve"
+    namespace: str = "pictures"
+    oldest: str = OLDEST
+    """The Kubernetes that it takes."""
+
+    def render(self, helm: Helm, **how: Any) -> list[Object]:
+        return helm.render(*self.values, **{**self.how(), **how})
+
+    def text(self, helm: Helm, **how: Any) -> str:
+        return helm.text(*self.values, **{**self.how(), **how})
+
+    def how(self) -> dict[str, Any]:
+        return {"api_versions": APIS, "kube_version": self.oldest, **self.named()}
+
+    def named(self) -> dict[str, str]:
+        return {"release": self.release, "namespace": self.namespace}
+
+
+ON = {"enabled": True}
+ALL_ON: dict[str, Any] = {
+    "commonLabels": {"team": "vision"},
+    "image": {"registry": "registry.test:5000/team", "pullSecrets": ["registry"]},
+    "apiKeys": {"enabled": True, "keys": KEYS},
+    "web": {
+        "autoscaling": {"enabled": True, "behavior": {"scaleDown": {"selectPolicy": "Min"}}},
+        "image": {"digest": DIGEST, "pullPolicy": "Always"},
+        "service": {
+            "annotations": {"a.test/b": "c"},
+            "labels": {"exposed": "yes"},
+            "extraSpec": {"internalTrafficPolicy": "Cluster"},
+        },
+        "serviceAccount": {"annotations": {"a.test/role": "web"}},
+        "podAnnotations": {"a.test/pod": "web"},
+        "podLabels": {"tier": "web"},
+        "nodeSelector": {"kubernetes.io/arch": "amd64"},
+        "tolerations": [{"key": "a", "operator": "Exists"}],
+        "affinity": {"nodeAffinity": {}},
+        "priorityClassName": "high",
+        "extraEnv": [{"name": "TZ", "value": "UTC"}],
+        "extraVolumes": [{"name": "more", "emptyDir": {}}],
+        "extraVolumeMounts": [{"name": "more", "mountPath": "/more"}],
+    },
+    "models": {
+        "shapes": {"podLabels": {"tier": "model"}},
+        "resnet": {
+            "network": "resnet50",
+            "weights": "/weights/resnet50.weights.h5",
+            "inputSize": [224, 320],
+            "gpu": {"count": 1, "runtimeClassName": "nvidia", "nodeSelector": {"gpu": "yes"}},
+            "shm": {"sizeLimit": "256Mi"},
+            "cache": {"existingClaim": "weights"},
+            "scaling": {"replicas": 2},
+            "image": {"repository": "other/model", "tag": "1.2.3"},
+        },
+    },
+    "defaultModel": "shapes",
+    "redis": {
+        "persistence": {"enabled": True, "storageClassName": "fast", "keep": True},
+        "podDisruptionBudget": ON,
+        "maxmemory": "1Gi",
+        "resources": {"limits": {"memory": "2Gi"}},
+        "extraConfig": ["slowlog-max-len 256"],
+    },
+    "ingress": {
+        "enabled": True,
+        "className": "own",
+        "annotations": {"a.test/size": "32m"},
+        "hosts": ["pictures.test"],
+        "tls": [{"hosts": ["pictures.test"], "secretName": "pictures-tls"}],
+    },
+    "httpRoute": {
+        "enabled": True,
+        "parentRefs": [{"name": "gateway", "namespace": "gateways", "sectionName": "https"}],
+        "hostnames": ["pictures.test"],
+        "filters": [
+            {
+                "type": "ResponseHeaderModifier",
+                "responseHeaderModifier": {"set": [{"name": "X-A", "value": "b"}]},
+            }
+        ],
+    },
+    "serviceMonitor": {"enabled": True, "interval": "30s", "labels": {"release": "prometheus"}},
+    "podMonitor": {"enabled": True, "interval": "30s", "labels": {"release": "prometheus"}},
+    "prometheusRule": {"enabled": True, "alertLabels": {"team": "vision"}},
+    "grafanaDashboard": {"enabled": True, "annotations": {"folder": "imageserve"}},
+}
+MONITORS = dict.fromkeys(("serviceMonitor", "podMonitor", "prometheusRule"), ON)
+
+
+def external_redis(**external: Any) -> dict[str, Any]:
+    return {"redis": {"enabled": False, "external": {"host": "redis.data.test", **external}}}
+
+
+def shapes(**values: Any) -> dict[str, Any]:
+    return {"models": {"shapes": values}}
+
+
+PULLED = {
+    "global": {"imageRegistry": "mirror.test", "imagePullSecrets": ["mirror"], "other": {"a": 1}}
+}
+SHIPPED = tuple(
+    Situation(
+        path.stem,
+        (path, *(() if "external" in path.stem else (PASSWORD,))),
+    )
+    for path in sorted(CHART.glob("values-*.yaml"))
+)
+DEFAULT = Situation("default", (PASSWORD,))
+EVERYTHING = Situation(
+    "all-on",
+    (ALL_ON, PASSWORD),
+    outside=("Secret/pictures-tls", "PersistentVolumeClaim/weights"),
+)
+SITUATIONS = (
+    DEFAULT,
+    *SHIPPED,
+    EVERYTHING,
+    Situation("random password"),
+    Situation(
+        "redis password in a Secret",
+        ({"redis": {"auth": {"existingSecret": "own", "secretKey": "pw"}}},),
+        outside=("Secret/own:pw",),
+    ),
+    Situation("redis on a volume", ({"redis": {"persistence": ON}}, PASSWORD)),
+    Situation(
+        "redis on a claim",
+        ({"redis": {"persistence": {"enabled": True, "existingClaim": "c"}}}, PASSWORD),
+        outside=("PersistentVolumeClaim/c",),
+    ),
+    Situation(
+        "valkey",
+        ({"redis": {"image": {"repository": "valkey/valkey", "tag": "8.1.4"}}}, PASSWORD),
+    ),
+    Situation("external redis", (external_redis(),)),
+    Situation(
+        "external redis with TLS, own CA and an ACL user",
+        (
+            external_redis(
+                port=6380,
+                database=3,
+                username="imageserve",
+                existingSecret="redis",
+                maxmemory="2Gi",
+                tls={"enabled": True, "caSecret": "ca", "caKey": "own.crt"},
+            ),
+        ),
+        outside=("Secret/redis:redis-password", "Secret/ca", "Secret/ca:own.crt"),
+    ),
+    Situation(
+        "sentinels with passwords",
+        (
+            external_redis(
+                host="",
+                existingSecret="redis",
+                sentinel={
+                    "enabled": True,
+                    "nodes": ["s1.test:26379", "s2.test:26380"],
+                    "masterName": "mymaster",
+                    "existingSecret": "sentinel",
+                },
+            ),
+        ),
+        outside=("Secret/redis:redis-password", "Secret/sentinel:sentinel-password"),
+    ),
+    Situation(
+        "several models",
+        (
+            {
+                "models": {
+                    "shapes": {"enabled": False},
+                    "Cats_and.Dogs": {
+                        "network": "/models/cats.keras",
+                        "labels": "/models/cats.txt",
+                        "inputSize": 160,
+                    },
+                    "mobilenet_v2": {"queue": "fast", "weights": "random"},
+                    "probe": {"network": "stand-in", "scaling": {"replicas": 3}},
+                },
+                "defaultModel": "mobilenet_v2",
+                "limits": {"queueBytesLimit": "64Mi"},
+            },
+            PASSWORD,
+        ),
+    ),
+    Situation(
+        "a slice of a GPU",
+        (
+            shapes(gpu={"count": 1, "resourceName": "nvidia.com/mig-1g.5gb"}, strategy={}),
+            PASSWORD,
+        ),
+    ),
+    Situation(
+        "a shared GPU",
+        (
+            shapes(
+                gpu={
+                    "count": 1,
+                    "resourceName": "nvidia.com/gpu.shared",
+                    "allowGrowth": True,
+                    "tolerations": [],
+                },
+                scaling={"replicas": 4},
+                shm={"sizeLimit": "1Gi"},
+            ),
+            PASSWORD,
+        ),
+    ),
+    Situation(
+        "a GPU by resource claim",
+        (
+            shapes(
+                gpu={
+                    "resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "one-gpu"}],
+                }
+            ),
+            PASSWORD,
+        ),
+        oldest="1.31.0",
+    ),
+    Situation("api keys", ({"apiKeys": {"enabled": True, "keys": KEYS}}, PASSWORD)),
+    Situation(
+        "api keys in a Secret",
+        ({"apiKeys": {"enabled": True, "existingSecret": "keys"}}, PASSWORD),
+        outside=("Secret/keys", "Secret/keys:keys"),
+    ),
+    Situation(
+        "ingress and route for any host",
+        (
+            {
+                "ingress": ON,
+                "httpRoute": {"enabled": True, "parentRefs": [{"name": "g"}], "timeouts": False},
+            },
+            PASSWORD,
+        ),
+    ),
+    Situation("monitors", (MONITORS, PASSWORD)),
+    Situation("web autoscaling", ({"web": {"autoscaling": ON}}, PASSWORD)),
+    Situation(
+        "a port on the nodes",
+        ({"web": {"service": {"type": "NodePort", "nodePort": 30080}}}, PASSWORD),
+    ),
+    Situation("images from a mirror", (PULLED, PASSWORD)),
+    Situation(
+        "no policies, budgets, accounts and tests",
+        (
+            {
+                "networkPolicy": {"enabled": False},
+                "tests": {"enabled": False},
+                "web": {
+                    "podDisruptionBudget": {"enabled": False},
+                    "serviceAccount": {"create": False},
+                },
+                "modelDefaults": {
+                    "podDisruptionBudget": {"enabled": False},
+                    "serviceAccount": {"create": False, "name": "models"},
+                },
+                "redis": {"serviceAccount": {"create": False}},
+            },
+            PASSWORD,
+        ),
+        outside=("ServiceAccount/models", "ServiceAccount/default"),
+    ),
+    Situation(
+        "a release and a namespace that look like numbers",
+        ({"fullnameOverride": "pictures", **MONITORS}, PASSWORD),
+        release="1234",
+        namespace="5678",
+    ),
+    Situation(
+        "fractions of seconds",
+        (
+            {
+                "limits": {"requestTimeoutSeconds": 2.5, "uploadTimeoutSeconds": 0.75},
+                "web": {"drainSeconds": 1.5},
+                "modelDefaults": {"shutdownSeconds": 1.5, "leaseSeconds": 0.5},
+                "httpRoute": {"enabled": True, "parentRefs": [{"name": "g"}]},
+                "prometheusRule": ON,
+            },
+            PASSWORD,
+        ),
+    ),
+    Situation(
+        "wildcard hosts",
+        (
+            {
+                "ingress": {"enabled": True, "hosts": ["*.pictures.test", "pictures.test"]},
+                "httpRoute": {
+                    "enabled": True,
+                    "parentRefs": [{"name": "g"}],
+                    "hostnames": ["*.pictures.test"],
+                },
+            },
+            PASSWORD,
+        ),
+    ),
+    Situation(
+        "values that YAML reads otherwise",
+        (
+            {
+                "commonLabels": {"a": "yes", "b": "1", "c": "1e3", "d": ""},
+                "redis": {
+                    "image": {"tag": "7.10"},
+                    "extraConfig": ['client-output-buffer-limit pubsub 32mb 8mb 60 # "x": y'],
+                },
+                "modelDefaults": {
+                    "labels": "yes",
+                    "nodeSelector": {"gpu": "true"},
+                    "extraEnv": [{"name": "TZ", "value": "1"}],
+                },
+                "web": {
+                    "image": {"tag": "20260101"},
+                    "podAnnotations": {"a.test/x": "null", "a.test/y": "a: b # c"},
+                },
+            },
+            PASSWORD,
+        ),
+    ),
+    Situation("manifests", ({"manifests": True}, PASSWORD)),
+    Situation(
+        "long names",
+        (
+            {
+                "models": {
+                    "shapes": {"enabled": False},
+                    "m" * 63: {"network": "stand-in"},
+                    "m" * 62 + "n": {"network": "stand-in"},
+                },
+                "defaultModel": "m" * 63,
+                "limits": {"queueBytesLimit": "64Mi"},
+                **MONITORS,
+            },
+            PASSWORD,
+        ),
+        release="r" * 53,
+    ),
+)
+
+
+def each_situation(situations: Iterable[Situation] = SITUATIONS) -> pytest.MarkDecorator:
+    """Run a test once per situation."""
+    return pytest.mark.parametrize(
+        "situation", list(situations), ids=lambda situation: situation.name
+    )

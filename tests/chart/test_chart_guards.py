@@ -1,0 +1,354 @@
+"""Values that cannot work are refused with a sentence each, and unknown ones by the schema."""
+
+import re
+from typing import Any
+
+import pytest
+from tests.chart import values_file
+from tests.chart.helm import CHART, Helm, HelmError
+from tests.chart.situations import PASSWORD
+
+GUARDS = (CHART / "templates" / "validate.yaml").read_text()
+
+
+def models(**entries: Any) -> dict[str, Any]:
+    """These models instead of the bundled one, few enough bytes for several."""
+    return {
+        "models": {"shapes": {"enabled": False}, **entries},
+        "limits": {"queueBytesLimit": "8Mi"},
+    }
+
+
+def shapes(**values: Any) -> dict[str, Any]:
+    return {"models": {"shapes": values}}
+
+
+def external(**values: Any) -> dict[str, Any]:
+    return {"redis": {"enabled": False, "auth": {"password": ""}, "external": values}}
+
+
+def web(**values: Any) -> dict[str, Any]:
+    return {"web": values}
+
+
+def redis(**values: Any) -> dict[str, Any]:
+    return {"redis": values}
+
+
+STAND_IN = {"network": "stand-in"}
+ENV = [{"name": "TZ", "value": "UTC"}]
+TWO_TMP = [{"name": "tmp", "emptyDir": {}}]
+OVER_TMP = [{"name": "tmp", "mountPath": "/tmp"}]
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    (
+        {**models(a={**STAND_IN, "queue": "q"}, b={**STAND_IN, "queue": "q"}), "defaultModel": "a"},
+        'models.a and models.b have the same queue "q"',
+    ),
+    (
+        {**models(**{"a.b": STAND_IN, "a-b": STAND_IN}), "defaultModel": "a.b"},
+        "models.a.b and models.a-b would have objects of the same name",
+    ),
+    (
+        models(a={"network": "/m.keras", "labels": "/l.txt"}),
+        "models.a: a .keras file needs inputSize",
+    ),
+    (models(a={"network": "/m.keras", "inputSize": 8}), "models.a: a .keras file needs labels"),
+    (models(resnet={}), 'models.resnet: no network is called "resnet"'),
+    (
+        shapes(gpu={"count": 1, "resourceClaims": [{"name": "g", "resourceClaimName": "g"}]}),
+        "models.shapes: give gpu.count or gpu.resourceClaims, not both",
+    ),
+    (
+        shapes(resources={"limits": {"nvidia.com/gpu": 1}}),
+        "models.shapes: nvidia.com/gpu does not belong into resources",
+    ),
+    (
+        shapes(shm={"sizeLimit": "3Gi"}),
+        "models.shapes: shm.sizeLimit counts against resources.limits.memory",
+    ),
+    (
+        models(a={"network": "resnet50", "weightsDownload": "never"}),
+        "models.a: weights imagenet are downloaded, and weightsDownload is never",
+    ),
+    (
+        shapes(extraEnv=[{"name": "BATCH_SIZE", "value": "1"}]),
+        "models.shapes.extraEnv: set twice: BATCH_SIZE",
+    ),
+    (shapes(extraVolumes=TWO_TMP), "models.shapes.extraVolumes: named twice: tmp"),
+    (shapes(extraVolumeMounts=OVER_TMP), "models.shapes.extraVolumeMounts: mounted twice: /tmp"),
+    (models(), "models: no model is enabled"),
+    ({"defaultModel": "other"}, 'defaultModel: no enabled model is called "other"'),
+    (models(a=STAND_IN, b=STAND_IN), "defaultModel: say which of a, b answers"),
+    (web(image={"tag": "latest"}), "image imageserve/web:latest: latest is not a version"),
+    (shapes(image={"tag": "latest"}), "image imageserve/model:latest: latest is not a version"),
+    (redis(image={"tag": "latest"}), "image redis:latest: latest is not a version"),
+    (redis(external={"host": "h"}), "redis.external is given, and redis.enabled is true"),
+    (redis(maxmemory="513Mi"), "redis.resources.limits.memory must be at least 2 x"),
+    (redis(persistence={"size": "1023Mi"}), "redis.persistence.size must be at least 2 x"),
+    (redis(auth={"existingSecret": "s"}), "redis.auth: give password or existingSecret, not both"),
+    (
+        {"manifests": True, **redis(auth={"password": ""})},
+        "manifests: give redis.auth.existingSecret or redis.auth.password",
+    ),
+    (redis(extraConfig=["maxmemory 1"]), "redis.extraConfig: maxmemory is the chart's to set"),
+    (
+        redis(extraConfig=["maxmemory-policy   allkeys-lru"]),
+        "redis.extraConfig: maxmemory-policy is the chart's to set",
+    ),
+    (
+        redis(extraEnv=[{"name": "REDISCLI_AUTH", "value": "x"}]),
+        "redis.extraEnv: set twice: REDISCLI_AUTH",
+    ),
+    (
+        redis(extraVolumes=[{"name": "data", "emptyDir": {}}]),
+        "redis.extraVolumes: named twice: data",
+    ),
+    (
+        redis(extraVolumeMounts=[{"name": "x", "mountPath": "/data"}]),
+        "redis.extraVolumeMounts: mounted twice: /data",
+    ),
+    (
+        external(host="h", sentinel={"enabled": True, "nodes": ["s:1"], "masterName": "m"}),
+        "redis.external: give host or sentinel, not both",
+    ),
+    (
+        external(sentinel={"enabled": True, "nodes": ["s:1"]}),
+        "redis.external.sentinel needs nodes and masterName",
+    ),
+    (
+        external(sentinel={"enabled": True, "masterName": "m"}),
+        "redis.external.sentinel needs nodes and masterName",
+    ),
+    (external(), "redis.enabled is false: say in redis.external where Redis is"),
+    (
+        external(host="h", username="u"),
+        "redis.external.username needs the password in redis.external.existingSecret",
+    ),
+    (
+        {"limits": {"queueBytesLimit": "308Mi"}},
+        "limits.queueBytesLimit x 1 models is 322961408 bytes, more than 0.6 x redis.maxmemory",
+    ),
+    (
+        external(host="h", maxmemory="400Mi"),
+        "bytes, more than 0.6 x redis.external.maxmemory, which is 251658240",
+    ),
+    ({"limits": {"maxImageBytes": "33Mi"}}, "limits.maxImageBytes must not be larger than"),
+    ({"limits": {"maxBodyBytes": "129Mi"}}, "limits.maxBodyBytes must not be larger than"),
+    (web(processes=3), "web.resources.limits.memory must be at least"),
+    (
+        web(autoscaling={"enabled": True, "minReplicas": 9}),
+        "web.autoscaling.minReplicas must not be larger than maxReplicas",
+    ),
+    (
+        web(autoscaling={"enabled": True}, resources={"requests": {"cpu": None}}),
+        "web.autoscaling needs web.resources.requests.cpu",
+    ),
+    (web(service={"nodePort": 30080}), "web.service.nodePort needs a Service of type NodePort"),
+    (
+        web(service={"extraSpec": {"selector": {}}}),
+        "web.service.extraSpec: selector is the chart's to set",
+    ),
+    (web(extraEnv=[{"name": "WEB_PORT", "value": "1"}]), "web.extraEnv: set twice: WEB_PORT"),
+    (web(extraEnv=[*ENV, *ENV]), "web.extraEnv: set twice: TZ"),
+    (web(extraVolumes=TWO_TMP), "web.extraVolumes: named twice: tmp"),
+    (web(extraVolumeMounts=OVER_TMP), "web.extraVolumeMounts: mounted twice: /tmp"),
+    (
+        {"apiKeys": {"enabled": True}},
+        "apiKeys.enabled needs apiKeys.existingSecret or apiKeys.keys",
+    ),
+    (
+        {"apiKeys": {"enabled": True, "existingSecret": "s", "keys": ["sixteen-or-longer"]}},
+        "apiKeys: give existingSecret or keys, not both",
+    ),
+    ({"apiKeys": {"existingSecret": "s"}}, "apiKeys: keys are given, and apiKeys.enabled is false"),
+    ({"apiKeys": {"keys": ["sixteen-or-longer"]}}, "keys are given, and apiKeys.enabled is false"),
+    ({"httpRoute": {"enabled": True}, "checkApis": False}, "httpRoute.enabled needs"),
+    *(
+        (
+            {kind: {"enabled": True, **more}},
+            f"{kind}.enabled: the cluster has no {api}",
+        )
+        for kind, api, more in (
+            ("httpRoute", "gateway.networking.k8s.io/v1", {"parentRefs": [{"name": "g"}]}),
+            ("serviceMonitor", "monitoring.coreos.com/v1", {}),
+            ("podMonitor", "monitoring.coreos.com/v1", {}),
+            ("prometheusRule", "monitoring.coreos.com/v1", {}),
+        )
+    ),
+    *(
+        (values, f"{where}: the label app.kubernetes.io/name is the chart's to set")
+        for values, where in (
+            ({"commonLabels": {"app.kubernetes.io/name": "x"}}, "commonLabels"),
+            (web(podLabels={"app.kubernetes.io/name": "x"}), "web.podLabels"),
+            (web(service={"labels": {"app.kubernetes.io/name": "x"}}), "web.service.labels"),
+            (redis(podLabels={"app.kubernetes.io/name": "x"}), "redis.podLabels"),
+            (shapes(podLabels={"app.kubernetes.io/name": "x"}), "models.shapes.podLabels"),
+        )
+    ),
+]
+
+
+def refusal(helm: Helm, values: dict[str, Any], release: str = "imageserve") -> str:
+    with pytest.raises(HelmError) as refused:
+        helm.render(PASSWORD, values, release=release)
+    return str(refused.value)
+
+
+def test_a_release_that_names_no_service_is_refused(helm4: Helm) -> None:
+    # Helm takes "7up"; a Service of Kubernetes older than 1.36 does not.
+    assert "- names of Services begin with a letter" in refusal(helm4, {}, "7up")
+    assert helm4.render(PASSWORD, {"fullnameOverride": "up"}, release="7up")
+
+
+@pytest.mark.parametrize(("values", "said"), REFUSED, ids=[said for _, said in REFUSED])
+def test_values_that_cannot_work_are_refused(helm4: Helm, values: Any, said: str) -> None:
+    text = refusal(helm4, values)
+
+    problems = re.findall(r"^- (.*)", text, re.MULTILINE)
+    assert any(said in each for each in problems), text
+    assert len(problems) == 1, "each row shows one guard"
+
+
+def test_helm_3_refuses_with_the_same_sentence(helm: Helm) -> None:
+    assert "- models: no model is enabled" in refusal(helm, models())
+
+
+def test_all_problems_are_said_at_once(helm4: Helm) -> None:
+    text = refusal(helm4, {**models(), **web(image={"tag": "latest"})})
+
+    assert "models: no model" in text
+    assert "image imageserve/web:latest" in text
+
+
+def sentences() -> list[str]:
+    """Return the sentences of validate.yaml, as regular expressions."""
+    found = re.findall(r'append \$problems \(?(?:printf )?"((?:[^"\\]|\\.)*)"', GUARDS)
+    return [re.sub(r"%(\\\.0)?[a-z]", ".*", re.escape(each)) for each in found]
+
+
+def sentence_of(problem: str) -> str:
+    """Return the sentence that a problem was written from: the longest of those that fit."""
+    fitting = [each for each in sentences() if re.fullmatch(each, problem)]
+    return max(fitting, key=len)
+
+
+def test_no_guard_is_without_a_row_above(helm4: Helm) -> None:
+    texts = [refusal(helm4, {}, "7up"), *(refusal(helm4, values) for values, _ in REFUSED)]
+    problems = [p for text in texts for p in re.findall(r"^- (.*)", text, re.MULTILINE)]
+
+    assert set(sentences()) - {sentence_of(each) for each in problems} == set()
+
+
+def test_all_guards_are_in_one_file() -> None:
+    assert len(sentences()) == GUARDS.count("append $problems")
+    refusing = re.compile(r"\{\{-?\s*fail\b|\(fail\b|\|\s*fail\b|\brequired \"")
+    found = {name for name, text in values_file.templates().items() if refusing.search(text)}
+    assert found == {"templates/validate.yaml"}
+
+
+ACCEPTED: list[Any] = [
+    pytest.param(redis(maxmemory="512Mi"), id="memory just enough"),
+    pytest.param({"limits": {"queueBytesLimit": "307Mi"}}, id="queues just small enough"),
+    pytest.param(redis(persistence={"size": "1Gi"}), id="a volume just large enough"),
+    pytest.param(redis(resources={"limits": {"memory": None}}), id="no limit, no check"),
+    pytest.param({"limits": {"queueBytesLimit": 1_000_000}}, id="bytes as a number"),
+    pytest.param({"global": {"anything": {"goes": True}}}, id="values of a parent chart"),
+    pytest.param({"limits": {"maxBodyBytes": "128Mi"}}, id="a body as large as the memory for it"),
+    pytest.param(redis(extraConfig=["maxmemory-samples 10"]), id="a setting of a similar name"),
+]
+
+
+@pytest.mark.parametrize("values", ACCEPTED)
+def test_values_that_just_work_are_accepted(helm: Helm, values: Any) -> None:
+    assert helm.render(PASSWORD, values)
+
+
+# Schema: what one value alone may be.
+UNKNOWN: list[Any] = [
+    {"wbe": {}},
+    {"web": {"replica": 3}},
+    {"web": {"autoscaling": {"min": 3}}},
+    {"web": {"service": {"ports": 80}}},
+    {"image": {"tag": "1"}},
+    {"models": {"shapes": {"batch": 3}}},
+    {"models": {"shapes": {"gpu": {"counts": 1}}}},
+    {"modelDefaults": {"scaling": {"replica": 1}}},
+    {"redis": {"auth": {"passphrase": "x"}}},
+    {"redis": {"external": {"sentinel": {"master": "x"}}}},
+    {"redis": {"external": {"tls": {"ca": "x"}}}},
+    {"networkPolicy": {"web": {"to": []}}},
+    {"serviceMonitor": {"namespace": "x"}},
+    {"autoscaling": {"enabled": True}},
+    {"tests": {"image": "x"}},
+]
+
+
+def _path_of(values: Any) -> str:
+    path = []
+    while isinstance(values, dict) and values:
+        key, values = next(iter(values.items()))
+        path.append(key)
+    return ".".join(path)
+
+
+@pytest.mark.parametrize("values", UNKNOWN, ids=_path_of)
+def test_an_unknown_key_is_refused(helm4: Helm, values: Any) -> None:
+    assert "additional properties" in refusal(helm4, values)
+
+
+def test_helm_3_refuses_an_unknown_key_too(helm: Helm) -> None:
+    # Each helm has its own words for it.
+    assert re.search(r"replica\b", refusal(helm, {"web": {"replica": 3}}))
+
+
+WRONG: list[Any] = [
+    {"web": {"replicas": "two"}},
+    {"web": {"replicas": -1}},
+    {"web": {"replicas": 1.5}},
+    {"web": {"autoscaling": {"enabled": "yes"}}},
+    {"web": {"autoscaling": {"targetCPUUtilizationPercentage": 0}}},
+    {"web": {"service": {"type": "ExternalName"}}},
+    {"web": {"service": {"port": 65_536}}},
+    {"web": {"image": {"digest": "sha256:short"}}},
+    {"web": {"image": {"repository": ""}}},
+    {"image": {"pullPolicy": "Sometimes"}},
+    {"log": {"level": "loud"}},
+    {"limits": {"queueBytesLimit": "64 megabytes"}},
+    {"limits": {"requestTimeoutSeconds": 0}},
+    {"limits": {"imageFormats": ["tiff"]}},
+    {"limits": {"imageFormats": []}},
+    {"models": {"shapes": {"inputSize": [224]}}},
+    {"models": {"shapes": {"inputSize": 7}}},
+    {"models": {"shapes": {"batchSize": 0}}},
+    {"models": {"shapes": {"interpolation": "cubic"}}},
+    {"models": {"shapes": {"queue": "two words"}}},
+    {"models": {"shapes": {"gpu": {"count": -1}}}},
+    {"models": {"shapes": {"scaling": {"replicas": "1"}}}},
+    {"models": {"two words": {}}},
+    {"models": []},
+    {"autoscaling": {"mode": "sometimes"}},
+    {"apiKeys": {"keys": ["short"]}},
+    {"redis": {"maxmemory": "lots"}},
+    {"redis": {"auth": {"password": "short"}}},
+    {"redis": {"external": {"port": "6379"}}},
+    {"redis": {"external": {"sentinel": {"nodes": ["no-port"]}}}},
+    {"networkPolicy": {"dns": {"ports": ["dns"]}}},
+    {"serviceMonitor": {"interval": "half a minute"}},
+    {"fullnameOverride": "Not_A_Name"},
+]
+
+
+@pytest.mark.parametrize("values", WRONG, ids=lambda v: f"{_path_of(v)}: {_value_of(v)}")
+def test_a_value_of_the_wrong_kind_is_refused(helm4: Helm, values: Any) -> None:
+    text = refusal(helm4, values)
+
+    assert "specifications of the schema" in text
+    # Not by accident of another value.
+    assert f"at '/{next(iter(values))}" in text or "invalid propertyName" in text
+
+
+def _value_of(values: Any) -> Any:
+    while isinstance(values, dict) and values:
+        values = next(iter(values.values()))
+    return values

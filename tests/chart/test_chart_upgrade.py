@@ -1,0 +1,127 @@
+"""What an upgrade keeps: the Redis password, selectors, and pods that it does not concern."""
+
+import shutil
+from base64 import b64decode
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.chart.api_server import cluster
+from tests.chart.helm import CHART, Helm, HelmError, Object, objects_of
+from tests.chart.objects import of_kind, pod_templates, the, title
+from tests.chart.situations import EVERYTHING, PASSWORD
+
+SECRET = "imageserve-redis"
+
+
+def upgraded(helm: Helm, kubeconfig: Path, *values: Any) -> list[Object]:
+    """Render against a cluster, as an upgrade does."""
+    return objects_of(helm.text_for(kubeconfig, *values, namespace="pictures"))
+
+
+def installed_secret(objects: list[Object]) -> Object:
+    """Return the Secret as Helm leaves it in the cluster: with the name of its release."""
+    owner = {
+        "meta.helm.sh/release-name": "imageserve",
+        "meta.helm.sh/release-namespace": "pictures",
+    }
+    secret = the(objects, "Secret", SECRET)
+    return {**secret, "metadata": {**secret["metadata"], "annotations": owner}}
+
+
+def password(objects: list[Object]) -> str:
+    return b64decode(the(objects, "Secret", SECRET)["data"]["redis-password"]).decode()
+
+
+def test_a_random_password_is_made_for_each_installation(helm: Helm) -> None:
+    first, second = (password(Helm(helm.program, helm.home).render()) for _ in range(2))
+
+    assert first != second
+    assert len(first) >= 32
+
+
+def test_a_release_uses_one_password_in_one_rendering(helm4: Helm) -> None:
+    """Its checksum is in every pod that needs a restart when it changes."""
+    sums = {
+        pod.owner["spec"]["template"]["metadata"]["annotations"]["checksum/redis-secret"]
+        for pod in pod_templates(Helm(helm4.program, helm4.home).render())
+        if not pod.is_hook
+    }
+
+    assert len(sums) == 1
+
+
+def test_an_upgrade_keeps_the_password_and_changes_nothing(helm: Helm, tmp_path: Path) -> None:
+    installed = helm.render(namespace="pictures", release="imageserve")
+    secret = installed_secret(installed)
+
+    with cluster(tmp_path, [secret]) as kubeconfig:
+        again = upgraded(helm, kubeconfig)
+        once_more = upgraded(Helm(helm.program, helm.home), kubeconfig)
+
+    assert password(again) == password(installed)
+    assert again == once_more
+    templates = {str(p): p.owner["spec"].get("template") for p in pod_templates(installed)}
+    assert {str(p): p.owner["spec"].get("template") for p in pod_templates(again)} == templates
+
+
+def test_a_password_that_is_given_wins_over_the_old_one(helm: Helm, tmp_path: Path) -> None:
+    secret = installed_secret(helm.render(namespace="pictures"))
+
+    with cluster(tmp_path, [secret]) as kubeconfig:
+        again = upgraded(helm, kubeconfig, PASSWORD)
+
+    assert password(again) == PASSWORD["redis"]["auth"]["password"]
+
+
+def test_a_secret_without_the_entry_gets_one(helm: Helm, tmp_path: Path) -> None:
+    secret = installed_secret(helm.render(namespace="pictures"))
+
+    with cluster(tmp_path, [{**secret, "data": {"other": ""}}]) as kubeconfig:
+        again = upgraded(helm, kubeconfig)
+
+    assert len(password(again)) >= 32
+
+
+def test_plain_manifests_want_a_password(helm: Helm) -> None:
+    with pytest.raises(HelmError, match=r"redis\.auth\.password"):
+        helm.render({"manifests": True})
+
+
+def selectors(objects: list[Object]) -> dict[str, Any]:
+    return {title(o): o["spec"]["selector"] for o in of_kind(objects, "Deployment", "StatefulSet")}
+
+
+LATER: list[Any] = [
+    {"commonLabels": {"team": "other"}},
+    {"web": {"podLabels": {"a": "b"}}, "modelDefaults": {"podLabels": {"a": "b"}}},
+    {"models": {"shapes": {"network": "stand-in", "queue": "other"}}},
+    {"autoscaling": {"mode": "none"}, "web": {"autoscaling": {"enabled": True}}},
+]
+
+
+@pytest.mark.parametrize("values", LATER, ids=str)
+def test_selectors_never_change(helm4: Helm, values: Any) -> None:
+    # Kubernetes would refuse the upgrade.
+    assert selectors(helm4.render(PASSWORD, values)) == selectors(helm4.render(PASSWORD))
+
+
+@pytest.fixture
+def newer(helm4: Helm, tmp_path: Path) -> Helm:
+    """The chart with a later version of its own, of the same program."""
+    chart = tmp_path / "imageserve"
+    shutil.copytree(CHART, chart)
+    about = yaml.safe_load((chart / "Chart.yaml").read_text())
+    (chart / "Chart.yaml").write_text(yaml.safe_dump({**about, "version": "99.9.9"}))
+    return Helm(helm4.program, helm4.home, chart)
+
+
+def test_a_new_version_of_the_chart_alone_restarts_no_pod(helm4: Helm, newer: Helm) -> None:
+    how: Any = {"api_versions": EVERYTHING.how()["api_versions"]}
+    old = pod_templates(helm4.render(*EVERYTHING.values, **how))
+    new = pod_templates(newer.render(*EVERYTHING.values, **how))
+    running = [(o, n) for o, n in zip(old, new, strict=True) if not o.is_hook]
+
+    assert all(o.owner["spec"]["template"] == n.owner["spec"]["template"] for o, n in running)
+    assert "99.9.9" in newer.text(*EVERYTHING.values, **how)
