@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 .PHONY: help install run test check check-security test-e2e manifests format bench train lock clean python
 
 help:  ## list what there is
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | awk -F: '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | awk -F: '{printf "  make %-14s %s\n", $$1, $$2}'
 
 python:
 	@test -n "$(PYTHON)" || { echo "imageserve needs Python 3.11 or 3.12; install one, or name it: make PYTHON=/path/to/python"; exit 1; }

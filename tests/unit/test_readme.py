@@ -34,7 +34,7 @@ def test_the_newest_entry_of_the_changelog_is_this_version() -> None:
 
 def test_every_make_target_that_the_readme_names_is_in_the_makefile() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"^([a-z][a-z-]*):", makefile, re.MULTILINE))
+    targets = set(re.findall(r"^([a-z][a-z0-9-]*):", makefile, re.MULTILINE))
 
     code = _CODE.findall(README.read_text(encoding="utf-8"))
     commands = "\n".join(code).splitlines()
@@ -45,7 +45,7 @@ def test_every_make_target_that_the_readme_names_is_in_the_makefile() -> None:
 
 
 def _make_targets(line: str) -> list[str]:
-    return re.findall(r"\bmake ([a-z][a-z-]*)", line.partition(" #")[0])
+    return re.findall(r"\bmake ([a-z][a-z0-9-]*)", line.partition(" #")[0])
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
