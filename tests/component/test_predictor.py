@@ -282,7 +282,8 @@ def test_large_pictures_are_decoded_elsewhere(
 ) -> None:
     elsewhere: list[int] = []
 
-    def offload(call: Callable[[], bytes]) -> bytes:
+    def offload(call: Callable[[], bytes], seconds: float) -> bytes:
+        assert 0 < seconds <= 30
         elsewhere.append(1)
         return call()
 

@@ -29,7 +29,7 @@ from imageserve.models.stand_in import StandIn, stand_in_label
 from imageserve.web.api_keys import ApiKeys
 from imageserve.web.app import Server, WebConfig, create_app
 from imageserve.web.capacity_view import CapacityView
-from imageserve.web.predictor import Predictor, PredictorConfig, Served, Wait
+from imageserve.web.predictor import Offload, Predictor, PredictorConfig, Served, Wait
 from imageserve.web.upload import UploadLimits
 from imageserve.worker.runner import Runner
 from imageserve.worker.worker import Worker, WorkerConfig
@@ -90,7 +90,7 @@ class Site:
         self.other = WebQueue("other_queue")
         self.config = CONFIG
         self.server = Server()
-        self.offload: Callable[[Callable[[], bytes]], bytes] = lambda call: call()
+        self.offload: Offload = lambda call, _: call()
 
     def app(self) -> Flask:
         models = {
@@ -574,7 +574,7 @@ def request_lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
 def test_a_bug_is_500_with_a_fixed_sentence_and_a_traceback_in_the_log(
     site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def buggy(call: Callable[[], bytes]) -> bytes:
+    def buggy(call: Callable[[], bytes], seconds: float) -> bytes:
         raise TypeError("the secret inside")
 
     monkeypatch.setattr("imageserve.web.predictor.LARGE_BYTES", 10)

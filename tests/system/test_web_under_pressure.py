@@ -267,3 +267,18 @@ def jpeg_of_many_scans() -> bytes:
     plain = encoded(Image.new("RGB", (999, 999), (90, 120, 30)), "JPEG", progressive=True)
     last_scan = plain[plain.rindex(b"\xff\xda") : -2]
     return plain[:-2] + 1_990 * last_scan + plain[-2:]
+
+
+def test_pictures_that_wait_too_long_for_a_decoder_are_answered_in_time(
+    make_stack: MakeStack,
+) -> None:
+    stack = make_stack(WEB_PROCESSES="1", REQUEST_TIMEOUT_S="1", workers=1)
+    large = encoded(Image.new("RGB", (6000, 8000), (90, 120, 30)), "JPEG", progressive=True)
+    began = time.monotonic()
+    with in_background([partial(stack.http.predict, large)] * 24) as futures:
+        replies = [future.result() for future in futures]
+    # Two threads decode; the others do not stand in line for longer than their second.
+    assert {reply.status for reply in replies} <= {200, 504}
+    assert 504 in {reply.status for reply in replies}
+    assert time.monotonic() - began < 6
+    assert stack.http.get("/healthz").status == 200

@@ -5,6 +5,7 @@ before the whole upload does reaches the client; idle connections make room unde
 closed at a shutdown; errors below the application have the same JSON shape as all others.
 """
 
+import functools
 import json
 import logging
 import uuid
@@ -15,10 +16,11 @@ from socket import MSG_DONTWAIT, MSG_PEEK, SHUT_WR
 from typing import Any
 
 import gevent
+from gevent.threadpool import ThreadPool
 from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseException
 from gunicorn.workers.ggevent import GeventWorker
 
-from imageserve.errors import BadRequest, RequestError, UploadTooSlow
+from imageserve.errors import BadRequest, RequestError, TimedOut, UploadTooSlow
 from imageserve.web.predictor import Wait
 
 log = logging.getLogger(__name__)
@@ -56,10 +58,6 @@ class Worker(GeventWorker):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._idle: dict[Any, Any] = {}
         self._connections = 0
-
-    def init_process(self) -> None:
-        gevent.get_hub().threadpool.maxsize = OFFLOAD_THREADS
-        super().init_process()
 
     def load_wsgi(self) -> None:
         application: Callable[..., Any] = self.app.wsgi()
@@ -232,7 +230,19 @@ def watch_hang_up(environ: Mapping[str, Any], wait: Wait) -> Callable[[], None]:
     return stop
 
 
-def offload(call: Callable[[], bytes]) -> bytes:
-    """Run a decoder in a thread, so that it does not hold up other requests."""
-    result: bytes = gevent.get_hub().threadpool.apply(call)
-    return result
+@functools.cache
+def _decoders() -> ThreadPool:
+    """Return the threads for large pictures. Not the hub's own: name look-ups need those."""
+    return ThreadPool(OFFLOAD_THREADS)
+
+
+def offload(call: Callable[[], bytes], seconds: float) -> bytes:
+    """Run a decoder in a thread, so that it does not hold up other requests.
+
+    Raises TimedOut where no thread was done with it within ``seconds``; one that waits for a thread
+    is then not begun at all.
+    """
+    with _silent_timeout(seconds):
+        result: bytes = _decoders().apply(call)
+        return result
+    raise TimedOut("too many large pictures are being decoded")

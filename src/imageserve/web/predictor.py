@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from imageserve import metrics
 from imageserve.decoding import DecodingPolicy, decode, open_picture
@@ -36,8 +37,13 @@ LARGE_BYTES = 1_000_000
 MOST_SENDINGS = 10
 """While an old and a new model work side by side, a picture may meet the wrong one many times."""
 
-Offload = Callable[[Callable[[], bytes]], bytes]
-"""Runs a function without blocking other requests, and returns its result."""
+Offload = Callable[[Callable[[], bytes], float], bytes]
+"""Runs a function without blocking other requests, for at most so many seconds."""
+
+
+def _at_once(call: Callable[[], bytes], seconds: float) -> bytes:
+    del seconds
+    return call()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +109,7 @@ class Predictor:
         models: Mapping[str, Served],
         replies: Replies,
         config: PredictorConfig,
-        offload: Offload = lambda call: call(),
+        offload: Offload = _at_once,
     ) -> None:
         self.models = models
         self.replies = replies
@@ -206,14 +212,18 @@ class _Run:
     def _decode(self, data: bytes, size: tuple[int, int]) -> bytes:
         interpolation = self._served.entry.interpolation
         if len(data) > LARGE_BYTES:
-            return self._offload(lambda: decode(data, size, interpolation, self._config.decoding))
+            whole = partial(decode, data, size, interpolation, self._config.decoding)
+            return self._offload(whole, self._seconds_left())
         picture = open_picture(data, self._config.decoding)
         if picture.pixels > LARGE_PIXELS:
-            return self._offload(lambda: picture.to_rgb(size, interpolation))
+            return self._offload(partial(picture.to_rgb, size, interpolation), self._seconds_left())
         return picture.to_rgb(size, interpolation)
 
+    def _seconds_left(self) -> float:
+        return max(0.0, self._deadline - time.monotonic())
+
     def _queue(self, model: str, shape: tuple[int, int, int], pixels: bytes) -> Waiter:
-        timeout_ms = math.floor((self._deadline - time.monotonic()) * 1000)
+        timeout_ms = math.floor(self._seconds_left() * 1000)
         if timeout_ms <= 0:
             raise TimedOut("decoding took all the time there was")
         capacity = self._served.capacity
@@ -258,7 +268,7 @@ class _Run:
         """Block until every picture has its result, the deadline has passed or the client left."""
         while not self._wait.gone:
             self._send_again()
-            remaining_s = self._deadline - time.monotonic()
+            remaining_s = self._seconds_left()
             if remaining_s <= 0 or not any(slot.is_open for slot in self._pending()):
                 return
             self._wait.wake.wait(remaining_s)
