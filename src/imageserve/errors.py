@@ -9,8 +9,7 @@
     │   └── ModelOutOfMemory      this batch was too large for the device
     ├── QueueError                the protocol's side, never shown as it is
     │   ├── QueueUnavailable      Redis cannot be reached, or did not answer in time
-    │   ├── QueueForbidden        the server forbids or lacks something the protocol needs
-    │   └── IdCollision           another job has this id; take a new one
+    │   └── QueueForbidden        the server forbids or lacks something the protocol needs
     └── RequestError              answered to the client: code, HTTP status, message
         ├── BadRequest (400)      NoImage, NotAnImage, CorruptImage, TruncatedImage, BadParameter
         ├── Unauthorized (401), Forbidden (403)   where API keys are switched on
@@ -60,10 +59,6 @@ class QueueUnavailable(QueueError):
 
 class QueueForbidden(QueueError):
     """The Redis server forbids, lacks or is set up against something the protocol needs."""
-
-
-class IdCollision(QueueError):
-    """Another job already has this id."""
 
 
 class RequestError(ImageserveError):

@@ -607,3 +607,12 @@ def test_a_job_is_accepted_whole_or_not_at_all_however_little_memory_is_left(
         whole = {KEYS.queue, KEYS.nonce("a"), KEYS.pixels("a")}
         assert left == (whole if verdict is Verdict.ACCEPTED else set()), step
     assert verdicts == {Verdict.ACCEPTED, Verdict.NO_ROOM}
+
+
+def test_a_worker_of_another_version_hides_nobody(queue: RedisQueue, client: "redis.Redis") -> None:
+    info = WorkerInfo("ours", "m", (1, 1, 3), 1, {1: 1.0}, "ready", "here")
+    queue.heartbeat(info)
+    queue.heartbeat(replace(info, id="theirs"))
+    client.hset(queue.keys.workers_info, "theirs", '{"kind": "new"}')
+
+    assert [worker.id for worker in queue.snapshot().workers] == ["ours"]

@@ -58,7 +58,9 @@ def test_a_server_that_may_fail_later_is_warned_of(
     assert (record.levelno, warning in record.getMessage()) == (logging.WARNING, True)
 
 
-@pytest.mark.parametrize("command", ["evalsha", "eval", "blmove", "unlink", "mget", "set", "info"])
+@pytest.mark.parametrize(
+    "command", ["evalsha", "eval", "blmove", "unlink", "mget", "set", "info", "subscribe"]
+)
 def test_a_command_that_the_user_may_not_use_is_named(
     redis_server: RedisServer, command: str
 ) -> None:

@@ -3,6 +3,7 @@
 import os
 import random
 import signal
+import socket
 import time
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -267,6 +268,26 @@ def jpeg_of_many_scans() -> bytes:
     plain = encoded(Image.new("RGB", (999, 999), (90, 120, 30)), "JPEG", progressive=True)
     last_scan = plain[plain.rindex(b"\xff\xda") : -2]
     return plain[:-2] + 1_990 * last_scan + plain[-2:]
+
+
+def test_a_client_that_does_not_read_its_answers_is_let_go(make_stack: MakeStack) -> None:
+    stack = make_stack(WEB_PROCESSES="1", UPLOAD_TIMEOUT_S="1")
+    question = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+    with socket.socket() as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        deaf.connect(("127.0.0.1", stack.http.port))
+        deaf.sendall(2000 * question)
+        # It never reads; the server ends the connection, which a late write learns.
+        stack.wait_for(lambda: is_reset(deaf), "the server has closed it")
+    assert stack.http.get("/healthz").status == 200
+
+
+def is_reset(connection: socket.socket) -> bool:
+    try:
+        connection.sendall(b"x")
+    except OSError:
+        return True
+    return False
 
 
 def test_pictures_that_wait_too_long_for_a_decoder_are_answered_in_time(

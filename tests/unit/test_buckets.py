@@ -84,6 +84,15 @@ def test_real_batches_are_blended_in_slowly() -> None:
     assert times.ms[2] == 50.0, "the first measurement counts in full"
 
 
+def test_a_batch_that_was_frozen_with_its_worker_counts_for_little() -> None:
+    times = BucketTimes((1,))
+    times.ms = {1: 100.0}
+
+    times.update(1, 60_000.0)
+
+    assert times.ms[1] == pytest.approx(120.0)
+
+
 def test_after_shrinking_no_larger_bucket_is_used_or_published() -> None:
     times = BucketTimes((1, 2, 4, 8))
     times.ms = {1: 10.0, 2: 11.0, 4: 13.0, 8: 17.0}

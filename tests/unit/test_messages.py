@@ -238,3 +238,9 @@ def test_a_job_that_is_no_json_is_a_value_error(text: str | bytes) -> None:
 def test_what_is_no_result_is_a_value_error(text: str | bytes) -> None:
     with pytest.raises(ValueError, match="not a result"):
         decode_result(text)
+
+
+@pytest.mark.parametrize("field", ["id", "reply", "model", "trace"])
+def test_half_a_character_is_no_text(field: str) -> None:
+    with pytest.raises(ValueError, match="surrogates"):
+        decode_job(json.dumps({"v": 1, "id": "a", field: "\ud800"}))

@@ -76,7 +76,7 @@ MODELS_FILE, the API keys and the certificate of Redis in one volume: (list . tr
 - name: run
   emptyDir:
     medium: Memory
-    sizeLimit: 64Mi
+    sizeLimit: 256Mi
 - name: tmp
   emptyDir:
     sizeLimit: 256Mi

@@ -86,14 +86,15 @@ def _announce(port: int, environ: Mapping[str, str]) -> None:
     while not _has_worker(url):
         time.sleep(0.2)
     sample = SAMPLE if SAMPLE.is_file() else "picture.jpg"
-    redis_port = environ["REDIS_URL"].rpartition(":")[2].partition("/")[0]
+    url_of_redis = environ["REDIS_URL"]
+    queue = environ.get("IMAGE_QUEUE") or "image_queue"
     lines = (
         "",
         f"imageserve is ready at {url}",
         "",
         f"  curl -F image=@{sample} {url}/predict",
         f"  curl {url}/status",
-        f"  redis-cli -p {redis_port} LLEN image_queue",
+        f"  redis-cli -u {url_of_redis} LLEN {queue}",
         "",
         "Ctrl-C stops everything.",
         "",

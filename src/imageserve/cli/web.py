@@ -51,8 +51,13 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     os.execvpe(  # noqa: S606 - our own interpreter
         sys.executable,
         [*command, "imageserve.cli.web:application()"],
-        {**environ, "PROMETHEUS_MULTIPROC_DIR": str(metrics_dir)},
+        {**_FRUGAL, **environ, "PROMETHEUS_MULTIPROC_DIR": str(metrics_dir)},
     )
+
+
+# Decoded pictures go back to the system at once. glibc would raise this threshold by itself and
+# keep hundreds of MB after one large picture.
+_FRUGAL = {"MALLOC_MMAP_THRESHOLD_": str(2**20)}
 
 
 def _refuse_unusable_redis(settings: Settings) -> None:
@@ -164,11 +169,15 @@ class _Contact:
             try:
                 _check(self._settings)
                 self.made = True
+                return
             except QueueForbidden as error:
                 log.critical("stopping: %s", error)
                 os.kill(os.getppid(), signal.SIGTERM)
                 return
             except QueueError as error:
                 log.debug("no contact with Redis yet: %s", error)
-                time.sleep(pause_s)
-                pause_s = min(2.0, pause_s * 2)
+            # Without this thread the process would never be ready, and nobody would know why.
+            except Exception:
+                log.critical("bug while looking for Redis", exc_info=True)
+            time.sleep(pause_s)
+            pause_s = min(2.0, pause_s * 2)

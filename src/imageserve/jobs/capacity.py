@@ -27,8 +27,8 @@ def largest_backlog_in_time(tables: Iterable[BucketMs], timeout_ms: int) -> int:
     capacity = sum(per_second(table) for table in tables)
     if capacity <= 0:
         return 0
-    # The job itself rides in a batch at the end of the wait. Under load that batch is a full one.
-    own_batch_ms = min(max(table.values()) for table in tables)
+    # The job itself rides in a batch at the end of the wait: under load, in the one that is best.
+    own_batch_ms = min(max(table) * 1000.0 / per_second(table) for table in tables)
     return max(1, math.floor(capacity * (timeout_ms - own_batch_ms) / 1000.0))
 
 

@@ -100,12 +100,16 @@ def encode_open_job(job: Job) -> str:
 def decode_job(text: str | bytes) -> Job | UnsupportedJob:
     """Read a job that CLAIM has let through: a JSON object with a string id.
 
-    Raises ValueError where Redis's parser takes more than Python's: hexadecimal numbers, depth.
+    Raises ValueError where Redis's parser takes more than Python's: hexadecimal numbers, depth,
+    half characters.
     """
     try:
         fields = json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    for name in ("id", "reply", "model", "trace"):
+        if isinstance(fields.get(name), str):
+            fields[name].encode()  # Half a character (a lone surrogate) is JSON, and no text.
     problem = _job_problem(fields)
     if problem is not None:
         return _unsupported(fields, problem)

@@ -291,6 +291,19 @@ class RedisQueue:
         with redis_errors():
             return cast(Mapping[str, Any], self._repeatable.info())
 
+    def try_listening(self) -> None:
+        """Subscribe once to a channel of this queue.
+
+        Raises QueueForbidden where that is refused.
+        """
+        with redis_errors():
+            pubsub = self._once.pubsub()
+            try:
+                pubsub.subscribe(self.keys.reply("selftest"))
+                pubsub.get_message(timeout=COMMAND_TIMEOUT_S)
+            finally:
+                pubsub.close()
+
     def delete(self, names: Sequence[str]) -> None:
         """Remove keys by name: only for the self-test's own."""
         with redis_errors():

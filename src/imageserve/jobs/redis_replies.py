@@ -54,13 +54,16 @@ class RedisReplies:
 
     def _run(self) -> None:
         pause_s = 0.05
+        reported = False
         while True:
             try:
                 self._listen()
             except QueueError as error:
                 if self._connected.is_set():
+                    pause_s, reported = 0.05, False
+                if not reported:
                     log.error("results are not heard of: %s", error)
-                    pause_s = 0.05
+                reported = True
                 self._lost()
             # Top of a loop that must never end: without it every request of this process would
             # wait until its deadline.

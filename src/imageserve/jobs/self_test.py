@@ -85,6 +85,7 @@ def _one_job_through(queue: RedisQueue, job_id: str) -> None:
     lease = Lease(lease_ms=2000)
     info = WorkerInfo("selftest", "selftest", (1, 1, 3), 1, {1: 1.0}, "testing", "selftest")
     queue.heartbeat(info)
+    queue.try_listening()
     admission = queue.enqueue(job, b"\0\0\0", 2000, Limits())
     _expect(admission.verdict is Verdict.ACCEPTED, "enqueue")
     queue.wait(0.1)

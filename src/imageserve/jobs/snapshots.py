@@ -1,10 +1,13 @@
 """What is read of a queue at one instant, and what workers say of themselves: JSON and replies."""
 
 import json
+import logging
 from collections.abc import Sequence
 from typing import Any
 
 from imageserve.jobs.queue import Snapshot, WorkerInfo
+
+log = logging.getLogger(__name__)
 
 
 def encode_worker_info(info: WorkerInfo) -> str:
@@ -52,11 +55,20 @@ def decode_snapshot(reply: Sequence[Any]) -> Snapshot:
         oldest_ms=_age_ms(head, now),
         stats={k: int(v) for k, v in zip(texts(stats[::2]), stats[1::2], strict=True)},
         workers=tuple(
-            decode_worker_info(worker_id, int(float(score)), infos[worker_id])
+            worker
             for worker_id, score in workers
-            if worker_id in infos
+            if (worker := _readable(worker_id, int(float(score)), infos.get(worker_id)))
         ),
     )
+
+
+def _readable(worker_id: str, last_seen: int, text: bytes | None) -> WorkerInfo | None:
+    """Return what a worker says of itself; None where it says nothing that this version knows."""
+    try:
+        return None if text is None else decode_worker_info(worker_id, last_seen, text)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        log.warning("worker %s cannot be read, of another version perhaps: %r", worker_id, error)
+        return None
 
 
 def _age_ms(head: bytes, now: int) -> int:

@@ -5,6 +5,7 @@ before the whole upload does reaches the client; idle connections make room unde
 closed at a shutdown; errors below the application have the same JSON shape as all others.
 """
 
+import errno
 import functools
 import json
 import logging
@@ -33,8 +34,12 @@ at once would make the client's system discard the answer too."""
 CROWDED = 0.5
 """With more than this share of all connections open, idle ones are kept for a second only."""
 
-OFFLOAD_THREADS = 2
-"""Threads that decode large pictures. Each may need 400 MB for one, so there are few."""
+OFFLOAD_THREADS = 1
+"""Threads that decode large pictures: one, because one picture may take 16 bytes a pixel, which at
+the default limit is 800 MB. More processes decode more pictures at once."""
+
+SEND_EXTRA_S = 1.0
+"""A client has the upload timeout and this long to read an answer."""
 
 
 class HeadersTooSlow(Exception):
@@ -71,7 +76,12 @@ class Worker(GeventWorker):  # type: ignore[misc]
         super().notify()
         if not self.alive:
             for greenlet, timeout in list(self._idle.items()):
-                greenlet.kill(timeout, block=False)
+                gevent.get_hub().loop.run_callback(self._end_idle, greenlet, timeout)
+
+    def _end_idle(self, connection: Any, timeout: Any) -> None:
+        # A request may have come in the turn since this was asked for; it must not be cut off.
+        if self._idle.get(connection) is timeout:
+            connection.throw(timeout)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
         connection: Any = gevent.getcurrent()
@@ -102,12 +112,18 @@ class Worker(GeventWorker):  # type: ignore[misc]
                 del self._idle[connection]
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
+        # Or a client that asks and does not read would hold its connection for ever.
+        sock.settimeout(self.upload_timeout_s + SEND_EXTRA_S)
         try:
             return super().handle_request(listener_name, req, sock, addr)
+        except TimeoutError as error:
+            raise BrokenPipeError(errno.EPIPE, "the client does not read its answer") from error
         except StopIteration:
             if _has_unread_body(req):
                 _linger(sock)
             raise
+        finally:
+            sock.settimeout(None)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         error = _as_request_error(exc)

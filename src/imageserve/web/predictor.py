@@ -15,13 +15,21 @@ from functools import partial
 
 from imageserve import metrics
 from imageserve.decoding import DecodingPolicy, decode, open_picture
-from imageserve.errors import Busy, QueueError, RequestError, TimedOut, UnknownModel
+from imageserve.errors import (
+    Busy,
+    QueueError,
+    RedisUnavailable,
+    RequestError,
+    TimedOut,
+    UnknownModel,
+)
 from imageserve.jobs.messages import Job
 from imageserve.jobs.queue import Admission, JobQueue, Limits, Verdict
 from imageserve.jobs.replies import JOB_LOST, Replies, Waiter
 from imageserve.model_entries import ModelEntry
 from imageserve.predictions import Prediction
 from imageserve.web.capacity_view import CapacityView
+from imageserve.web.outage import Outage
 from imageserve.web.refusals import (
     not_admitted,
     not_classified,
@@ -115,6 +123,7 @@ class Predictor:
         self.replies = replies
         self.config = config
         self.offload = offload
+        self.outage = Outage()
 
     def model(self, name: str | None) -> Served:
         """Return a served model, by default the first.
@@ -175,6 +184,7 @@ class _Run:
         self._config = predictor.config
         self._replies = predictor.replies
         self._offload = predictor.offload
+        self._outage = predictor.outage
         self._served = served
         self._ask = ask
         self._wait = wait
@@ -258,9 +268,14 @@ class _Run:
 
     def _enqueue(self, job: Job, pixels: bytes, timeout_ms: int, limits: Limits) -> Admission:
         try:
+            self._outage.check()
             return self._served.queue.enqueue(job, pixels, timeout_ms, limits)
+        except RedisUnavailable:
+            self._replies.waiters.forget(job.id)
+            raise
         except QueueError as error:
             self._replies.waiters.forget(job.id)
+            self._outage.begin()
             log.warning("a picture could not be queued: %s", error)
             raise redis_unavailable() from error
 

@@ -23,6 +23,9 @@ def bucket_sizes(batch_size: int) -> tuple[int, ...]:
     return tuple(sorted(sizes))
 
 
+MOST_TIMES_USUAL = 3
+
+
 class BucketTimes:
     """How long one call of the model takes, per bucket, in ms."""
 
@@ -51,9 +54,13 @@ class BucketTimes:
             self.ms[size] = min(seconds) * 1000
 
     def update(self, size: int, ms: float) -> None:
-        """Blend in the time of a real batch."""
+        """Blend in the time of a real batch.
+
+        One that was frozen with its worker says nothing about the model, so it counts for three
+        times the usual at most.
+        """
         old = self.ms.get(size, ms)
-        self.ms[size] = old + WEIGHT * (ms - old)
+        self.ms[size] = old + WEIGHT * (min(ms, MOST_TIMES_USUAL * old) - old)
 
     def shrink(self, batch_size: int) -> None:
         """Never use a bucket above ``batch_size`` again."""

@@ -56,7 +56,11 @@ class LeaseKeeper:
     def _run(self) -> None:
         while not self._stopped.wait(self._lease_ms / 3000):
             for token, held in list(self._held.items()):
-                self._renew(token, held)
+                try:
+                    self._renew(token, held)
+                # A loop that must not end: without it every long batch would run twice.
+                except Exception:
+                    log.critical("bug while renewing a lease", exc_info=True)
 
     def _renew(self, token: str, held: _Held) -> None:
         if time.monotonic() - held.since > self.patience_s:

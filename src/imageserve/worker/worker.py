@@ -262,6 +262,9 @@ class Worker:
             self._queue.heartbeat(info)
         except QueueError as error:
             log.debug("no heartbeat: %s", error)
+        # Called from a loop that must not end: a worker that is not heard of counts as gone.
+        except Exception:
+            log.critical("bug in the heartbeat", exc_info=True)
 
 
 def _surface(done: Future[None]) -> None:
