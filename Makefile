@@ -53,7 +53,7 @@ check-security: $(VENV)/dev.stamp .venv-security/stamp  ## what checkov says of 
 	CHECKOV=$(CURDIR)/.venv-security/bin/checkov $(BIN)/python -m pytest tests/chart/test_checkov.py
 
 test-e2e: $(VENV)/dev.stamp  ## install the chart on the cluster of KUBECONFIG and prove it
-	$(BIN)/python -m pytest tests/e2e $(ARGS)
+	$(BIN)/python -m pytest tests/e2e --ignore=tests/e2e/selfcheck $(ARGS)
 
 manifests:  ## write plain YAML for kubectl apply (helm on PATH; ARGS for values)
 	@helm template imageserve charts/imageserve --set manifests=true $(ARGS)
