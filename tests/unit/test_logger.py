@@ -120,7 +120,7 @@ def test_all_loggers_write_to_the_one_stream_from_the_level_on() -> None:
     setup_logging("info", "json", stream)
 
     logging.getLogger("imageserve.a").info("heard", extra={"fields": {"n": 1}})
-    logging.getLogger("another.library").warning("heard too")
+    logging.getLogger("another.package").warning("heard too")
     logging.getLogger("imageserve.a").debug("not heard")
 
     lines = [json.loads(line) for line in stream.getvalue().splitlines()]
