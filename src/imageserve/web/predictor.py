@@ -15,14 +15,7 @@ from functools import partial
 
 from imageserve import metrics
 from imageserve.decoding import DecodingPolicy, decode, open_picture
-from imageserve.errors import (
-    Busy,
-    QueueError,
-    RedisUnavailable,
-    RequestError,
-    TimedOut,
-    UnknownModel,
-)
+from imageserve.errors import Busy, QueueError, RequestError, TimedOut, UnknownModel
 from imageserve.jobs.messages import Job
 from imageserve.jobs.queue import Admission, JobQueue, Limits, Verdict
 from imageserve.jobs.replies import JOB_LOST, Replies, Waiter
@@ -236,6 +229,8 @@ class _Run:
         timeout_ms = math.floor(self._seconds_left() * 1000)
         if timeout_ms <= 0:
             raise TimedOut("decoding took all the time there was")
+        # Before the capacity is asked for: that, too, would wait for a Redis that hangs.
+        self._outage.check()
         capacity = self._served.capacity
         limits = Limits(
             self._config.max_jobs,
@@ -268,11 +263,7 @@ class _Run:
 
     def _enqueue(self, job: Job, pixels: bytes, timeout_ms: int, limits: Limits) -> Admission:
         try:
-            self._outage.check()
             return self._served.queue.enqueue(job, pixels, timeout_ms, limits)
-        except RedisUnavailable:
-            self._replies.waiters.forget(job.id)
-            raise
         except QueueError as error:
             self._replies.waiters.forget(job.id)
             self._outage.begin()
