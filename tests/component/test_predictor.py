@@ -98,6 +98,7 @@ class DeafReplies:
     """Hears of no result: its notifications are all lost."""
 
     connected = False
+    connections = 0
 
     def __init__(self) -> None:
         self.waiters = Waiters()

@@ -164,11 +164,13 @@ def test_a_restart_of_redis_is_survived_and_noticed(
     replies = listen(redis_server, queue)
     before, after = threading.Event(), threading.Event()
     replies.waiters.expect("a", QUEUE, before)
+    connections = replies.connections
     redis_server.kill()
     eventually(lambda: not replies.connected, "a lost connection")
     redis_server.restart()
     redis_server.client().set(queue.keys.result("a"), encode_result(a_result("a")))
     assert replies.wait_connected(PATIENCE_S)
+    assert replies.connections == connections + 1
     replies.waiters.expect("b", QUEUE, after)
     put(queue, replies, "b")
     work(queue, replies, "b")

@@ -44,6 +44,7 @@ class MemoryQueue:
     """One queue in this process's memory; also its own carrier of replies."""
 
     connected = True
+    connections = 1
 
     def __init__(self, name: str, clock_ms: Callable[[], int]) -> None:
         self.name = name

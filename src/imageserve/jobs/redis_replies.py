@@ -38,6 +38,7 @@ class RedisReplies:
         self._queues = queues
         self._process = uuid.uuid4().hex
         self._connected = threading.Event()
+        self.connections = 0
 
     def channel(self, queue: str) -> str:
         return self._queues[queue].keys.reply(self._process)
@@ -106,6 +107,7 @@ class RedisReplies:
         if message["type"] == "subscribe":
             self._catch_up()
             if not self._connected.is_set():
+                self.connections += 1
                 self._connected.set()
                 metrics.redis_up.set(1)
                 log.info("listening for results")

@@ -72,3 +72,7 @@ class Replies(Protocol):
     @property
     def connected(self) -> bool:
         """Whether results are heard of at this moment."""
+
+    @property
+    def connections(self) -> int:
+        """How often listening has begun: a new one proves that the queue answers again."""

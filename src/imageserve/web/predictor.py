@@ -116,7 +116,7 @@ class Predictor:
         self.replies = replies
         self.config = config
         self.offload = offload
-        self.outage = Outage()
+        self.outage = Outage(lambda: replies.connections)
 
     def model(self, name: str | None) -> Served:
         """Return a served model, by default the first.
