@@ -74,6 +74,9 @@ UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --g
 lock: $(VENV)/dev.stamp  ## write the hashed lock files again (UPGRADE=--upgrade for newer versions)
 	$(UV_COMPILE) --extra web --output-file locks/web.txt
 	$(UV_COMPILE) --extra worker --output-file locks/worker.txt
+	$(UV_COMPILE) --extra onnx --output-file locks/worker-onnx.txt
+	$(UV_COMPILE) --extra autoscaler --output-file locks/autoscaler.txt
+	$(UV_COMPILE) --extra loadtest --output-file locks/loadtest.txt
 	$(UV_COMPILE) --extra local --output-file locks/local.txt
 	$(UV_COMPILE) --extra local --extra dev --output-file locks/dev.txt
 	$(UV_COMPILE) images/model/cuda.in --constraint locks/worker.txt --output-file locks/worker-cuda.txt

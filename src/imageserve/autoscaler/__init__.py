@@ -1,0 +1,1 @@
+"""Sizes the model Deployments on their queues."""

@@ -1,0 +1,1 @@
+"""Measures a running imageserve from outside, over HTTP alone."""
