@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
 import pytest
 import redis
@@ -225,6 +226,78 @@ class RedisSentinel(RedisServer):
         return [self.executable, str(self._config), "--sentinel"]
 
 
+class RedisClusterNode(RedisServer):
+    """One node of a cluster; its bus listens 10,000 ports higher."""
+
+    def __init__(self, executable: str, directory: Path) -> None:
+        options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"]
+        super().__init__(executable, directory, *options)
+        self.port = _port_with_bus()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def say(self, *command: str | int) -> Any:
+        with redis.Redis(host="127.0.0.1", port=self.port, socket_timeout=5) as client:
+            return client.execute_command("CLUSTER", *command)
+
+
+SLOTS = 16384
+
+
+class RedisCluster:
+    """Two masters without replicas, half of the slots each."""
+
+    def __init__(self, executable: str, directory: Path) -> None:
+        self.nodes = [RedisClusterNode(executable, directory / f"node-{n}") for n in (1, 2)]
+
+    @property
+    def url(self) -> str:
+        return f"redis+cluster://{','.join(node.address for node in self.nodes)}"
+
+    def start(self) -> None:
+        first, second = self.nodes
+        for epoch, node in enumerate(self.nodes, start=1):
+            node.start()
+            node.say("SET-CONFIG-EPOCH", epoch)
+        first.say("ADDSLOTS", *range(SLOTS // 2))
+        second.say("ADDSLOTS", *range(SLOTS // 2, SLOTS))
+        first.say("MEET", "127.0.0.1", second.port)
+        eventually(self._agrees, "one view of all slots on both nodes")
+
+    def stop(self) -> None:
+        for node in self.nodes:
+            node.stop()
+
+    def node_of(self, queue: str) -> RedisClusterNode:
+        """Return the node that has the queue's slot."""
+        slot = self.nodes[0].say("KEYSLOT", queue)
+        return self.nodes[0 if slot < SLOTS // 2 else 1]
+
+    def move(self, queue: str, to: RedisClusterNode) -> None:
+        """Give the slot of an empty queue to another node."""
+        slot, node_id = to.say("KEYSLOT", queue), to.say("MYID").decode()
+        for node in (to, *self.nodes):
+            node.say("SETSLOT", slot, "NODE", node_id)
+
+    def _agrees(self) -> bool:
+        return all(
+            "cluster_state:ok" in str(node.say("INFO")) and len(node.say("SLOTS")) == 2
+            for node in self.nodes
+        )
+
+
+def _port_with_bus() -> int:
+    while True:
+        port = free_port()
+        if port + 10_000 > 65_535:
+            continue
+        with socket.socket() as bus, suppress(OSError):
+            bus.bind(("127.0.0.1", port + 10_000))
+            return port
+
+
 class RedisServers:
     """The servers that many tests share, one per executable, started when first asked for."""
 
@@ -329,8 +402,11 @@ def _hang_up(each: socket.socket) -> None:
     each.close()
 
 
+AnyServer = TypeVar("AnyServer", RedisServer, RedisSentinel, RedisCluster)
+
+
 @contextmanager
-def running(server: RedisServer) -> Iterator[RedisServer]:
+def running(server: AnyServer) -> Iterator[AnyServer]:
     """Start a server and stop it whatever happens."""
     try:
         server.start()

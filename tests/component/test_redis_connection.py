@@ -33,7 +33,7 @@ JOB = Job("a", "resnet50", (1, 1, 3), 5, "", "trace", 60_000)
 
 
 def pong(access: RedisAccess, *, timeout_s: float = 2.0) -> bool:
-    client = connect(access, retries=0, timeout_s=timeout_s, connections=1)
+    client = connect(access, key="q", retries=0, timeout_s=timeout_s, connections=1)
     try:
         with redis_errors():
             return bool(client.ping())
@@ -57,7 +57,7 @@ def pong(access: RedisAccess, *, timeout_s: float = 2.0) -> bool:
     ],
 )
 def test_an_address_says_where_redis_is(url: str, where: tuple[str, int, int]) -> None:
-    client = connect(RedisAccess(url), retries=0, timeout_s=1, connections=1)
+    client = connect(RedisAccess(url), key="q", retries=0, timeout_s=1, connections=1)
     options = client.connection_pool.connection_kwargs
     assert (options["host"], options["port"], options["db"]) == where
     encrypted = issubclass(client.connection_pool.connection_class, redis.SSLConnection)
@@ -77,7 +77,7 @@ def test_a_sentinel_address_names_the_sentinels_and_the_master(
     scheme: str, path: str, database: int
 ) -> None:
     access = RedisAccess(f"{scheme}://h1:26380,h2,[fd00::7]:26381{path}")
-    pool: Any = connect(access, retries=0, timeout_s=1, connections=1).connection_pool
+    pool: Any = connect(access, key="q", retries=0, timeout_s=1, connections=1).connection_pool
     assert (pool.service_name, pool.connection_kwargs["db"]) == ("mymaster", database)
     options = [each.connection_pool.connection_kwargs for each in pool.sentinel_manager.sentinels]
     nodes = [(each["host"], each["port"]) for each in options]
@@ -114,11 +114,15 @@ def test_a_sentinel_address_names_the_sentinels_and_the_master(
         pytest.param("redis+sentinel://h1,,h2/master", id="an empty sentinel"),
         pytest.param("redis+sentinel://h1:99999/master", id="a sentinel's port too large"),
         pytest.param("redis+sentinel://h1/master/one", id="a master's database no number"),
+        pytest.param("redis+cluster://", id="no node"),
+        pytest.param("redis+cluster://h1,,h2", id="an empty node"),
+        pytest.param("redis+cluster://h1:6379,h2:70000", id="a node's port too large"),
+        pytest.param("redis+cluster://h1:6379/0", id="a cluster's database"),
     ],
 )
 def test_an_address_that_makes_no_sense_is_refused_by_name(url: str) -> None:
     with pytest.raises(SettingsError, match="REDIS_URL"):
-        connect(RedisAccess(url), retries=0, timeout_s=1, connections=1)
+        connect(RedisAccess(url), key="q", retries=0, timeout_s=1, connections=1)
 
 
 @pytest.mark.parametrize(
@@ -139,7 +143,7 @@ def test_an_address_that_makes_no_sense_is_refused_by_name(url: str) -> None:
 )
 def test_a_password_in_the_address_is_refused_and_not_repeated(url: str) -> None:
     with pytest.raises(SettingsError) as caught:
-        connect(RedisAccess(url), retries=0, timeout_s=1, connections=1)
+        connect(RedisAccess(url), key="q", retries=0, timeout_s=1, connections=1)
     assert "s3cret" not in f"{caught.value!r} {caught.value.__cause__!r}"
     assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
@@ -304,7 +308,7 @@ def test_callers_beyond_the_last_connection_wait_for_one(
     way: str, redis_server: RedisServer, sentinel_url: str
 ) -> None:
     url = sentinel_url if way == "sentinel" else redis_server.url
-    client = connect(RedisAccess(url), retries=0, timeout_s=5, connections=2)
+    client = connect(RedisAccess(url), key="q", retries=0, timeout_s=5, connections=2)
     errors: list[Exception] = []
 
     def block() -> None:

@@ -2,61 +2,20 @@
 
 import logging
 import threading
-from collections.abc import Iterator
-from contextlib import suppress
-from typing import Protocol
 
 import pytest
-import redis
+from tests.component.conftest import Listen
 from tests.redis_server import PATIENCE_S, QueueMaker, RedisServer, eventually
 
 from imageserve.errors import QueueUnavailable
 from imageserve.jobs import redis_replies
 from imageserve.jobs.messages import Job, Result, ResultError, encode_result
 from imageserve.jobs.queue import Finished, Lease, Limits
-from imageserve.jobs.redis_connection import RedisAccess
 from imageserve.jobs.redis_queue import RedisQueue
 from imageserve.jobs.redis_replies import RedisReplies
 
 HELD = Lease(lease_ms=60_000)
 QUEUE = "image_queue"
-
-
-class Listen(Protocol):
-    def __call__(
-        self, server: RedisServer, *queues: RedisQueue, wait: bool = True
-    ) -> RedisReplies: ...
-
-
-@pytest.fixture
-def listen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listen]:
-    """Start listening on a server; ends with the test, which in production nothing needs to do."""
-    servers: list[RedisServer] = []
-    over, parked = threading.Event(), threading.Semaphore(0)
-    listen_once = RedisReplies._listen
-
-    def listen_until_the_test_ends(replies: RedisReplies) -> None:
-        if over.is_set():
-            parked.release()
-            threading.Event().wait()
-        listen_once(replies)
-
-    monkeypatch.setattr(RedisReplies, "_listen", listen_until_the_test_ends)
-
-    def start(server: RedisServer, *queues: RedisQueue, wait: bool = True) -> RedisReplies:
-        replies = RedisReplies(RedisAccess(server.url), {each.name: each for each in queues})
-        replies.start()
-        servers.append(server)
-        assert not wait or replies.wait_connected(PATIENCE_S)
-        return replies
-
-    yield start
-    over.set()
-    for server in servers:
-        with suppress(redis.RedisError):
-            server.client().execute_command("CLIENT", "KILL", "TYPE", "pubsub")
-    for _ in servers:
-        assert parked.acquire(timeout=PATIENCE_S)
 
 
 @pytest.fixture

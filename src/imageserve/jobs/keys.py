@@ -2,9 +2,9 @@
 
 With Q = ``image_queue``; all of it shares one cluster slot through the hash tag ``{Q}``.
 
-========================  =======  ===========================================  =================
+========================  =======  ===========================================  ====================
 key                       type     content                                      lifetime
-========================  =======  ===========================================  =================
+========================  =======  ===========================================  ====================
 ``Q``                     list     jobs, JSON                                   capped: QUEUE_LIMIT
 ``{Q}:hold``              list     jobs moved by a waking BLMOVE                drained by any claim
 ``{Q}:retry``             list     suspects: jobs whose lease was lost          1 h guard
@@ -18,9 +18,10 @@ key                       type     content                                      
 ``{Q}:stats``             hash     monotonic counters                           none; fixed fields
 ``{Q}:workers``           zset     worker id -> last seen, ms                   pruned, 1 h guard
 ``{Q}:workers:info``      hash     worker id -> WorkerInfo, JSON                pruned, 1 h guard
+``{Q}:wanted``            string   the version that workers are told to serve   none; one short text
 ``{Q}:reply:<process>``   channel  results for one web process
 ``{Q}:selftest:<uuid>:*``            the start-up self-test's own keys            seconds
-========================  =======  ===========================================  =================
+========================  =======  ===========================================  ====================
 """
 
 GUARD_MS = 3_600_000
@@ -42,6 +43,7 @@ class Keys:
         self.stats = f"{prefix}:stats"
         self.workers = f"{prefix}:workers"
         self.workers_info = f"{prefix}:workers:info"
+        self.wanted = f"{prefix}:wanted"
 
     def nonce(self, job_id: str) -> str:
         return f"{self._prefix}:id:{job_id}"
@@ -64,4 +66,21 @@ class Keys:
         """The keys that belong to the queue as a whole, not to one job."""
         waiting = (self.queue, self.hold, self.retry)
         taken = (self.leases, self.inflight, self.attempts, self.dead)
-        return (*waiting, *taken, self.stats, self.workers, self.workers_info)
+        return (*waiting, *taken, self.stats, self.workers, self.workers_info, self.wanted)
+
+    # The keys of a script, in the order in which it takes them.
+
+    def of_enqueue(self, job_id: str) -> list[str]:
+        own = [self.nonce(job_id), self.pixels(job_id)]
+        return [self.queue, self.hold, *own, self.retry, self.leases, self.stats]
+
+    def of_claim(self) -> list[str]:
+        waiting = [self.queue, self.hold, self.retry]
+        return [*waiting, self.leases, self.inflight, self.attempts, self.dead, self.stats]
+
+    def of_release(self) -> list[str]:
+        return [self.queue, self.hold, self.leases, self.inflight, self.attempts, self.retry]
+
+    def of_snapshot(self) -> list[str]:
+        waiting = [self.queue, self.hold, self.retry]
+        return [*waiting, self.leases, self.stats, self.workers, self.workers_info, self.dead]

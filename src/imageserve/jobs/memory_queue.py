@@ -4,7 +4,6 @@ It keeps the promises of the Redis queue (one suite runs against both), not its 
 and deadlines use the clock that is handed in.
 """
 
-import json
 import secrets
 import threading
 from collections import Counter, deque
@@ -12,13 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from imageserve.jobs.messages import (
-    Job,
-    Result,
-    ResultError,
-    decode_job,
-    encode_job,
-)
+from imageserve.jobs.entries import entry_fields, entry_id, is_expired, purged, queued_at
+from imageserve.jobs.messages import Job, Result, ResultError, encode_job
 from imageserve.jobs.queue import (
     SILENT_MS,
     Admission,
@@ -61,6 +55,7 @@ class MemoryQueue:
         self._ids: dict[str, int] = {}
         self._stats: Counter[str] = Counter()
         self._workers: dict[str, WorkerInfo] = {}
+        self._wanted = ""
 
     def channel(self, queue: str) -> str:
         return f"{queue}:reply:memory"
@@ -112,7 +107,7 @@ class MemoryQueue:
 
     def _drop_dead_heads(self, now: int) -> None:
         for _ in range(64):
-            if not self._waiting or not _is_expired(self._waiting[0], now):
+            if not self._waiting or not is_expired(self._waiting[0], now):
                 return
             self._waiting.popleft()
             self._stats["expired"] += 1
@@ -153,7 +148,7 @@ class MemoryQueue:
                 self._bury(entry, reason)
                 dead.append(entry)
                 error = ResultError("model_failed", reason)
-                model = str(_fields(entry).get("model", ""))
+                model = str(entry_fields(entry).get("model", ""))
                 self.waiters.deliver(Result(job_id, model, 0, 0, 0, error=error))
             else:
                 self._retry.append(entry)
@@ -163,11 +158,11 @@ class MemoryQueue:
         expired = 0
         while source and len(taken) < n:
             entry = source.popleft()
-            job_id = _job_id(entry)
+            job_id = entry_id(entry)
             if job_id is None:
                 self._bury(entry, "not a job")
                 dead.append(entry)
-            elif _is_expired(entry, now):
+            elif is_expired(entry, now):
                 self._attempts.pop(job_id, None)
                 expired += 1
             elif job_id not in self._leases:
@@ -187,7 +182,7 @@ class MemoryQueue:
         solo: bool,
     ) -> Claim:
         for entry in entries:
-            job_id = _job_id(entry) or ""
+            job_id = entry_id(entry) or ""
             self._leases[job_id] = _Leased(token, entry, now + lease.lease_ms)
         return Claim(token, now, tuple(entries), expired, tuple(dead), solo)
 
@@ -262,17 +257,26 @@ class MemoryQueue:
             for job in finished:
                 self._store_one(job)
 
-    def heartbeat(self, info: WorkerInfo) -> None:
+    def heartbeat(self, info: WorkerInfo) -> str:
         with self._changed:
             now = self._clock_ms()
             self._workers[info.id] = replace(info, last_seen=now)
             for worker in list(self._workers.values()):
                 if worker.last_seen <= now - SILENT_MS:
                     del self._workers[worker.id]
+            return self._wanted
 
     def leave(self, worker_id: str) -> None:
         with self._changed:
             self._workers.pop(worker_id, None)
+
+    def want(self, text: str) -> None:
+        with self._changed:
+            self._wanted = text
+
+    def wanted(self) -> str:
+        with self._changed:
+            return self._wanted
 
     def snapshot(self) -> Snapshot:
         with self._changed:
@@ -283,7 +287,7 @@ class MemoryQueue:
                 retry=len(self._retry),
                 in_flight=len(self._leases),
                 dead=len(self._dead),
-                oldest_ms=now - _ts(self._waiting[0], now) if self._waiting else 0,
+                oldest_ms=now - queued_at(self._waiting[0], now) if self._waiting else 0,
                 stats=dict(self._stats),
                 workers=tuple(self._workers.values()),
             )
@@ -295,34 +299,6 @@ class MemoryQueue:
     def purge(self) -> int:
         with self._changed:
             entries = [self._waiting.popleft() for _ in range(len(self._waiting))]
-            for entry in entries:
-                if _job_id(entry) is None:
-                    continue  # Not a job: nobody waits for it.
-                job = decode_job(entry)
-                error = ResultError("busy", "the queue was emptied by its operator")
-                result = Result(job.id, job.model, 0, 0, 0, error=error)
-                self._store_one(Finished(job.id, job.reply, result, job.result_ttl_ms, "failed"))
+            for job in purged(entries):
+                self._store_one(job)
             return len(entries)
-
-
-def _fields(entry: str) -> dict[str, Any]:
-    try:
-        fields = json.loads(entry)
-    except (ValueError, RecursionError):
-        return {}
-    return fields if isinstance(fields, dict) else {}
-
-
-def _job_id(entry: str) -> str | None:
-    job_id = _fields(entry).get("id")
-    return job_id if isinstance(job_id, str) else None
-
-
-def _is_expired(entry: str, now: int) -> bool:
-    deadline = _fields(entry).get("deadline")
-    return isinstance(deadline, int | float) and deadline <= now
-
-
-def _ts(entry: str, now: int) -> int:
-    ts = _fields(entry).get("ts")
-    return int(ts) if isinstance(ts, int | float) and 0 <= ts <= now else now

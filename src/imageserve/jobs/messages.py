@@ -73,6 +73,8 @@ class Result:
     error: ResultError | None = None
     shape: tuple[int, int, int] | None = None
     """With ``model_changed``: the input shape that the answering worker's model takes."""
+    version: str = ""
+    """Which version of the model has answered; empty where none has, or an older worker."""
 
 
 def encode_job(job: Job) -> str:
@@ -198,6 +200,7 @@ def encode_result(result: Result) -> str:
         "v": VERSION,
         "id": result.id,
         "model": result.model,
+        **({"version": result.version} if result.version else {}),
         "queue_ms": round(result.queue_ms, 1),
         "model_ms": round(result.model_ms, 1),
         "batch": result.batch,
@@ -232,6 +235,7 @@ def decode_result(text: str | bytes) -> Result:
             ),
             error=None if error is None else ResultError(error["code"], error["message"]),
             shape=tuple(fields["shape"]) if "shape" in fields else None,
+            version=_string(fields.get("version", "")),
         )
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(f"not a result: {error}") from error

@@ -96,6 +96,14 @@ class WorkerInfo:
     host: str
     last_seen: int = 0
     """Redis time, ms; set by the queue."""
+    version: str = ""
+    """Which version of the model it serves."""
+    loading: str = ""
+    """Which other version it makes ready meanwhile."""
+    problem: str = ""
+    """Why it does not serve the version that it should."""
+    answered: str = ""
+    """What was ``wanted`` when it last served what it should, or failed to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,11 +168,17 @@ class JobQueue(Protocol):
         A claim has published those of its ``dead`` already.
         """
 
-    def heartbeat(self, info: WorkerInfo) -> None:
-        """Say that a worker lives."""
+    def heartbeat(self, info: WorkerInfo) -> str:
+        """Say that a worker lives; returns what is ``wanted``."""
 
     def leave(self, worker_id: str) -> None:
         """Say that a worker is gone."""
+
+    def want(self, text: str) -> None:
+        """Tell the workers which version to serve, see ``jobs/wanted.py``; "" takes it back."""
+
+    def wanted(self) -> str:
+        """Return what the workers are told to serve; "" for what they are set up with."""
 
     def snapshot(self) -> Snapshot:
         """Read the state of the queue at one instant."""

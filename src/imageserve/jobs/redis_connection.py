@@ -12,14 +12,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import SplitResult, unquote
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
-from imageserve.errors import QueueError, QueueForbidden, QueueUnavailable, SettingsError
+from imageserve.errors import QueueError, QueueForbidden, QueueUnavailable
+from imageserve.jobs.redis_address import Node, database, nodes, split_address
+from imageserve.jobs.redis_cluster import SlotFinder, connection_class
+
+Client = redis.Redis
+"""One server's client, for those who only hand it on."""
 
 COMMAND_TIMEOUT_S = 2.0
 """How long one command may take. Redis answers in microseconds; two seconds is an outage."""
@@ -39,30 +44,50 @@ class RedisAccess:
 
 
 def connect(
-    access: RedisAccess, *, retries: int, timeout_s: float, connections: int
+    access: RedisAccess, *, key: str, retries: int, timeout_s: float, connections: int
 ) -> "redis.Redis":
     """Make a client. Nothing is sent before its first command.
 
+    On a cluster it speaks to the node that has ``key``, and may name keys of that slot only.
     ``retries`` is how often a command is sent again after a lost connection: 0 unless it is
     idempotent. Make clients after a fork, never before.
 
     Raises SettingsError where the address cannot be used.
     """
-    parts = _split(access.url)
+    parts = split_address(access.url)
     options = {**_options(access, retries, timeout_s), **_tls(access, parts)}
     if parts.scheme.endswith("+sentinel"):
         options |= {"max_connections": connections, "timeout": timeout_s}
         return _behind_sentinel(access, parts, options)
-    if parts.scheme == "unix":
+    if is_cluster(access):
+        options |= {"find": _slot_finder(key, parts, options)}
+        options["connection_class"] = connection_class(tls="connection_class" in options)
+    elif parts.scheme == "unix":
         options |= {
             "path": unquote(parts.path),
             "connection_class": redis.UnixDomainSocketConnection,
         }
         options.pop("socket_keepalive", None)
     else:
-        options |= {"host": parts.hostname, "port": parts.port or 6379, "db": _database(parts.path)}
+        options |= {"host": parts.hostname, "port": parts.port or 6379, "db": database(parts.path)}
     pool = redis.BlockingConnectionPool(max_connections=connections, timeout=timeout_s, **options)
     return redis.Redis(connection_pool=pool)
+
+
+def is_cluster(access: RedisAccess) -> bool:
+    """Tell whether the keys of different queues may live on different servers."""
+    return access.url.partition("://")[0].endswith("+cluster")
+
+
+def _slot_finder(key: str, parts: SplitResult, options: dict[str, Any]) -> SlotFinder:
+    own = options.copy()
+
+    def ask(node: Node) -> redis.Redis:
+        host, port = node
+        pool = redis.ConnectionPool(host=host, port=port, **own)
+        return redis.Redis.from_pool(pool)
+
+    return SlotFinder(key, nodes(parts), ask)
 
 
 def _options(access: RedisAccess, retries: int, timeout_s: float) -> dict[str, Any]:
@@ -112,85 +137,29 @@ class _BlockingSentinelPool(SentinelConnectionPool, redis.BlockingConnectionPool
 def _behind_sentinel(
     access: RedisAccess, parts: SplitResult, options: dict[str, Any]
 ) -> "redis.Redis":
-    master, _, database = parts.path.strip("/").partition("/")
-    nodes = [_host_and_port(node) for node in parts.netloc.split(",")]
+    master, _, number = parts.path.strip("/").partition("/")
     if options.pop("connection_class", None):
         options["ssl"] = True
     own = ("username", "password", "max_connections", "timeout")
     watch = {name: value for name, value in options.items() if name not in own}
     watch["password"] = access.sentinel_password
-    sentinel: Any = Sentinel(nodes, sentinel_kwargs=watch)
+    sentinel: Any = Sentinel(nodes(parts), sentinel_kwargs=watch)
     sentinel.discover_master = _one_at_a_time(sentinel.discover_master)
     client: redis.Redis = sentinel.master_for(
         master,
         connection_pool_class=_BlockingSentinelPool,
-        db=_database(f"/{database}"),
+        db=database(f"/{number}"),
         **options,
     )
     return client
 
 
-_HOST = re.compile(r"(?:\[(?P<ipv6>[0-9a-fA-F:.]+)\]|(?P<name>[^:\[\]]+))(?::(?P<port>\d{1,5}))?")
-
-
-def _host_and_port(node: str) -> tuple[str, int]:
-    match = _HOST.fullmatch(node)
-    port = int((match and match["port"]) or 26379)
-    if match is None or not 0 < port < 65536:
-        raise _bad_url(f"{node!r} is not host:port")
-    return match["ipv6"] or match["name"], port
-
-
-_SCHEMES = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
-
-
-def _split(url: str) -> SplitResult:
-    """Take the address apart, refusing what redis-py would silently misread.
-
-    ``redis://:p@ss/w#rd@host`` is, to a URL parser, the host ``ss`` with a path and a fragment.
-    """
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        # Not chained: the error repeats the address, which may hold a password.
-        raise _bad_url("it is not an address") from None
-    if parts.scheme not in _SCHEMES:
-        raise _bad_url(f"it must begin with one of {', '.join(s + '://' for s in _SCHEMES)}")
-    if "@" in parts.netloc + parts.path + parts.query + parts.fragment:
-        raise _bad_url("put user and password into REDIS_USERNAME and REDIS_PASSWORD instead")
-    if parts.query or parts.fragment:
-        raise _bad_url("it must not have a part behind ? or #")
-    _check_place(parts)
-    return parts
-
-
-def _check_place(parts: SplitResult) -> None:
-    if parts.scheme == "unix":
-        if not parts.path or parts.netloc:
-            raise _bad_url("write unix:///path/to/the.sock")
-    elif not parts.netloc:
-        raise _bad_url("it names no host")
-    elif parts.scheme.endswith("+sentinel"):
-        if not re.fullmatch(r"/[^/]+(/\d*)?/?", parts.path):
-            raise _bad_url(f"write {parts.scheme}://host:26379,host:26379/master-name/0")
-    elif not re.fullmatch(r"(/\d*)?", parts.path):
-        raise _bad_url(f"{parts.path!r} is not a database number")
-    else:
-        _host_and_port(parts.netloc)
-
-
-def _database(path: str) -> int:
-    return int(path.strip("/") or 0)
-
-
-def _bad_url(problem: str) -> SettingsError:
-    # The address itself is not repeated: it may hold a password.
-    return SettingsError(f"REDIS_URL cannot be used: {problem}")
-
-
 _NOT_NOW = re.compile(r"\b(OOM|READONLY|NOREPLICAS|MISCONF|MASTERDOWN|LOADING|BUSY)\b")
 """What Redis answers while it cannot serve, in the shapes that redis-py has no class for: Redis 6.2
 wraps the error of a command within a script into another one."""
+
+_NEVER = re.compile(r"^unknown command|not allowed|cluster support disabled", re.IGNORECASE)
+"""What a server answers that an operator has to change."""
 
 
 @contextmanager
@@ -206,6 +175,7 @@ def redis_errors() -> Iterator[None]:
         redis.exceptions.ReadOnlyError,
         redis.exceptions.OutOfMemoryError,
         redis.exceptions.TryAgainError,
+        redis.exceptions.ClusterDownError,
         redis.exceptions.MasterDownError,
         OSError,
     ) as error:
@@ -213,7 +183,7 @@ def redis_errors() -> Iterator[None]:
     except redis.ResponseError as error:
         if _NOT_NOW.search(str(error)):
             raise QueueUnavailable(f"Redis: {error}") from error
-        if str(error).lower().startswith("unknown command") or "not allowed" in str(error):
+        if _NEVER.search(str(error)):
             raise QueueForbidden(f"Redis refused: {error}") from error
         raise QueueError(f"Redis: {error}") from error
     except redis.RedisError as error:

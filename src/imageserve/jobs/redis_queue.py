@@ -7,16 +7,16 @@ import json
 import logging
 import secrets
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 from redis.exceptions import NoScriptError, OutOfMemoryError
 
+from imageserve.jobs.entries import purged
 from imageserve.jobs.keys import GUARD_MS, Keys
 from imageserve.jobs.messages import (
     Job,
     Result,
-    ResultError,
-    decode_job,
     decode_result,
     encode_open_job,
     encode_result,
@@ -71,23 +71,13 @@ class RedisQueue:
         self.keys = keys or Keys(name)
         # Sent again once: the scripts behind it are idempotent, and after a restart of Redis every
         # pooled connection is dead.
-        self._repeatable = connect(
-            access, retries=1, timeout_s=COMMAND_TIMEOUT_S, connections=connections
-        )
-        self._once = connect(access, retries=0, timeout_s=COMMAND_TIMEOUT_S, connections=2)
-        self._blocking = connect(access, retries=0, timeout_s=BLOCK_S + 3, connections=1)
+        client = partial(connect, access, key=self.keys.queue)
+        self._repeatable = client(retries=1, timeout_s=COMMAND_TIMEOUT_S, connections=connections)
+        self._once = client(retries=0, timeout_s=COMMAND_TIMEOUT_S, connections=2)
+        self._blocking = client(retries=0, timeout_s=BLOCK_S + 3, connections=1)
 
     def enqueue(self, job: Job, pixels: bytes, timeout_ms: int, limits: Limits) -> Admission:
-        keys = self.keys
-        names = [
-            keys.queue,
-            keys.hold,
-            keys.nonce(job.id),
-            keys.pixels(job.id),
-            keys.retry,
-            keys.leases,
-            keys.stats,
-        ]
+        names = self.keys.of_enqueue(job.id)
         args: list[str | int | bytes] = [
             secrets.token_hex(8),
             limits.max_jobs,
@@ -102,7 +92,7 @@ class RedisQueue:
             try:
                 code, backlog = self._send_pixels_and_job(names, args, pixels, timeout_ms)
             except OutOfMemoryError:
-                self._repeatable.unlink(keys.pixels(job.id))
+                self._repeatable.unlink(self.keys.pixels(job.id))
                 return Admission(Verdict.NO_ROOM, 0)
         return Admission(Verdict(code), backlog)
 
@@ -147,17 +137,6 @@ class RedisQueue:
     def claim(self, n: int, lease: Lease, *, suspects: bool, min_depth: int = 0) -> Claim:
         # A token per claim, not per worker: a worker cannot finish its own earlier, lost claim.
         token = secrets.token_hex(8)
-        keys = self.keys
-        names = [
-            keys.queue,
-            keys.hold,
-            keys.retry,
-            keys.leases,
-            keys.inflight,
-            keys.attempts,
-            keys.dead,
-            keys.stats,
-        ]
         args: list[str | int | bytes] = [
             n,
             lease.lease_ms,
@@ -168,7 +147,7 @@ class RedisQueue:
             min_depth,
         ]
         with redis_errors():
-            now, entries, expired, dead, solo = CLAIM(self._once, names, args)
+            now, entries, expired, dead, solo = CLAIM(self._once, self.keys.of_claim(), args)
         return Claim(
             token=token,
             now=now,
@@ -225,8 +204,7 @@ class RedisQueue:
             )
 
     def release(self, token: str, job_ids: Sequence[str]) -> int:
-        keys = self.keys
-        names = [keys.queue, keys.hold, keys.leases, keys.inflight, keys.attempts, keys.retry]
+        names = self.keys.of_release()
         with redis_errors():
             return int(RELEASE(self._repeatable, names, [token, GUARD_MS, *job_ids]))
 
@@ -245,31 +223,32 @@ class RedisQueue:
                     pipeline.publish(job.reply, body)
             pipeline.execute()
 
-    def heartbeat(self, info: WorkerInfo) -> None:
-        self._say(info.id, encode_worker_info(info))
+    def heartbeat(self, info: WorkerInfo) -> str:
+        return self._say(info.id, encode_worker_info(info))
 
     def leave(self, worker_id: str) -> None:
         self._say(worker_id, "")
 
-    def _say(self, worker_id: str, text: str) -> None:
-        keys = [self.keys.workers, self.keys.workers_info]
+    def _say(self, worker_id: str, text: str) -> str:
+        keys = [self.keys.workers, self.keys.workers_info, self.keys.wanted]
+        args: list[str | int | bytes] = [worker_id, text, SILENT_MS, GUARD_MS]
         with redis_errors():
-            HEARTBEAT(self._repeatable, keys, [worker_id, text, SILENT_MS, GUARD_MS])
+            return _text(HEARTBEAT(self._repeatable, keys, args))
+
+    def want(self, text: str) -> None:
+        with redis_errors():
+            if text:
+                self._repeatable.set(self.keys.wanted, text)
+            else:
+                self._repeatable.unlink(self.keys.wanted)
+
+    def wanted(self) -> str:
+        with redis_errors():
+            return _text(self._repeatable.get(self.keys.wanted))
 
     def snapshot(self) -> Snapshot:
-        keys = self.keys
-        names = [
-            keys.queue,
-            keys.hold,
-            keys.retry,
-            keys.leases,
-            keys.stats,
-            keys.workers,
-            keys.workers_info,
-            keys.dead,
-        ]
         with redis_errors():
-            return decode_snapshot(SNAPSHOT(self._repeatable, names, []))
+            return decode_snapshot(SNAPSHOT(self._repeatable, self.keys.of_snapshot(), []))
 
     def dead(self, count: int) -> list[dict[str, Any]]:
         if count < 1:
@@ -282,7 +261,7 @@ class RedisQueue:
         total = 0
         with redis_errors():
             while entries := self._once.lpop(self.keys.queue, FINISH_AT_ONCE):
-                self.store(list(_purged(texts(cast(list[bytes], entries)))), publish=True)
+                self.store(list(purged(texts(cast(list[bytes], entries)))), publish=True)
                 total += len(entries)
         return total
 
@@ -310,6 +289,10 @@ class RedisQueue:
             self._repeatable.unlink(*names)
 
 
+def _text(value: Any) -> str:
+    return "" if value is None else texts([value])[0]
+
+
 def _stored_result(text: bytes | str | None) -> Result | None:
     if text is None:
         return None
@@ -323,14 +306,3 @@ def _stored_result(text: bytes | str | None) -> Result | None:
 def _parts(items: Sequence[Finished], size: int) -> Iterator[Sequence[Finished]]:
     for start in range(0, len(items), size):
         yield items[start : start + size]
-
-
-def _purged(entries: Sequence[str]) -> Iterator[Finished]:
-    for entry in entries:
-        try:
-            job = decode_job(entry)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            continue  # Not a job: nobody waits for it.
-        error = ResultError("busy", "the queue was emptied by its operator; send the picture again")
-        result = Result(job.id, job.model, 0, 0, 0, error=error)
-        yield Finished(job.id, job.reply, result, job.result_ttl_ms, "failed")

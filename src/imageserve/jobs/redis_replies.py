@@ -79,7 +79,14 @@ class RedisReplies:
         metrics.redis_up.set(0)
 
     def _listen(self) -> None:
-        client = connect(self._access, retries=0, timeout_s=SILENCE_S / 2, connections=1)
+        # On a cluster, any node hears what is published on another.
+        client = connect(
+            self._access,
+            key=next(iter(self._queues)),
+            retries=0,
+            timeout_s=SILENCE_S / 2,
+            connections=1,
+        )
         with redis_errors():
             pubsub = client.pubsub()
             try:

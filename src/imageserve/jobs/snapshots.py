@@ -20,6 +20,10 @@ def encode_worker_info(info: WorkerInfo) -> str:
             "bucket_ms": {str(size): round(ms, 3) for size, ms in info.bucket_ms.items()},
             "state": info.state,
             "host": info.host,
+            "version": info.version,
+            "loading": info.loading,
+            "problem": info.problem,
+            "answered": info.answered,
         },
         separators=(",", ":"),
     )
@@ -38,6 +42,10 @@ def decode_worker_info(worker_id: str, last_seen: int, text: str | bytes) -> Wor
         state=fields["state"],
         host=fields["host"],
         last_seen=last_seen,
+        version=str(fields.get("version", "")),
+        loading=str(fields.get("loading", "")),
+        problem=str(fields.get("problem", "")),
+        answered=str(fields.get("answered", "")),
     )
 
 

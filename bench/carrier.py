@@ -1,0 +1,60 @@
+"""``python -m bench.carrier URL QUEUE BYTES``: carry jobs through a queue until told to stop.
+
+What web servers and workers ask of Redis, without pictures and model: every job is queued in a
+round trip of its own, claimed and finished in batches. A line on standard input asks for the count
+so far; its end ends the process.
+"""
+
+import sys
+import threading
+import uuid
+from itertools import count
+
+from imageserve.jobs.messages import Job, Result, decode_job
+from imageserve.jobs.queue import Finished, Lease, Limits, Verdict
+from imageserve.jobs.redis_connection import RedisAccess
+from imageserve.jobs.redis_queue import RedisQueue
+from imageserve.predictions import Prediction
+
+BATCH = 32
+_LEASE = Lease(lease_ms=60_000)
+_LIMITS = Limits(max_jobs=10**6, max_bytes=2**40)
+_LABELS = tuple(Prediction(f"label {n}", 1 / (n + 2)) for n in range(5))
+
+
+def carry(queue: RedisQueue, payload: bytes) -> None:
+    """Take one batch of jobs with this payload from one end to the other."""
+    shape = (1, len(payload) // 3, 3)
+    for _ in range(BATCH):
+        job = Job(uuid.uuid4().hex, "carrier", shape, 5, "carrier", "carrier", 60_000)
+        admission = queue.enqueue(job, payload, 60_000, _LIMITS)
+        if admission.verdict is not Verdict.ACCEPTED:
+            raise SystemExit(f"carrier: a job was refused: {admission.verdict.name}")
+    claim = queue.claim(BATCH, _LEASE, suspects=False)
+    ids = [decode_job(entry).id for entry in claim.entries]
+    queue.pixels(ids)
+    queue.finish(claim.token, [_finished(job_id) for job_id in ids], batches=1, busy_ms=1)
+
+
+def _finished(job_id: str) -> Finished:
+    result = Result(job_id, "carrier", 1, 1, BATCH, predictions=_LABELS)
+    return Finished(job_id, "carrier", result, 1_000, "completed")
+
+
+def main(url: str, name: str, size: int) -> None:
+    queue = RedisQueue(RedisAccess(url), name)
+    payload = bytes(size - size % 3)
+    done = [0]
+
+    def run() -> None:
+        for batches in count(1):
+            carry(queue, payload)
+            done[0] = batches * BATCH
+
+    threading.Thread(target=run, daemon=True).start()
+    for _ in sys.stdin:
+        print(done[0], flush=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

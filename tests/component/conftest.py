@@ -1,0 +1,60 @@
+"""Fixtures of the tests that put a few parts together."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Protocol
+
+import pytest
+import redis
+from tests.redis_server import PATIENCE_S
+
+from imageserve.jobs.redis_connection import RedisAccess
+from imageserve.jobs.redis_queue import RedisQueue
+from imageserve.jobs.redis_replies import RedisReplies
+
+
+class Listened(Protocol):
+    """What can be listened to: a server, or the node of a cluster that is spoken to."""
+
+    @property
+    def url(self) -> str: ...
+
+    def client(self) -> "redis.Redis": ...
+
+
+class Listen(Protocol):
+    def __call__(
+        self, server: Listened, *queues: RedisQueue, wait: bool = True
+    ) -> RedisReplies: ...
+
+
+@pytest.fixture
+def listen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listen]:
+    """Start listening on a server; ends with the test, which in production nothing needs to do."""
+    servers: list[Listened] = []
+    over, parked = threading.Event(), threading.Semaphore(0)
+    listen_once = RedisReplies._listen
+
+    def listen_until_the_test_ends(replies: RedisReplies) -> None:
+        if over.is_set():
+            parked.release()
+            threading.Event().wait()
+        listen_once(replies)
+
+    monkeypatch.setattr(RedisReplies, "_listen", listen_until_the_test_ends)
+
+    def start(server: Listened, *queues: RedisQueue, wait: bool = True) -> RedisReplies:
+        replies = RedisReplies(RedisAccess(server.url), {each.name: each for each in queues})
+        replies.start()
+        servers.append(server)
+        assert not wait or replies.wait_connected(PATIENCE_S)
+        return replies
+
+    yield start
+    over.set()
+    for server in servers:
+        with suppress(redis.RedisError):
+            server.client().execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    for _ in servers:
+        assert parked.acquire(timeout=PATIENCE_S)
