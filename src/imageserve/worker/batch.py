@@ -34,6 +34,8 @@ class Outcome:
     """Why it failed, alone; None where it did not."""
     model_ms: float
     batch: int
+    version: str = ""
+    """Of the model that made it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +140,7 @@ def _finished(job: Job, outcome: Outcome, queue_ms: float, model: str) -> Finish
         batch=outcome.batch,
         predictions=outcome.predictions[: job.top],
         error=error,
+        version=outcome.version,
     )
     counter = "completed" if error is None else "failed"
     return Finished(job.id, job.reply, result, job.result_ttl_ms, counter)

@@ -32,17 +32,24 @@ class BucketTimes:
     def __init__(self, sizes: Iterable[int]) -> None:
         self.sizes = tuple(sorted(sizes))
         self.ms: dict[int, float] = {}
+        self._rough: set[int] = set()
 
     def bucket(self, n: int) -> int:
         """Return the smallest bucket that holds ``n`` pictures."""
         return next(size for size in self.sizes if size >= n)
 
     def time_all(
-        self, call: Callable[[int], object], clock: Callable[[], float], rounds: int = 3
+        self,
+        call: Callable[[int], object],
+        clock: Callable[[], float],
+        *,
+        rounds: int = 3,
+        rough: bool = False,
     ) -> None:
         """Run every bucket: once to trace it, then ``rounds`` times, keeping the fastest.
 
-        The fastest, because whatever else ran on the machine meanwhile only adds to a time.
+        The fastest, because whatever else ran on the machine meanwhile only adds to a time. With
+        ``rough`` much else runs, another model: then the first real batch that is faster counts.
         """
         for size in self.sizes:
             call(size)
@@ -52,6 +59,7 @@ class BucketTimes:
                 call(size)
                 seconds.append(clock() - start)
             self.ms[size] = min(seconds) * 1000
+        self._rough = set(self.sizes) if rough else set()
 
     def update(self, size: int, ms: float) -> None:
         """Blend in the time of a real batch.
@@ -60,6 +68,9 @@ class BucketTimes:
         times the usual at most.
         """
         old = self.ms.get(size, ms)
+        if size in self._rough:
+            self._rough.discard(size)
+            old = min(old, ms)
         self.ms[size] = old + WEIGHT * (min(ms, MOST_TIMES_USUAL * old) - old)
 
     def shrink(self, batch_size: int) -> None:

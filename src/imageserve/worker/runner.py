@@ -1,7 +1,10 @@
 """Runs the model on a batch, and finds the one picture that breaks it.
 
 A batch that fails is halved until the failing pictures stand alone; their neighbours get their
-labels. A batch that does not fit the device's memory is halved too, and stays halved.
+labels. A batch that does not fit the device's memory is run one by one, and no batch from then on
+is larger than half of it. Not halved on the spot: a framework may take ten seconds to report that
+memory does not suffice (TensorFlow waits for some to be freed), and a report at every size on the
+way down would outlast the batch's lease.
 """
 
 import logging
@@ -25,13 +28,23 @@ class Runner:
     """One model with its buckets. Used by one thread; ``running_s`` may be read by others."""
 
     def __init__(
-        self, model: Model, batch_size: int, clock: Callable[[], float] = time.monotonic
+        self,
+        model: Model,
+        batch_size: int,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        name: str | None = None,
+        version: str | None = None,
     ) -> None:
+        """``name`` and ``version`` are what it is served as; by default what the model says."""
         self.model = model
+        self.name = name or model.name
+        self.version = version or model.version
         self.times = BucketTimes(bucket_sizes(batch_size))
         self._clock = clock
         self._buffers: dict[int, NDArray[np.uint8]] = {}
         self._call_began: float | None = None
+        self._one_by_one = False
 
     @property
     def batch_size(self) -> int:
@@ -44,8 +57,11 @@ class Runner:
         began = self._call_began
         return 0.0 if began is None else self._clock() - began
 
-    def warm_up(self) -> None:
-        """Run and time every bucket. Raises what the model raises at batch size 1."""
+    def warm_up(self, *, beside: bool = False) -> None:
+        """Run and time every bucket; ``beside`` says that another model serves meanwhile.
+
+        Raises what the model raises at batch size 1.
+        """
         noise = np.random.default_rng(0)
         shape = (*self.model.input_size, 3)
 
@@ -54,7 +70,7 @@ class Runner:
             self._predict(images, 1)
 
         try:
-            self.times.time_all(call, self._clock)
+            self.times.time_all(call, self._clock, rough=beside)
         except ModelOutOfMemory:
             fitting = [size for size in self.times.sizes if size in self.times.ms]
             if not fitting:
@@ -64,7 +80,11 @@ class Runner:
 
     def run(self, tasks: Sequence[Task]) -> list[Outcome]:
         """Return one outcome per task, in order. Never raises."""
-        if len(tasks) > self.batch_size:
+        self._one_by_one = False
+        return self._run(tasks)
+
+    def _run(self, tasks: Sequence[Task]) -> list[Outcome]:
+        if len(tasks) > (1 if self._one_by_one else self.batch_size):
             return self._halves(tasks)
         began = self._clock()
         try:
@@ -72,7 +92,8 @@ class Runner:
         except ModelOutOfMemory:
             if len(tasks) == 1:
                 return [self._failure("out of memory", began)]
-            self._limit(len(tasks) // 2)
+            self._limit(self.times.bucket(len(tasks)) // 2)
+            self._one_by_one = True
             return self._halves(tasks)
         # Whatever a model may raise on a picture: it must harm only that picture.
         except Exception as error:
@@ -83,19 +104,20 @@ class Runner:
             log.warning("a batch of %d failed (%s): halving it", len(tasks), error)
             return self._halves(tasks)
         model_ms = (self._clock() - began) * 1000
-        return [Outcome(found, None, model_ms, len(tasks)) for found in predictions]
+        return [Outcome(found, None, model_ms, len(tasks), self.version) for found in predictions]
 
     def _halves(self, tasks: Sequence[Task]) -> list[Outcome]:
         middle = (len(tasks) + 1) // 2
-        return self.run(tasks[:middle]) + self.run(tasks[middle:])
+        return self._run(tasks[:middle]) + self._run(tasks[middle:])
 
     def _failure(self, reason: str, began: float) -> Outcome:
-        return Outcome((), reason, (self._clock() - began) * 1000, 1)
+        return Outcome((), reason, (self._clock() - began) * 1000, 1, self.version)
 
     def _limit(self, batch_size: int) -> None:
         fitting = max(size for size in self.times.sizes if size <= batch_size)
         log.warning("out of memory: batches are limited to %d from now on", fitting)
         self.times.shrink(fitting)
+        metrics.batch_limit.labels(self.name).set(fitting)
 
     def _predict_tasks(self, tasks: Sequence[Task]) -> list[tuple[Prediction, ...]]:
         bucket = self.times.bucket(len(tasks))
@@ -127,9 +149,8 @@ class Runner:
         return predictions
 
     def _measured(self, bucket: int, n: int, seconds: float) -> None:
-        name = self.model.name
         self.times.update(bucket, seconds * 1000)
-        metrics.batches_total.labels(name).inc()
-        metrics.batch_size.labels(name).observe(n)
-        metrics.batch_padding.labels(name).inc(bucket - n)
-        metrics.model_seconds.labels(name).observe(seconds)
+        metrics.batches_total.labels(self.name).inc()
+        metrics.batch_size.labels(self.name).observe(n)
+        metrics.batch_padding.labels(self.name).inc(bucket - n)
+        metrics.model_seconds.labels(self.name).observe(seconds)

@@ -2,7 +2,8 @@
 
 Two threads share the work. The main thread does nothing but run the model. One other thread speaks
 to Redis: while a batch runs it finishes the batch before and fetches the one after, so a busy model
-never waits for the network. Two more keep leases and heartbeats alive.
+never waits for the network. Two more keep leases and heartbeats alive, and a last one makes other
+versions of the model ready; only the main thread changes to one, between two batches.
 """
 
 import logging
@@ -16,11 +17,14 @@ from typing import TypeVar
 
 from imageserve import metrics
 from imageserve.errors import QueueError, QueueUnavailable
-from imageserve.jobs.queue import HEARTBEAT_S, Claim, Finished, JobQueue, Lease, WorkerInfo
+from imageserve.jobs.queue import Claim, Finished, JobQueue, Lease, WorkerInfo
 from imageserve.worker.batch import Batch, Outcome, given_up, read_batch
+from imageserve.worker.heart import Heart
 from imageserve.worker.leases import LeaseKeeper
 from imageserve.worker.link import Link
+from imageserve.worker.report import busy_time_ms, report
 from imageserve.worker.runner import Runner
+from imageserve.worker.swap import Reins, Swapper
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +47,15 @@ class WorkerConfig:
 class Worker:
     """Serves one model from one queue until it is stopped."""
 
-    def __init__(self, queue: JobQueue, runner: Runner, name: str, config: WorkerConfig) -> None:
+    def __init__(
+        self,
+        queue: JobQueue,
+        runner: Runner,
+        name: str,
+        config: WorkerConfig,
+        swapper: Swapper | None = None,
+    ) -> None:
+        """Without a ``swapper`` it serves the model of ``runner`` for ever."""
         self.name = name
         self.runner = runner
         self.stopping = threading.Event()
@@ -54,6 +66,12 @@ class Worker:
         self._shape = (*runner.model.input_size, 3)
         self._suspects = False
         self._stop_by = float("inf")
+        self._swapper = swapper
+        heard = swapper.want if swapper else _not_told
+        self._heart = Heart(queue, self._info, heard, self.stopping)
+        self._next_runner: Runner | None = None
+        self._wake = threading.Event()
+        self._changed = threading.Event()
 
     def stop(self) -> None:
         """Stop claiming: ``run`` returns when the batch in hand is finished.
@@ -70,19 +88,24 @@ class Worker:
 
     def run(self) -> None:
         """Work until stopped. The model must be warm."""
-        self.leases.set_slowest_ms(self.runner.times.slowest_ms)
         self.leases.start()
-        heart = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
-        heart.start()
+        self._adopt()
+        self._heart.start()
+        if self._swapper is not None:
+            reins = Reins(lambda: self.runner.batch_size, self.change_to, self._heart.beat)
+            self._swapper.start(reins)
         with ThreadPoolExecutor(1, thread_name_prefix="redis") as redis_thread:
             self._loop(redis_thread)
+        if self._swapper is not None:
+            self._swapper.stop()
         self.leases.stop()
-        heart.join(timeout=BLOCK_S)
+        self._changed.set()
+        self._heart.join(BLOCK_S)
         self._say_goodbye()
 
     def _loop(self, redis_thread: ThreadPoolExecutor) -> None:
         upcoming: Future[Batch | None] = redis_thread.submit(self._next_batch)
-        while (batch := upcoming.result()) is not None:
+        while (batch := self._await(upcoming)) is not None:
             if self.stopping.is_set():
                 redis_thread.submit(self._give_back, batch)
                 return
@@ -92,6 +115,41 @@ class Worker:
             finishing = redis_thread.submit(self._finish, batch, outcomes, started_at)
             finishing.add_done_callback(_surface)
             upcoming = ahead if ahead.result() else redis_thread.submit(self._next_batch)
+
+    def _await(self, upcoming: "Future[Batch | None]") -> Batch | None:
+        """Return the next batch; before it comes, change to another model where one is ready."""
+        upcoming.add_done_callback(lambda _: self._wake.set())
+        while not upcoming.done():
+            self._wake.wait()
+            self._wake.clear()
+            self._change_runner()
+        self._change_runner()
+        return upcoming.result()
+
+    def change_to(self, runner: Runner) -> bool:
+        """Run every batch from the next one on with another model; for another thread to call.
+
+        Returns once the old model has made its last batch; False where the worker stops instead.
+        """
+        self._next_runner = runner
+        self._wake.set()
+        self._changed.wait()
+        self._changed.clear()
+        return self.runner is runner
+
+    def _change_runner(self) -> None:
+        if self._next_runner is not None:
+            was, self.runner, self._next_runner = self.runner.version, self._next_runner, None
+            metrics.model_info.remove(self.name, was)
+            fields = {"model": self.name, "version": self.runner.version, "was": was}
+            log.info("serving another version", extra={"fields": fields})
+            self._adopt()
+            self._changed.set()
+
+    def _adopt(self) -> None:
+        self.leases.set_slowest_ms(self.runner.times.slowest_ms)
+        metrics.model_info.labels(self.name, self.runner.version).set(1)
+        metrics.batch_limit.labels(self.name).set(self.runner.batch_size)
 
     def _run(self, batch: Batch) -> list[Outcome]:
         self.leases.hold(batch.claim.token, batch.ids)
@@ -167,7 +225,7 @@ class Worker:
 
     def _finish(self, batch: Batch, outcomes: list[Outcome], started_at: float) -> None:
         finished = batch.finished(outcomes, started_at, self.name)
-        busy_ms = round(_busy_ms(outcomes))
+        busy_ms = round(busy_time_ms(outcomes))
         kept = self._insist(
             lambda: self._queue.finish(
                 batch.claim.token, finished, batches=int(bool(outcomes)), busy_ms=busy_ms
@@ -178,7 +236,7 @@ class Worker:
             log.error("stopped before %d results could be stored", len(finished))
             return
         self._bury_failures(batch, outcomes, kept)
-        self._report(batch, finished, kept, busy_ms)
+        report(self.name, batch, finished, kept, busy_ms)
 
     def _insist(self, action: Callable[[], T]) -> T | None:
         """Do what must be done, through outages of Redis, until it is done or time is up.
@@ -204,31 +262,6 @@ class Worker:
             if mine and outcome.error is not None:
                 self._insist(partial(self._queue.bury, task.entry, outcome.error))
 
-    def _report(
-        self, batch: Batch, finished: list[Finished], kept: list[bool], busy_ms: int
-    ) -> None:
-        for job, mine in zip(finished, kept, strict=True):
-            if mine:
-                metrics.jobs_total.labels(self.name, job.counter).inc()
-        late = kept.count(False)
-        metrics.leases_lost_total.labels(self.name).inc(late)
-        log.info(
-            "batch",
-            extra={
-                "fields": {
-                    "model": self.name,
-                    "jobs": len(finished),
-                    "run": len(batch.tasks),
-                    "solo": batch.claim.solo,
-                    "queue_ms": round(max((j.result.queue_ms for j in finished), default=0), 1),
-                    "model_ms": busy_ms,
-                    "failed": sum(job.counter == "failed" for job in finished),
-                    "late": late,
-                    "ids": [job.id for job in finished],
-                }
-            },
-        )
-
     def _give_back(self, batch: Batch) -> None:
         self._insist(lambda: self._queue.release(batch.claim.token, batch.ids))
         self.leases.drop(batch.claim.token)
@@ -242,14 +275,8 @@ class Worker:
         except QueueError as error:
             log.debug("left without a word: %s", error)
 
-    def _beat(self) -> None:
-        while not self.stopping.is_set():
-            self._say("ready")
-            self.stopping.wait(HEARTBEAT_S)
-        self._say("stopping")
-
-    def _say(self, state: str) -> None:
-        info = WorkerInfo(
+    def _info(self, state: str) -> WorkerInfo:
+        return WorkerInfo(
             id=self._config.worker_id,
             model=self.name,
             shape=self._shape,
@@ -257,22 +284,18 @@ class Worker:
             bucket_ms=dict(self.runner.times.ms),
             state=state,
             host=self._config.host,
+            version=self.runner.version,
+            loading=self._swapper.loading if self._swapper else "",
+            problem=self._swapper.problem if self._swapper else "",
+            answered=self._swapper.answered if self._swapper else "",
         )
-        try:
-            self._queue.heartbeat(info)
-        except QueueError as error:
-            log.debug("no heartbeat: %s", error)
-        # Called from a loop that must not end: a worker that is not heard of counts as gone.
-        except Exception:
-            log.critical("bug in the heartbeat", exc_info=True)
+
+
+def _not_told(wanted: str) -> None:
+    """Without anything that could change the model, it does not matter what is wanted."""
 
 
 def _surface(done: Future[None]) -> None:
     """Let no bug vanish in a future that nobody asks for its result."""
     if (error := done.exception()) is not None:
         log.critical("bug while finishing a batch", exc_info=error)
-
-
-def _busy_ms(outcomes: list[Outcome]) -> float:
-    """Return the model's time for a batch: each call counted once, however it was split."""
-    return sum(outcome.model_ms / outcome.batch for outcome in outcomes)

@@ -1,0 +1,157 @@
+"""Where the versions of a model lie, and whether one has become another on disk.
+
+``MODELS_DIR/NAME/VERSION`` is a model folder. Nothing is loaded here: files are looked at, cheaply
+enough to be done every few seconds, on a network disk, too.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+
+from imageserve.errors import ModelLoadError
+from imageserve.jobs.wanted import Wanted
+from imageserve.model_entries import ModelEntry
+from imageserve.models.catalog import is_model_path
+from imageserve.models.folder import FACTS_FILE, FolderFacts, read_facts
+
+MOST_FILES = 1000
+"""So many files of a folder are looked at; a model has a handful."""
+
+Mark = tuple[tuple[str, int, int, int, int], ...]
+"""What tells files apart from others at the same place: path, device, inode, bytes, mtime in ns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model that can be loaded, as its files are at this moment."""
+
+    entry: ModelEntry
+    version: str | None
+    """What it was asked for as; None: the model itself says."""
+    asked_at: int
+    """When it was asked for; 0 where it is what the worker is set up with."""
+    mark: Mark
+
+    def is_same_model(self, other: "Candidate") -> bool:
+        """Whether loading the other would give the same, whenever it was asked for."""
+        return replace(self, asked_at=0) == replace(other, asked_at=0)
+
+    @property
+    def shown(self) -> str:
+        return self.version or self.entry.network
+
+
+class Versions:
+    """Finds what a worker should serve: what is wanted, or what it is set up with."""
+
+    def __init__(self, entry: ModelEntry, models_dir: str | None) -> None:
+        self.entry = entry
+        self._models_dir = models_dir
+
+    def find(self, wanted: Wanted | None) -> Candidate:
+        """Return the wanted version, or with None what the worker is set up with.
+
+        Raises:
+            ModelLoadError: it is not there.
+        """
+        if wanted is None:
+            return Candidate(self.entry, None, 0, mark_of(_paths(self.entry)))
+        folder = self._folder(wanted)
+        entry = replace(self.entry, network=str(folder), labels=None)
+        is_own = wanted.name == self.entry.name
+        version = wanted.version if is_own else wanted.text
+        return Candidate(entry, version, wanted.at, mark_of([folder]))
+
+    def _folder(self, wanted: Wanted) -> Path:
+        if self._models_dir is None:
+            raise ModelLoadError(
+                f"{wanted.text} cannot be looked for: set MODELS_DIR on the workers to the folder "
+                "that holds NAME/VERSION"
+            )
+        name = Path(self._models_dir, wanted.name)
+        folder = name / wanted.version
+        if not folder.is_dir():
+            there = ", ".join(_folders(name)) or "none"
+            raise ModelLoadError(
+                f"there is no folder {folder}: put the version there, or choose one of: {there}"
+            )
+        return folder
+
+    def check_pictures(self, candidate: Candidate) -> None:
+        """Check what a model folder says of its pictures.
+
+        Those that wait were resized for the entry, and the web server goes on doing so.
+
+        Raises:
+            ModelLoadError: it says something else than the entry.
+        """
+        folder, entry = Path(candidate.entry.network), self.entry
+        facts = read_facts(folder) if folder.is_dir() else FolderFacts()
+        if facts.input_size is not None and facts.input_size != entry.input_size:
+            raise other_input_size(candidate.shown, facts.input_size, entry)
+        if facts.interpolation not in (None, entry.interpolation):
+            raise ModelLoadError(
+                f"{candidate.shown} wants pictures resized by {facts.interpolation} and "
+                f"{entry.name} is served with {entry.interpolation}: give it an entry of its own "
+                "in MODELS_FILE"
+            )
+
+
+def other_input_size(shown: str, size: tuple[int, int], entry: ModelEntry) -> ModelLoadError:
+    """Make the error that says why a version may not change the size of the pictures."""
+    height, width = size
+    return ModelLoadError(
+        f"{shown} takes pictures of {height}x{width} and {entry.name} is served at "
+        f"{entry.input_size[0]}x{entry.input_size[1]}, the size of those that wait: give it an "
+        "entry of its own in MODELS_FILE, or change the input size of web servers and workers and "
+        "restart them"
+    )
+
+
+def _folders(parent: Path) -> list[str]:
+    if not parent.is_dir():
+        return []
+    return sorted(each.name for each in islice(parent.iterdir(), MOST_FILES) if each.is_dir())
+
+
+def _paths(entry: ModelEntry) -> list[Path]:
+    """Return the files that an entry names; what it knows by name never changes."""
+    network = [entry.network] if is_model_path(entry.network) else []
+    weights = [] if entry.weights in ("imagenet", "random") else [entry.weights]
+    return [Path(each) for each in (*network, *weights, *([entry.labels] if entry.labels else []))]
+
+
+def mark_of(paths: list[Path]) -> Mark:
+    """Look at files and folders.
+
+    A folder with an ``imageserve.yaml`` counts as changed only when that file has: written last, it
+    says that the rest is complete. Links are followed, so one that is set to another target counts.
+    """
+    files = [file for path in paths for file in _files(path)]
+    return tuple(_stat(file) for file in files)
+
+
+def _files(path: Path) -> Iterator[Path]:
+    if not path.is_dir():
+        yield path
+    elif (path / FACTS_FILE).is_file():
+        yield path / FACTS_FILE
+    else:
+        yield from islice(_walk(path), MOST_FILES)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for parent, folders, files in os.walk(folder):
+        # Kubernetes keeps the files of a ConfigMap in hidden folders, and shows links to them.
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (Path(parent, name) for name in sorted(files) if not name.startswith("."))
+
+
+def _stat(file: Path) -> tuple[str, int, int, int, int]:
+    try:
+        found = file.stat()
+    except OSError:
+        return str(file), 0, 0, -1, 0
+    return str(file), found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns

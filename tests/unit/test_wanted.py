@@ -1,0 +1,68 @@
+"""What workers are told to serve: one short text, which nobody can make a path of."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imageserve.jobs.wanted import Wanted, decode_wanted, encode_wanted, parse_wanted
+
+AT = 1_760_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "version"),
+    [
+        pytest.param("shapes@v2", "shapes", "v2", id="plain"),
+        pytest.param("2flowers@2026-01-31", "2flowers", "2026-01-31", id="digits first"),
+        pytest.param("a.b_c-d@1.0.0", "a.b_c-d", "1.0.0", id="dots, dashes, underscores"),
+        pytest.param("a" * 64 + "@" + "b" * 64, "a" * 64, "b" * 64, id="as long as allowed"),
+    ],
+)
+def test_a_name_and_a_version_are_read(text: str, name: str, version: str) -> None:
+    assert parse_wanted(text, AT) == Wanted(name, version, AT)
+    assert parse_wanted(text, AT).text == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        pytest.param("", id="nothing"),
+        pytest.param("shapes", id="no version"),
+        pytest.param("shapes@", id="an empty version"),
+        pytest.param("@v2", id="an empty name"),
+        pytest.param("shapes@v1@v2", id="two versions"),
+        pytest.param("../shapes@v2", id="out of the folder"),
+        pytest.param("shapes@..", id="the folder above"),
+        pytest.param("shapes@.hidden", id="hidden"),
+        pytest.param("shapes@a/b", id="a path"),
+        pytest.param("shapes@v2\n", id="a line end"),
+        pytest.param("shäpes@v2", id="no ASCII"),
+        pytest.param("shapes@" + "v" * 65, id="too long"),
+    ],
+)
+def test_anything_else_is_refused_with_what_is_allowed(text: str) -> None:
+    with pytest.raises(ValueError, match="is not NAME@VERSION, each of letters, digits"):
+        parse_wanted(text, AT)
+
+
+@given(
+    st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True), st.integers(0, 10**15 - 1)
+)
+def test_what_is_written_is_read_again_and_stays_short(part: str, at: int) -> None:
+    wanted = Wanted(part, part, at)
+
+    written = encode_wanted(wanted)
+
+    assert decode_wanted(written) == wanted
+    assert len(written) <= 64 + 1 + 64 + 1 + 15
+
+
+def test_nothing_written_is_nothing_wanted() -> None:
+    assert decode_wanted("") is None
+
+
+@pytest.mark.parametrize("text", ["shapes@v2", "shapes@v2 soon", "shapes 5", " 5", "x" * 10_000])
+def test_what_somebody_else_has_written_is_refused_in_few_words(text: str) -> None:
+    with pytest.raises(ValueError, match="is not NAME@VERSION") as caught:
+        decode_wanted(text)
+    assert len(str(caught.value)) < 400
