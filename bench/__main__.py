@@ -8,19 +8,22 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from bench.beside import raw_section
 from bench.idling import idle_section
 from bench.machine import Neighbours, describe
 from bench.plan import Plan, say
+from bench.redis_ceiling import ceiling_section
 from bench.report import Section, percent, summary, write_between_markers
 from bench.serving import CLIENTS, Runs, latency_section, measure, throughput_section
-from bench.working import raw_section, scaling_section
+from bench.working import scaling_section
 
 PARTS = {
     "a": "images/s and CPU-ms per image at 1, 16, 48 clients, beside the first version",
     "b": "latency added over decoding and model, beside the first version",
-    "c": "one worker on a full queue with real networks, beside the bare model",
+    "c": "one worker on a full queue with real networks, beside the bare model, on every runtime",
     "d": "1, 2, 4, 8 workers",
     "e": "CPU time of idle processes",
+    "f": "what one Redis can carry, and what a second one adds",
 }
 QUICK = Plan(rounds=1, seconds=2.0, is_quick=True)
 
@@ -57,7 +60,7 @@ def _parse(arguments: list[str]) -> tuple[list[str], Plan, Path | None]:
         "Starts a Redis, web servers and workers of its own on free ports of this machine.",
         epilog="parts:\n" + "\n".join(f"  {name}  {text}" for name, text in PARTS.items()),
     )
-    parser.add_argument("parts", nargs="*", metavar="PART", help="a b c d e; default: all")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="a b c d e f; default: all")
     parser.add_argument("--rounds", type=int, help="default 3")
     parser.add_argument("--seconds", type=float, help="length of one measurement, default 5")
     parser.add_argument("--quick", action="store_true", help="one short round, one network")
@@ -92,6 +95,7 @@ _WORKING: dict[str, Callable[[Plan], Section]] = {
     "c": raw_section,
     "d": scaling_section,
     "e": idle_section,
+    "f": ceiling_section,
 }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
+from bench.plan import say
 from bench.stacks import Redis
 from imageserve.jobs.keys import Keys
 from imageserve.jobs.messages import Job
@@ -30,6 +31,12 @@ class Drained:
     @property
     def per_second(self) -> float:
         return self.images / self.seconds
+
+
+def check_full(drained: Drained, batch_size: int) -> None:
+    """Say so where a worker has taken batches that were not full."""
+    if drained.images != drained.batches * batch_size:
+        say(f"{drained.images} images took {drained.batches} batches: not all were full")
 
 
 class Backlog:

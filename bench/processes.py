@@ -81,7 +81,7 @@ class Bed:
             popen = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env=_environment(settings or {}),
+                env=environment(settings or {}),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -90,13 +90,15 @@ class Bed:
         self._started.append(popen)
         return Process(name, popen, log)
 
-    def start_talking(self, name: str, command: Sequence[str]) -> "subprocess.Popen[str]":
+    def start_talking(
+        self, name: str, command: Sequence[str], settings: Mapping[str, str] | None = None
+    ) -> "subprocess.Popen[str]":
         """Start a helper that is spoken to in lines over its standard input and output."""
         with (self.directory / f"{name}.log").open("ab") as log:
             popen = subprocess.Popen(
                 command,
                 cwd=ROOT,
-                env=_environment({}),
+                env=environment(settings or {}),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -117,6 +119,8 @@ def stop(started: Sequence["subprocess.Popen[Any]"]) -> None:
             popen.wait(STOP_S)
         except subprocess.TimeoutExpired:
             _kill(popen)
+        with suppress(ProcessLookupError):
+            os.killpg(popen.pid, signal.SIGKILL)  # Some leave children behind.
         for pipe in (popen.stdin, popen.stdout):
             if pipe is not None:
                 pipe.close()
@@ -200,7 +204,7 @@ def _parents() -> Iterator[tuple[int, int]]:
             continue  # It has just ended.
 
 
-def _environment(settings: Mapping[str, str]) -> dict[str, str]:
+def environment(settings: Mapping[str, str]) -> dict[str, str]:
     """Return our environment without settings of imageserve, plus the given ones."""
     names = {field.metadata["env"] for field in fields(Settings)}
     kept = {name: value for name, value in os.environ.items() if name not in names}

@@ -1,55 +1,101 @@
-"""A Keras network called in a loop on ready batches: the most a worker could reach.
+"""A network called in a loop on ready batches: the most a worker could reach.
 
-Run as a process of its own: ``python -m bench.raw_model NETWORK BATCH_SIZE``. It shares nothing
-with the package but Keras. For every number of batches that it reads from standard input it answers
-with one line of JSON: the seconds that each way of calling took.
+Run as a process of its own: ``python -m bench.raw_model MODEL RUNTIME PRECISION``, where MODEL is
+the name of a network of keras.applications, or the path of a .keras or .onnx file. It shares
+nothing with the package but Keras. For every line ``BATCH_SIZE COUNT`` that it reads it answers
+with one line of JSON: the seconds that each way of calling took for so many batches. A batch size
+is compiled when it is first asked for, outside of what is timed.
 """
 
+import importlib
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
-import keras
 import numpy as np
-import tensorflow as tf
 
-NETWORKS: dict[str, tuple[Any, Any]] = {
-    "mobilenet_v2": (
-        keras.applications.MobileNetV2,
-        keras.applications.mobilenet_v2.preprocess_input,
-    ),
-    "resnet50": (keras.applications.ResNet50, keras.applications.resnet50.preprocess_input),
-}
 _READY_BATCHES = 4
+_SIZE = 224
+"""Of the networks that are known by name, height and width."""
+
+Call = Callable[[Any], object]
+Ways = dict[str, Call]
 
 
 def main(arguments: list[str]) -> None:
-    network, batch_size = arguments[0], int(arguments[1])
-    noise = np.random.default_rng(0)
-    batches = [
-        noise.integers(0, 256, (batch_size, 224, 224, 3), dtype=np.uint8)
-        for _ in range(_READY_BATCHES)
-    ]
-    calls = ways_to_call(network, batch_size)
-    for call in calls.values():
-        call(batches[0])
-        call(batches[1])
+    name, runtime, precision = arguments
+    model, size = _session(name) if runtime == "onnx" else _network(name, runtime, precision)
+    ways = cache(partial(_WAYS[runtime], model))
     print("ready", flush=True)
     for line in sys.stdin:
-        count = int(line)
+        batch_size, count = map(int, line.split())
+        batches = ready_batches(batch_size, size)
+        calls = ways(batch_size)
+        for call in calls.values():
+            call(batches[0])
+            call(batches[1])
         seconds = {name: timed(call, batches, count) for name, call in calls.items()}
         print(json.dumps(seconds), flush=True)
 
 
-def ways_to_call(network: str, batch_size: int) -> dict[str, Callable[[Any], object]]:
-    build, scale = NETWORKS[network]
-    pixels = keras.Input((224, 224, 3), dtype="uint8")
-    model = keras.Model(pixels, build(weights=None)(scale(keras.ops.cast(pixels, "float32"))))
+@cache
+def ready_batches(batch_size: int, size: tuple[int, int]) -> list[Any]:
+    noise = np.random.default_rng(0)
+    shape = (batch_size, *size, 3)
+    return [noise.integers(0, 256, shape, dtype=np.uint8) for _ in range(_READY_BATCHES)]
+
+
+def _network(name: str, runtime: str, precision: str) -> tuple[Any, tuple[int, int]]:
+    os.environ["KERAS_BACKEND"] = runtime
+    keras: Any = importlib.import_module("keras")
+    if precision != "float32":
+        keras.config.set_dtype_policy(f"mixed_{precision}")
+    if name.endswith(".keras"):
+        network = keras.saving.load_model(name, compile=False)
+        height, width = network.inputs[0].shape[1:3]
+        return _on_pixels(keras, network, (height, width)), (height, width)
+    build, scale = networks(keras)[name]
+    network = build(weights=None)
+    return _on_pixels(keras, lambda x: network(scale(x)), (_SIZE, _SIZE)), (_SIZE, _SIZE)
+
+
+def _on_pixels(keras: Any, network: Any, size: tuple[int, int]) -> Any:
+    pixels = keras.Input((*size, 3), dtype="uint8")
+    return keras.Model(pixels, network(keras.ops.cast(pixels, "float32")))
+
+
+def networks(keras: Any) -> dict[str, tuple[Any, Any]]:
+    applications = keras.applications
+    return {
+        "mobilenet_v2": (
+            applications.MobileNetV2,
+            applications.mobilenet_v2.preprocess_input,
+        ),
+        "resnet50": (applications.ResNet50, applications.resnet50.preprocess_input),
+    }
+
+
+def _session(path: str) -> tuple[Any, tuple[int, int]]:
+    onnxruntime: Any = importlib.import_module("onnxruntime")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    have = onnxruntime.get_available_providers()
+    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
+    providers = [name for name in wanted if name in have]
+    session = onnxruntime.InferenceSession(path, options, providers=providers)
+    height, width = session.get_inputs()[0].shape[1:3]
+    return session, (height, width)
+
+
+def _on_tensorflow(model: Any, batch_size: int) -> Ways:
+    tf: Any = importlib.import_module("tensorflow")
     function = tf.function(
         lambda images: model(images, training=False),
-        input_signature=[tf.TensorSpec((batch_size, 224, 224, 3), tf.uint8)],
+        input_signature=[tf.TensorSpec((batch_size, *model.inputs[0].shape[1:]), tf.uint8)],
         autograph=False,
     )
     return {
@@ -58,7 +104,48 @@ def ways_to_call(network: str, batch_size: int) -> dict[str, Callable[[Any], obj
     }
 
 
-def timed(call: Callable[[Any], object], batches: list[Any], count: int) -> float:
+def _on_jax(model: Any, batch_size: int) -> Ways:
+    del batch_size  # Each shape is compiled when it first comes.
+    jax: Any = importlib.import_module("jax")
+    # Copies: predict_on_batch gives the model's own away to be written over.
+    weights = [
+        [jax.numpy.array(variable.value, copy=True) for variable in each]
+        for each in (model.trainable_variables, model.non_trainable_variables)
+    ]
+    call = jax.jit(lambda w, images: model.stateless_call(*w, images, training=False)[0])
+    return {
+        "predict_on_batch": model.predict_on_batch,
+        "jax.jit": lambda images: np.asarray(call(weights, images)),
+    }
+
+
+def _on_torch(model: Any, batch_size: int) -> Ways:
+    del batch_size
+    torch: Any = importlib.import_module("torch")
+    device = model.variables[0].value.device
+
+    def call(images: Any) -> object:
+        with torch.inference_mode():
+            return model(torch.as_tensor(images, device=device), training=False).cpu().numpy()
+
+    return {"predict_on_batch": model.predict_on_batch, "inference_mode": call}
+
+
+def _on_onnx(session: Any, batch_size: int) -> Ways:
+    del batch_size
+    (tensor,) = session.get_inputs()
+    return {"session.run": lambda images: session.run(None, {tensor.name: images})}
+
+
+_WAYS: dict[str, Callable[[Any, int], Ways]] = {
+    "tensorflow": _on_tensorflow,
+    "jax": _on_jax,
+    "torch": _on_torch,
+    "onnx": _on_onnx,
+}
+
+
+def timed(call: Call, batches: list[Any], count: int) -> float:
     began = time.perf_counter()
     for i in range(count):
         call(batches[i % len(batches)])

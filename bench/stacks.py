@@ -2,14 +2,14 @@
 
 import http.client
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import redis
 
 from bench.client import multipart_request
-from bench.processes import Bed, Process, free_port, python, redis_server, wait_until
+from bench.processes import START_S, Bed, Process, free_port, python, redis_server, wait_until
 
 QUEUE = "image_queue"
 
@@ -37,6 +37,8 @@ class Stack:
     web_port: int
     redis: Redis
     processes: dict[str, Process] = field(default_factory=dict)
+    starters: Mapping[str, Callable[[], Process]] = field(default_factory=dict)
+    """How to start a part again that was killed."""
 
     def cpu_s(self) -> dict[str, float]:
         """CPU time of every role so far, all processes of a role together."""
@@ -79,18 +81,28 @@ def start_worker(
     return bed.start(name, python("-m", "imageserve", "worker"), {**own, **(settings or {})})
 
 
-def wait_for_workers(server: Redis, queue: str, *workers: Process) -> None:
+def wait_for_workers(
+    server: Redis, queue: str, *workers: Process, timeout_s: float = START_S
+) -> None:
     client = server.client()
     wait_until(
         lambda: client.zcard(f"{{{queue}}}:workers") == len(workers),
         f"{len(workers)} workers on {queue}",
         *workers,
+        timeout_s=timeout_s,
     )
 
 
-def start_web(bed: Bed, name: str, server: Redis, model: str, port: int) -> Process:
+def start_web(
+    bed: Bed,
+    name: str,
+    server: Redis,
+    model: str,
+    port: int,
+    settings: Mapping[str, str] | None = None,
+) -> Process:
     """Start the web server with its two processes, and wait until it is ready."""
-    settings = {
+    own = {
         "REDIS_URL": server.url,
         "MODEL": model,
         "WEB_HOST": "127.0.0.1",
@@ -98,20 +110,31 @@ def start_web(bed: Bed, name: str, server: Redis, model: str, port: int) -> Proc
         "WEB_PROCESSES": "2",
         "RUN_DIR": str(bed.directory / f"{name}-run"),
     }
-    process = bed.start(name, python("-m", "imageserve", "web"), settings)
+    process = bed.start(name, python("-m", "imageserve", "web"), {**own, **(settings or {})})
     # Each process answers for itself, and a new connection may go to either.
     wait_until(lambda: all(_is_ready(port) for _ in range(8)), f"{name} is ready", process)
     return process
 
 
-def start_imageserve(bed: Bed, name: str = "imageserve", *, aof: bool = False) -> Stack:
-    """Start this system with its defaults: two web processes, one worker, the stand-in."""
+def start_imageserve(
+    bed: Bed,
+    name: str = "imageserve",
+    *,
+    aof: bool = False,
+    settings: Mapping[str, str] | None = None,
+) -> Stack:
+    """Start this system: two web processes, one worker, the stand-in, by default its defaults."""
     server = start_redis(bed, f"{name}-redis", aof=aof)
-    worker = start_worker(bed, f"{name}-worker", server, "stand-in")
+
+    def start() -> Process:
+        return start_worker(bed, f"{name}-worker", server, "stand-in", settings)
+
+    worker = start()
     port = free_port()
-    web = start_web(bed, f"{name}-web", server, "stand-in", port)
+    web = start_web(bed, f"{name}-web", server, "stand-in", port, settings)
     wait_for_workers(server, QUEUE, worker)
-    return Stack(name, port, server, {"web": web, "worker": worker, "Redis": server.process})
+    processes = {"web": web, "worker": worker, "Redis": server.process}
+    return Stack(name, port, server, processes, {"worker": start})
 
 
 def start_first_version(bed: Bed, picture: bytes) -> Stack:
@@ -131,15 +154,20 @@ def start_first_version(bed: Bed, picture: bytes) -> Stack:
         ),
         settings,
     )
-    worker = bed.start(
-        "first-worker", python("-m", "bench.first_version.run_model_server"), settings
-    )
-    wait_until(lambda: _answers(port, picture), "the first version answers", web, worker)
+
+    def start_model_server() -> Process:
+        command = python("-m", "bench.first_version.run_model_server")
+        return bed.start("first-worker", command, settings)
+
+    worker = start_model_server()
+    request = multipart_request(picture)
+    wait_until(lambda: answers(port, request), "the first version answers", web, worker)
     return Stack(
         "first version",
         port,
         server,
         {"web": web, "worker": worker, "Redis": server.process},
+        {"worker": start_model_server},
     )
 
 
@@ -148,7 +176,7 @@ def check_answer(stack: Stack, picture: bytes) -> None:
 
     Raises SystemExit where five labels do not come back.
     """
-    if not _answers(stack.web_port, picture):
+    if not answers(stack.web_port, multipart_request(picture)):
         raise SystemExit(f"bench: {stack.name} does not classify the picture")
 
 
@@ -163,17 +191,18 @@ def _is_ready(port: int) -> bool:
         connection.close()
 
 
-def _answers(port: int, picture: bytes) -> bool:
-    head, _, body = multipart_request(picture).partition(b"\r\n\r\n")
+def answers(port: int, request: bytes) -> bool:
+    """Send one request of the load client; return whether five labels come back."""
+    head, _, body = request.partition(b"\r\n\r\n")
     lines = head.decode().split("\r\n")[1:]
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
         headers = dict(line.split(": ", 1) for line in lines)
         connection.request("POST", "/predict", body, headers)
         answer = json.loads(connection.getresponse().read())
-        return bool(answer["success"]) and len(answer["predictions"]) == 5
-    except OSError:
-        return False
+        return answer.get("success") is True and len(answer["predictions"]) == 5
+    except (OSError, ValueError, http.client.HTTPException):
+        return False  # Not there yet.
     finally:
         connection.close()
 
