@@ -1,0 +1,70 @@
+"""The HTTP port for probes and metrics of a process that serves nothing else."""
+
+import logging
+import socket
+import threading
+from collections.abc import Callable, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from imageserve.errors import SettingsError
+
+log = logging.getLogger(__name__)
+
+Answer = tuple[int, str, bytes]
+"""Status, content type, body."""
+
+
+class ProbeServer:
+    """Serves each address of ``answers`` from a thread; they are asked each time."""
+
+    def __init__(self, port: int, answers: Mapping[str, Callable[[], Answer]]) -> None:
+        """Bind the port (0: any free one).
+
+        Raises SettingsError where it is taken.
+        """
+        try:
+            self._server = _Server(("::" if _Server.dual_stack else "", port), _Handler)
+        except OSError as error:
+            raise SettingsError(f"METRICS_PORT: port {port} cannot be used: {error}") from error
+        self._server.answers = answers
+
+    @property
+    def port(self) -> int:
+        return int(self._server.server_address[1])
+
+    def start(self) -> None:
+        threading.Thread(target=self._server.serve_forever, name="health", daemon=True).start()
+
+
+def state_answer(good: bool, yes: bytes, no: bytes) -> Answer:
+    """Return what a probe is told: 200 and ``yes``, or 503 and ``no``."""
+    return (200, "text/plain", yes) if good else (503, "text/plain", no)
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    dual_stack = socket.has_dualstack_ipv6()
+    address_family = socket.AF_INET6 if dual_stack else socket.AF_INET
+    answers: Mapping[str, Callable[[], Answer]]
+
+    def server_bind(self) -> None:
+        if self.dual_stack:
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    server: _Server
+    timeout = 5  # seconds: a client that says nothing must not keep a thread
+
+    def do_GET(self) -> None:
+        answer = self.server.answers.get(self.path.partition("?")[0])
+        status, kind, body = answer() if answer else (404, "text/plain", b"not found\n")
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        log.debug(format, *args)

@@ -1,0 +1,440 @@
+"""One model sized step by step against a Kubernetes API: what is written, and what is said."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+from prometheus_client import REGISTRY
+from tests.kubernetes_api import KubernetesApi
+
+from imageserve.autoscaler.kubernetes_cluster import connect
+from imageserve.autoscaler.lease import Leadership
+from imageserve.autoscaler.model_scaler import STALE_S, ModelScaler, Sample
+from imageserve.autoscaler.report import Mode
+from imageserve.autoscaler.scaling_file import ModelScaling
+from imageserve.autoscaler.sizing import Policy
+from imageserve.jobs.observations import Reading
+from imageserve.jobs.queue import Snapshot, WorkerInfo
+
+MODEL = "imageserve-model-shapes"
+#: One pod does 100 a second; nothing is waited for on the way down.
+POLICY = Policy(
+    min_replicas=1,
+    max_replicas=4,
+    batch_size=8,
+    scale_down_window_s=0,
+    scale_down_period_s=0,
+    scale_to_zero_after_s=0,
+)
+WORKER = WorkerInfo("w", "shapes", (96, 96, 3), 8, {8: 80.0}, "ready", "pod-1", 1_000_000)
+IDLE = Snapshot(1_000_000, 0, 0, 0, 0, 0, {"accepted": 10}, (WORKER,))
+BUSY = replace(IDLE, queued=100_000, oldest_ms=60_000, stats={"accepted": 10_010})
+
+
+class Follower(Leadership):
+    def leading(self) -> bool:
+        return False
+
+
+@dataclass
+class Bench:
+    """A scaler, its API, and a clock that both share with the samples."""
+
+    api: KubernetesApi
+    directory: Path
+    now_s: float = 1000.0
+    scaler: ModelScaler = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.make()
+
+    def make(
+        self,
+        policy: Policy = POLICY,
+        *,
+        dry_run: bool = False,
+        deletion_cost: bool = False,
+        leadership: Leadership | None = None,
+    ) -> None:
+        """Begin with another scaler."""
+        model = ModelScaling("shapes", "q", MODEL, "app=shapes", policy, deletion_cost)
+        cluster = connect(None, "pod-1", str(self.api.kubeconfig(self.directory, "me")))
+        self.scaler = ModelScaler(
+            model, cluster, leadership or Leadership(), dry_run=dry_run, clock=lambda: self.now_s
+        )
+
+    def step(self, snapshot: Snapshot | None = IDLE, run: str = "run/0", age_s: float = 0) -> int:
+        """Let an interval pass and size once; returns the replicas after it."""
+        self.now_s += 5
+        reading = None if snapshot is None else Reading(run, {"q": snapshot})
+        problem = "" if reading else "Redis: away"
+        self.scaler.step(Sample(self.now_s - age_s, reading, problem))
+        return self.api.replicas(MODEL)
+
+    @property
+    def mode(self) -> Mode:
+        return self.scaler.report.mode
+
+
+@pytest.fixture
+def bench(kubernetes_api: KubernetesApi, tmp_path: Path) -> Bench:
+    return Bench(kubernetes_api, tmp_path)
+
+
+def errors(source: str) -> float:
+    labels = {"model": "shapes", "source": source}
+    return REGISTRY.get_sample_value("imageserve_autoscaler_errors_total", labels) or 0.0
+
+
+def test_load_gets_pods_and_the_event_says_why(bench: Bench) -> None:
+    assert bench.step(BUSY) == 4
+
+    ((reason, message),) = bench.api.events()
+    assert reason == "ScaledUp"
+    assert message.startswith("1 -> 4 replicas: ")
+    assert "100000 wait" in message
+    assert bench.mode is Mode.KNOWN
+
+
+def test_where_nothing_changes_nothing_is_written(bench: Bench) -> None:
+    bench.step()
+    before = len(bench.api.requests)
+
+    bench.step()
+
+    assert [each.verb for each in bench.api.requests[before:]] == ["get"]
+    assert bench.api.events() == []
+
+
+def test_less_load_takes_pods(bench: Bench) -> None:
+    bench.api.add_deployment(MODEL, 3)
+
+    bench.step()
+
+    assert bench.api.reasons() == ["ScaledDown"]
+    assert bench.api.replicas(MODEL) < 3
+
+
+def test_the_way_to_zero_and_back(bench: Bench) -> None:
+    bench.make(replace(POLICY, min_replicas=0))
+
+    replicas = [bench.step(), bench.step()]
+    bench.api.set_ready(MODEL, 0)
+    replicas += [bench.step()]
+    asleep = bench.scaler.asleep.is_set()
+    replicas += [bench.step(replace(IDLE, queued=1, stats={"accepted": 11}, workers=()))]
+
+    assert replicas[-3:] == [0, 0, 1]
+    assert (asleep, bench.scaler.asleep.is_set()) == (True, False)
+    assert bench.api.reasons() == ["ScaledToZero", "Activated"]
+
+
+@pytest.mark.parametrize(
+    "annotation",
+    [{"autoscaler_paused": "true"}, {"paused_replicas": "1"}],
+    ids=["paused", "paused at what there is"],
+)
+def test_a_paused_deployment_is_left_alone(annotation: dict[str, str], bench: Bench) -> None:
+    bench.api.annotate(MODEL, **annotation)
+
+    replicas = [bench.step(BUSY), bench.step(BUSY)]
+    mode = bench.mode
+    bench.api.annotate(MODEL)
+
+    assert (replicas, mode, bench.step(BUSY)) == ([1, 1], Mode.PAUSED, 4)
+    assert bench.api.reasons() == ["Paused", "ScaledUp"]
+
+
+def test_a_paused_deployment_goes_to_the_number_it_is_paused_at(bench: Bench) -> None:
+    bench.api.annotate(MODEL, paused_replicas="7")
+
+    # Beyond the bounds, and without Redis: whoever wrote it knows what is wanted.
+    assert bench.step(None) == 7
+    assert bench.api.reasons() == ["Paused", "ScaledUp"]
+
+
+def test_somebody_elses_number_is_where_it_goes_on_from(bench: Bench) -> None:
+    bench.make(replace(POLICY, scale_down_window_s=60))
+    bench.step()
+    bench.api.set_replicas(MODEL, 3)
+
+    replicas = [bench.step(), bench.step()]
+
+    assert replicas == [3, 3]
+    ((reason, message),) = bench.api.events()
+    assert reason == "ExternalScale"
+    assert "from 1 to 3" in message
+
+
+def test_ones_own_number_is_nobody_elses(bench: Bench) -> None:
+    bench.step(BUSY)
+    bench.step(BUSY)
+
+    assert bench.api.reasons() == ["ScaledUp"]
+
+
+def test_ones_own_number_is_known_again_where_the_answer_got_lost(bench: Bench) -> None:
+    bench.step()
+    bench.api.fail("patch", "deployments/scale", how="lost", times=1)
+
+    assert bench.step(BUSY) == 4
+    bench.step(BUSY)
+
+    assert "ExternalScale" not in bench.api.reasons()
+
+
+def test_a_dry_run_says_what_it_would_do_and_does_not(bench: Bench) -> None:
+    bench.make(dry_run=True)
+
+    replicas = [bench.step(BUSY), bench.step(BUSY)]
+
+    assert replicas == [1, 1]
+    assert bench.api.asked("patch", "deployments/scale") == []
+    assert bench.api.reasons() == ["WouldScale"]
+    recommendation = bench.scaler.report.recommendation()
+    assert recommendation is not None
+    assert (recommendation["replicas"], bench.mode) == (4, Mode.DRY_RUN)
+
+
+def test_a_follower_knows_what_it_would_do_and_keeps_quiet(bench: Bench) -> None:
+    bench.make(leadership=Follower())
+
+    assert bench.step(BUSY) == 1
+
+    assert (bench.api.scalings(), bench.api.events()) == ([], [])
+    recommendation = bench.scaler.report.recommendation()
+    assert recommendation is not None
+    assert (recommendation["replicas"], bench.mode) == (4, Mode.FOLLOWER)
+
+
+def test_leadership_is_asked_for_right_before_a_write(bench: Bench) -> None:
+    leadership = Leadership()
+    bench.make(leadership=leadership)
+    bench.step()
+    bench.api.fail("get", "deployments", how="slow")
+    read = bench.scaler._cluster.deployment
+
+    def read_and_lose_the_lease(name: str) -> object:
+        found = read(name)
+        leadership.stop()
+        return found
+
+    bench.scaler._cluster.deployment = read_and_lose_the_lease  # type: ignore[method-assign,assignment]
+
+    assert bench.step(BUSY) == 1
+    assert bench.api.scalings() == []
+
+
+def test_without_redis_nothing_changes(bench: Bench) -> None:
+    bench.api.add_deployment(MODEL, 3)
+
+    replicas = [bench.step(None) for _ in range(10)]
+
+    assert set(replicas) == {3}
+    assert bench.mode is Mode.UNKNOWN_REDIS
+    ((reason, message),) = bench.api.events()
+    assert reason == "MetricsUnavailable"
+    assert "Redis: away" in message
+    assert "imageserve_autoscaler_queue_waiting" not in bench.scaler.report.gauges()
+
+
+def test_an_empty_queue_of_a_new_redis_is_not_believed(bench: Bench) -> None:
+    bench.make(replace(POLICY, scale_down_window_s=60))
+    steady = replace(IDLE, queued=2000)
+    for n in range(20):
+        bench.step(replace(steady, stats={"accepted": 2000 + 1000 * n}))
+    before = bench.api.replicas(MODEL)
+
+    after = [bench.step(replace(IDLE, stats={}), run="run/1") for _ in range(11)]
+
+    assert before == 4
+    assert set(after) == {4}
+
+
+def test_what_somebody_changes_meanwhile_is_read_again(bench: Bench) -> None:
+    bench.step()
+    bench.api.fail("patch", "deployments/scale", 409, times=2)
+
+    assert bench.step(BUSY) == 4
+    assert bench.api.reasons() == ["ScaledUp"]
+
+
+def test_what_is_changed_all_the_time_is_left_for_the_next_step(bench: Bench) -> None:
+    bench.step()
+    before = errors("conflict")
+    bench.api.fail("patch", "deployments/scale", 409)
+    assert bench.step(BUSY) == 1
+    bench.api.mend()
+
+    assert errors("conflict") == before + 3
+    assert bench.step(BUSY) == 4
+
+
+@pytest.mark.parametrize("verb", ["get", "patch"])
+def test_a_missing_right_is_found_before_it_is_needed(verb: str, bench: Bench) -> None:
+    rule = next(r for r in bench.api.rules if r["resources"] == ["deployments/scale"])
+    rule["verbs"].remove(verb)
+
+    bench.step()
+
+    ((reason, message),) = bench.api.events()
+    assert reason == "RBACDenied"
+    assert f"may not {verb} deployments/scale" in message
+    assert f"may not {verb} deployments/scale" in bench.scaler.trouble.denied
+    rule["verbs"].append(verb)
+    bench.now_s += 60
+    assert bench.step(BUSY) == 4
+    assert bench.scaler.trouble.denied == ""
+
+
+def test_a_dry_run_needs_no_right_to_scale(bench: Bench) -> None:
+    bench.api.rules = [r for r in bench.api.rules if r["resources"] != ["deployments/scale"]]
+    bench.make(dry_run=True)
+
+    bench.step(BUSY)
+
+    assert bench.api.reasons() == ["WouldScale"]
+
+
+def test_a_try_that_is_refused_for_another_reason_shows_the_right(bench: Bench) -> None:
+    # Such as by a webhook that knows no dry run.
+    bench.api.fail("patch", "deployments/scale", 422, times=1)
+
+    assert bench.step(BUSY) == 4
+
+
+def test_a_deployment_that_is_not_there_is_waited_for(bench: Bench) -> None:
+    bench.api.remove("deployments", MODEL)
+    before = errors("target")
+
+    bench.now_s += 5
+    bench.scaler.step(Sample(bench.now_s, None))
+    idle = bench.scaler.report
+    bench.api.add_deployment(MODEL, 1)
+    bench.now_s += 60
+
+    assert (idle.mode, idle.recommendation()) == (Mode.UNKNOWN_API, None)
+    assert (errors("target"), bench.scaler.met) == (before + 1, True)
+    assert bench.step(BUSY) == 4
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [{"status": 500}, {"status": 503}, {"how": "reset"}],
+    ids=lambda fault: str(next(iter(fault.values()))),
+)
+def test_a_failing_api_is_left_alone_for_a_while(fault: dict[str, int | str], bench: Bench) -> None:
+    bench.step()
+    before = errors("api")
+    bench.api.fail("get", "deployments", **fault)  # type: ignore[arg-type]
+
+    for _ in range(12):
+        bench.step(BUSY)
+
+    # Within a minute: after 5, 10, 20 and 30 seconds at most, and half of that at least.
+    assert 3 <= errors("api") - before <= 7
+    assert bench.mode is Mode.UNKNOWN_API
+    bench.api.mend()
+    bench.now_s += 30
+    assert bench.step(BUSY) == 4
+
+
+def test_an_api_that_says_when_is_asked_then(bench: Bench) -> None:
+    bench.step()
+    bench.api.fail("get", "deployments", 429, headers={"Retry-After": "60"}, times=1)
+    bench.step(BUSY)
+    before = len(bench.api.requests)
+
+    for _ in range(11):
+        bench.step(BUSY)
+
+    assert len(bench.api.requests) == before
+    assert bench.step(BUSY) == 4
+
+
+def test_a_failing_event_stops_nothing(bench: Bench) -> None:
+    bench.api.fail("create", "events", 500)
+    before = errors("events")
+
+    assert bench.step(BUSY) == 4
+    assert errors("events") == before + 1
+
+
+def test_old_numbers_are_not_acted_upon(bench: Bench) -> None:
+    bench.step()
+
+    assert bench.step(BUSY, age_s=STALE_S + 6) == 1
+    assert bench.step(BUSY) == 4
+
+
+def test_pods_without_a_node_are_not_followed_by_many_more(bench: Bench) -> None:
+    homeless = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+    bench.make(replace(POLICY, max_replicas=40, max_unschedulable=2))
+    bench.api.add_deployment(MODEL, 5, ready=4)
+    bench.api.add_pod("pod-5", app="shapes")["status"]["conditions"] = [homeless]
+
+    for _ in range(13):
+        bench.step()
+        bench.api.set_replicas(MODEL, 5)
+    replicas = bench.step(BUSY)
+
+    # Four have a node; two more are asked for.
+    assert replicas == 6
+    assert "Unschedulable" in bench.api.reasons()
+    assert bench.scaler.report.gauges()["imageserve_autoscaler_unschedulable_replicas"] == 1
+
+
+def test_starts_are_measured(bench: Bench) -> None:
+    ready = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-31T12:00:45Z"}
+    bench.api.add_pod("pod-1", app="shapes")["status"]["conditions"] = [ready]
+
+    bench.step()
+
+    seen = bench.scaler.report.seen
+    assert seen is not None
+    assert seen.pod_start_s == 45
+
+
+def test_idle_pods_go_first_where_that_is_wanted(bench: Bench) -> None:
+    bench.make(deletion_cost=True)
+    bench.api.add_deployment(MODEL, 2)
+    for name in ("idle", "busy"):
+        bench.api.add_pod(name, app="shapes")
+    workers = (replace(WORKER, host="idle"), replace(WORKER, host="busy", state="busy"))
+
+    bench.step(replace(IDLE, workers=workers))
+
+    writes = [each for each in bench.api.requests if each.verb == "patch" and not each.dry_run]
+    assert [each.name for each in writes[:2]] == ["busy", MODEL]
+    assert bench.api.replicas(MODEL) == 1
+
+
+def test_pods_that_cannot_be_marked_go_all_the_same(bench: Bench) -> None:
+    bench.make(deletion_cost=True)
+    bench.api.add_deployment(MODEL, 2)
+    bench.api.add_pod("pod", app="shapes")
+    bench.api.fail("patch", "pods", 500)
+
+    assert bench.step() == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda api: api.annotate(MODEL, autoscaler_paused="true"), id="paused"),
+        pytest.param(lambda api: api.fail("get", "deployments", 500), id="no API"),
+    ],
+)
+def test_a_model_that_may_not_be_woken_is_not_watched(
+    change: Callable[[KubernetesApi], None], bench: Bench
+) -> None:
+    bench.make(replace(POLICY, min_replicas=0))
+    bench.api.add_deployment(MODEL, 0)
+    bench.step()
+    before = bench.scaler.asleep.is_set()
+
+    change(bench.api)
+    bench.step()
+
+    assert (before, bench.scaler.asleep.is_set()) == (True, False)

@@ -1,0 +1,390 @@
+"""Real ``imageserve autoscaler`` processes, a real Redis, and a Kubernetes API over HTTP."""
+
+import itertools
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.kubernetes_api import KubernetesApi, Request
+from tests.redis_server import RedisServer, eventually, free_port
+from tests.system.stack import START_S, Program, clean_environment
+
+from imageserve.jobs.messages import Job
+from imageserve.jobs.queue import Limits, WorkerInfo
+from imageserve.jobs.redis_connection import RedisAccess
+from imageserve.jobs.redis_queue import RedisQueue
+
+MODEL = "imageserve-model-shapes"
+LEASE = "imageserve-autoscaler"
+#: A pod does ten a second; three hundred that wait want more pods than there may be.
+SLOW_WORKER = WorkerInfo("w", "shapes", (8, 8, 3), 8, {8: 800.0}, "ready", "pod-1")
+CROWD = 300
+POLICY = {
+    "min_replicas": 1,
+    "max_replicas": 4,
+    "scale_down_window_s": 2,
+    "scale_down_period_s": 0,
+    "scale_up_period_s": 0,
+    "target_drain_s": 1,
+    "pod_start_s": 1,
+}
+QUICK_LEASE = {
+    "lease": LEASE,
+    "lease_duration_s": 5,
+    "lease_renew_deadline_s": 4,
+    "lease_retry_s": 0.3,
+}
+
+
+def show(text: str) -> None:
+    print(text)  # noqa: T201 - seen where a test fails, and with -s
+
+
+class Place:
+    """A Redis, an API, and the autoscalers between them."""
+
+    def __init__(self, directory: Path, redis_program: str, api: KubernetesApi) -> None:
+        self.directory = directory
+        self.api = api
+        self.redis = RedisServer(redis_program, directory / "redis")
+        self.redis.start()
+        self.queue = RedisQueue(RedisAccess(self.redis.url), "image_queue")
+        self.programs: dict[str, Program] = {}
+        self._numbers = itertools.count()
+
+    def scaling_file(self, rendered: list[dict[str, Any]], **changes: Any) -> None:
+        """Write the chart's own file, with another policy; ``changes`` are keys of its top."""
+        config = next(o for o in rendered if "scaling.yaml" in o.get("data", {}))
+        scaling = yaml.safe_load(config["data"]["scaling.yaml"])
+        del scaling["lease"]
+        policy = changes.pop("policy", POLICY)
+        scaling["models"] = {"shapes": {**scaling["models"]["shapes"], "policy": policy}}
+        path = self.directory / "scaling.yaml"
+        path.write_text(yaml.safe_dump({**scaling, "interval_s": 0.2, **changes}))
+
+    def env(self, name: str) -> dict[str, str]:
+        return {
+            "SCALING_FILE": str(self.directory / "scaling.yaml"),
+            "REDIS_URL": self.redis.url,
+            "POD_NAME": name,
+            "METRICS_PORT": str(free_port()),
+            "LOG_FORMAT": "json",
+        }
+
+    def start(self, name: str = "pod-a", *options: str) -> Program:
+        config = self.api.kubeconfig(self.directory, name)
+        arguments = ["autoscaler", "--kubeconfig", str(config), *options]
+        log = self.directory / f"{name}.log"
+        self.programs[name] = Program(name, arguments, self.env(name), log)
+        return self.programs[name]
+
+    def start_ready(self, name: str = "pod-a", *options: str) -> Program:
+        program = self.start(name, *options)
+        eventually(lambda: ask(program, "/readyz")[0] == 200, "it is ready", START_S)
+        return program
+
+    def crowd(self) -> None:
+        """Queue more than there can be pods for, and say how slow a pod is."""
+        for _ in range(CROWD):
+            self.put()
+        self.queue.heartbeat(SLOW_WORKER)
+
+    def put(self) -> None:
+        name = f"job-{next(self._numbers)}"
+        job = Job(name, "shapes", (2, 2, 3), 5, "", "trace", 3_600_000)
+        self.queue.enqueue(job, bytes(12), 3_600_000, Limits())
+
+    def strangers(self) -> list[Request]:
+        """Give the writes of those who did not hold the lease at that moment."""
+        return [each for each in self.api.scalings() if each.user != each.holder]
+
+    def writes_of(self, name: str) -> int:
+        return sum(each.user == name for each in self.api.scalings())
+
+    def contend(self, name: str) -> None:
+        """Undo what is written until this autoscaler has written several times."""
+        start = self.writes_of(name)
+
+        def wrote() -> bool:
+            self.queue.heartbeat(SLOW_WORKER)
+            if self.api.replicas(MODEL) > 1:
+                self.api.set_replicas(MODEL, 1)
+            return self.writes_of(name) >= start + 3
+
+        eventually(wrote, f"{name} writes", START_S)
+
+    def holder(self) -> str:
+        found: str = self.api.get("leases", LEASE).get("spec", {}).get("holderIdentity", "")
+        return found
+
+    def end(self) -> None:
+        for program in self.programs.values():
+            program.end()
+            show(f"--- {program.name}\n{program.output()[-4000:]}")
+        self.redis.stop()
+
+
+@pytest.fixture
+def place(tmp_path: Path, redis_program: str, kubernetes_api: KubernetesApi) -> Iterator[Place]:
+    place = Place(tmp_path, redis_program, kubernetes_api)
+    try:
+        yield place
+    finally:
+        place.end()
+
+
+def ask(program: Program, path: str) -> tuple[int, str]:
+    try:
+        address = f"http://127.0.0.1:{program.metrics_port}{path}"
+        with urllib.request.urlopen(address, timeout=5) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, error.read().decode()
+    except OSError:
+        return 0, ""
+
+
+def redis_errors(program: Program) -> float:
+    text = ask(program, "/metrics")[1]
+    found = re.search(r'errors_total\{model="shapes",source="redis"\} (\S+)', text)
+    return float(found[1]) if found else 0.0
+
+
+def downs(api: KubernetesApi) -> list[float]:
+    """Give when replicas were written that were fewer than those before."""
+    numbers = [(each.at_s, each.body["spec"]["replicas"]) for each in api.scalings()]
+    pairs = itertools.pairwise(numbers)
+    return [at_s for (_, before), (at_s, after) in pairs if after < before]
+
+
+def test_two_of_them_are_one_writer_also_when_one_was_frozen(
+    place: Place, autoscaler_chart: list[dict[str, Any]]
+) -> None:
+    place.scaling_file(autoscaler_chart, **QUICK_LEASE)
+    place.crowd()
+    both = {name: place.start(name) for name in ("pod-a", "pod-b")}
+    eventually(place.holder, "one leads", START_S)
+    first = place.holder()
+    second = next(name for name in both if name != first)
+    place.contend(first)
+
+    both[first].pause()
+    place.contend(second)
+    both[first].resume()
+    renewals = len(place.api.asked("get", "leases"))
+    # The one that was frozen looks at the lease again, and again.
+    eventually(lambda: len(place.api.asked("get", "leases")) > renewals + 2, "it follows")
+    place.contend(second)
+
+    assert place.strangers() == []
+
+
+def test_a_killed_leader_is_followed_and_one_that_is_stopped_gives_the_lease_back(
+    place: Place, autoscaler_chart: list[dict[str, Any]]
+) -> None:
+    place.scaling_file(autoscaler_chart, **QUICK_LEASE)
+    place.crowd()
+    killed = place.start("pod-a")
+    place.contend("pod-a")
+    stopped = place.start_ready("pod-b")
+
+    killed.kill()
+    at_s = time.monotonic()
+    place.contend("pod-b")
+    took_s = next(e.at_s for e in place.api.scalings() if e.user == "pod-b") - at_s
+    show(f"took over {took_s:.1f} s after SIGKILL; lease 5 s, retry 0.3 s")
+    place.start_ready("pod-c")
+    stopped.send(signal.SIGTERM)
+    at_s = time.monotonic()
+    status = stopped.wait()
+    show(f"ended {time.monotonic() - at_s:.1f} s after SIGTERM")
+    place.contend("pod-c")
+
+    assert place.strangers() == []
+    # Two tries after the end of the lease; the rest is for a busy machine.
+    assert took_s < 5 + 2 * 0.3 + 15
+    assert status == 0
+    released = [
+        e for e in place.api.asked("patch", "leases") if not e.body["spec"]["holderIdentity"]
+    ]
+    assert [each.user for each in released] == ["pod-b"]
+
+
+def test_no_outage_of_redis_takes_a_pod_away(
+    place: Place, autoscaler_chart: list[dict[str, Any]]
+) -> None:
+    place.scaling_file(autoscaler_chart)
+    place.crowd()
+    program = place.start_ready()
+    eventually(lambda: place.api.replicas(MODEL) == 4, "all pods that there may be")
+
+    def outlast() -> None:
+        # Every one of these was a tick that read no queue at all.
+        before = redis_errors(program)
+        ends_s = time.monotonic() + POLICY["scale_down_window_s"]
+        eventually(
+            lambda: redis_errors(program) >= before + 2 and time.monotonic() > ends_s,
+            "it notices",
+        )
+
+    place.redis.pause()
+    outlast()
+    place.redis.resume()
+    eventually(lambda: "queue_waiting" in ask(program, "/metrics")[1], "it sees the queue again")
+    place.redis.kill()
+    outlast()
+    place.redis.start()
+    eventually(lambda: "queue_waiting" in ask(program, "/metrics")[1], "it sees the queue again")
+    place.queue.heartbeat(SLOW_WORKER)
+    emptied_s = time.monotonic()
+    place.redis.client().flushall()
+    eventually(lambda: downs(place.api), "an empty queue is believed in the end")
+
+    assert min(downs(place.api)) >= emptied_s + POLICY["scale_down_window_s"]
+    assert ask(program, "/healthz")[0] == 200
+
+
+def test_a_redis_that_comes_back_empty_is_not_believed(
+    place: Place, autoscaler_chart: list[dict[str, Any]]
+) -> None:
+    place.scaling_file(autoscaler_chart)
+    place.crowd()
+    place.start_ready()
+    eventually(lambda: place.api.replicas(MODEL) == 4, "all pods that there may be")
+
+    place.redis.kill()
+    for path in (place.redis.directory / "appendonlydir").glob("*"):
+        path.unlink()
+    (place.redis.directory / "appendonly.aof").unlink(missing_ok=True)
+    back_s = time.monotonic()
+    place.redis.start()
+    assert place.redis.client().dbsize() == 0
+    eventually(lambda: downs(place.api), "an empty queue is believed in the end")
+
+    assert min(downs(place.api)) >= back_s + POLICY["scale_down_window_s"]
+
+
+def test_a_first_job_wakes_a_model_at_once(
+    place: Place, autoscaler_chart: list[dict[str, Any]]
+) -> None:
+    policy = {**POLICY, "min_replicas": 0}
+    place.scaling_file(autoscaler_chart, interval_s=60, policy=policy)
+    place.api.add_deployment(MODEL, 0)
+    place.start_ready()
+    client = place.redis.client()
+    eventually(lambda: client.info("clients")["blocked_clients"], "it waits for a job")
+
+    at_s = time.monotonic()
+    place.put()
+    eventually(place.api.scalings, "replicas are asked for")
+
+    took_s = place.api.scalings()[0].at_s - at_s
+    show(f"asked for a pod {took_s * 1000:.0f} ms after the first job")
+    # A minute passes between two looks: it was woken.
+    assert took_s < 5
+    assert place.api.replicas(MODEL) == 1
+    assert client.llen("image_queue") == 1
+
+
+def test_it_is_paused_and_says_what_it_would_do(
+    place: Place, autoscaler_chart: list[dict[str, Any]]
+) -> None:
+    place.scaling_file(autoscaler_chart)
+    place.api.annotate(MODEL, autoscaler_paused="true")
+    place.crowd()
+    program = place.start_ready()
+    eventually(lambda: "Paused" in place.api.reasons(), "it says that it is paused")
+    metrics = ask(program, "/metrics")[1]
+    recommended = json.loads(ask(program, "/recommendations")[1])
+
+    place.api.annotate(MODEL)
+    eventually(lambda: place.api.replicas(MODEL) == 4, "it goes on")
+
+    assert recommended["models"]["shapes"]["replicas"] == 1
+    assert 'imageserve_autoscaler_paused{model="shapes"} 1.0' in metrics
+    assert 'imageserve_autoscaler_leader{model="shapes"} 1.0' in metrics
+    assert f'imageserve_autoscaler_queue_waiting{{model="shapes"}} {CROWD}.0' in metrics
+
+
+def test_a_dry_run_feeds_others(place: Place, autoscaler_chart: list[dict[str, Any]]) -> None:
+    place.scaling_file(autoscaler_chart, dry_run=True)
+    place.crowd()
+    program = place.start_ready()
+    eventually(lambda: "WouldScale" in place.api.reasons(), "it says what it would do")
+
+    # Somebody else does it: that is no news to a dry run.
+    place.api.set_replicas(MODEL, 4)
+    eventually(
+        lambda: 'current_replicas{model="shapes"} 4.0' in ask(program, "/metrics")[1], "seen"
+    )
+
+    recommended = json.loads(ask(program, "/recommendations")[1])["models"]["shapes"]
+    assert (recommended["replicas"], recommended["current"]) == (4, 4)
+    assert place.api.asked("patch", "deployments/scale") == []
+    assert "ExternalScale" not in place.api.reasons()
+
+
+def test_a_missing_right_is_what_readyz_says(
+    place: Place, autoscaler_chart: list[dict[str, Any]]
+) -> None:
+    rule = next(r for r in place.api.rules if r["resources"] == ["deployments/scale"])
+    rule["verbs"].remove("patch")
+    place.scaling_file(autoscaler_chart)
+    program = place.start()
+
+    eventually(lambda: "may not patch" in ask(program, "/readyz")[1], "it says so", START_S)
+
+    assert ask(program, "/readyz")[0] == 503
+    assert ask(program, "/healthz")[0] == 200
+
+
+def explain(place: Place, *options: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-m", "imageserve", "autoscaler", "explain", "--seconds", "0.2", *options],
+        env={**clean_environment(), **place.env("explain")},
+        capture_output=True,
+        text=True,
+        timeout=START_S,
+        check=True,
+    )
+    return done.stdout
+
+
+def test_explain_tells_what_there_is_and_what_follows(
+    place: Place, autoscaler_chart: list[dict[str, Any]]
+) -> None:
+    place.scaling_file(autoscaler_chart)
+    place.crowd()
+    kubeconfig = place.api.kubeconfig(place.directory, "me")
+
+    facts = json.loads(explain(place, "--json", "--kubeconfig", str(kubeconfig)))["shapes"]
+
+    assert facts["queue"]["waiting"] == CROWD
+    assert facts["workers"] == {"live": 1, "bucket_ms": {"8": 800.0}}
+    assert facts["deployment"] | {"replicas": 1, "bounds": [1, 4]} == facts["deployment"]
+    assert facts["decision"]["replicas"] == 4
+    assert {each.verb for each in place.api.requests} == {"get", "list"}
+
+
+def test_explain_works_where_only_redis_can_be_reached(
+    place: Place, autoscaler_chart: list[dict[str, Any]]
+) -> None:
+    place.scaling_file(autoscaler_chart)
+    place.crowd()
+
+    text = explain(place, "--model", "shapes", "--kubeconfig", "/no/kubeconfig")
+
+    assert re.search(r"waiting +300\n", text)
+    assert re.search(r"problem +no cluster to talk to", text)
+    assert re.search(r"replicas +4\n", text)
