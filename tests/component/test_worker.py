@@ -38,6 +38,7 @@ class GatedModel:
     """A stand-in that counts its calls, and waits in them while its gate is shut."""
 
     name = "gated"
+    version = "1"
     input_size = SHAPE[:2]
     classes = 1000
 
@@ -606,13 +607,23 @@ def test_it_says_what_it_is_and_how_fast(bench: Bench) -> None:
     assert info.last_seen == bench.now
 
 
+def test_it_says_that_it_is_busy_while_the_model_runs(bench: Bench) -> None:
+    worker = bench.worker()
+    worker.runner.warm_up()
+    assert worker._info("ready").state == "ready"
+
+    worker.runner._call_began = 0.0
+    assert worker._info("ready").state == "busy"
+    assert worker._info("stopping").state == "stopping"
+
+
 def test_its_last_words_are_that_it_stops_and_then_it_is_gone(bench: Bench) -> None:
     said: list[str] = []
     heartbeat = bench.queue.heartbeat
 
-    def note(info: WorkerInfo) -> None:
+    def note(info: WorkerInfo) -> str:
         said.append(info.state)
-        heartbeat(info)
+        return heartbeat(info)
 
     bench.queue.heartbeat = note  # type: ignore[method-assign]
     worker = bench.start()

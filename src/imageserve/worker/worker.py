@@ -276,6 +276,8 @@ class Worker:
             log.debug("left without a word: %s", error)
 
     def _info(self, state: str) -> WorkerInfo:
+        # Whoever takes pods away takes those that compute nothing first.
+        state = "busy" if state == "ready" and self.runner.running_s else state
         return WorkerInfo(
             id=self._config.worker_id,
             model=self.name,
