@@ -1,0 +1,252 @@
+"""Pictures to send, each with the answer that it must get.
+
+The answers of real pictures come from ``labels.csv`` beside them. The stand-in model's label is a
+fingerprint of the pixels; for it, pictures are made of exactly the model's size in formats that
+lose nothing, so that what it sees is known here, and no two of them have the same label.
+"""
+
+import csv
+import hashlib
+import struct
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from itertools import cycle, islice
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from PIL import Image
+
+from imageserve.errors import ImageserveError
+
+LABELS_FILE = "labels.csv"
+STAND_IN = "stand-in"
+_BMP_EVERY = 16
+"""BMP is not compressed: one in so many keeps thousands of pictures within some ten MB."""
+
+
+class PicturesError(ImageserveError):
+    """The pictures cannot be used. The message names the file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An encoded picture, and what it must be answered: its label, or one of these codes."""
+
+    name: str
+    data: bytes
+    label: str | None = None
+    """The best label; None for a picture that is broken on purpose."""
+    codes: frozenset[str] = frozenset()
+    """The error codes of which a broken picture must get one."""
+
+
+# -- real pictures ------------------------------------------------------------------------------
+
+
+def pictures_of(folder: Path) -> list[Picture]:
+    """Read the pictures that a folder's ``labels.csv`` names.
+
+    Its columns are ``file`` and ``label``; an optional third, ``error``, has the code that a
+    picture must get which is broken on purpose, and then ``label`` is empty.
+
+    Raises:
+        PicturesError: there is no such file, or a row or picture cannot be used.
+    """
+    path = folder / LABELS_FILE
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise PicturesError(f"{path}: cannot be read: {error}") from error
+    if not rows:
+        raise PicturesError(f"{path}: names no picture; it needs the columns file,label")
+    return [_labelled(folder, row, f"{path}: line {i}") for i, row in enumerate(rows, start=2)]
+
+
+def _labelled(folder: Path, row: dict[str, Any], where: str) -> Picture:
+    name, label, code = (row.get(key) or "" for key in ("file", "label", "error"))
+    if not name or bool(label) == bool(code):
+        raise PicturesError(f"{where}: needs a file, and either a label or an error")
+    try:
+        data = (folder / name).read_bytes()
+    except OSError as error:
+        raise PicturesError(f"{where}: {name} cannot be read: {error}") from error
+    return Picture(name, data, label or None, frozenset([code] if code else []))
+
+
+def unlabelled(folder: Path) -> list[Picture]:
+    """Read all files of a folder as pictures of which nothing is known yet; see ``learnt``.
+
+    Raises:
+        PicturesError: there are none, or one cannot be read.
+    """
+    try:
+        files = sorted(f for f in folder.iterdir() if f.is_file() and f.name != LABELS_FILE)
+        pictures = [Picture(file.name, file.read_bytes()) for file in files]
+    except OSError as error:
+        raise PicturesError(f"{folder}: cannot be read: {error}") from error
+    if not pictures:
+        raise PicturesError(f"{folder}: holds no file")
+    return pictures
+
+
+# -- pictures for the stand-in ------------------------------------------------------------------
+
+
+def generated(count: int, size: tuple[int, int], seed: int) -> list[Picture]:
+    """Make distinct pictures of (height, width) with the labels that the stand-in gives them."""
+    drawn = Random(seed)
+    kinds = islice(cycle(_KINDS), count)
+    return [_generated(f"{STAND_IN}-{i}", kind, size, drawn) for i, kind in enumerate(kinds)]
+
+
+def stand_in_label(pixels: bytes) -> str:
+    """Return the stand-in's label: the first 12 hexadecimal digits of the pixels' BLAKE2b."""
+    return hashlib.blake2b(pixels).hexdigest()[:12]
+
+
+_PNG: tuple[str, dict[str, Any]] = ("PNG", {"compress_level": 1})
+_GIF: tuple[str, dict[str, Any]] = ("GIF", {})
+_WEBP: tuple[str, dict[str, Any]] = ("WEBP", {"lossless": True, "quality": 0, "method": 0})
+_BMP: tuple[str, dict[str, Any]] = ("BMP", {})
+_KINDS = (*((_PNG, _GIF, _WEBP) * (_BMP_EVERY // 3)), _BMP)
+_SIDE = 8
+
+
+def _generated(
+    name: str, kind: tuple[str, dict[str, Any]], size: tuple[int, int], drawn: Random
+) -> Picture:
+    """Draw 8 x 8 squares of random colours: quickly drawn, and small when encoded."""
+    squares = Image.frombytes("P", (_SIDE, _SIDE), bytes(range(_SIDE * _SIDE)))
+    # No colour reaches 255, so none of these is one of the stand-in's poison pictures.
+    squares.putpalette(bytes(value % 255 for value in drawn.randbytes(3 * _SIDE * _SIDE)))
+    height, width = size
+    image = squares.resize((width, height), Image.Resampling.NEAREST)
+    pixels = image.convert("RGB")
+    fmt, options = kind
+    has_palette = fmt in ("PNG", "GIF")
+    data = _encoded(image if has_palette else pixels, fmt, **options)
+    return Picture(f"{name}.{fmt.lower()}", data, stand_in_label(pixels.tobytes()))
+
+
+def _encoded(image: Image.Image, fmt: str, **options: Any) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, fmt, **options)
+    return buffer.getvalue()
+
+
+# -- pictures that are broken on purpose --------------------------------------------------------
+
+
+def broken(kinds: Sequence[str], size: tuple[int, int], seed: int) -> list[Picture]:
+    """Make some pictures of each kind, every one with the error codes that may answer it.
+
+    The kinds are those of ``_BROKEN``. ``poison`` makes a stand-in fail that was started with
+    ``poison=1``; any other model finds nothing wrong with it.
+    """
+    drawn = Random(f"broken/{seed}")
+    makers = [(kind, *_BROKEN[kind]) for kind in kinds]
+    return [
+        Picture(f"broken-{kind}-{i}", maker(drawn, size), None, frozenset(codes))
+        for i in range(_BROKEN_EACH)
+        for kind, codes, maker in makers
+    ]
+
+
+_BROKEN_EACH = 8
+_CUT_OR_SPOILT = ("truncated_image", "corrupt_image")
+
+
+def _cut(drawn: Random, size: tuple[int, int]) -> bytes:
+    """A JPEG that ends in the middle."""
+    height, width = (max(side, 32) for side in size)
+    noise = Image.frombytes("L", (width, height), drawn.randbytes(width * height))
+    whole = _encoded(noise, "JPEG")
+    return whole[: len(whole) * drawn.randrange(50, 90) // 100]
+
+
+def _text(drawn: Random, size: tuple[int, int]) -> bytes:
+    del size
+    return f"<!DOCTYPE html><title>{drawn.randrange(10**9)}</title>".encode()
+
+
+def _noise(drawn: Random, size: tuple[int, int]) -> bytes:
+    del size
+    return b"\x01" + drawn.randbytes(2_000)
+
+
+def _empty(drawn: Random, size: tuple[int, int]) -> bytes:
+    del drawn, size
+    return b""
+
+
+def _huge(drawn: Random, size: tuple[int, int]) -> bytes:
+    """A small PNG whose header claims more pixels than any limit allows."""
+    del size
+    side = drawn.randrange(50_000, 60_000)
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    chunks = ((b"IHDR", header), (b"IDAT", zlib.compress(bytes(100))), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(_png_chunk(name, content) for name, content in chunks)
+
+
+def _png_chunk(name: bytes, content: bytes) -> bytes:
+    checksum = zlib.crc32(name + content)
+    return struct.pack(">I", len(content)) + name + content + struct.pack(">I", checksum)
+
+
+def _tiff(drawn: Random, size: tuple[int, int]) -> bytes:
+    del size
+    return _encoded(Image.frombytes("RGB", (8, 8), drawn.randbytes(192)), "TIFF")
+
+
+def _poison(drawn: Random, size: tuple[int, int]) -> bytes:
+    del drawn
+    height, width = size
+    return _encoded(Image.new("RGB", (width, height), (255, 0, 255)), "PNG")
+
+
+_BROKEN: dict[str, tuple[Sequence[str], Callable[[Random, tuple[int, int]], bytes]]] = {
+    "cut": (_CUT_OR_SPOILT, _cut),
+    "text": (("not_an_image",), _text),
+    "noise": (("not_an_image",), _noise),
+    "empty": (("no_image",), _empty),
+    "huge": (("image_too_large",), _huge),
+    "tiff": (("unsupported_format",), _tiff),
+    "poison": (("model_failed",), _poison),
+}
+
+
+# -- choosing -----------------------------------------------------------------------------------
+
+
+class Deck:
+    """Deals pictures: all in turn, in an order drawn from a seed, some of them broken."""
+
+    def __init__(
+        self,
+        good: Sequence[Picture],
+        spoilt: Sequence[Picture] = (),
+        *,
+        broken_share: float = 0.0,
+        per_request: int = 1,
+        seed: str = "",
+    ) -> None:
+        self._random = Random(f"deck/{seed}")
+        self._good = self._endless(good)
+        self._broken = self._endless(spoilt)
+        self._broken_share = broken_share
+        self._per_request = per_request
+
+    def draw(self) -> tuple[Picture, ...]:
+        """Take the pictures of one request; at most one of them is broken."""
+        pictures = list(islice(self._good, self._per_request))
+        if self._broken_share and self._random.random() < self._broken_share:
+            pictures[self._random.randrange(len(pictures))] = next(self._broken)
+        return tuple(pictures)
+
+    def _endless(self, pictures: Sequence[Picture]) -> Iterator[Picture]:
+        # Another start for each pod: the same picture is not in flight everywhere at once.
+        return cycle(self._random.sample(pictures, len(pictures)))
