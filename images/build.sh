@@ -5,18 +5,18 @@ cd "$(dirname "$0")/.."
 
 usage() {
     cat <<'END'
-usage: images/build.sh [web|model|all] [OPTION]... [-- ENGINE-OPTION...]
+usage: images/build.sh [web|model|autoscaler|loadtest|all]... [OPTION]... [-- ENGINE-OPTION...]
 
-Builds imageserve/web, imageserve/model or (the default) both, with docker or buildah. With
---tensorflow cuda the model image is imageserve/model-cuda.
+Builds these images or (the default) all of them, with docker or buildah. With --tensorflow cuda the
+model image is imageserve/model-cuda, with --tensorflow none imageserve/model-onnx.
 
   --engine docker|buildah  what builds (default: docker where it works, else buildah)
-  --repository NAME        name before /web and /model (default imageserve)
+  --repository NAME        name before /web, /model and so on (default imageserve)
   --tag TAG                default: the version of imageserve
-  --target release|dev     dev is for `skaffold dev` (default release)
+  --target release|dev     dev, of web and model, is for `skaffold dev` (default release)
   --base IMAGE             base image instead of the one that the Dockerfiles name; pin a digest with
                            docker.io/library/python:3.12.14-slim-bookworm@sha256:...
-  --tensorflow cpu|cuda    of the model image (default cpu)
+  --tensorflow cpu|cuda|none  of the model image (default cpu); none: ONNX Runtime alone
   --models "NAME..."       bake in ImageNet weights: resnet50, mobilenet_v2 (default none)
   --ca-file FILE           certificate authorities for pip and downloads, behind a proxy that has its
                            own; it does not stay in the image
@@ -33,6 +33,7 @@ fail() {
     exit 2
 }
 
+every=(web model autoscaler loadtest)
 images=()
 engine='' repository=imageserve tag='' target=release tensorflow=cpu models='' ca_file='' push=''
 arguments=() more=()
@@ -40,8 +41,8 @@ while [ $# -gt 0 ]; do
     case "$1" in
         --push) push=yes && shift && continue ;;
         --help | -h) usage && exit ;;
-        web | model) images+=("$1") && shift && continue ;;
-        all) images+=(web model) && shift && continue ;;
+        web | model | autoscaler | loadtest) images+=("$1") && shift && continue ;;
+        all) images+=("${every[@]}") && shift && continue ;;
         --) shift && more=("$@") && break ;;
     esac
     [ $# -ge 2 ] || fail "$1 is not known or lacks its value; --help lists the options"
@@ -83,13 +84,17 @@ if [ -n "$ca_file" ]; then
     arguments+=(--secret "id=ca,src=$ca_file" --build-arg PIP_CERT=/run/secrets/ca)
 fi
 
-[ ${#images[@]} -gt 0 ] || images=(web model)
+[ ${#images[@]} -gt 0 ] || images=("${every[@]}")
 for name in "${images[@]}"; do
     own=()
     full=$repository/$name
     if [ "$name" = model ]; then
         own=(--build-arg "TENSORFLOW=$tensorflow" --build-arg "MODELS=$models")
-        [ "$tensorflow" = cpu ] || full+=-$tensorflow
+        case "$tensorflow" in
+            cpu) ;;
+            none) full+=-onnx ;;
+            *) full+=-$tensorflow ;;
+        esac
     fi
     full+=:${tag:-$version}
     "${build[@]}" --file "images/$name/Dockerfile" --target "$target" --tag "$full" \

@@ -3,9 +3,10 @@
 
 usage: images/check.py [--engine docker|buildah] [--repository NAME] [--tag TAG] [--lean]
 
-It looks at what is in them, starts a redis-server on loopback and both images beside it, sends a
-picture through, and stops them with SIGTERM. --lean has the model image serve the stand-in instead
-of the bundled model. buildah, which starts no containers itself, needs root.
+It looks at what is in them, starts a redis-server on loopback with web and model image beside it,
+sends a picture through, has the load test image send more, and stops them with SIGTERM. The
+autoscaler image must say that it lacks a cluster. --lean has the model image serve the stand-in
+instead of the bundled model. buildah, which starts no containers itself, needs root.
 """
 
 import argparse
@@ -175,8 +176,20 @@ def redis() -> Iterator[int]:
             process.wait()
 
 
-def check_contents(web: Engine, model: Engine) -> None:
-    for name, engine in (("web", web), ("model", model)):
+TENSORFLOW = "tensorflow keras numpy"
+WEB = "flask gunicorn gevent"
+#: What an image must not have, as names that Python could import.
+ABSENT = {
+    "web": f"{TENSORFLOW} kubernetes pip",
+    "model": f"{WEB} PIL kubernetes pip",
+    "autoscaler": f"{TENSORFLOW} {WEB} PIL pip",
+    "loadtest": f"{TENSORFLOW} {WEB} kubernetes pip",
+}
+FIND = "python3 -c 'import importlib.util as u, sys; print(*filter(u.find_spec, sys.argv[1:]))'"
+
+
+def check_contents(engines: Mapping[str, Engine]) -> None:
+    for name, engine in engines.items():
         facts = engine.facts()
         expect(facts["User"] == f"{UID}:{UID}", f"{name}: its user is {UID}:{UID}")
         labels = facts.get("Labels") or {}
@@ -195,16 +208,28 @@ def check_contents(web: Engine, model: Engine) -> None:
         places = sorted(set(engine.output(find).split()))
         expect(not [p for p in places if p.startswith(("/opt", "/usr", "/etc"))],
                f"{name}: the user can write to {' '.join(places)}")  # fmt: skip
-    absent = (
-        "python3 -c 'import importlib.util as u, sys; print(*filter(u.find_spec, sys.argv[1:]))'"
+        there = engine.output(f"{FIND} {ABSENT[name]}").strip()
+        expect(not there, f"{name}: no {', '.join(ABSENT[name].split())}")
+
+
+def check_autoscaler(autoscaler: Engine) -> None:
+    """Without a cluster it ends at once, with an error that says what is missing."""
+    file = "models: {m: {queue: q, deployment: d, pod_selector: a=b, batch_size: 1}}"
+    script = f"echo '{file}' >/tmp/s && SCALING_FILE=/tmp/s imageserve autoscaler 2>&1 || true"
+    said = autoscaler.output(script)
+    expect("no cluster to talk to" in said, f"autoscaler: {said.strip()[:90]}")
+    expect("simulate" in autoscaler.output("imageserve autoscaler --help"), "autoscaler: --help")
+
+
+def check_load(loadtest: Engine, address: str) -> None:
+    process = loadtest.start(
+        "loadtest", address, "--clients", "2", "--duration", "3", "--quiet", env={}
     )
-    expect(not web.output(f"{absent} tensorflow keras numpy pip").strip(),
-           "web: no TensorFlow, Keras, numpy, pip")  # fmt: skip
-    expect(not model.output(f"{absent} flask gunicorn gevent PIL pip").strip(),
-           "model: no Flask, gunicorn, gevent, Pillow, pip")  # fmt: skip
+    expect(process.wait(STOP_WITHIN_S) == 0, "loadtest: every answer was the right one")
 
 
-def check_service(web: Engine, model: Engine, *, lean: bool) -> None:
+def check_service(engines: Mapping[str, Engine], *, lean: bool) -> None:
+    web, model = engines["web"], engines["model"]
     with redis() as redis_port:
         shared = {"REDIS_URL": f"redis://127.0.0.1:{redis_port}/0"}
         if lean:
@@ -224,6 +249,7 @@ def check_service(web: Engine, model: Engine, *, lean: bool) -> None:
             status, answer = get(f"{address}/predict?top=1", PICTURE.read_bytes())
             label = json.loads(answer)["predictions"][0]["label"] if status == 200 else answer
             expect(lean or label == "star", f"a picture of a star is answered: {label}")
+            check_load(engines["loadtest"], address)
             expect(worker.poll() is None and model.stop(worker) == 0, "model: SIGTERM, status 0")
             expect(server.poll() is None and web.stop(server) == 0, "web: SIGTERM, status 0")
         finally:
@@ -244,13 +270,14 @@ def main() -> int:
     options = parser.parse_args()
     make = Docker if options.engine == "docker" else Buildah
     with ExitStack() as stack:
-        web, model = (
-            stack.enter_context(_closing(make(f"{options.repository}/{name}:{options.tag}")))
-            for name in ("web", "model")
-        )
+        engines: dict[str, Engine] = {
+            name: stack.enter_context(_closing(make(f"{options.repository}/{name}:{options.tag}")))
+            for name in ABSENT
+        }
         try:
-            check_contents(web, model)
-            check_service(web, model, lean=options.lean)
+            check_contents(engines)
+            check_autoscaler(engines["autoscaler"])
+            check_service(engines, lean=options.lean)
         except Failed as error:
             sys.stderr.write(f"FAILED: {error}\n")
             return 1

@@ -19,6 +19,8 @@ _KINDS = {
     "apps/v1": ["Deployment", "StatefulSet"],
     "networking.k8s.io/v1": ["NetworkPolicy"],
     "policy/v1": ["PodDisruptionBudget"],
+    "rbac.authorization.k8s.io/v1": ["Role", "RoleBinding"],
+    "coordination.k8s.io/v1": ["Lease"],
 }
 _NOT_FOUND = {"kind": "Status", "apiVersion": "v1", "reason": "NotFound", "code": 404}
 

@@ -40,6 +40,11 @@ class PodTemplate:
     def is_hook(self) -> bool:
         return "helm.sh/hook" in annotations(self.owner)
 
+    @property
+    def serves(self) -> bool:
+        """Whether its pods go on, and do not end with their work."""
+        return self.owner["kind"] not in ("Job", "CronJob", "Pod")
+
 
 def pod_templates(objects: Iterable[Object]) -> list[PodTemplate]:
     return [_pod_template(each) for each in objects if each["kind"] in _TEMPLATES]

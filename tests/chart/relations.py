@@ -103,7 +103,7 @@ def _known(objects: Iterable[Object]) -> Iterator[str]:
 
 def _wanted(objects: Iterable[Object]) -> Iterator[tuple[str, str]]:
     for each in objects:
-        for wanted in _wanted_by(each):
+        for wanted in (*_wanted_by(each), *_wanted_by_scaling(each)):
             yield title(each), wanted
     for pod in pod_templates(objects):
         for wanted in _wanted_by_pod(pod):
@@ -120,6 +120,20 @@ def _wanted_by(obj: Object) -> Iterator[str]:
             yield f"Service/{value['name']}:{value['port']}"
         if obj["kind"] == "Ingress" and last == "secretName":
             yield f"Secret/{value}"
+
+
+def _wanted_by_scaling(obj: Object) -> Iterator[str]:
+    """Give what a role's binding and KEDA's objects name."""
+    if obj["kind"] == "RoleBinding":
+        yield f"Role/{obj['roleRef']['name']}"
+        yield from (f"ServiceAccount/{each['name']}" for each in obj["subjects"])
+    elif obj["kind"] == "TriggerAuthentication":
+        secrets = obj["spec"]["secretTargetRef"]
+        yield from (f"Secret/{each['name']}:{each['key']}" for each in secrets)
+    elif obj["kind"] == "ScaledObject":
+        for trigger in obj["spec"]["triggers"]:
+            if "authenticationRef" in trigger:
+                yield f"TriggerAuthentication/{trigger['authenticationRef']['name']}"
 
 
 def _wanted_by_pod(pod: PodTemplate) -> Iterator[str]:
@@ -241,7 +255,7 @@ def _unwatched(monitor: Object, key: str, ports: list[Any]) -> Iterator[str]:
 
 def disruption_problems(objects: list[Object]) -> list[str]:
     """Find budgets that protect nothing, or that no drain of a node could ever meet."""
-    pods = [pod for pod in pod_templates(objects) if not pod.is_hook]
+    pods = [pod for pod in pod_templates(objects) if pod.serves]
     problems = []
     for budget in of_kind(objects, "PodDisruptionBudget"):
         found = [pod for pod in pods if selects(budget["spec"]["selector"], pod.labels)]
@@ -265,12 +279,12 @@ def _is_stuck(budget: Object, pod: PodTemplate) -> bool:
 
 
 def autoscaler_problems(objects: list[Object]) -> list[str]:
-    """Find HPAs without a target, or whose target also has a number of replicas of its own.
+    """Find autoscalers without a target, or whose target also has a number of replicas of its own.
 
     Helm 4 applies on the server: with ``replicas`` in the template, the next upgrade is a conflict.
     """
     problems = []
-    for hpa in of_kind(objects, "HorizontalPodAutoscaler"):
+    for hpa in of_kind(objects, "HorizontalPodAutoscaler", "ScaledObject"):
         wanted = hpa["spec"]["scaleTargetRef"]
         targets = [o for o in of_kind(objects, wanted["kind"]) if _is_named(o, wanted["name"])]
         if not targets:
@@ -340,17 +354,22 @@ NAMESPACED = {
     "HorizontalPodAutoscaler",
     "Ingress",
     "Job",
+    "Lease",
     "NetworkPolicy",
     "PersistentVolumeClaim",
     "Pod",
     "PodDisruptionBudget",
     "PodMonitor",
     "PrometheusRule",
+    "Role",
+    "RoleBinding",
+    "ScaledObject",
     "Secret",
     "Service",
     "ServiceAccount",
     "ServiceMonitor",
     "StatefulSet",
+    "TriggerAuthentication",
 }
 
 

@@ -22,6 +22,8 @@ _CUSTOM = {
     ("monitoring.coreos.com/v1", "PodMonitor"): "podmonitor",
     ("monitoring.coreos.com/v1", "PrometheusRule"): "prometheusrule",
     ("gateway.networking.k8s.io/v1", "HTTPRoute"): "httproute",
+    ("keda.sh/v1alpha1", "ScaledObject"): "scaledobject",
+    ("keda.sh/v1alpha1", "TriggerAuthentication"): "triggerauthentication",
 }
 
 

@@ -15,6 +15,9 @@ APIS = (
     "monitoring.coreos.com/v1/PrometheusRule",
     "gateway.networking.k8s.io/v1",
     "gateway.networking.k8s.io/v1/HTTPRoute",
+    "keda.sh/v1alpha1",
+    "keda.sh/v1alpha1/ScaledObject",
+    "keda.sh/v1alpha1/TriggerAuthentication",
 )
 #: Without it the password is another one in each rendering.
 PASSWORD = {"redis": {"auth": {"password": "not-a-real-password"}}}
@@ -81,11 +84,32 @@ ALL_ON: dict[str, Any] = {
             "gpu": {"count": 1, "runtimeClassName": "nvidia", "nodeSelector": {"gpu": "yes"}},
             "shm": {"sizeLimit": "256Mi"},
             "cache": {"existingClaim": "weights"},
-            "scaling": {"replicas": 2},
+            "scaling": {"minReplicas": 0, "podStartSeconds": 20, "deletionCost": True},
             "image": {"repository": "other/model", "tag": "1.2.3"},
         },
     },
     "defaultModel": "shapes",
+    "autoscaler": {
+        "replicas": 2,
+        "image": {"digest": DIGEST},
+        "serviceAccount": {"annotations": {"a.test/role": "autoscaler"}},
+        "podAnnotations": {"a.test/pod": "autoscaler"},
+        "podLabels": {"tier": "autoscaler"},
+        "nodeSelector": {"kubernetes.io/arch": "amd64"},
+        "tolerations": [{"key": "a", "operator": "Exists"}],
+        "affinity": {"nodeAffinity": {}},
+        "priorityClassName": "high",
+        "extraEnv": [{"name": "TZ", "value": "UTC"}],
+        "extraVolumes": [{"name": "more", "emptyDir": {}}],
+        "extraVolumeMounts": [{"name": "more", "mountPath": "/more"}],
+    },
+    "loadtest": {
+        "enabled": True,
+        "parallelism": 3,
+        "image": {"digest": DIGEST},
+        "podAnnotations": {"a.test/pod": "loadtest"},
+        "podLabels": {"tier": "loadtest"},
+    },
     "redis": {
         "persistence": {"enabled": True, "storageClassName": "fast", "keep": True},
         "podDisruptionBudget": ON,
@@ -119,6 +143,19 @@ ALL_ON: dict[str, Any] = {
 MONITORS = dict.fromkeys(("serviceMonitor", "podMonitor", "prometheusRule"), ON)
 
 
+def keda(**values: Any) -> dict[str, Any]:
+    return {"autoscaling": {"mode": "keda", "keda": values}}
+
+
+MODES: dict[str, Any] = {
+    "builtin": {"autoscaling": {"mode": "builtin"}},
+    "keda": keda(),
+    "keda by recommendation": keda(source="recommendation"),
+    "hpa": {"autoscaling": {"mode": "hpa"}},
+    "none": {"autoscaling": {"mode": "none"}},
+}
+
+
 def external_redis(**external: Any) -> dict[str, Any]:
     return {"redis": {"enabled": False, "external": {"host": "redis.data.test", **external}}}
 
@@ -143,10 +180,83 @@ EVERYTHING = Situation(
     (ALL_ON, PASSWORD),
     outside=("Secret/pictures-tls", "PersistentVolumeClaim/weights"),
 )
+KEDA = Situation("keda", (MODES["keda"], PASSWORD))
 SITUATIONS = (
     DEFAULT,
     *SHIPPED,
     EVERYTHING,
+    KEDA,
+    Situation("keda by recommendation", (MODES["keda by recommendation"], PASSWORD)),
+    Situation("hpa", (MODES["hpa"], PASSWORD)),
+    Situation("a fixed number of model pods", (MODES["none"], PASSWORD)),
+    Situation(
+        "an autoscaler that only says what it would do",
+        ({"autoscaler": {"dryRun": True}}, PASSWORD),
+    ),
+    Situation(
+        "models that sleep",
+        (
+            {"modelDefaults": {"scaling": {"minReplicas": 0, "allowColdTimeouts": True}}},
+            {"prometheusRule": ON},
+            PASSWORD,
+        ),
+    ),
+    Situation(
+        "rights that somebody else gives",
+        (
+            {
+                "autoscaler": {
+                    "rbac": {"create": False},
+                    "serviceAccount": {"create": False, "name": "a"},
+                }
+            },
+            PASSWORD,
+        ),
+        outside=("ServiceAccount/a",),
+    ),
+    Situation(
+        "keda with an external redis, TLS, own CA and an ACL user",
+        (
+            MODES["keda"],
+            external_redis(
+                port=6380,
+                database=3,
+                username="imageserve",
+                existingSecret="redis",
+                tls={"enabled": True, "caSecret": "ca", "caKey": "own.crt"},
+            ),
+        ),
+        outside=("Secret/redis:redis-password", "Secret/ca", "Secret/ca:own.crt"),
+    ),
+    Situation("keda with an external redis, open to all", (MODES["keda"], external_redis())),
+    Situation(
+        "keda with sentinels",
+        (
+            MODES["keda"],
+            external_redis(
+                host="",
+                existingSecret="redis",
+                sentinel={
+                    "enabled": True,
+                    "nodes": ["s1.test:26379", "s2.test:26380"],
+                    "masterName": "mymaster",
+                    "existingSecret": "sentinel",
+                },
+            ),
+        ),
+        outside=("Secret/redis:redis-password", "Secret/sentinel:sentinel-password"),
+    ),
+    Situation(
+        "a load test of a scenario, with API keys in a Secret",
+        (
+            {
+                "loadtest": {"enabled": True, "scenarioConfigMap": "own"},
+                "apiKeys": {"enabled": True, "existingSecret": "keys"},
+            },
+            PASSWORD,
+        ),
+        outside=("Secret/keys", "Secret/keys:keys", "ConfigMap/own", "ConfigMap/own:scenario.yaml"),
+    ),
     Situation("random password"),
     Situation(
         "redis password in a Secret",
@@ -206,13 +316,26 @@ SITUATIONS = (
                         "inputSize": 160,
                     },
                     "mobilenet_v2": {"queue": "fast", "weights": "random"},
-                    "probe": {"network": "stand-in", "scaling": {"replicas": 3}},
+                    "probe": {"network": "stand-in", "scaling": {"maxReplicas": 3}},
                 },
                 "defaultModel": "mobilenet_v2",
                 "limits": {"queueBytesLimit": "64Mi"},
             },
             PASSWORD,
         ),
+    ),
+    Situation(
+        "a model in versions, on another engine",
+        (
+            shapes(
+                runtime="onnx",
+                threads=2,
+                versions={"dir": "/versions", "existingClaim": "versions"},
+            ),
+            {"modelDefaults": {"precision": "bfloat16", "xla": True}},
+            PASSWORD,
+        ),
+        outside=("PersistentVolumeClaim/versions",),
     ),
     Situation(
         "a slice of a GPU",
@@ -231,7 +354,7 @@ SITUATIONS = (
                     "allowGrowth": True,
                     "tolerations": [],
                 },
-                scaling={"replicas": 4},
+                scaling={"minReplicas": 4},
                 shm={"sizeLimit": "1Gi"},
             ),
             PASSWORD,
@@ -286,11 +409,15 @@ SITUATIONS = (
                     "podDisruptionBudget": {"enabled": False},
                     "serviceAccount": {"create": False, "name": "models"},
                 },
+                "autoscaler": {
+                    "podDisruptionBudget": {"enabled": False},
+                    "serviceAccount": {"create": False, "name": "scaler"},
+                },
                 "redis": {"serviceAccount": {"create": False}},
             },
             PASSWORD,
         ),
-        outside=("ServiceAccount/models", "ServiceAccount/default"),
+        outside=("ServiceAccount/models", "ServiceAccount/default", "ServiceAccount/scaler"),
     ),
     Situation(
         "a release and a namespace that look like numbers",

@@ -35,7 +35,21 @@ def redis(**values: Any) -> dict[str, Any]:
     return {"redis": values}
 
 
+def scaling(**values: Any) -> dict[str, Any]:
+    return shapes(scaling=values)
+
+
+def autoscaler(**values: Any) -> dict[str, Any]:
+    return {"autoscaler": values}
+
+
+def loadtest(**values: Any) -> dict[str, Any]:
+    return {"loadtest": {"enabled": True, **values}}
+
+
 STAND_IN = {"network": "stand-in"}
+HPA = {"autoscaling": {"mode": "hpa"}}
+FROM_ZERO = {"minReplicas": 0, "allowColdTimeouts": True}
 ENV = [{"name": "TZ", "value": "UTC"}]
 TWO_TMP = [{"name": "tmp", "emptyDir": {}}]
 OVER_TMP = [{"name": "tmp", "mountPath": "/tmp"}]
@@ -51,9 +65,17 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         models(a={"network": "/m.keras", "labels": "/l.txt"}),
-        "models.a: a .keras file needs inputSize",
+        "models.a: a .keras or .onnx file needs inputSize",
     ),
-    (models(a={"network": "/m.keras", "inputSize": 8}), "models.a: a .keras file needs labels"),
+    (
+        models(a={"network": "/m.onnx", "inputSize": 8}),
+        "models.a: a .keras or .onnx file needs labels",
+    ),
+    (models(a={"network": "/models/flowers"}), "models.a: a model folder needs inputSize"),
+    (
+        shapes(versions={"existingClaim": "c"}),
+        "models.shapes: versions.existingClaim needs versions.dir",
+    ),
     (models(resnet={}), 'models.resnet: no network is called "resnet"'),
     (
         shapes(gpu={"count": 1, "resourceClaims": [{"name": "g", "resourceClaimName": "g"}]}),
@@ -80,6 +102,42 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (models(), "models: no model is enabled"),
     ({"defaultModel": "other"}, 'defaultModel: no enabled model is called "other"'),
     (models(a=STAND_IN, b=STAND_IN), "defaultModel: say which of a, b answers"),
+    (scaling(minReplicas=5), "models.shapes: scaling.minReplicas must not be larger than"),
+    (
+        scaling(burstWindowSeconds=121),
+        "models.shapes: scaling.burstWindowSeconds must not be larger than",
+    ),
+    (
+        scaling(minReplicas=0),
+        "limits.requestTimeoutSeconds is 30, scaling.podStartSeconds 60. Raise the first",
+    ),
+    (
+        {**HPA, **scaling(**FROM_ZERO)},
+        "models.shapes: a HorizontalPodAutoscaler goes to zero from Kubernetes 1.37 on",
+    ),
+    ({**HPA, **scaling(deletionCost=True)}, "models.shapes: scaling.deletionCost is set by the"),
+    ({"autoscaling": {"mode": "keda"}}, "autoscaling.mode keda: the cluster has no keda.sh/v1a"),
+    (
+        autoscaler(serviceAccount={"create": False}),
+        "autoscaler.serviceAccount: create is false and name is empty",
+    ),
+    (autoscaler(rbac={"create": False}), "autoscaler.rbac.create is false: name the service"),
+    (
+        autoscaler(extraEnv=[{"name": "POD_NAME", "value": "x"}]),
+        "autoscaler.extraEnv: set twice: POD_NAME",
+    ),
+    (autoscaler(extraVolumes=TWO_TMP), "autoscaler.extraVolumes: named twice: tmp"),
+    (autoscaler(extraVolumeMounts=OVER_TMP), "autoscaler.extraVolumeMounts: mounted twice: /tmp"),
+    (
+        autoscaler(image={"tag": "latest"}),
+        "image imageserve/autoscaler:latest: latest is not a version",
+    ),
+    (loadtest(image={"tag": "latest"}), "image imageserve/loadtest:latest: latest is not a"),
+    (loadtest(scenario="a", scenarioConfigMap="b"), "loadtest: give scenario or scenarioConfigMap"),
+    (
+        loadtest(durationSeconds=900),
+        "loadtest.timeoutSeconds must be larger than loadtest.durationSeconds",
+    ),
     (web(image={"tag": "latest"}), "image imageserve/web:latest: latest is not a version"),
     (shapes(image={"tag": "latest"}), "image imageserve/model:latest: latest is not a version"),
     (redis(image={"tag": "latest"}), "image redis:latest: latest is not a version"),
@@ -183,6 +241,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
             (web(podLabels={"app.kubernetes.io/name": "x"}), "web.podLabels"),
             (web(service={"labels": {"app.kubernetes.io/name": "x"}}), "web.service.labels"),
             (redis(podLabels={"app.kubernetes.io/name": "x"}), "redis.podLabels"),
+            (autoscaler(podLabels={"app.kubernetes.io/name": "x"}), "autoscaler.podLabels"),
+            (loadtest(podLabels={"app.kubernetes.io/name": "x"}), "loadtest.podLabels"),
             (shapes(podLabels={"app.kubernetes.io/name": "x"}), "models.shapes.podLabels"),
         )
     ),
@@ -212,6 +272,14 @@ def test_values_that_cannot_work_are_refused(helm4: Helm, values: Any, said: str
 
 def test_helm_3_refuses_with_the_same_sentence(helm: Helm) -> None:
     assert "- models: no model is enabled" in refusal(helm, models())
+
+
+def test_an_hpa_may_go_to_zero_where_kubernetes_can(helm: Helm) -> None:
+    values = {**HPA, **scaling(**FROM_ZERO)}
+
+    assert helm.render(PASSWORD, values, kube_version="v1.37.1-eks-1")
+    with pytest.raises(HelmError, match=r"from Kubernetes 1\.37 on"):
+        helm.render(PASSWORD, values, kube_version="v1.36.9-eks-1")
 
 
 def test_all_problems_are_said_at_once(helm4: Helm) -> None:
@@ -256,6 +324,25 @@ ACCEPTED: list[Any] = [
     pytest.param({"global": {"anything": {"goes": True}}}, id="values of a parent chart"),
     pytest.param({"limits": {"maxBodyBytes": "128Mi"}}, id="a body as large as the memory for it"),
     pytest.param(redis(extraConfig=["maxmemory-samples 10"]), id="a setting of a similar name"),
+    pytest.param(models(a={"network": "vgg19"}), id="any network of Keras"),
+    pytest.param(models(a={"network": "/models/a", "inputSize": 96}), id="a model folder"),
+    pytest.param(scaling(minReplicas=4), id="as many pods at least as at most"),
+    pytest.param(scaling(minReplicas=0, podStartSeconds=30), id="a start that clients wait for"),
+    pytest.param(scaling(**FROM_ZERO), id="a start that clients need not wait for"),
+    pytest.param(
+        {"autoscaling": {"mode": "hpa", "hpa": {"scaleToZero": True}}, **scaling(**FROM_ZERO)},
+        id="a feature gate that is on",
+    ),
+    pytest.param(
+        {"autoscaling": {"mode": "none"}, **scaling(minReplicas=9)}, id="limits that nobody reads"
+    ),
+    pytest.param(
+        {"autoscaling": {"mode": "none"}, **autoscaler(rbac={"create": False})},
+        id="an autoscaler that is not there",
+    ),
+    pytest.param(
+        loadtest(scenario="own", durationSeconds=900), id="a duration that the scenario replaces"
+    ),
 ]
 
 
@@ -274,6 +361,11 @@ UNKNOWN: list[Any] = [
     {"models": {"shapes": {"batch": 3}}},
     {"models": {"shapes": {"gpu": {"counts": 1}}}},
     {"modelDefaults": {"scaling": {"replica": 1}}},
+    {"modelDefaults": {"scaling": {"targetWait": 1}}},
+    {"autoscaler": {"interval": 5}},
+    {"autoscaling": {"keda": {"triggers": []}}},
+    {"autoscaling": {"hpa": {"metrics": []}}},
+    {"loadtest": {"seconds": 5}},
     {"redis": {"auth": {"passphrase": "x"}}},
     {"redis": {"external": {"sentinel": {"master": "x"}}}},
     {"redis": {"external": {"tls": {"ca": "x"}}}},
@@ -322,12 +414,24 @@ WRONG: list[Any] = [
     {"models": {"shapes": {"inputSize": 7}}},
     {"models": {"shapes": {"batchSize": 0}}},
     {"models": {"shapes": {"interpolation": "cubic"}}},
+    {"models": {"shapes": {"runtime": "tensorrt"}}},
+    {"models": {"shapes": {"backend": "numpy"}}},
+    {"models": {"shapes": {"precision": "int8"}}},
+    {"models": {"shapes": {"versions": {"dir": "relative"}}}},
     {"models": {"shapes": {"queue": "two words"}}},
     {"models": {"shapes": {"gpu": {"count": -1}}}},
     {"models": {"shapes": {"scaling": {"replicas": "1"}}}},
     {"models": {"two words": {}}},
     {"models": []},
     {"autoscaling": {"mode": "sometimes"}},
+    {"autoscaling": {"keda": {"source": "prometheus"}}},
+    {"autoscaler": {"replicas": 3}},
+    {"autoscaler": {"intervalSeconds": 0}},
+    {"models": {"shapes": {"scaling": {"maxReplicas": 0}}}},
+    {"models": {"shapes": {"scaling": {"targetUtilization": 1.5}}}},
+    {"loadtest": {"rate": 0}},
+    {"loadtest": {"arrivals": "bursty"}},
+    {"loadtest": {"slo": ["fast please"]}},
     {"apiKeys": {"keys": ["short"]}},
     {"redis": {"maxmemory": "lots"}},
     {"redis": {"auth": {"password": "short"}}},

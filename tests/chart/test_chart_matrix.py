@@ -5,7 +5,14 @@ from typing import Any
 import pytest
 from tests.chart.helm import CHART, OLDEST, Helm, HelmError
 from tests.chart.schemas import NEWEST, schema_problems
-from tests.chart.situations import EVERYTHING, PASSWORD, SITUATIONS, Situation, each_situation
+from tests.chart.situations import (
+    EVERYTHING,
+    KEDA,
+    PASSWORD,
+    SITUATIONS,
+    Situation,
+    each_situation,
+)
 
 VALUES_FILES = sorted(CHART.glob("values-*.yaml"))
 REPEATABLE = [each for each in SITUATIONS if each.name != "random password"]
@@ -69,7 +76,7 @@ FLAWS = [
         {"apiVersion": "policy/v1", **BUDGET, "spec": {"maxUnavailable": [1]}}, id="wrong type"
     ),
     pytest.param(
-        {"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledObject", "metadata": METADATA},
+        {"apiVersion": "keda.sh/v1alpha1", "kind": "ScaledJob", "metadata": METADATA},
         id="custom kind without a schema",
     ),
     pytest.param(
@@ -99,8 +106,8 @@ def test_a_cluster_would_refuse(flawed: dict[str, Any]) -> None:
 
 
 def test_the_whole_chart_is_in_the_matrix(helm4: Helm) -> None:
-    """Each kind that the chart can render is rendered with everything on."""
-    kinds = {each["kind"] for each in EVERYTHING.render(helm4)}
+    """Each kind that the chart can render is rendered with everything on, or where KEDA scales."""
+    kinds = {o["kind"] for s in (EVERYTHING, KEDA) for o in s.render(helm4)}
 
     everywhere = {o["kind"] for s in SITUATIONS for o in s.render(helm4)}
 

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from tests.chart.helm import Helm, Object
 from tests.chart.objects import of_kind
-from tests.chart.situations import EVERYTHING, PASSWORD
+from tests.chart.situations import EVERYTHING, MODES, PASSWORD
 
 from imageserve import metrics
 
@@ -105,10 +105,45 @@ def test_alerts_of_two_releases_ask_for_their_own(helm4: Helm) -> None:
 
 def test_the_label_of_the_release_is_put_on_every_sample(helm4: Helm) -> None:
     objects = EVERYTHING.render(helm4)
-    (services,), (pods,) = of_kind(objects, "ServiceMonitor"), of_kind(objects, "PodMonitor")
+    (services,), pods = of_kind(objects, "ServiceMonitor"), of_kind(objects, "PodMonitor")
 
     assert services["spec"]["targetLabels"] == ["app.kubernetes.io/instance"]
-    assert pods["spec"]["podTargetLabels"] == ["app.kubernetes.io/instance"]
+    assert len(pods) == 2, "model and autoscaler"
+    for each in pods:
+        assert each["spec"]["podTargetLabels"] == ["app.kubernetes.io/instance"]
+
+
+def alerts_of(helm: Helm, *values: Any) -> dict[str, str]:
+    """Return the expressions of the alerts by name."""
+    rules = {"prometheusRule": {"enabled": True}, "checkApis": False}
+    (rule,) = of_kind(helm.render(*values, PASSWORD, rules), "PrometheusRule")
+    return {r["alert"]: r["expr"] for g in rule["spec"]["groups"] for r in g["rules"]}
+
+
+def test_the_autoscaler_has_alerts_of_its_own_where_there_is_one(helm4: Helm) -> None:
+    own = {"ImageserveAutoscalerStuck", "ImageserveAutoscalerAway", "ImageserveUnschedulable"}
+    slow = alerts_of(helm4, {"autoscaler": {"intervalSeconds": 10}})
+
+    assert own <= alerts_of(helm4).keys()
+    assert not own & alerts_of(helm4, MODES["none"]).keys()
+    # A dozen looks in a row have failed.
+    assert slow["ImageserveAutoscalerStuck"].endswith("> 120")
+
+
+def test_a_model_that_sleeps_lacks_a_worker_only_when_somebody_waits(helm4: Helm) -> None:
+    scaling = {"minReplicas": 0, "allowColdTimeouts": True}
+    sleepy = {"models": {"shapes": {"scaling": scaling}, "other": {"network": "stand-in"}}}
+    more = {"defaultModel": "shapes", "limits": {"queueBytesLimit": "8Mi"}}
+
+    awake = alerts_of(helm4)["ImageserveNoWorkers"]
+    mixed = alerts_of(helm4, sleepy, more)["ImageserveNoWorkers"]
+    unscaled = alerts_of(helm4, sleepy, more, MODES["none"])["ImageserveNoWorkers"]
+
+    assert "imageserve_queue_length" not in awake + unscaled
+    always, when_asked = mixed.split(" or ")
+    assert 'model!~"shapes"' in always
+    assert 'model=~"shapes"' in when_asked
+    assert "imageserve_queue_length" in when_asked
 
 
 def test_without_monitors_nothing_of_prometheus_is_rendered(helm4: Helm) -> None:

@@ -32,7 +32,8 @@ def test_pod_security_restricted_lets_every_pod_run(helm4: Helm, situation: Situ
 @each_situation()
 def test_no_pod_has_more_than_it_needs(helm4: Helm, situation: Situation) -> None:
     for pod in pod_templates(situation.render(helm4)):
-        assert pod.spec["automountServiceAccountToken"] is False, pod
+        calls_the_api = pod.labels["app.kubernetes.io/component"] == "autoscaler"
+        assert pod.spec["automountServiceAccountToken"] is calls_the_api, pod
         # A Service called "web" would bring WEB_PORT=tcp://…, which is one of our settings.
         assert pod.spec["enableServiceLinks"] is False, pod
         for container in pod.containers:
@@ -67,7 +68,7 @@ def test_every_image_has_a_tag_or_a_digest(helm4: Helm, situation: Situation) ->
 
 
 def images(objects: list[Object]) -> dict[str, str]:
-    pods = [pod for pod in pod_templates(objects) if not pod.is_hook]
+    pods = [pod for pod in pod_templates(objects) if pod.serves]
     return {c["name"]: c["image"] for pod in pods for c in pod.containers}
 
 
@@ -167,6 +168,7 @@ STARTS = [
     pytest.param("web", {"web": {"startup": {"timeoutSeconds": 61}}}, 61),
     pytest.param("model", {"modelDefaults": {"startup": {"timeoutSeconds": 1801}}}, 1801),
     pytest.param("redis", {"redis": {"startup": {"timeoutSeconds": 901}}}, 901),
+    pytest.param("autoscaler", {"autoscaler": {"startup": {"timeoutSeconds": 31}}}, 31),
 ]
 
 
@@ -186,7 +188,7 @@ def test_a_start_may_take_as_long_as_the_values_say(
 @each_situation()
 def test_probes_are_patient(helm4: Helm, situation: Situation) -> None:
     for pod in pod_templates(situation.render(helm4)):
-        if not pod.is_hook:
+        if pod.serves:
             for container in pod.containers:
                 assert budget(container, "startup") >= 30
                 # A pod that works hard must not be killed for an answer that comes late.
@@ -213,14 +215,19 @@ def test_every_path_that_is_asked_is_one_that_is_answered(
     helm4: Helm, situation: Situation
 ) -> None:
     objects = situation.render(helm4)
-    by = {"web": answered_by("web"), "worker": answered_by("worker")}
+    by = {
+        "web": answered_by("web"),
+        "worker": answered_by("worker"),
+        "autoscaler": answered_by("autoscaler"),
+    }
 
     for program, answered in by.items():
         for _, container in programs(objects, program):
             probes = [container[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness")]
             assert {probe["httpGet"]["path"] for probe in probes} <= answered
     for monitor in of_kind(objects, "PodMonitor"):
-        assert {e["path"] for e in monitor["spec"]["podMetricsEndpoints"]} <= by["worker"]
+        asked = {e["path"] for e in monitor["spec"]["podMetricsEndpoints"]}
+        assert asked <= by["worker"] & by["autoscaler"]
     for monitor in of_kind(objects, "ServiceMonitor"):
         assert {e["path"] for e in monitor["spec"]["endpoints"]} <= by["web"]
 
@@ -351,7 +358,7 @@ def _templates(objects: list[Object]) -> dict[str, tuple[str, Any]]:
     return {
         str(pod): (pod.labels["app.kubernetes.io/component"], pod.owner["spec"]["template"])
         for pod in pod_templates(objects)
-        if not pod.is_hook
+        if pod.serves
     }
 
 
@@ -361,10 +368,14 @@ CHANGES: list[Any] = [
     pytest.param({"redis": {"maxmemory": "500Mi"}}, {"redis"}, id="redis's memory"),
     pytest.param(
         {"redis": {"auth": {"password": "another-real-password"}}},
-        {"web", "model", "redis"},
+        {"web", "model", "redis", "autoscaler"},
         id="the password",
     ),
     pytest.param({"web": {"replicas": 5}}, set(), id="a number of pods"),
+    pytest.param(
+        {"modelDefaults": {"scaling": {"maxReplicas": 9}}}, {"autoscaler"}, id="how to scale"
+    ),
+    pytest.param({"modelDefaults": {"scaling": {"replicas": 9}}}, set(), id="replicas unused"),
     pytest.param({"ingress": {"enabled": True}}, set(), id="an ingress"),
 ]
 

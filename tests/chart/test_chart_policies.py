@@ -6,14 +6,16 @@ import pytest
 from tests.chart.helm import Helm, Object
 from tests.chart.network import Flow, Peer, allowed, pod_peer
 from tests.chart.objects import of_kind, pod_templates
-from tests.chart.situations import APIS, PASSWORD, SITUATIONS, Situation, each_situation
+from tests.chart.situations import APIS, MODES, PASSWORD, SITUATIONS, Situation, each_situation
 
 NS = "pictures"
 DNS = Peer("10.42.9.9", "kube-system", {"k8s-app": "kube-dns"}, {"dns": 53})
 CONTROLLER = Peer("10.42.8.8", "gateways", {"app.kubernetes.io/name": "envoy"})
 PROMETHEUS = Peer("10.42.8.9", "monitoring", {"app.kubernetes.io/name": "prometheus"})
 NEIGHBOUR = Peer("10.42.8.7", NS, {"app.kubernetes.io/name": "somebody-else"})
+OPERATOR = Peer("10.42.8.6", "keda", {"app": "keda-operator"})
 INTERNET = Peer("203.0.113.9")
+API_SERVER = Peer("192.168.7.1")
 INTRANET = Peer("192.168.7.7")
 METADATA = Peer("169.254.169.254")
 
@@ -56,9 +58,9 @@ def test_clients_reach_the_web_pods(release: Release) -> None:
 def test_from_outside_the_web_port_is_reached_and_nothing_else(release: Release) -> None:
     # Node ports, load balancers and controllers on the host's network are no pods.
     assert all(release.may(INTERNET, web, 8000) for web in release.all("web"))
-    for pod in release.all("web", "model", "redis", "test"):
-        assert not any(release.may(INTERNET, pod, port) for port in (9100, 6379))
-    for pod in release.all("model", "redis", "test"):
+    for pod in release.all("web", "model", "autoscaler", "redis", "test", "loadtest"):
+        assert not any(release.may(INTERNET, pod, port) for port in (9100, 9090, 6379))
+    for pod in release.all("model", "autoscaler", "redis", "test", "loadtest"):
         assert not release.may(INTERNET, pod, 8000)
 
 
@@ -75,16 +77,71 @@ def test_the_web_port_can_be_kept_to_the_pods_of_the_cluster(helm4: Helm) -> Non
 def test_prometheus_reads_every_metric(release: Release) -> None:
     assert all(release.may(PROMETHEUS, web, 8000) for web in release.all("web"))
     assert all(release.may(PROMETHEUS, model, 9100) for model in release.all("model"))
+    assert all(release.may(PROMETHEUS, pod, 9090) for pod in release.all("autoscaler"))
 
 
 @each_situation(OWN_REDIS)
-def test_web_and_model_pods_reach_redis_and_nobody_else_does(release: Release) -> None:
+def test_those_who_need_redis_reach_it_and_nobody_else_does(release: Release) -> None:
     (redis,) = release.all("redis")
 
-    for pod in release.all("web", "model"):
+    for pod in release.all("web", "model", "autoscaler"):
         assert release.may(pod, redis, 6379)
-    for stranger in [*release.all("test"), NEIGHBOUR, CONTROLLER, PROMETHEUS, INTERNET]:
+    strangers = release.all("test", "loadtest")
+    for stranger in [*strangers, NEIGHBOUR, CONTROLLER, PROMETHEUS, INTERNET]:
         assert not release.may(stranger, redis, 6379)
+    asked_by_keda = {o["spec"]["triggers"][0]["type"] for o in scaled_objects(release)} == {"redis"}
+    assert release.may(OPERATOR, redis, 6379) is asked_by_keda
+
+
+def scaled_objects(release: Release) -> list[Object]:
+    return of_kind(release.objects, "ScaledObject")
+
+
+def test_keda_reaches_the_recommendation(helm4: Helm) -> None:
+    how = {"namespace": NS, "api_versions": APIS}
+    release = Release(helm4.render(MODES["keda by recommendation"], PASSWORD, **how))
+    narrow: dict[str, Any] = {"networkPolicy": {"metrics": {"from": [{"podSelector": {}}]}}}
+    narrowed = Release(helm4.render(MODES["keda by recommendation"], narrow, PASSWORD, **how))
+
+    for each in (release, narrowed):
+        (pod,) = each.all("autoscaler")
+        assert each.may(OPERATOR, pod, 9090)
+        assert not each.may(OPERATOR, pod, 8080)
+    assert not narrowed.may(PROMETHEUS, pod, 9090)
+
+
+@pytest.mark.parametrize("port", [443, 6443, 8443])
+def test_the_autoscaler_alone_reaches_the_api_of_the_cluster(helm4: Helm, port: int) -> None:
+    release = Release(helm4.render(PASSWORD, namespace=NS))
+
+    for pod in release.all("autoscaler"):
+        assert release.may(pod, API_SERVER, port)
+        assert not release.may(pod, METADATA, 80)
+        assert not any(release.may(pod, other, 8000) for other in release.all("web"))
+        assert not any(release.may(pod, other, 9100) for other in release.all("model"))
+    for pod in release.all("web", "model", "redis", "test"):
+        assert not release.may(pod, API_SERVER, port)
+
+
+@each_situation(HERE)
+def test_a_load_test_reaches_the_web_pods_and_nothing_else(release: Release) -> None:
+    for pod in release.all("loadtest"):
+        assert all(release.may(pod, web, 8000) for web in release.all("web"))
+        assert not any(release.may(pod, model, 9100) for model in release.all("model"))
+        assert not release.may(pod, INTERNET, 443)
+        assert not release.may(pod, METADATA, 80)
+
+
+def test_a_load_test_gets_in_where_only_some_may_call(helm4: Helm) -> None:
+    values: dict[str, Any] = {
+        "networkPolicy": {"web": {"from": [{"namespaceSelector": {"matchLabels": {"a": "b"}}}]}},
+        "loadtest": {"enabled": True},
+    }
+    release = Release(helm4.render(values, PASSWORD, namespace=NS))
+
+    for pod in release.all("loadtest"):
+        assert all(release.may(pod, web, 8000) for web in release.all("web"))
+    assert not any(release.may(NEIGHBOUR, web, 8000) for web in release.all("web"))
 
 
 @each_situation(OWN_REDIS)
@@ -104,7 +161,7 @@ def test_an_external_redis_is_reached(helm4: Helm, situation: Situation) -> None
     if "sentinel" in situation.name:
         ports = {6379, 26379, 26380}
 
-    for pod in release.all("web", "model"):
+    for pod in release.all("web", "model", "autoscaler"):
         for port in ports:
             assert release.may(pod, INTRANET, port)
             assert release.may(pod, INTERNET, port)
@@ -113,7 +170,7 @@ def test_an_external_redis_is_reached(helm4: Helm, situation: Situation) -> None
 
 @each_situation(HERE)
 def test_pods_that_know_names_can_look_them_up(release: Release) -> None:
-    for pod in release.all("web", "model", "test"):
+    for pod in release.all("web", "model", "autoscaler", "test", "loadtest"):
         assert release.may(pod, DNS, 53, "UDP")
         assert release.may(pod, DNS, 53, "TCP")
 
@@ -183,6 +240,20 @@ def test_load_balancers_from_outside_can_be_let_in(helm4: Helm) -> None:
     assert all(release.may(INTERNET, web, 8000) for web in release.all("web"))
 
 
+def test_where_the_api_of_the_cluster_is_can_be_narrowed(helm4: Helm) -> None:
+    values: dict[str, Any] = {
+        "networkPolicy": {
+            "kubernetesApi": {"to": [{"ipBlock": {"cidr": "192.168.7.1/32"}}], "ports": [6443]}
+        }
+    }
+    release = Release(helm4.render(values, PASSWORD, namespace=NS))
+    (pod,) = release.all("autoscaler")
+
+    assert release.may(pod, API_SERVER, 6443)
+    assert not release.may(pod, API_SERVER, 443)
+    assert not release.may(pod, INTERNET, 6443)
+
+
 @pytest.mark.parametrize("name", ["dns", "externalRedis", "weights"])
 def test_where_pods_may_call_can_be_narrowed(helm4: Helm, name: str) -> None:
     situations: dict[str, Any] = {
@@ -231,5 +302,5 @@ def test_every_pod_of_the_release_is_behind_a_default_deny(helm4: Helm) -> None:
     ]
     release = Release([*[o for o in objects if o["kind"] != "NetworkPolicy"], deny])
 
-    for source in release.all("web", "model", "redis", "test"):
+    for source in release.all("web", "model", "autoscaler", "redis", "test"):
         assert not any(release.may(source, t, 80) for t in (*release.all("web"), INTERNET))

@@ -114,12 +114,12 @@ def test_the_default_needs_nothing_that_a_bare_cluster_lacks(helm4: Helm) -> Non
     assert "storageClassName" not in text
     assert not of_kind(objects, "PersistentVolumeClaim")
     # Kinds that come from custom resource definitions have a domain of their own.
-    built_in = ("v1", "apps/v1", "policy/v1", "networking.k8s.io/v1")
+    built_in = (
+        "v1",
+        "apps/v1",
+        "policy/v1",
+        "networking.k8s.io/v1",
+        "coordination.k8s.io/v1",
+        "rbac.authorization.k8s.io/v1",
+    )
     assert [title(o) for o in objects if o["apiVersion"] not in built_in] == []
-
-
-@each_situation()
-def test_no_pod_can_call_the_api_of_the_cluster(helm4: Helm, situation: Situation) -> None:
-    objects = situation.render(helm4)
-
-    assert not of_kind(objects, "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")

@@ -1,5 +1,6 @@
 """What the chart tells the programs: every variable is a setting that they read, and usable."""
 
+import re
 from base64 import b64decode
 from collections.abc import Iterator
 from dataclasses import fields
@@ -8,18 +9,23 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.chart.helm import Helm, Object
-from tests.chart.objects import PodTemplate, of_kind, pod_templates, the
+from tests.chart.helm import CHART, Helm, Object
+from tests.chart.objects import PodTemplate, of_kind, pod_templates, the, title
 from tests.chart.situations import EVERYTHING, KEYS, PASSWORD, SITUATIONS, Situation, each_situation
 
 from imageserve.errors import Forbidden
-from imageserve.model_entries import ModelEntry, model_entries, worker_entry
+from imageserve.model_entries import ModelEntry, engine_of, model_entries, worker_entry
+from imageserve.models import Engine
+from imageserve.models.networks import NETWORKS
 from imageserve.settings import Settings
 from imageserve.web.api_keys import ApiKeys
 
 SETTINGS = {each.metadata["env"] for each in fields(Settings)}
 #: Read by others than imageserve: the C library, Keras, TensorFlow, redis-cli; one of a test's own.
 OTHERS = {"HOME", "KERAS_HOME", "TF_FORCE_GPU_ALLOW_GROWTH", "REDISCLI_AUTH", "TZ"}
+FILES = ("MODELS_FILE", "REDIS_CA_FILE", "API_KEYS_FILE", "SCALING_FILE")
+#: The programs that know the models.
+SERVING = ("web", "worker")
 
 
 def programs(
@@ -37,7 +43,7 @@ def programs(
 def settings_of(pod: PodTemplate, container: Object, objects: list[Object], at: Path) -> Settings:
     """Read the settings as the container's program would, from its variables and files."""
     env = {each["name"]: each.get("value", "from-a-secret") for each in container["env"]}
-    for name in ("MODELS_FILE", "REDIS_CA_FILE", "API_KEYS_FILE"):
+    for name in FILES:
         if name in env:
             path = at / name
             path.write_text(file_in(pod, container, env[name], objects))
@@ -70,7 +76,7 @@ def test_every_variable_is_one_that_somebody_reads(helm4: Helm, situation: Situa
     names = {
         each["name"]
         for pod in pod_templates(situation.render(helm4))
-        if not pod.is_hook
+        if pod.serves
         for container in pod.containers
         for each in container.get("env", [])
     }
@@ -93,7 +99,9 @@ def test_the_programs_can_use_every_value(
     for pod, container in found:
         settings_of(pod, container, objects, tmp_path)
 
-    assert {container["args"][0] for _, container in found} == {"web", "worker"}
+    has_autoscaler = any("autoscaler" in title(each) for each in of_kind(objects, "Deployment"))
+    expected = {*SERVING, "autoscaler"} if has_autoscaler else set(SERVING)
+    assert {container["args"][0] for _, container in found} == expected
 
 
 def test_the_web_server_accepts_the_keys_that_were_given(helm4: Helm, tmp_path: Path) -> None:
@@ -122,7 +130,11 @@ def test_web_and_workers_know_the_same_models(
     helm4: Helm, situation: Situation, tmp_path: Path
 ) -> None:
     objects = situation.render(helm4)
-    known = [model_entries(settings_of(*each, objects, tmp_path)) for each in programs(objects)]
+    known = [
+        model_entries(settings_of(*each, objects, tmp_path))
+        for program in SERVING
+        for each in programs(objects, program)
+    ]
     served = [
         worker_entry(settings_of(*each, objects, tmp_path)) for each in programs(objects, "worker")
     ]
@@ -171,6 +183,35 @@ def test_every_part_of_a_model_arrives(helm4: Helm, tmp_path: Path) -> None:
     assert entry == ModelEntry(
         "cats", "cats", (160, 320), "bicubic", "/models/cats.keras", "random", "/models/cats.txt"
     )
+
+
+def test_the_engine_of_a_model_arrives(helm4: Helm, tmp_path: Path) -> None:
+    own = {"runtime": "keras", "backend": "jax", "precision": "bfloat16", "xla": True, "threads": 3}
+    folder = {"versions": {"dir": "/versions"}}
+    objects = helm4.render({"models": {"shapes": {**own, **folder}}}, PASSWORD)
+    (worker,) = programs(objects, "worker")
+
+    settings = settings_of(*worker, objects, tmp_path)
+
+    assert engine_of(settings) == Engine("keras", "jax", "bfloat16", xla=True, threads=3)
+    assert settings.models_dir == "/versions"
+
+
+def test_an_engine_of_which_nothing_is_said_is_the_usual_one(helm4: Helm, tmp_path: Path) -> None:
+    objects = helm4.render(PASSWORD)
+    (worker,) = programs(objects, "worker")
+
+    settings = settings_of(*worker, objects, tmp_path)
+
+    assert engine_of(settings) == engine_of(Settings())
+    assert settings.models_dir is None
+
+
+def test_the_chart_knows_every_network_of_keras() -> None:
+    text = (CHART / "templates" / "_values.tpl").read_text()
+    (known,) = re.findall(r'define "imageserve\.networks" -}}(.*?)\{\{- end', text, re.S)
+
+    assert re.findall(r'"(\w+)"', known.replace('"names"', "")) == list(NETWORKS)
 
 
 def test_what_is_said_of_one_model_leaves_the_others_alone(helm4: Helm) -> None:

@@ -11,7 +11,7 @@ import jsonschema
 import pytest
 import yaml
 from tests.chart.helm import CHART, OLDEST, ROOT, Helm, HelmError
-from tests.chart.situations import ALL_ON, APIS, PASSWORD, external_redis, shapes
+from tests.chart.situations import ALL_ON, APIS, MODES, PASSWORD, external_redis, shapes
 from tests.chart.values_file import (
     Path,
     at,
@@ -165,6 +165,25 @@ WHERE: dict[str, tuple[Any, ...]] = {
     ),
     "modelDefaults.gpu": (shapes(gpu={"count": 1}), PASSWORD),
     "modelDefaults.gpu.count": (PASSWORD,),
+    "modelDefaults.versions": ({"modelDefaults": {"versions": {"dir": "/v"}}}, PASSWORD),
+    "modelDefaults.versions.dir": (PASSWORD,),
+    "modelDefaults.scaling.replicas": (MODES["none"], PASSWORD),
+    "modelDefaults.scaling.allowColdTimeouts": (
+        {"modelDefaults": {"scaling": {"minReplicas": 0, "allowColdTimeouts": True}}},
+        PASSWORD,
+    ),
+    "autoscaling.mode": (PASSWORD,),
+    "autoscaling.keda": (MODES["keda"], PASSWORD),
+    "autoscaling.hpa": (MODES["hpa"], PASSWORD),
+    "autoscaling.hpa.scaleToZero": (
+        MODES["hpa"],
+        {"modelDefaults": {"scaling": {"minReplicas": 0, "allowColdTimeouts": True}}},
+        PASSWORD,
+    ),
+    "autoscaler.replicas": (PASSWORD,),
+    "autoscaler.image.tag": (PASSWORD,),
+    "networkPolicy.keda": (MODES["keda"], PASSWORD),
+    "loadtest.image.tag": ({"loadtest": {"enabled": True}}, PASSWORD),
 }
 
 
@@ -181,11 +200,22 @@ OTHERS: dict[str, Any] = {
     "log.format": "text",
     "limits.imageFormats": ["png"],
     "modelDefaults.inputSize": 96,
-    "autoscaling.mode": None,
+    "autoscaling.mode": "none",
+    "autoscaling.keda.source": "recommendation",
+    "modelDefaults.scaling.targetUtilization": 0.5,
+    "modelDefaults.scaling.tolerance": 0.2,
+    "modelDefaults.scaling.scaleDownMaxFraction": 0.5,
+    "loadtest.arrivals": "constant",
+    "loadtest.slo": ["p50=1s"],
+    "loadtest.extraArgs": ["--seed", "7"],
     "modelDefaults.network": "stand-in",
     "models.shapes.network": "stand-in",
     "modelDefaults.interpolation": "box",
     "modelDefaults.weights": "random",
+    "modelDefaults.runtime": "onnx",
+    "modelDefaults.backend": "jax",
+    "modelDefaults.precision": "bfloat16",
+    "modelDefaults.versions.dir": "/versions",
     "modelDefaults.weightsDownload": "always",
     "modelDefaults.gpu.resourceName": "amd.com/gpu",
     "web.service.type": "LoadBalancer",
@@ -205,6 +235,7 @@ OTHERS: dict[str, Any] = {
     "apiKeys.keys": ["another-key-of-somebody"],
     "networkPolicy.dns.ports": [5353],
     "networkPolicy.weights.ports": [8443],
+    "networkPolicy.kubernetesApi.ports": [7443],
     "global.imagePullSecrets": ["other"],
 }
 LISTS: dict[str, Any] = {
@@ -270,12 +301,8 @@ def _rendered(helm: Helm, *given: Any) -> str:
         return str(refused)
 
 
-#: One value only: a mode that has no second choice yet.
-WITHOUT_EFFECT = {"autoscaling.mode"}
-
-
 def test_every_value_has_an_effect(helm4: Helm) -> None:
-    paths = [path for path in leaves() if dotted(path) not in WITHOUT_EFFECT]
+    paths = leaves()
     with ThreadPoolExecutor(2) as pool:
         effects = pool.map(lambda path: has_effect(helm4, path), paths)
 

@@ -40,7 +40,7 @@ def last(path: Path, instruction: str) -> str:
 
 
 def test_there_is_an_image_for_each_role() -> None:
-    assert {"web", "model"} <= {_name(path) for path in DOCKERFILES}
+    assert {"web", "model", "autoscaler", "loadtest"} == {_name(path) for path in DOCKERFILES}
 
 
 @each_dockerfile

@@ -89,6 +89,23 @@ spec:
 {kind: ConfigMap, metadata: {name: files}, data: {a.yaml: ""}}
 ---
 {kind: ServiceAccount, metadata: {name: web}}
+---
+kind: RoleBinding
+metadata: {name: web}
+roleRef: {kind: Role, name: reader}
+subjects: [{kind: ServiceAccount, name: web}]
+---
+{kind: Role, metadata: {name: reader}}
+---
+kind: ScaledObject
+metadata: {name: web}
+spec:
+  scaleTargetRef: {kind: Deployment, name: web}
+  triggers: [{type: redis, authenticationRef: {name: redis}}]
+---
+kind: TriggerAuthentication
+metadata: {name: redis}
+spec: {secretTargetRef: [{parameter: password, name: keys, key: one}]}
 """
 
 Check = Callable[[list[Object]], list[str]]
@@ -125,8 +142,14 @@ def test_a_sound_release_passes(check: Check) -> None:
 
 
 POD_LABELS = "metadata: {labels: {app: web}}"
+TARGET = "scaleTargetRef: {kind: Deployment, name: web}\n  triggers"
 FLAWS = [
     # check, what is replaced, by what, what must be said
+    (references, "kind: Role, name: reader", "kind: Role, name: x", "names Role/x"),
+    (references, "ServiceAccount, name: web}]", "ServiceAccount, name: x}]", "ServiceAccount/x"),
+    (references, "authenticationRef: {name: redis}", "authenticationRef: {name: x}", "cation/x"),
+    (references, "name: keys, key: one}]", "name: keys, key: x}]", "names Secret/keys:x"),
+    (relations.autoscaler_problems, TARGET, TARGET.replace("web", "x"), "ScaledObject/web has no"),
     (relations.selector_problems, POD_LABELS, "metadata: {labels: {app: x}}", "Deployment/web"),
     (relations.selector_problems, "labels: {app: redis}", "labels: {app: web}", "StatefulSet"),
     (relations.service_problems, "selector: {app: web}", "selector: {app: x}", "no pods"),

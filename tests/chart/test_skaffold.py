@@ -17,6 +17,16 @@ from tests.chart.schemas import NEWEST, read_schema, schema_problems
 from tests.chart.test_dockerfiles import instructions, last
 from tests.chart.values_file import values
 
+from imageserve.loadtest.scenario import load_scenario
+
+SCENARIOS = ROOT / "loadtest" / "scenarios"
+#: Parts of the values, by the image that they run.
+PARTS = {
+    "web": "web",
+    "modelDefaults": "model",
+    "autoscaler": "autoscaler",
+    "loadtest": "loadtest",
+}
 CONFIG: Any = yaml.safe_load((ROOT / "skaffold.yaml").read_text())
 PROFILES = {each["name"]: each for each in CONFIG["profiles"]}
 #: What somebody types, as the profiles that it means.
@@ -180,8 +190,15 @@ def test_the_chart_takes_what_it_sets_and_runs_what_it_builds(
     objects = rendered(helm4, profiles)
     built = {f"built.test/{each['image']}:0123abc" for each in artifacts_of(profiles)}
     used = {c["image"] for pod in pod_templates(objects) for c in pod.containers}
+    asked = {f"built.test/{image}:0123abc" for image in action_images(profiles)}
 
-    assert {image for image in used if "redis" not in image} == built
+    assert {image for image in used if "redis" not in image} | asked == built
+
+
+def action_images(profiles: tuple[str, ...]) -> set[str]:
+    """Return the images that `skaffold exec` runs."""
+    actions = config(profiles).get("customActions", [])
+    return {container["image"] for action in actions for container in action["containers"]}
 
 
 @each_combination
@@ -241,14 +258,30 @@ def test_verify_runs_an_image_that_is_built_against_the_web_service(
         assert each["timeout"] > 0
 
 
-def test_the_job_of_verify_is_one_that_a_strict_cluster_runs() -> None:
-    for each in CONFIG["verify"]:
+def test_the_jobs_of_verify_and_exec_are_ones_that_a_strict_cluster_runs() -> None:
+    in_cluster = [(each, [each["container"]]) for each in CONFIG["verify"]]
+    in_cluster += [(each, each["containers"]) for each in CONFIG["customActions"]]
+    for each, (container,) in in_cluster:
         path = ROOT / each["executionMode"]["kubernetesCluster"]["jobManifestPath"]
         job = yaml.safe_load(path.read_text())
         (pod,) = pod_templates([job])
         assert schema_problems(job, NEWEST) == []
         assert violations(pod.spec) == []
-        assert pod.spec["containers"][0]["name"] == each["container"]["name"]
+        assert job["spec"]["backoffLimit"] == 0
+        (found,) = pod.spec["containers"]
+        assert (found["name"], found["image"]) == (container["name"], container["image"])
+
+
+def test_exec_stress_is_a_load_that_the_image_can_make(helm4: Helm) -> None:
+    (action,) = CONFIG["customActions"]
+    (container,) = action["containers"]
+    program, url, *options = container["args"]
+    names = {o["metadata"]["name"] for o in rendered(helm4, ()) if o["kind"] == "Service"}
+    scenario = load_scenario(SCENARIOS / f"{options[options.index('--scenario') + 1]}.yaml")
+
+    assert (program, action["name"]) == ("loadtest", "stress")
+    assert url.removeprefix("http://") in names
+    assert action["timeout"] > 2 * scenario.seconds
 
 
 def test_profiles_that_leave_the_machine_push_and_others_need_not() -> None:
@@ -258,18 +291,16 @@ def test_profiles_that_leave_the_machine_push_and_others_need_not() -> None:
 
 
 def test_the_chart_runs_as_the_user_that_owns_the_images() -> None:
-    web = last(ROOT / "images" / "web" / "Dockerfile", "USER")
-    model = last(ROOT / "images" / "model" / "Dockerfile", "USER")
-
-    for part, user in (("web", web), ("modelDefaults", model)):
+    for part, image in PARTS.items():
         context = values()[part]["podSecurityContext"]
+        user = last(ROOT / "images" / image / "Dockerfile", "USER")
         assert f"{context['runAsUser']}:{context['runAsGroup']}" == user
 
 
 def test_the_images_listen_where_the_chart_looks(helm4: Helm) -> None:
     pods = {p.spec["containers"][0]["name"]: p for p in pod_templates(rendered(helm4, ()))}
 
-    for name in ("web", "model"):
+    for name in ("web", "model", "autoscaler"):
         port = pods[name].spec["containers"][0]["ports"][0]["containerPort"]
         assert last(ROOT / "images" / name / "Dockerfile", "EXPOSE") == str(port)
 
@@ -277,6 +308,5 @@ def test_the_images_listen_where_the_chart_looks(helm4: Helm) -> None:
 def test_the_chart_calls_the_images_as_they_are_built() -> None:
     built = {artifact["image"] for artifact in CONFIG["build"]["artifacts"]}
 
-    assert {values()["web"]["image"]["repository"]} <= built
-    assert {values()["modelDefaults"]["image"]["repository"]} <= built
+    assert {values()[part]["image"]["repository"] for part in PARTS} == built
     assert (CHART / "values-gpu.yaml").exists()

@@ -103,7 +103,8 @@ def _step(at_schema: Any, key: str) -> Any | None:
             return each["properties"][key]
         if isinstance(each.get("additionalProperties"), dict):
             return each["additionalProperties"]
-        if "properties" not in each and each.get("additionalProperties") is not False:
+        refers = "$ref" in each or "properties" in each
+        if not refers and each.get("additionalProperties") is not False:
             return {}
     return None
 

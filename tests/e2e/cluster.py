@@ -23,6 +23,7 @@ from tests.e2e.manifests import (
 from tests.e2e.options import Options, Values
 from tests.e2e.release import Release, labelled
 from tests.e2e.state import is_ready
+from tests.e2e.stress import StressJob
 
 SAMPLES = ROOT / "loadtest" / "images"
 PROGRAMS = Path(__file__).parent / "in_cluster"
@@ -190,6 +191,18 @@ class Cluster:
             yield name
         finally:
             self.kubectl.delete("pod", name)
+
+    # -- the load test ------------------------------------------------------------------------
+
+    @contextmanager
+    def stressing(self, release: Release, **load: object) -> Iterator[StressJob]:
+        """Run the chart's own load test on a release; ``load`` are values of ``loadtest``."""
+        text = release.rendered("loadtest.yaml", {"loadtest": {"enabled": True, **load}})
+        self.kubectl.create_from(text)
+        try:
+            yield StressJob.of(text, self.kubectl)
+        finally:
+            self.kubectl.delete_from(text)
 
     # -- the network --------------------------------------------------------------------------
 

@@ -88,6 +88,15 @@ class Kubectl:
         content = {"apiVersion": "v1", "kind": "List", "items": list(objects)}
         self("create", "--filename=-", stdin=json.dumps(content))
 
+    def create_from(self, text: str) -> None:
+        """Create the objects of a rendered file."""
+        self("create", "--filename=-", stdin=text)
+
+    def delete_from(self, text: str) -> None:
+        """Delete the objects of a rendered file."""
+        options = ["--ignore-not-found", "--wait=true"]
+        self("delete", "--filename=-", *options, stdin=text, timeout_s=PATIENCE_S)
+
     def delete(self, kind: str, *names: str, wait: bool = True, force: bool = False) -> None:
         """Delete objects; with ``force`` a pod gets no time to stop."""
         how = ["--force", "--grace-period=0"] if force else []
@@ -113,6 +122,13 @@ class Helm:
         with tempfile.TemporaryDirectory() as directory:
             files = [f"--values={_file(each, Path(directory))}" for each in layers]
             self._run("upgrade", release, str(self.chart), "--install", *files, "--wait")
+
+    def template(self, release: str, layers: Iterable[Path | Values], file: str) -> str:
+        """Give what one template of the chart renders to; nothing is changed."""
+        with tempfile.TemporaryDirectory() as directory:
+            files = [f"--values={_file(each, Path(directory))}" for each in layers]
+            where = [f"--namespace={self.namespace}", f"--show-only=templates/{file}"]
+            return call([self.program, "template", release, str(self.chart), *where, *files])
 
     def test(self, release: str) -> None:
         self._run("test", release)

@@ -13,6 +13,8 @@ SMALL = CHART / "values-minikube.yaml"
 """Every cluster has room for this."""
 
 TWO_OF_EACH: Values = {
+    # The tests count the pods; those of the autoscaler have a release of their own.
+    "autoscaling": {"mode": "none"},
     # The default again: the pods are behind a Service, which must take notice.
     "web": {"replicas": 2, "drainSeconds": 10},
     "models": {"shapes": {"scaling": {"replicas": 2}}},
@@ -20,10 +22,12 @@ TWO_OF_EACH: Values = {
 """A pod that is killed needs another one that takes over before the deadline of its requests."""
 
 _VARIABLES = {
+    "E2E_AUTOSCALER_REPOSITORY": "autoscaler_repository",
     "E2E_CONTEXT": "context",
     "E2E_IMAGE_PULL_POLICY": "pull_policy",
     "E2E_IMAGE_REGISTRY": "registry",
     "E2E_IMAGE_TAG": "tag",
+    "E2E_LOADTEST_REPOSITORY": "loadtest_repository",
     "E2E_MODEL_REPOSITORY": "model_repository",
     "E2E_NAMESPACE": "namespace",
     "E2E_REDIS_IMAGE": "redis_image",
@@ -51,6 +55,8 @@ class Options:
     redis_image: str = ""
     values: str = ""
     """Values files, separated by commas."""
+    autoscaler_repository: str = ""
+    loadtest_repository: str = ""
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Options":
@@ -77,6 +83,10 @@ class Options:
                 "image": {"registry": self.registry, "pullPolicy": self.pull_policy},
                 "web": {"image": {"repository": self.web_repository, "tag": self.tag}},
                 "modelDefaults": {"image": {"repository": self.model_repository, "tag": self.tag}},
+                "autoscaler": {
+                    "image": {"repository": self.autoscaler_repository, "tag": self.tag}
+                },
+                "loadtest": {"image": {"repository": self.loadtest_repository, "tag": self.tag}},
                 "redis": {"image": {"repository": repository, "tag": tag}},
             }
         )

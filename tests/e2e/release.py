@@ -49,6 +49,10 @@ class Release:
         chosen = f"--selector={selector(self.name, component)}"
         self._kubectl("rollout", "restart", "deployment", chosen)
 
+    def rendered(self, file: str, *more: Values) -> str:
+        """Give one template of the chart as this release would render it."""
+        return self._helm.template(self.name, [*self._layers, *more], file)
+
     def delete_pod(self, component: str, *, force: bool = False) -> str:
         """Delete a ready pod of a component, and give its name. Does not wait for its end."""
         pod = self.pods(component)[0]
@@ -83,6 +87,10 @@ class Release:
     def workload(self, kind: str, component: str) -> Object:
         (found,) = self._kubectl.objects(kind, selector(self.name, component))
         return found
+
+    def replicas(self) -> int:
+        """Tell how many pods the model's Deployment asks for."""
+        return int(self.workload("deployment", "model")["spec"]["replicas"])
 
     @property
     def address(self) -> str:

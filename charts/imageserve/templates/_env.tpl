@@ -1,7 +1,7 @@
 {{/* The environment of the containers: every setting that the program reads, under its own name. */}}
 
-{{/* What web and model pods share: where Redis is, which models there are, how to log. */}}
-{{- define "imageserve.sharedEnv" -}}
+{{/* Where Redis is, and who we are to it. */}}
+{{- define "imageserve.redisClientEnv" -}}
 {{- $external := .Values.redis.external -}}
 - name: REDIS_URL
   value: {{ include "imageserve.redisUrl" . | quote }}
@@ -29,14 +29,23 @@
       key: {{ $external.sentinel.secretKey | quote }}
 {{- end }}
 {{- end }}
-- name: MODELS_FILE
-  value: /etc/imageserve/models.yaml
-- name: QUEUE_BYTES_LIMIT
-  value: {{ include "imageserve.size" .Values.limits.queueBytesLimit | quote }}
+{{- end -}}
+
+{{- define "imageserve.logEnv" -}}
 - name: LOG_LEVEL
   value: {{ .Values.log.level }}
 - name: LOG_FORMAT
   value: {{ .Values.log.format }}
+{{- end -}}
+
+{{/* What web and model pods share: where Redis is, which models there are, how to log. */}}
+{{- define "imageserve.sharedEnv" -}}
+{{ include "imageserve.redisClientEnv" . }}
+- name: MODELS_FILE
+  value: /etc/imageserve/models.yaml
+- name: QUEUE_BYTES_LIMIT
+  value: {{ include "imageserve.size" .Values.limits.queueBytesLimit | quote }}
+{{ include "imageserve.logEnv" . }}
 {{- end -}}
 
 {{- define "imageserve.webEnv" -}}
@@ -97,6 +106,24 @@
   value: {{ include "imageserve.number" $model.maxAttempts | quote }}
 - name: SHUTDOWN_S
   value: {{ include "imageserve.number" $model.shutdownSeconds | quote }}
+{{- with $model.runtime }}
+- name: MODEL_RUNTIME
+  value: {{ . }}
+{{- end }}
+- name: KERAS_BACKEND
+  value: {{ $model.backend }}
+- name: PRECISION
+  value: {{ $model.precision }}
+- name: XLA
+  value: {{ ternary "1" "0" $model.xla | quote }}
+{{- with $model.threads }}
+- name: MODEL_THREADS
+  value: {{ include "imageserve.number" . | quote }}
+{{- end }}
+{{- with $model.versions.dir }}
+- name: MODELS_DIR
+  value: {{ . | quote }}
+{{- end }}
 - name: METRICS_PORT
   value: "9100"
 - name: HOME
@@ -107,6 +134,23 @@
 - name: TF_FORCE_GPU_ALLOW_GROWTH
   value: "true"
 {{- end }}
+{{- end -}}
+
+{{- define "imageserve.autoscalerEnv" -}}
+{{ include "imageserve.redisClientEnv" . }}
+- name: SCALING_FILE
+  value: /etc/imageserve/scaling.yaml
+- name: POD_NAME
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.name
+- name: POD_NAMESPACE
+  valueFrom:
+    fieldRef:
+      fieldPath: metadata.namespace
+- name: METRICS_PORT
+  value: "9090"
+{{ include "imageserve.logEnv" . }}
 {{- end -}}
 
 {{- define "imageserve.redisEnv" -}}

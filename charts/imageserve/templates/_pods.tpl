@@ -1,8 +1,11 @@
 {{/* Parts of pod specs. */}}
 
-{{/* What all pods have: (dict "root" . "component" .Values.web "selector" "labels as YAML"). */}}
+{{/*
+What all pods have: (dict "root" . "component" .Values.web "selector" "labels as YAML"), and "token"
+true for pods that call the API of the cluster.
+*/}}
 {{- define "imageserve.podSpec" -}}
-automountServiceAccountToken: false
+automountServiceAccountToken: {{ default false .token }}
 enableServiceLinks: false
 {{- with default .root.Values.global.imagePullSecrets .root.Values.image.pullSecrets }}
 imagePullSecrets:
@@ -41,21 +44,24 @@ topologySpreadConstraints:
 {{- end -}}
 
 {{/*
-MODELS_FILE, the API keys and the certificate of Redis in one volume: (list . true) with the keys.
+The file of models or of their scaling, the API keys and the certificate of Redis in one volume:
+(list . "models" true) with the keys.
 */}}
 {{- define "imageserve.configVolume" -}}
 {{- $root := index . 0 -}}
+{{- $file := printf "%s.yaml" (index . 1) -}}
+{{- $name := ternary "autoscaler" "models" (eq (index . 1) "scaling") -}}
 {{- $tls := $root.Values.redis.external.tls -}}
 - name: config
   projected:
     defaultMode: 0440
     sources:
       - configMap:
-          name: {{ include "imageserve.name" (list $root "models") }}
+          name: {{ include "imageserve.name" (list $root $name) }}
           items:
-            - key: models.yaml
-              path: models.yaml
-      {{- if and (index . 1) $root.Values.apiKeys.enabled }}
+            - key: {{ $file }}
+              path: {{ $file }}
+      {{- if and (index . 2) $root.Values.apiKeys.enabled }}
       - secret:
           name: {{ include "imageserve.keysSecretName" $root | quote }}
           items:
@@ -72,7 +78,7 @@ MODELS_FILE, the API keys and the certificate of Redis in one volume: (list . tr
 {{- end -}}
 
 {{- define "imageserve.webVolumes" -}}
-{{ include "imageserve.configVolume" (list . true) }}
+{{ include "imageserve.configVolume" (list . "models" true) }}
 - name: run
   emptyDir:
     medium: Memory
@@ -95,7 +101,7 @@ MODELS_FILE, the API keys and the certificate of Redis in one volume: (list . tr
 {{/* (list . $model) */}}
 {{- define "imageserve.modelVolumes" -}}
 {{- $model := index . 1 -}}
-{{ include "imageserve.configVolume" (list (index . 0) false) }}
+{{ include "imageserve.configVolume" (list (index . 0) "models" false) }}
 - name: cache
   {{- if $model.cache.existingClaim }}
   persistentVolumeClaim:
@@ -107,6 +113,12 @@ MODELS_FILE, the API keys and the certificate of Redis in one volume: (list . tr
 - name: tmp
   emptyDir:
     sizeLimit: 1Gi
+{{- with $model.versions.existingClaim }}
+- name: versions
+  persistentVolumeClaim:
+    claimName: {{ . | quote }}
+    readOnly: true
+{{- end }}
 {{- with $model.shm.sizeLimit }}
 - name: shm
   emptyDir:
@@ -125,10 +137,30 @@ MODELS_FILE, the API keys and the certificate of Redis in one volume: (list . tr
   mountPath: /var/cache/imageserve
 - name: tmp
   mountPath: /tmp
+{{- if $model.versions.existingClaim }}
+- name: versions
+  mountPath: {{ $model.versions.dir | quote }}
+  readOnly: true
+{{- end }}
 {{- if $model.shm.sizeLimit }}
 - name: shm
   mountPath: /dev/shm
 {{- end }}
+{{- end -}}
+
+{{- define "imageserve.autoscalerVolumes" -}}
+{{ include "imageserve.configVolume" (list . "scaling" false) }}
+- name: tmp
+  emptyDir:
+    sizeLimit: 64Mi
+{{- end -}}
+
+{{- define "imageserve.autoscalerMounts" -}}
+- name: config
+  mountPath: /etc/imageserve
+  readOnly: true
+- name: tmp
+  mountPath: /tmp
 {{- end -}}
 
 {{- define "imageserve.redisVolumes" -}}
@@ -155,7 +187,7 @@ MODELS_FILE, the API keys and the certificate of Redis in one volume: (list . tr
 {{- end -}}
 
 {{/*
-Annotations of web and model pods: (dict "root" . "config" "what is read" "volumes" "cache,tmp" "more"
+Annotations of our pods: (dict "root" . "config" "what is read" "volumes" "cache,tmp" "more"
 .Values.web.podAnnotations). A pod is replaced when what it read has changed. The volumes hold
 nothing of worth, so the cluster autoscaler may take their node away.
 */}}

@@ -39,11 +39,25 @@
 {{- end -}}
 {{- end -}}
 
+{{/* The networks of keras.applications, as JSON {"names": […]}. */}}
+{{- define "imageserve.networks" -}}
+{{- toJson (dict "names" (list
+  "convnext_tiny" "convnext_small" "convnext_base" "convnext_large" "convnext_xlarge"
+  "densenet121" "densenet169" "densenet201" "efficientnet_b0" "efficientnet_b1" "efficientnet_b2"
+  "efficientnet_b3" "efficientnet_b4" "efficientnet_b5" "efficientnet_b6" "efficientnet_b7"
+  "efficientnet_v2_b0" "efficientnet_v2_b1" "efficientnet_v2_b2" "efficientnet_v2_b3"
+  "efficientnet_v2_s" "efficientnet_v2_m" "efficientnet_v2_l" "inception_resnet_v2" "inception_v3"
+  "mobilenet" "mobilenet_v2" "mobilenet_v3_large" "mobilenet_v3_small" "nasnet_large"
+  "nasnet_mobile" "resnet50" "resnet101" "resnet152" "resnet50_v2" "resnet101_v2" "resnet152_v2"
+  "vgg16" "vgg19" "xception")) -}}
+{{- end -}}
+
 {{/*
 The enabled models, each with its defaults and what follows from them, as JSON {"models": […]}; the
 default one is the first, the others follow by name.
 */}}
 {{- define "imageserve.models" -}}
+{{- $networks := (include "imageserve.networks" . | fromJson).names -}}
 {{- $first := list -}}
 {{- $others := list -}}
 {{- range $name, $entry := .Values.models -}}
@@ -57,7 +71,10 @@ default one is the first, the others follow by name.
 {{- $_ := set $model "network" (default $name $model.network) -}}
 {{- $_ := set $model "queue" (default (printf "image_queue_%s" $name) $model.queue) -}}
 {{- $_ := set $model "hasGpu" (or (gt (int $model.gpu.count) 0) (gt (len $model.gpu.resourceClaims) 0)) -}}
-{{- $needs := and (eq $model.weights "imagenet") (has $model.network (list "resnet50" "mobilenet_v2")) -}}
+{{- $_ := set $model "isKnown" (or (has $model.network $networks) (eq $model.network "shapes") (hasPrefix "stand-in" $model.network)) -}}
+{{- $_ := set $model "isFile" (regexMatch "[.](keras|onnx)$" $model.network) -}}
+{{- $needs := and (eq $model.weights "imagenet") (has $model.network $networks) -}}
+{{- $_ := set $model "needsDownload" $needs -}}
 {{- $_ := set $model "downloads" (or (eq $model.weightsDownload "always") (and (eq $model.weightsDownload "auto") $needs)) -}}
 {{- if eq $name $.Values.defaultModel -}}
 {{- $first = append $first $model -}}
@@ -74,7 +91,9 @@ default one is the first, the others follow by name.
 {{ .name | quote }}:
   queue: {{ .queue | quote }}
   network: {{ .network | quote }}
-  interpolation: {{ .interpolation | quote }}
+  {{- with .interpolation }}
+  interpolation: {{ . | quote }}
+  {{- end }}
   weights: {{ .weights | quote }}
   {{- with .labels }}
   labels: {{ . | quote }}

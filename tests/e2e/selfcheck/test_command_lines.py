@@ -10,7 +10,9 @@ from tests.e2e.cluster import Cluster
 from tests.e2e.commands import CommandError, Helm, Kubectl, call, eventually, located
 from tests.e2e.options import Options
 from tests.e2e.release import labelled
+from tests.e2e.stress import StressJob
 
+RENDERED = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: c}\n"
 UNREACHABLE = r"connection refused|unreachable|was refused"
 
 
@@ -50,6 +52,10 @@ CALLS: dict[str, Callable[[Kubectl], object]] = {
     "restart": lambda k: k("rollout", "restart", "deployment", "--selector=a=b"),
     "events": lambda k: k("get", "events", "--sort-by=.lastTimestamp"),
     "wide": lambda k: k("get", "pods", "--output=wide"),
+    "create from a file": lambda k: k.create_from(RENDERED),
+    "delete from a file": lambda k: k.delete_from(RENDERED),
+    "logs of all": lambda k: StressJob("j", 2, k).logs(),
+    "events about one": lambda k: k.json("get", "events", "--field-selector=involvedObject.name=d"),
     "kinds": lambda k: labelled(k, "a=b"),
     "version": lambda k: k("version", "--request-timeout=15s", "--output=json"),
 }
@@ -77,10 +83,21 @@ def test_the_cluster_that_is_not_there_is_named_with_what_is_needed(kubectl: Kub
 
 
 def test_the_values_of_all_options_are_taken_by_the_chart(chart: Chart) -> None:
-    options = Options("", "", "reg.test", "a/web", "a/model", "1.2", "Never", "reg.test/redis:8")
-    text = chart.text(*options.layers())
+    options = Options(
+        registry="reg.test",
+        web_repository="a/web",
+        model_repository="a/model",
+        tag="1.2",
+        pull_policy="Never",
+        redis_image="reg.test/redis:8",
+        autoscaler_repository="a/scale",
+        loadtest_repository="a/load",
+    )
+    whole = {"autoscaling": {"mode": "builtin"}, "loadtest": {"enabled": True}}
+    text = chart.text(*options.layers(), whole)
 
-    for image in ("reg.test/a/web:1.2", "reg.test/a/model:1.2", "reg.test/redis:8"):
+    ours = [f"reg.test/a/{name}:1.2" for name in ("web", "model", "scale", "load")]
+    for image in (*ours, "reg.test/redis:8"):
         assert f'image: "{image}"' in text
     assert "imagePullPolicy: IfNotPresent" not in text
 

@@ -29,6 +29,8 @@ def test_every_option_reaches_the_values(tmp_path: Path) -> None:
             "E2E_IMAGE_REGISTRY": "registry.test:5000",
             "E2E_WEB_REPOSITORY": "team/web",
             "E2E_MODEL_REPOSITORY": "team/model",
+            "E2E_AUTOSCALER_REPOSITORY": "team/autoscaler",
+            "E2E_LOADTEST_REPOSITORY": "team/loadtest",
             "E2E_IMAGE_TAG": "1.2",
             "E2E_IMAGE_PULL_POLICY": "Never",
             "E2E_REDIS_IMAGE": "registry.test:5000/valkey/valkey:8",
@@ -42,6 +44,8 @@ def test_every_option_reaches_the_values(tmp_path: Path) -> None:
         "image": {"registry": "registry.test:5000", "pullPolicy": "Never"},
         "web": {"image": {"repository": "team/web", "tag": "1.2"}},
         "modelDefaults": {"image": {"repository": "team/model", "tag": "1.2"}},
+        "autoscaler": {"image": {"repository": "team/autoscaler", "tag": "1.2"}},
+        "loadtest": {"image": {"repository": "team/loadtest", "tag": "1.2"}},
         "redis": {"image": {"repository": "registry.test:5000/valkey/valkey", "tag": "8"}},
     }
 

@@ -1,0 +1,84 @@
+{{/* The autoscaler: whether there is one, what it may do, what it is told. */}}
+
+{{/* "true" where the autoscaler itself sets the number of model pods. */}}
+{{- define "imageserve.isBuiltin" -}}
+{{- if eq .Values.autoscaling.mode "builtin" -}}true{{- end -}}
+{{- end -}}
+
+{{/* "true" where an autoscaler runs: also where others act on its recommendation. */}}
+{{- define "imageserve.hasAutoscaler" -}}
+{{- $mode := .Values.autoscaling.mode -}}
+{{- $feeds := or (eq $mode "hpa") (and (eq $mode "keda") (eq .Values.autoscaling.keda.source "recommendation")) -}}
+{{- if or $feeds (eq $mode "builtin") -}}true{{- end -}}
+{{- end -}}
+
+{{/* "true" where it changes nothing. */}}
+{{- define "imageserve.isDryRun" -}}
+{{- if or .Values.autoscaler.dryRun (not (include "imageserve.isBuiltin" .)) -}}true{{- end -}}
+{{- end -}}
+
+{{/* The names of the model Deployments, as JSON {"names": […]}. */}}
+{{- define "imageserve.modelDeployments" -}}
+{{- $names := list -}}
+{{- range (include "imageserve.models" . | fromJson).models -}}
+{{- $names = append $names .fullname -}}
+{{- end -}}
+{{- toJson (dict "names" $names) -}}
+{{- end -}}
+
+{{/* "true" where the autoscaler tells Kubernetes which pods of a model are idle. */}}
+{{- define "imageserve.setsDeletionCost" -}}
+{{- if not (include "imageserve.isDryRun" .) -}}
+{{- range (include "imageserve.models" . | fromJson).models -}}
+{{- if .scaling.deletionCost -}}true{{- end -}}
+{{- end -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+How one model is to be sized: every value of `scaling` but those that are not the autoscaler's, under
+the name that it has there: target_wait_s for targetWaitSeconds.
+*/}}
+{{- define "imageserve.policy" -}}
+{{- range $name, $value := omit .scaling "replicas" "deletionCost" "allowColdTimeouts" }}
+{{ regexReplaceAll "([A-Z])" $name "_${1}" | lower | replace "_seconds" "_s" }}: {{ include "imageserve.number" $value }}
+{{- end }}
+{{- end -}}
+
+{{/* SCALING_FILE. */}}
+{{- define "imageserve.scalingFile" -}}
+interval_s: {{ include "imageserve.number" .Values.autoscaler.intervalSeconds }}
+dry_run: {{ eq (include "imageserve.isDryRun" .) "true" }}
+{{- if include "imageserve.isBuiltin" . }}
+lease: {{ include "imageserve.name" (list . "autoscaler") | quote }}
+{{- end }}
+models:
+  {{- range $model := (include "imageserve.models" . | fromJson).models }}
+  {{- $labels := list }}
+  {{- range $key, $value := include "imageserve.modelSelector" (list $ $model) | fromYaml }}
+  {{- $labels = append $labels (printf "%s=%s" $key $value) }}
+  {{- end }}
+  {{ $model.name | quote }}:
+    queue: {{ $model.queue | quote }}
+    deployment: {{ $model.fullname | quote }}
+    pod_selector: {{ join "," $labels | quote }}
+    batch_size: {{ include "imageserve.number" $model.batchSize }}
+    deletion_cost: {{ $model.scaling.deletionCost }}
+    policy:
+      {{- include "imageserve.policy" $model | trim | nindent 6 }}
+  {{- end }}
+{{- end -}}
+
+{{/*
+`behavior` of a HorizontalPodAutoscaler: (list seconds $given) is what is given, else one that waits so
+long before it removes pods.
+*/}}
+{{- define "imageserve.hpaBehavior" -}}
+{{- $seconds := min 3600 (int64 (ceil (index . 0))) -}}
+{{- if index . 1 -}}
+{{- toYaml (index . 1) -}}
+{{- else -}}
+scaleDown:
+  stabilizationWindowSeconds: {{ $seconds }}
+{{- end -}}
+{{- end -}}

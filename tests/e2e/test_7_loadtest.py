@@ -1,0 +1,24 @@
+"""The load test inside the cluster: its success is its verdict, and its logs are one report."""
+
+from tests.e2e.cluster import Cluster
+from tests.e2e.release import Release
+
+PODS = 2
+
+
+def test_a_load_from_inside_is_answered_right_and_reported_as_one(
+    cluster: Cluster, release: Release
+) -> None:
+    load = {"parallelism": PODS, "rate": 8, "durationSeconds": 15, "slo": ["p99=20s"]}
+    with cluster.stressing(release, **load) as job:
+        assert job.succeeds(), job.logs()
+        report = job.merged()
+
+    assert report["verdict"]["holds"] is True
+    assert report["pods"] == PODS
+
+
+def test_a_verdict_that_does_not_hold_fails_the_job(cluster: Cluster, release: Release) -> None:
+    # Nobody answers within a microsecond.
+    with cluster.stressing(release, rate=5, durationSeconds=5, slo=["p50=0.001ms"]) as job:
+        assert not job.succeeds(), job.logs()
