@@ -247,6 +247,18 @@ SITUATIONS = (
         outside=("Secret/redis:redis-password", "Secret/sentinel:sentinel-password"),
     ),
     Situation(
+        "keda with a cluster",
+        (
+            MODES["keda"],
+            external_redis(
+                host="",
+                existingSecret="redis",
+                cluster={"enabled": True, "nodes": ["n1.test:6379"]},
+            ),
+        ),
+        outside=("Secret/redis:redis-password",),
+    ),
+    Situation(
         "a load test of a scenario, with API keys in a Secret",
         (
             {
@@ -303,6 +315,18 @@ SITUATIONS = (
             ),
         ),
         outside=("Secret/redis:redis-password", "Secret/sentinel:sentinel-password"),
+    ),
+    Situation(
+        "a cluster",
+        (
+            external_redis(
+                host="",
+                existingSecret="redis",
+                tls={"enabled": True},
+                cluster={"enabled": True, "nodes": ["n1.test:6379", "n2.test:6380"]},
+            ),
+        ),
+        outside=("Secret/redis:redis-password",),
     ),
     Situation(
         "several models",

@@ -416,6 +416,14 @@ def test_keda_asks_the_sentinels(helm4: Helm, situation: Situation) -> None:
         assert each["metadata"]["sentinelMaster"] == "mymaster"
 
 
+@each_situation([each for each in SITUATIONS if each.name == "keda with a cluster"])
+def test_keda_asks_the_cluster(helm4: Helm, situation: Situation) -> None:
+    for each in triggers(situation.render(helm4)):
+        assert each["type"] == "redis-cluster"
+        assert each["metadata"]["addresses"] == "n1.test:6379"
+        assert "databaseIndex" not in each["metadata"]
+
+
 def test_keda_follows_the_recommendation(helm4: Helm) -> None:
     objects = render(helm4, MODES["keda by recommendation"], TWO_MODELS)
     service = the(objects, "Service", NAME)

@@ -168,7 +168,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         external(host="h", sentinel={"enabled": True, "nodes": ["s:1"], "masterName": "m"}),
-        "redis.external: give host or sentinel, not both",
+        "redis.external: give one of host, sentinel and cluster",
     ),
     (
         external(sentinel={"enabled": True, "nodes": ["s:1"]}),
@@ -177,6 +177,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (
         external(sentinel={"enabled": True, "masterName": "m"}),
         "redis.external.sentinel needs nodes and masterName",
+    ),
+    (
+        external(host="h", cluster={"enabled": True, "nodes": ["n:1"]}),
+        "redis.external: give one of host, sentinel and cluster",
+    ),
+    (external(cluster={"enabled": True}), "redis.external.cluster needs nodes"),
+    (
+        external(database=1, cluster={"enabled": True, "nodes": ["n:1"]}),
+        "redis.external.database must be 0",
     ),
     (external(), "redis.enabled is false: say in redis.external where Redis is"),
     (

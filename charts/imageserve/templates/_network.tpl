@@ -26,10 +26,14 @@
           {{- include "imageserve.selector" (list . "redis") | nindent 10 }}
 {{- else -}}
 {{- $ports := list (int $external.port) -}}
+{{- $nodes := list -}}
 {{- if $external.sentinel.enabled -}}
-{{- range $external.sentinel.nodes -}}
-{{- $ports = append $ports (regexFind "[0-9]+$" . | int) -}}
+{{- $nodes = $external.sentinel.nodes -}}
+{{- else if $external.cluster.enabled -}}
+{{- $nodes = $external.cluster.nodes -}}
 {{- end -}}
+{{- range $nodes -}}
+{{- $ports = append $ports (regexFind "[0-9]+$" . | int) -}}
 {{- end -}}
 - ports:
     {{- range $ports | uniq }}

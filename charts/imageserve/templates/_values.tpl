@@ -141,6 +141,8 @@ default one is the first, the others follow by name.
 {{- $scheme := ternary "rediss" "redis" $external.tls.enabled -}}
 {{- if $external.sentinel.enabled -}}
 {{- printf "%s+sentinel://%s/%s/%d" $scheme (join "," $external.sentinel.nodes) $external.sentinel.masterName (int $external.database) -}}
+{{- else if $external.cluster.enabled -}}
+{{- printf "%s+cluster://%s" $scheme (join "," $external.cluster.nodes) -}}
 {{- else -}}
 {{- printf "%s://%s:%d/%d" $scheme $external.host (int $external.port) (int $external.database) -}}
 {{- end -}}
