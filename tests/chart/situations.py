@@ -247,7 +247,7 @@ SITUATIONS = (
         outside=("Secret/redis:redis-password", "Secret/sentinel:sentinel-password"),
     ),
     Situation(
-        "keda with a cluster",
+        "keda with an external cluster",
         (
             MODES["keda"],
             external_redis(
@@ -317,7 +317,7 @@ SITUATIONS = (
         outside=("Secret/redis:redis-password", "Secret/sentinel:sentinel-password"),
     ),
     Situation(
-        "a cluster",
+        "external cluster",
         (
             external_redis(
                 host="",

@@ -416,7 +416,7 @@ def test_keda_asks_the_sentinels(helm4: Helm, situation: Situation) -> None:
         assert each["metadata"]["sentinelMaster"] == "mymaster"
 
 
-@each_situation([each for each in SITUATIONS if each.name == "keda with a cluster"])
+@each_situation([each for each in SITUATIONS if each.name == "keda with an external cluster"])
 def test_keda_asks_the_cluster(helm4: Helm, situation: Situation) -> None:
     for each in triggers(situation.render(helm4)):
         assert each["type"] == "redis-cluster"

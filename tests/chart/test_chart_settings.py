@@ -277,7 +277,7 @@ URLS = {
     "external redis": "redis://redis.data.test:6379/0",
     "external redis with TLS, own CA and an ACL user": "rediss://redis.data.test:6380/3",
     "sentinels with passwords": "redis+sentinel://s1.test:26379,s2.test:26380/mymaster/0",
-    "a cluster": "rediss+cluster://n1.test:6379,n2.test:6380",
+    "external cluster": "rediss+cluster://n1.test:6379,n2.test:6380",
 }
 
 

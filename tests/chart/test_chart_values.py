@@ -140,6 +140,7 @@ def test_every_value_that_a_template_reads_is_there() -> None:
 # by a guard that reads it. A search for its name would miss those that are read through a variable.
 _SECRETS = {"existingSecret": "s", "tls": {"enabled": True, "caSecret": "ca"}}
 _SENTINEL = {"enabled": True, "nodes": ["s:26379"], "masterName": "m", "existingSecret": "s"}
+_CLUSTER = {"enabled": True, "nodes": ["n:6379"]}
 _ALL_ON = (ALL_ON, PASSWORD)
 #: The situation in which a value matters, by the beginning of its path; else everything is on.
 WHERE: dict[str, tuple[Any, ...]] = {
@@ -148,6 +149,10 @@ WHERE: dict[str, tuple[Any, ...]] = {
     "redis.external.sentinel": (external_redis(host="", sentinel=_SENTINEL),),
     "redis.external.sentinel.enabled": (
         external_redis(host="", sentinel={**_SENTINEL, "enabled": False}),
+    ),
+    "redis.external.cluster": (external_redis(host="", cluster=_CLUSTER),),
+    "redis.external.cluster.enabled": (
+        external_redis(host="", cluster={**_CLUSTER, "enabled": False}, sentinel=_SENTINEL),
     ),
     "networkPolicy.externalRedis": (external_redis(),),
     "networkPolicy.weights": (shapes(network="resnet50"), PASSWORD),
@@ -227,6 +232,7 @@ OTHERS: dict[str, Any] = {
     "redis.extraConfig": ["slowlog-max-len 64"],
     "redis.external.maxmemory": "1Mi",
     "redis.external.sentinel.nodes": ["other:26379"],
+    "redis.external.cluster.nodes": ["other:6379"],
     "ingress.paths": [{"path": "/", "pathType": "Prefix"}],
     "ingress.tls": [{"secretName": "other"}],
     "httpRoute.parentRefs": [{"name": "other"}],
