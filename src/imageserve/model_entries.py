@@ -1,19 +1,27 @@
 """Which models are served: one from plain settings, or several from MODELS_FILE.
 
 Web processes and workers read the same entries, so both know a model's queue and input size; only
-workers load it.
+workers load it. What a model's folder says of itself counts where the settings say nothing; a web
+process without the folder has the settings alone.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 
 from imageserve.errors import ModelLoadError, SettingsError
-from imageserve.models.catalog import default_input_size
+from imageserve.models import Engine, load_model
+from imageserve.models.catalog import default_input_size, is_model_path, short_name
+from imageserve.models.folder import FolderFacts, read_facts, size_of
 from imageserve.settings import INTERPOLATIONS, SHAPES, Settings
+
+if TYPE_CHECKING:
+    from imageserve.models.base import Model
+
+DEFAULT_INTERPOLATION = "bilinear"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +34,7 @@ class ModelEntry:
     """Height and width in pixels."""
     interpolation: str = "bilinear"
     network: str = SHAPES
-    """What to load: a network's name or the path of a ``.keras`` file."""
+    """What to load: a network's name or the path of a model's file or folder."""
     weights: str = "imagenet"
     labels: str | None = None
 
@@ -63,16 +71,46 @@ def worker_entry(settings: Settings) -> ModelEntry:
     return entries[name]
 
 
+def engine_of(settings: Settings) -> Engine:
+    """Return the engine that a worker of these settings runs its model with."""
+    return Engine(
+        runtime=settings.model_runtime,
+        backend=settings.keras_backend,
+        precision=settings.precision,
+        xla=settings.xla,
+        threads=settings.model_threads,
+    )
+
+
+def load_entry(entry: ModelEntry, engine: Engine) -> "Model":
+    """Load the model of an entry under the entry's name; see `load_model`.
+
+    Raises:
+        ModelLoadError: the model cannot be used; the message says what to change.
+    """
+    model = load_model(
+        entry.network,
+        weights=entry.weights,
+        labels_file=entry.labels,
+        input_size=entry.input_size,
+        engine=engine,
+    )
+    model.name = entry.name
+    return model
+
+
 def _single(settings: Settings) -> ModelEntry:
     network = settings.model or SHAPES
-    size = settings.input_size or _known_size("MODEL", network)
+    known = _known_size("MODEL", network)
+    facts = _facts("MODEL", network, is_needed=settings.input_size is None)
+    size = settings.input_size or known or facts.input_size
     if size is None:
         raise SettingsError(f"INPUT_SIZE: must be given for {network!r}")
     return ModelEntry(
-        name=Path(network).stem if network.endswith(".keras") else network.partition(":")[0],
+        name=short_name(network) or Path(network).resolve().name,
         queue=settings.image_queue,
         input_size=size,
-        interpolation=settings.interpolation,
+        interpolation=settings.interpolation or facts.interpolation or DEFAULT_INTERPOLATION,
         network=network,
         weights=settings.model_weights,
         labels=settings.model_labels,
@@ -83,6 +121,17 @@ def _known_size(setting: str, network: str) -> tuple[int, int] | None:
     try:
         return default_input_size(network)
     except ModelLoadError as error:
+        raise SettingsError(f"{setting}: {error}") from error
+
+
+def _facts(setting: str, network: str, *, is_needed: bool) -> FolderFacts:
+    if not is_model_path(network):
+        return FolderFacts()
+    try:
+        return read_facts(Path(network))
+    except ModelLoadError as error:
+        if not is_needed:
+            return FolderFacts()  # Loading the model says what is wrong, and may be tried again.
         raise SettingsError(f"{setting}: {error}") from error
 
 
@@ -109,7 +158,9 @@ def _entry(name: str, value: Any, settings: Settings) -> ModelEntry:
             f"known are {', '.join(sorted(_KEYS))}"
         )
     network = str(value.get("network", name))
-    interpolation = str(value.get("interpolation", settings.interpolation))
+    facts = _facts(f"MODELS_FILE: {name}", network, is_needed="input_size" not in value)
+    usual = settings.interpolation or facts.interpolation or DEFAULT_INTERPOLATION
+    interpolation = str(value.get("interpolation", usual))
     if interpolation not in INTERPOLATIONS:
         raise SettingsError(
             f"MODELS_FILE: {name}: interpolation must be one of {', '.join(INTERPOLATIONS)}"
@@ -117,7 +168,7 @@ def _entry(name: str, value: Any, settings: Settings) -> ModelEntry:
     return ModelEntry(
         name=name,
         queue=_queue(name, value),
-        input_size=_input_size(name, network, value.get("input_size")),
+        input_size=_input_size(name, network, value.get("input_size", facts.input_size)),
         interpolation=interpolation,
         network=network,
         weights=str(value.get("weights", settings.model_weights)),
@@ -140,18 +191,9 @@ def _queue(name: str, value: Mapping[str, Any]) -> str:
 
 
 def _input_size(name: str, network: str, value: Any) -> tuple[int, int]:
-    size = _known_size(f"MODELS_FILE: {name}", network) if value is None else _size(value)
+    # Files and folders are not known by name, so they need the value.
+    given = list(value) if isinstance(value, tuple) else value
+    size = _known_size(f"MODELS_FILE: {name}", network) if given is None else size_of(given)
     if size is None:
         raise SettingsError(f"MODELS_FILE: {name}: input_size must be a number or [height, width]")
     return size
-
-
-def _size(value: Any) -> tuple[int, int] | None:
-    if isinstance(value, int):
-        value = [value, value]
-    if not isinstance(value, list) or len(value) != 2:
-        return None
-    height, width = value
-    if not all(isinstance(n, int) and 8 <= n <= 4096 for n in (height, width)):
-        return None
-    return height, width

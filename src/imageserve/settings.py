@@ -65,6 +65,13 @@ def _one_of(*choices: str) -> Callable[[str], str]:
     return parse
 
 
+def _switch(value: str) -> bool:
+    choices = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+    if value.strip().lower() not in choices:
+        raise ValueError(f"must be one of {', '.join(choices)}")
+    return choices[value.strip().lower()]
+
+
 def _size(value: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", value.strip().lower())
     size = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
@@ -110,7 +117,8 @@ class Settings:
         "redis://localhost:6379/0",
         _text,
         "Where Redis is: `redis://`, `rediss://` (TLS), `unix://` or "
-        "`redis+sentinel://h1:26379,h2:26379/master/db`. Redis 6.2 or later.",
+        "`redis+sentinel://h1:26379,h2:26379/master/db`, "
+        "`redis+cluster://h1:6379,h2:6379`. Redis 6.2 or later.",
     )
     redis_username: str | None = setting("REDIS_USERNAME", None, _text, "User of a Redis ACL.")
     redis_password: str | None = setting(
@@ -133,8 +141,9 @@ class Settings:
         "MODEL",
         None,
         _text,
-        "The model: `shapes` (bundled), `resnet50`, `mobilenet_v2`, `stand-in`, or the path of a "
-        "`.keras` file. With `MODELS_FILE`, the name of the entry that a worker serves.",
+        "The model: `shapes` (bundled), a network of keras.applications such as `resnet50` "
+        "(`imageserve models list`), `stand-in`, or the path of a `.keras` or `.onnx` file or of a "
+        "model folder. With `MODELS_FILE`, the name of the entry that a worker serves.",
         shown="`shapes`, or the first entry of `MODELS_FILE`",
     )
     image_queue: str = setting(
@@ -144,15 +153,16 @@ class Settings:
         "INPUT_SIZE",
         None,
         _size,
-        "Height and width of the model's input, `224` or `224x320`. Needed for a `.keras` file; "
-        "otherwise the model's own.",
+        "Height and width of the model's input, `224` or `224x320`. Needed for a `.keras` or "
+        "`.onnx` file, and where a web process cannot read the model's folder.",
         shown="the model's own",
     )
-    interpolation: str = setting(
+    interpolation: str | None = setting(
         "INTERPOLATION",
-        "bilinear",
+        None,
         _one_of(*INTERPOLATIONS),
         f"How pictures are resized: {', '.join(INTERPOLATIONS)}.",
+        shown="what the model's folder says, else `bilinear`",
     )
     model_weights: str = setting(
         "MODEL_WEIGHTS",
@@ -162,7 +172,53 @@ class Settings:
         "weights file, or `random` (seeded, for tests).",
     )
     model_labels: str | None = setting(
-        "MODEL_LABELS", None, _text, "Labels of a `.keras` file: one a line, in class order."
+        "MODEL_LABELS",
+        None,
+        _text,
+        "Labels of a model: one a line, in class order. Needed for a `.keras` or `.onnx` file.",
+        shown="the model's own",
+    )
+    model_runtime: str | None = setting(
+        "MODEL_RUNTIME",
+        None,
+        _one_of("keras", "onnx"),
+        "What runs the model: `keras`, or `onnx` (ONNX Runtime) for what `imageserve models "
+        "export` wrote.",
+        shown="`onnx` where there is only an `.onnx` file, else `keras`",
+    )
+    keras_backend: str = setting(
+        "KERAS_BACKEND",
+        "tensorflow",
+        _one_of("tensorflow", "jax", "torch"),
+        "What Keras runs on: tensorflow, jax, torch. The last two must be installed.",
+    )
+    precision: str = setting(
+        "PRECISION",
+        "float32",
+        _one_of("float32", "bfloat16", "float16"),
+        "In what Keras computes most layers: float32, bfloat16, float16. `imageserve models check` "
+        "says what it changes.",
+    )
+    xla: bool = setting(
+        "XLA",
+        False,
+        _switch,
+        "Whether TensorFlow compiles the model with XLA, `1` or `0`. JAX always does.",
+        shown="`0`",
+    )
+    model_threads: int | None = setting(
+        "MODEL_THREADS",
+        None,
+        _whole(1, 1024),
+        "Threads that compute one call of the model on a CPU. JAX takes no notice.",
+        shown="the processors that the container may use",
+    )
+    models_dir: str | None = setting(
+        "MODELS_DIR",
+        None,
+        _text,
+        "Folder on the workers with versions to change to while they serve, `NAME/VERSION/`, each "
+        "a model folder: `imageserve models use NAME@VERSION`.",
     )
     batch_size: int = setting(
         "BATCH_SIZE", 32, _whole(1, 1024), "Most pictures in one call of the model."
@@ -229,6 +285,14 @@ class Settings:
         "Formats that are accepted.",
         shown=f"`{','.join(IMAGE_FORMATS)}`",
     )
+    fast_jpeg: bool = setting(
+        "FAST_JPEG",
+        True,
+        _switch,
+        "Whether a JPEG of four times the model's height and width or more is decoded at a reduced "
+        "size, `1` or `0`: up to three times as fast, for pixels that differ a little.",
+        shown="`1`",
+    )
     web_host: str = setting("WEB_HOST", "0.0.0.0", _text, "Address the web server listens on.")  # noqa: S104 - a pod's own network
     web_port: int = setting("WEB_PORT", 8000, _whole(1, 65_535), "Port of the web server.")
     web_processes: int = setting("WEB_PROCESSES", 2, _whole(1, 256), "Processes of the web server.")
@@ -276,8 +340,28 @@ class Settings:
         "METRICS_PORT",
         9100,
         _whole(0, 65_535),
-        "Port of a worker's `/startupz`, `/healthz`, `/readyz` and `/metrics`; 0 switches it off. "
-        "The web server has them on its own port.",
+        "Port of a worker's `/startupz`, `/healthz`, `/readyz` and `/metrics`, and of the "
+        "autoscaler's; 0 switches it off. The web server has them on its own port.",
+    )
+    scaling_file: str | None = setting(
+        "SCALING_FILE",
+        None,
+        _text,
+        "YAML file for the autoscaler: which Deployment works on which queue, and how many pods it "
+        "may have.",
+    )
+    pod_name: str | None = setting(
+        "POD_NAME",
+        None,
+        _text,
+        "Name of the autoscaler's own pod: who it is where several share a lease.",
+    )
+    pod_namespace: str | None = setting(
+        "POD_NAMESPACE",
+        None,
+        _text,
+        "Kubernetes namespace of the Deployments that the autoscaler sizes.",
+        shown="that of the kubeconfig's context",
     )
     shutdown_s: float = setting(
         "SHUTDOWN_S",
@@ -323,6 +407,7 @@ class Settings:
             ("REDIS_CA_FILE", self.redis_ca_file),
             ("MODEL_LABELS", self.model_labels),
             ("API_KEYS_FILE", self.api_keys_file),
+            ("SCALING_FILE", self.scaling_file),
         ):
             if path is not None and not Path(path).is_file():
                 raise SettingsError(f"{env}: there is no file {path!r}")

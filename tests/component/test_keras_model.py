@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 import imageserve
 from imageserve.errors import ModelLoadError, ModelOutOfMemory
-from imageserve.models import load_model
+from imageserve.models import Engine, load_model
 from imageserve.models.keras_model import RANDOM_SEED, KerasModel
 from imageserve.models.labels import IMAGENET_LABELS
 from imageserve.predictions import Prediction
@@ -56,7 +56,7 @@ json.dump(answers, open(folder + "/answers.json", "w"))
 
 DOWNLOAD = """
 from imageserve.errors import ModelLoadError
-from imageserve.models import load_model
+from imageserve.models import Engine, load_model
 try:
     load_model("mobilenet_v2", weights="imagenet", labels_file=None, input_size=None)
 except ModelLoadError as error:
@@ -285,7 +285,7 @@ def test_a_batch_too_large_for_the_device_raises_out_of_memory() -> None:
     def network(images: Any, training: bool) -> Any:
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor\nhint")
 
-    model = KerasModel("huge", network, ["r", "g", "b"], (4, 4))
+    model = KerasModel("huge", network, ["r", "g", "b"], (4, 4), version="1", engine=Engine())
 
     with pytest.raises(ModelOutOfMemory, match=r"for a batch of 2: OOM when allocating tensor$"):
         model.predict(np.zeros((2, 4, 4, 3), np.uint8), top=1)

@@ -5,7 +5,14 @@ from pathlib import Path
 import pytest
 
 from imageserve.errors import SettingsError
-from imageserve.model_entries import ModelEntry, model_entries, worker_entry
+from imageserve.model_entries import (
+    ModelEntry,
+    engine_of,
+    load_entry,
+    model_entries,
+    worker_entry,
+)
+from imageserve.models import Engine
 from imageserve.settings import Settings
 
 SEVERAL = """
@@ -68,9 +75,73 @@ def test_plain_settings_are_one_model(environ: dict[str, str], expected: ModelEn
     assert worker_entry(read) == expected
 
 
-def test_a_file_model_needs_its_size() -> None:
-    with pytest.raises(SettingsError, match=r"INPUT_SIZE: must be given for 'flowers\.keras'"):
-        model_entries(settings(MODEL="flowers.keras"))
+@pytest.mark.parametrize("model", ["flowers.keras", "flowers.onnx", "./flowers"])
+def test_a_file_or_folder_that_says_nothing_needs_its_size(model: str) -> None:
+    with pytest.raises(SettingsError, match=f"INPUT_SIZE: must be given for '{model}'"):
+        model_entries(settings(MODEL=model))
+
+
+FACTS = "input_size: [120, 160]\ninterpolation: bicubic"
+
+
+def flowers(tmp_path: Path, facts: str = FACTS) -> str:
+    folder = tmp_path / "flowers"
+    folder.mkdir()
+    (folder / "imageserve.yaml").write_text(facts)
+    return str(folder)
+
+
+def test_a_folder_says_its_size_and_interpolation(tmp_path: Path) -> None:
+    folder = flowers(tmp_path)
+
+    entry = worker_entry(settings(MODEL=folder))
+
+    expected = ModelEntry("flowers", "image_queue", (120, 160), "bicubic", folder)
+    assert entry == expected
+    assert worker_entry(settings(MODEL=f"{folder}/", INTERPOLATION="box")).interpolation == "box"
+
+
+def test_an_entrys_folder_says_what_the_entry_leaves_out(tmp_path: Path) -> None:
+    folder = flowers(tmp_path)
+
+    def entry(more: str = "") -> ModelEntry:
+        content = f"f: {{queue: q, network: {folder}{more}}}"
+        return worker_entry(from_file(tmp_path, content))
+
+    assert entry() == ModelEntry("f", "q", (120, 160), "bicubic", folder)
+    assert entry(", interpolation: box, input_size: 64") == ModelEntry(
+        "f", "q", (64, 64), "box", folder
+    )
+
+
+def test_a_folder_that_cannot_be_read_stops_with_its_reason(tmp_path: Path) -> None:
+    folder = flowers(tmp_path, "size: 7")
+
+    with pytest.raises(SettingsError, match=r"MODEL: .*imageserve\.yaml: unknown 'size'"):
+        worker_entry(settings(MODEL=folder))
+    # Where the size is known without it, loading the model is what fails, and is tried again.
+    assert worker_entry(settings(MODEL=folder, INPUT_SIZE="64")).input_size == (64, 64)
+
+
+def test_a_model_is_loaded_under_the_name_of_its_entry() -> None:
+    entry = ModelEntry("small", "q", (32, 32), network="stand-in:size=32,version=3")
+
+    model = load_entry(entry, engine_of(settings()))
+
+    assert (model.name, model.version, model.input_size) == ("small", "3", (32, 32))
+
+
+def test_the_engine_is_what_the_settings_say() -> None:
+    everything = {
+        "MODEL_RUNTIME": "onnx",
+        "KERAS_BACKEND": "jax",
+        "PRECISION": "bfloat16",
+        "XLA": "1",
+        "MODEL_THREADS": "3",
+    }
+
+    assert engine_of(settings()) == Engine()
+    assert engine_of(settings(**everything)) == Engine("onnx", "jax", "bfloat16", True, 3)
 
 
 def test_an_unknown_model_is_refused() -> None:

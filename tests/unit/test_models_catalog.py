@@ -7,18 +7,20 @@ import pytest
 import imageserve
 from imageserve.errors import ModelLoadError
 from imageserve.models import load_model
-from imageserve.models.catalog import default_input_size
+from imageserve.models.catalog import default_input_size, short_name
 
 
 @pytest.mark.parametrize(
     ("model", "expected"),
     [
         pytest.param("resnet50", (224, 224), id="ResNet-50"),
-        pytest.param("mobilenet_v2", (224, 224), id="MobileNetV2"),
+        pytest.param("xception", (299, 299), id="Xception"),
         pytest.param("shapes", (96, 96), id="the bundled model"),
         pytest.param("stand-in", (224, 224), id="stand-in"),
         pytest.param("stand-in:size=64,batch_ms=1", (64, 64), id="stand-in with a size"),
         pytest.param("/models/flowers.keras", None, id="a file, which only loading can tell"),
+        pytest.param("flowers.onnx", None, id="an exported file"),
+        pytest.param("./flowers", None, id="a folder"),
     ],
 )
 def test_the_input_size_is_known_without_loading(
@@ -27,14 +29,36 @@ def test_the_input_size_is_known_without_loading(
     assert default_input_size(model) == expected
 
 
-@pytest.mark.parametrize("model", ["resnet", "", "flowers.h5"])
-def test_an_unknown_model_is_answered_with_the_known_ones(model: str) -> None:
-    known = "known are resnet50, mobilenet_v2, shapes, stand-in, and the path of a .keras file"
-
-    with pytest.raises(ModelLoadError, match=known):
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [
+        pytest.param("ResNet50V2", "did you mean resnet50_v2 or", id="Keras's own name"),
+        pytest.param("mobilenet-v2", "did you mean mobilenet_v2 or", id="a dash"),
+        pytest.param("", "unknown model '': 'imageserve models list' shows", id="nothing"),
+        pytest.param("flowers.h5", "a file ends in .keras or .onnx", id="another ending"),
+        pytest.param("daisies", "a folder is written with a slash", id="a folder without slash"),
+    ],
+)
+def test_an_unknown_model_is_answered_with_what_it_may_be_called(model: str, said: str) -> None:
+    with pytest.raises(ModelLoadError, match=said):
         default_input_size(model)
-    with pytest.raises(ModelLoadError, match=known):
+    with pytest.raises(ModelLoadError, match=said):
         load_model(model, weights="imagenet", labels_file=None, input_size=None)
+
+
+@pytest.mark.parametrize(
+    ("model", "name"),
+    [
+        ("resnet50", "resnet50"),
+        ("stand-in:size=64", "stand-in"),
+        ("/models/flowers.keras", "flowers"),
+        ("/models/flowers.onnx", "flowers"),
+        ("/models/flowers/", "flowers"),
+        ("models/v1.2", "v1.2"),
+    ],
+)
+def test_a_model_goes_by_a_short_name(model: str, name: str) -> None:
+    assert short_name(model) == name
 
 
 def test_a_stand_in_is_loaded_with_its_options_and_the_size_of_the_settings() -> None:
@@ -57,6 +81,8 @@ def test_a_missing_labels_file_is_named() -> None:
     "work",
     [
         pytest.param("import imageserve.models.catalog", id="the catalog"),
+        pytest.param("import imageserve.model_entries", id="the entries"),
+        pytest.param("import imageserve.cli.models", id="the command"),
         pytest.param("import imageserve.models.stand_in", id="the stand-in's module"),
         pytest.param(
             "from imageserve.models import load_model;"
@@ -66,7 +92,7 @@ def test_a_missing_labels_file_is_named() -> None:
     ],
 )
 def test_no_heavy_library_comes_along(work: str) -> None:
-    heavy = "{'numpy', 'keras', 'tensorflow'}"
+    heavy = "{'numpy', 'keras', 'tensorflow', 'onnxruntime', 'PIL'}"
     code = f"import sys; {work}; print(sorted({heavy} & set(sys.modules)))"
     source = str(Path(imageserve.__file__).parents[1])
 

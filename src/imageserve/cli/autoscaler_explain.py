@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from imageserve.autoscaler.cluster import Cluster, Deployment
-from imageserve.autoscaler.model_scaler import with_queue
 from imageserve.autoscaler.observation import Decision, Observation
 from imageserve.autoscaler.pause import pause_of
 from imageserve.autoscaler.pod_watch import PodWatch
+from imageserve.autoscaler.sample import with_queue
 from imageserve.autoscaler.scaling_file import ModelScaling, Scaling
 from imageserve.autoscaler.sizing import State, size
 from imageserve.cli.access import redis_access

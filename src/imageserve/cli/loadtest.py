@@ -5,6 +5,7 @@ import asyncio
 import contextlib
 import gc
 import importlib.util
+import os
 import resource
 import signal
 import sys
@@ -13,7 +14,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TextIO
 
-from imageserve.cli.loadtest_options import Data, UsageError, add_outputs, parser_of, plan_of
+from imageserve.cli.loadtest_options import Data, add_outputs, parser_of, plan_of
+from imageserve.cli.loadtest_scenario import UsageError
 from imageserve.loadtest import merge, search
 from imageserve.loadtest.client import precise_loop
 from imageserve.loadtest.driver import Driver
@@ -203,8 +205,11 @@ def _check_outputs(options: argparse.Namespace) -> None:
     """Find out now, not after an hour of load, that the report cannot be written."""
     files = [Path(options.json) if options.json not in (None, "-") else None, options.html]
     for file in (file for file in files if file is not None):
-        if not file.absolute().parent.is_dir():
-            raise UsageError(f"{file}: there is no folder {file.absolute().parent}")
+        folder = file.absolute().parent
+        if not folder.is_dir():
+            raise UsageError(f"{file}: there is no folder {folder}")
+        if file.is_dir() or not os.access(file if file.exists() else folder, os.W_OK):
+            raise UsageError(f"{file}: is a folder, or must not be written")
     if options.html is not None and importlib.util.find_spec("matplotlib") is None:
         raise UsageError("--html draws with matplotlib: pip install 'imageserve[plots]'")
 

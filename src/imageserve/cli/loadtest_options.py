@@ -4,39 +4,23 @@ import argparse
 import math
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from imageserve.errors import ImageserveError
+from imageserve.cli.loadtest_scenario import CLIENTS, DURATION_S, UsageError, scenario_of
+from imageserve.loadtest.histogram import LONGEST_S
 from imageserve.loadtest.measure import Plan
 from imageserve.loadtest.message import Address, TargetError
-from imageserve.loadtest.objective import Objective
-from imageserve.loadtest.scenario import (
-    BROKEN_KINDS,
-    CLOSED,
-    OPEN,
-    SOURCES,
-    Phase,
-    Scenario,
-    load_scenario,
-)
+from imageserve.loadtest.scenario import BROKEN_KINDS, BUILT_IN, SOURCES
 from imageserve.loadtest.schedule import CONSTANT, POISSON, Shard
 
-_DURATION_S = 10.0
-_CLIENTS = 4
-
 FOLDERS = (Path(__file__).parents[3] / "loadtest", Path("/opt/imageserve/loadtest"))
-"""Where scenarios and pictures are: a checkout, and the image. ``LOADTEST_DIR`` goes before."""
-
-
-class UsageError(ImageserveError):
-    """The options do not fit together, or an environment variable cannot be used."""
+"""Where pictures are: a checkout, and the image. ``LOADTEST_DIR`` goes before."""
 
 
 @dataclass(frozen=True, slots=True)
 class Data:
-    """The folder with scenarios and pictures, if there is one."""
+    """The folder with pictures, and perhaps more scenarios than the built-in ones, if any."""
 
     folder: Path | None
 
@@ -51,8 +35,9 @@ class Data:
         return self.folder / "images" if self.folder else None
 
     def scenarios(self) -> dict[str, Path]:
-        files = sorted((self.folder / "scenarios").glob("*.yaml")) if self.folder else []
-        return {file.stem: file for file in files}
+        folders = [BUILT_IN, *([self.folder / "scenarios"] if self.folder else [])]
+        files = {file.stem: file for folder in folders for file in folder.glob("*.yaml")}
+        return dict(sorted(files.items()))
 
 
 def parser_of(data: Data) -> argparse.ArgumentParser:
@@ -63,10 +48,10 @@ def parser_of(data: Data) -> argparse.ArgumentParser:
         epilog="Exit status: 0 where the verdict holds, 1 where it does not, 2 where the call "
         "makes no sense. LOADTEST_API_KEY has the API key. LOADTEST_SHARDS and "
         "JOB_COMPLETION_INDEX make this one pod of several; LOADTEST_DIR is the folder of "
-        "scenarios and pictures.",
+        "pictures and of more scenarios.",
     )
     parser.add_argument("url", nargs="?", metavar="URL", help="such as http://localhost:8000")
-    names = ", ".join(data.scenarios()) or "none found here"
+    names = ", ".join(data.scenarios())
     parser.add_argument("--list", action="store_true", help="list the scenarios and end")
     _add_load(parser.add_argument_group("load"), names)
     _add_pictures(parser.add_argument_group("pictures"))
@@ -80,7 +65,7 @@ def parser_of(data: Data) -> argparse.ArgumentParser:
 def _add_load(load: "argparse._ArgumentGroup", names: str) -> None:
     load.add_argument("--scenario", metavar="NAME|FILE", help=f"a scenario: {names}")
     load.add_argument(
-        "--clients", type=_whole, metavar="N", help=f"closed loop (default {_CLIENTS} clients)"
+        "--clients", type=_whole, metavar="N", help=f"closed loop (default {CLIENTS} clients)"
     )
     load.add_argument("--rate", type=_positive, metavar="N", help="open loop, requests a second")
     load.add_argument("--to-rate", type=_positive, metavar="N", help="a ramp from --rate to this")
@@ -89,7 +74,7 @@ def _add_load(load: "argparse._ArgumentGroup", names: str) -> None:
         "--duration",
         type=_positive,
         metavar="SECONDS",
-        help=f"how long (default {_DURATION_S:g}); a scenario is stretched or shortened to it",
+        help=f"how long (default {DURATION_S:g}); a scenario is stretched or shortened to it",
     )
     load.add_argument(
         "--slo", action="append", default=[], metavar="TERMS", help="such as p99=500ms,errors=1%%"
@@ -97,7 +82,7 @@ def _add_load(load: "argparse._ArgumentGroup", names: str) -> None:
     load.add_argument(
         "--search", action="store_true", help="find the highest rate that meets the objective"
     )
-    load.add_argument("--timeout", type=_positive, metavar="SECONDS", help="per answer (60)")
+    load.add_argument("--timeout", type=_timeout, metavar="SECONDS", help="per answer (60)")
     load.add_argument("--seed", type=int, metavar="N", help="another one, another order")
     load.add_argument(
         "--most-open", type=_whole, default=4096, metavar="N", help="requests open at once (4096)"
@@ -130,7 +115,7 @@ def _add_target(target: "argparse._ArgumentGroup") -> None:
     target.add_argument("--api-key-file", type=Path, metavar="FILE", help="its first key is sent")
     target.add_argument("--ca-file", type=Path, metavar="FILE", help="whom https may be signed by")
     target.add_argument(
-        "--wait", type=float, default=60.0, metavar="SECONDS", help="for the target; 0: do not ask"
+        "--wait", type=_wait, default=60.0, metavar="SECONDS", help="for the target; 0: do not ask"
     )
 
 
@@ -148,6 +133,16 @@ def _positive(text: str) -> float:
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"must be a number above 0, not {text!r}")
     return number
+
+
+def _wait(text: str) -> float:
+    return 0.0 if text == "0" else _positive(text)
+
+
+def _timeout(text: str) -> float:
+    if (seconds := _positive(text)) > LONGEST_S:
+        raise argparse.ArgumentTypeError(f"must be at most {LONGEST_S:g}, not {text!r}")
+    return seconds
 
 
 def _whole(text: str) -> int:
@@ -184,7 +179,7 @@ def plan_of(options: argparse.Namespace, environ: Mapping[str, str], data: Data)
         raise UsageError(str(error)) from error
     return Plan(
         address=address,
-        scenario=_scenario(options, data),
+        scenario=scenario_of(options, data.scenarios()),
         shard=shard,
         model=options.model,
         api_key=_api_key(options.api_key_file, environ),
@@ -194,58 +189,6 @@ def plan_of(options: argparse.Namespace, environ: Mapping[str, str], data: Data)
         capacity_per_s=options.capacity,
         wait_s=options.wait,
         most_open=options.most_open,
-    )
-
-
-def _scenario(options: argparse.Namespace, data: Data) -> Scenario:
-    scenario = _named(options.scenario, data) if options.scenario else _from_options(options)
-    if options.scenario and (options.clients or (options.rate and not options.search)):
-        raise UsageError("--scenario has its own load; leave --clients and --rate out")
-    if options.scenario and options.duration:
-        scenario = scenario.lasting(options.duration)
-    mix = {
-        "source": options.source,
-        "distinct": options.distinct,
-        "broken_share": options.broken,
-        "broken": options.broken_kinds,
-        "per_request": options.per_request,
-    }
-    changed = {
-        "arrivals": options.arrivals,
-        "timeout_s": options.timeout,
-        "seed": options.seed,
-        "objective": Objective.parse([*scenario.objective.terms(), *options.slo]),
-        "pictures": replace(scenario.pictures, **_given(mix)),
-        "loop": OPEN if options.search else None,
-    }
-    return replace(scenario, **_given(changed))
-
-
-def _given(changes: Mapping[str, object]) -> dict[str, Any]:
-    return {name: value for name, value in changes.items() if value is not None}
-
-
-def _from_options(options: argparse.Namespace) -> Scenario:
-    seconds = options.duration or _DURATION_S
-    if options.to_rate and not options.rate:
-        raise UsageError("--to-rate needs --rate")
-    if options.rate and options.clients:
-        raise UsageError("--clients is a closed loop and --rate an open one: leave one out")
-    if options.rate or options.search:
-        phase = Phase(seconds, rate_per_s=options.rate, to_rate_per_s=options.to_rate)
-        return Scenario("rate", (phase,))
-    return Scenario("clients", (Phase(seconds, clients=options.clients or _CLIENTS),), loop=CLOSED)
-
-
-def _named(name: str, data: Data) -> Scenario:
-    known = data.scenarios()
-    if name in known:
-        return load_scenario(known[name])
-    if name.endswith((".yaml", ".yml")):
-        return load_scenario(Path(name))
-    raise UsageError(
-        f"there is no scenario {name!r}; there are {', '.join(known) or 'none'}; a file ends in "
-        ".yaml"
     )
 
 

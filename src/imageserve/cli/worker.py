@@ -9,21 +9,28 @@ import sys
 import threading
 import uuid
 from collections.abc import Mapping, Sequence
+from functools import partial
 
+from imageserve import metrics
 from imageserve.cli.access import redis_access
-from imageserve.errors import QueueUnavailable
+from imageserve.errors import ModelError, QueueError, QueueUnavailable
 from imageserve.jobs.queue import Lease
 from imageserve.jobs.redis_queue import RedisQueue
 from imageserve.jobs.self_test import check_server
 from imageserve.logger import setup_logging
-from imageserve.model_entries import worker_entry
-from imageserve.models import load_model
+from imageserve.model_entries import engine_of, load_entry, worker_entry
 from imageserve.settings import Settings
 from imageserve.worker.health import HealthServer
 from imageserve.worker.runner import Runner
+from imageserve.worker.swap import Swapper
+from imageserve.worker.versions import Candidate, Versions
 from imageserve.worker.worker import Worker, WorkerConfig
 
 log = logging.getLogger(__name__)
+
+FIRST_TRY_AGAIN_S = 2.0
+LONGEST_TRY_AGAIN_S = 300.0
+"""How long a worker whose model cannot be loaded waits before it tries again; doubled each time."""
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -46,7 +53,9 @@ class _Process:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._entry = worker_entry(settings)
+        self._load = partial(load_entry, engine=engine_of(settings))
         self._worker: Worker | None = None
+        self._refused = ""
         self._stopping = threading.Event()
 
     def run(self) -> int:
@@ -57,12 +66,19 @@ class _Process:
         signal.signal(signal.SIGINT, self._on_signal)
         queue = RedisQueue(redis_access(self._settings), self._entry.queue, connections=4)
         self._serve_health()
-        runner = self._warm_runner()
-        worker = self._worker = Worker(queue, runner, self._entry.name, self._config())
+        swapper = Swapper(Versions(self._entry, self._settings.models_dir), self._prepare)
+        # Not kept in a variable: the first model must go when another one takes its place.
+        worker = self._worker = Worker(
+            queue, self._first_runner(swapper, queue), self._entry.name, self._config(), swapper
+        )
         self._meet_redis(worker)
         log.info("ready", extra={"fields": {"model": worker.name, "queue": queue.name}})
         worker.run()
         log.info("stopped")
+        if swapper.loading:
+            # A model that is being loaded cannot be interrupted, nor be torn down safely.
+            logging.shutdown()
+            os._exit(0)
         return 0
 
     def _on_signal(self, number: int, frame: object) -> None:
@@ -76,32 +92,73 @@ class _Process:
         if self._settings.metrics_port:
             HealthServer(
                 self._settings.metrics_port,
-                warm=lambda: self._worker is not None,
+                warm=self._is_warm,
                 healthy=self._is_healthy,
                 ready=self._is_ready,
+                reason=lambda: self._refused or "not ready",
             ).start()
 
     def _is_healthy(self) -> bool:
         return self._worker is None or self._worker.healthy
 
+    def _is_warm(self) -> bool:
+        # Refused counts as started, too: a startup probe that failed would only restart it.
+        return self._worker is not None or bool(self._refused)
+
     def _is_ready(self) -> bool:
         worker = self._worker
         return worker is not None and worker.link.met and not self._stopping.is_set()
 
-    def _warm_runner(self) -> Runner:
-        entry = self._entry
-        log.info("loading the model", extra={"fields": {"model": entry.network}})
-        model = load_model(
-            entry.network,
-            weights=entry.weights,
-            labels_file=entry.labels,
-            input_size=entry.input_size,
+    def _first_runner(self, swapper: Swapper, queue: RedisQueue) -> Runner:
+        """Return the first model, warm, as soon as there is one that can serve.
+
+        A process that ended over a bad model would be started again and again, and load it each
+        time. With a port on which to say what is wrong, it stays, and tries again ever more rarely:
+        a download may work later, and a folder may be mended.
+        """
+        pause_s = FIRST_TRY_AGAIN_S
+        while True:
+            try:
+                runner = swapper.first(_wanted(queue))
+            # Whatever a model may raise.
+            except Exception as error:
+                if not self._settings.metrics_port:
+                    raise
+                self._refuse(error, pause_s)
+            else:
+                self._refused = ""
+                metrics.model_change_failed.labels(self._entry.name).set(bool(swapper.problem))
+                return runner
+            self._stopping.wait(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_TRY_AGAIN_S)
+
+    def _refuse(self, error: Exception, pause_s: float) -> None:
+        """Say once, and on the port, why there is no model."""
+        is_expected = isinstance(error, ModelError)
+        reason = str(error) if is_expected else f"the model fails: {type(error).__name__}: {error}"
+        if reason != self._refused:
+            log.error(
+                "the model cannot be served: %s",
+                reason,
+                exc_info=None if is_expected else error,
+                extra={"fields": {"model": self._entry.name, "again_in_s": pause_s}},
+            )
+        self._refused = reason
+        metrics.model_change_failed.labels(self._entry.name).set(1)
+
+    def _prepare(self, candidate: Candidate, beside: bool) -> Runner:
+        """Load and warm a model, ``beside`` another one that serves meanwhile."""
+        log.info("loading the model", extra={"fields": {"model": candidate.entry.network}})
+        runner = Runner(
+            self._load(candidate.entry),
+            self._settings.batch_size,
+            name=self._entry.name,
+            version=candidate.version,
         )
-        runner = Runner(model, self._settings.batch_size)
         log.info("warming up", extra={"fields": {"batches": list(runner.times.sizes)}})
-        runner.warm_up()
+        runner.warm_up(beside=beside)
         times = {size: round(ms, 1) for size, ms in runner.times.ms.items()}
-        log.info("warm", extra={"fields": {"bucket_ms": times}})
+        log.info("warm", extra={"fields": {"version": runner.version, "bucket_ms": times}})
         return runner
 
     def _config(self) -> WorkerConfig:
@@ -132,3 +189,12 @@ class _Process:
                 continue
             worker.link.up()
             return
+
+
+def _wanted(queue: RedisQueue) -> str:
+    """Return what the workers are told to serve; where Redis is away, it is heard of later."""
+    try:
+        return queue.wanted()
+    except QueueError as error:
+        log.warning("not known whether another version is wanted: %s", error)
+        return ""

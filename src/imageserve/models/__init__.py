@@ -1,53 +1,80 @@
 """Models by name. Only what is asked for is imported: a stand-in needs no Keras and no numpy."""
 
-from pathlib import Path
+import os
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from imageserve.errors import ModelLoadError
-from imageserve.models.catalog import KNOWN, is_model_file, unknown_model
-from imageserve.models.labels import read_labels
+from imageserve.models.engine import Engine
+from imageserve.models.source import find_source
 from imageserve.models.stand_in import is_stand_in, parse_stand_in
 
 if TYPE_CHECKING:
     from imageserve.models.base import Model
 
-__all__ = ["load_model"]
+__all__ = ["Engine", "load_model"]
+
+_DEFAULT = Engine()
 
 
 def load_model(
-    name: str, *, weights: str, labels_file: str | None, input_size: tuple[int, int] | None
+    name: str,
+    *,
+    weights: str,
+    labels_file: str | None,
+    input_size: tuple[int, int] | None,
+    engine: Engine = _DEFAULT,
 ) -> "Model":
     """Load a model, ready to predict; this can take seconds, and minutes with a download.
 
+    It may run in a thread beside a model that is serving.
+
     Args:
         name: one of the catalog's names, ``stand-in`` with or without options, or the path of a
-            ``.keras`` classifier, which gets float32 RGB 0..255 and scales it itself.
+            ``.keras`` or ``.onnx`` classifier or of a model folder.
         weights: for a network of keras.applications ``imagenet``, ``random`` or the path of a
             weights file; other models bring their own and ignore it.
         labels_file: one label a line, or ImageNet-style JSON; None for the model's own labels.
         input_size: the (height, width) that the model must have; None accepts what it has.
+        engine: what runs it.
 
     Raises:
         ModelLoadError: the model cannot be used; the message says what to change.
     """
     if is_stand_in(name):
         return parse_stand_in(name, input_size)
-    facts = KNOWN.get(name)
-    if facts is None and not is_model_file(name):
-        raise unknown_model(name)
-    labels = read_labels(_labels_path(name, labels_file))
-
-    from imageserve.models import keras_model
-
-    if facts is not None and facts.model_file is None:
-        return keras_model.load_network(name, weights=weights, labels=labels, input_size=input_size)
-    path = facts.model_file if facts and facts.model_file else Path(name)
-    return keras_model.load_classifier(path, labels=labels, input_size=input_size)
+    source = find_source(name, labels_file, input_size, engine.runtime)
+    if source.runtime == "onnx":
+        model: Model = _onnx_model().load(source, engine)
+    else:
+        model = keras_door(engine).load(source, weights, engine)
+    return model
 
 
-def _labels_path(name: str, labels_file: str | None) -> Path:
-    if labels_file:
-        return Path(labels_file)
-    if name in KNOWN:
-        return KNOWN[name].labels_file
-    raise ModelLoadError(f"{name} has no labels: name a labels file, one label a line")
+def keras_door(engine: Engine) -> ModuleType:
+    """Import the module that uses Keras, on the backend of ``engine``.
+
+    Raises:
+        ModelLoadError: it is not installed.
+    """
+    # Keras reads it once, when it is first imported.
+    os.environ["KERAS_BACKEND"] = engine.backend
+    try:
+        from imageserve.models import keras_model
+    except ImportError as error:
+        raise ModelLoadError(
+            f"Keras on {engine.backend} cannot be used here ({error}): install keras and "
+            f"{engine.backend}, or set KERAS_BACKEND or MODEL_RUNTIME to what is installed"
+        ) from error
+    return keras_model
+
+
+def _onnx_model() -> ModuleType:
+    try:
+        from imageserve.models import onnx_model
+    except ImportError as error:
+        raise ModelLoadError(
+            f"ONNX Runtime cannot be used here ({error}): install onnxruntime, or set "
+            "MODEL_RUNTIME=keras"
+        ) from error
+    return onnx_model

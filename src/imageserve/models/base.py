@@ -16,6 +16,13 @@ class Model(Protocol):
     """A classifier of RGB pictures that all have one size."""
 
     name: str
+    version: str
+    """What tells two models of one name apart: 1 to 64 letters, digits, dots, dashes, underscores.
+
+    A folder's ``imageserve.yaml`` may say it. Otherwise it is the beginning of the SHA-256 of the
+    model's file or of its weights file, or the word that stands for the weights (``imagenet``,
+    ``random``). It names what was learnt, not the engine: an exported model keeps its version.
+    """
     input_size: tuple[int, int]
     """Height and width of the pictures, in pixels."""
     classes: int
@@ -29,6 +36,21 @@ class Model(Protocol):
         Raises:
             ModelOutOfMemory: the device has too little memory for this batch; a smaller may pass.
             Exception: anything else means that the batch failed.
+        """
+
+
+class ScoringModel(Model, Protocol):
+    """A model that has learnt something, whose probabilities can be looked at."""
+
+    labels: tuple[str, ...]
+    runtime: str
+    """What runs it: ``keras`` or ``onnx``."""
+
+    def scores(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Give the probabilities (n, classes) of pictures (n, height, width, 3).
+
+        Raises:
+            ModelOutOfMemory: the device has too little memory for this batch; a smaller may pass.
         """
 
 

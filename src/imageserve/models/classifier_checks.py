@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from imageserve.errors import ModelLoadError
 
 _SUM_TOLERANCE = 1e-3
+_INPUT_TYPES = ("float32", "uint8", "int32", "float16", "bfloat16")
 
 Scores = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 """One model call: pictures (n, height, width, 3) to scores (n, classes)."""
@@ -41,6 +42,19 @@ def checked_input_size(
     return height, width
 
 
+def check_input_type(name: str, dtype: str, scaling: str) -> None:
+    """Raise ModelLoadError unless the classifier takes numbers that pixels can be given as."""
+    if dtype not in _INPUT_TYPES:
+        raise ModelLoadError(
+            f"{name} takes input of type {dtype}: it must be one of {', '.join(_INPUT_TYPES)}"
+        )
+    if "int" in dtype and scaling != "none":
+        raise ModelLoadError(
+            f"{name} takes whole numbers ({dtype}) and its scaling {scaling!r} makes fractions: "
+            "set the scaling to none, or give the model a float32 input"
+        )
+
+
 def check_output(name: str, outputs: Sequence[Any] | None, labels: Sequence[str]) -> None:
     """Raise ModelLoadError unless there is one output, of one score for each label."""
     shape = _only_shape(name, "output", outputs)
@@ -56,9 +70,21 @@ def check_output(name: str, outputs: Sequence[Any] | None, labels: Sequence[str]
         )
 
 
-def check_probabilities(name: str, scores: Scores, input_size: tuple[int, int]) -> None:
+def check_probabilities(
+    name: str, scores: Scores, input_size: tuple[int, int], classes: int
+) -> None:
     """Raise ModelLoadError unless two plain pictures are answered with probabilities."""
     answers = _probe(name, scores, input_size)
+    check_scores(name, answers, (2, classes))
+
+
+def check_scores(name: str, answers: NDArray[np.float32], shape: tuple[int, int]) -> None:
+    """Raise ModelLoadError unless each row of ``answers`` holds one probability for each class."""
+    if answers.shape != shape:
+        raise ModelLoadError(
+            f"{name} answers with an array of shape {answers.shape} where {shape} is expected, one "
+            "row a picture: let its output keep the batch as its first side"
+        )
     if not np.isfinite(answers).all():
         raise ModelLoadError(
             f"{name} answers with NaN or infinite numbers: its weights are broken, "

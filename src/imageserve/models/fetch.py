@@ -5,7 +5,6 @@ The checksum comes first and each file is put in place whole: weights that are t
 Two that fetch at once write the same bytes.
 """
 
-import hashlib
 import os
 import tempfile
 from collections.abc import Callable
@@ -13,13 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imageserve.errors import ModelLoadError
-from imageserve.models.catalog import KNOWN
+from imageserve.models import Engine, keras_door
+from imageserve.models.networks import NETWORKS
+from imageserve.models.version import sha256_of
 
 Save = Callable[[str, Path], None]
 """Writes the weights of a network, given by name, to a path."""
 
-FETCHABLE = tuple(name for name, facts in KNOWN.items() if facts.model_file is None)
-"""The networks that need weights; the other models bring their own."""
+ENDING = ".weights.h5"
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,34 +34,39 @@ class Fetched:
     """Downloaded just now."""
 
 
-def fetch_weights(name: str, folder: Path, save: Save | None = None) -> Fetched:
+def fetch_weights(name: str, folder: Path, save: Save) -> Fetched:
     """Put the ImageNet weights of a network into a folder, unless they are there already.
 
     Args:
-        name: one of `FETCHABLE`.
+        name: one of `NETWORKS`; the other models bring their own weights.
         folder: where to; made if it is missing.
-        save: how the weights are got; by default Keras downloads them.
+        save: how the weights are got, such as `download`.
 
     Raises:
         ModelLoadError: they cannot be downloaded or written, or those in place are not the ones
             that were fetched; the message says what to do.
     """
-    if name not in FETCHABLE:
-        raise ModelLoadError(f"{name!r} needs no weights: fetch {' or '.join(FETCHABLE)}")
-    path = folder / f"{name}.weights.h5"
+    if name not in NETWORKS:
+        raise ModelLoadError(
+            f"{name!r} is no network with weights to fetch: 'imageserve models list' shows them"
+        )
+    path = folder / f"{name}{ENDING}"
     try:
         if path.exists():
             return _checked(path)
         folder.mkdir(parents=True, exist_ok=True)
-        return _fetched(name, path, save or _download)
+        return _fetched(name, path, save)
     except OSError as error:
         raise ModelLoadError(f"{folder} cannot be used: {error}") from error
 
 
-def _download(name: str, path: Path) -> None:
-    from imageserve.models import keras_model
+def download(name: str, path: Path, engine: Engine) -> None:
+    """Have Keras download the weights, on the backend of ``engine``, and save them.
 
-    keras_model.save_imagenet_weights(name, path)
+    Raises:
+        ModelLoadError: they cannot be downloaded.
+    """
+    keras_door(engine).save_imagenet_weights(name, path)
 
 
 def _checked(path: Path) -> Fetched:
@@ -70,7 +75,7 @@ def _checked(path: Path) -> Fetched:
         raise ModelLoadError(
             f"{path} was not fetched: {record.name} is missing beside it; remove it to fetch it"
         )
-    found = _sha256(path)
+    found = sha256_of(path)
     if record.read_text().split()[:1] != [found]:
         raise ModelLoadError(
             f"{path} is not what was fetched: its checksum differs from {record.name}; "
@@ -83,7 +88,7 @@ def _fetched(name: str, path: Path, save: Save) -> Fetched:
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".fetch-") as temporary:
         made = Path(temporary) / path.name
         save(name, made)
-        sha256 = _sha256(made)
+        sha256 = sha256_of(made)
         record = _record(made)
         record.write_text(f"{sha256}  {path.name}\n")
         os.replace(record, _record(path))
@@ -93,8 +98,3 @@ def _fetched(name: str, path: Path, save: Save) -> Fetched:
 
 def _record(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,69 +1,76 @@
-"""The only door to Keras and TensorFlow: a network or a saved classifier as a Model.
+"""The only door to Keras: a network or a saved classifier as a Model.
 
 Everything a wrong file or setting can break is checked at loading, once, with the mend in the
 message. It knows nothing of queues, and of batches only that one is one call.
 """
 
-import logging
+import io
 import os
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imageserve.errors import ModelLoadError, ModelOutOfMemory
+from imageserve.errors import ModelLoadError
 from imageserve.models.base import best
 from imageserve.models.classifier_checks import (
-    Scores,
+    check_input_type,
     check_output,
     check_probabilities,
     checked_input_size,
     first_line,
 )
+from imageserve.models.engine import Engine
+from imageserve.models.keras_call import compiled_call, prepare_backend
+from imageserve.models.labels import read_labels
+from imageserve.models.networks import NETWORKS, Network
+from imageserve.models.scaling import Scaling, scaling_of
+from imageserve.models.source import Source
+from imageserve.models.version import content_version
 from imageserve.predictions import Prediction
 
 # TensorFlow reads this once, when it is imported; without it, it narrates its start on stderr.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
+import h5py
 import keras
-
-_logger = logging.getLogger(__name__)
 
 RANDOM_SEED = 20180206
 """What ``weights="random"`` starts from."""
 
 _WEIGHTS_FILES = (".h5", ".keras")
-
-_NETWORKS = {
-    "resnet50": (
-        keras.applications.ResNet50,
-        keras.applications.resnet50.preprocess_input,
-    ),
-    "mobilenet_v2": (
-        keras.applications.MobileNetV2,
-        keras.applications.mobilenet_v2.preprocess_input,
-    ),
-}
+_ENDPOINT = "serving_default"
 
 
 class KerasModel:
     """A Keras classifier behind one call per batch; see ``Model``.
 
-    ``network`` maps uint8 RGB pictures to probabilities. Make one with `load_network` or
-    `load_classifier`, which check what is checked nowhere else.
+    ``network`` maps uint8 RGB pictures to probabilities. Make one with `load`, which checks what is
+    checked nowhere else.
     """
 
+    runtime = "keras"
+
     def __init__(
-        self, name: str, network: Any, labels: Sequence[str], input_size: tuple[int, int]
+        self,
+        name: str,
+        network: Any,
+        labels: Sequence[str],
+        input_size: tuple[int, int],
+        *,
+        version: str,
+        engine: Engine,
     ) -> None:
         self.name = name
+        self.version = version
         self.input_size = input_size
         self.labels = tuple(labels)
         self.classes = len(self.labels)
-        self._scores = _one_call(network, input_size)
+        self.network = network
+        self._scores = compiled_call(network, input_size, engine)
 
     def predict(self, images: NDArray[np.uint8], top: int) -> list[tuple[Prediction, ...]]:
         """Classify pictures of shape (n, height, width, 3); see ``Model.predict``."""
@@ -78,41 +85,36 @@ class KerasModel:
         return self._scores(images)
 
 
-def load_network(
-    name: str, *, weights: str, labels: Sequence[str], input_size: tuple[int, int] | None
-) -> KerasModel:
-    """Load a network of keras.applications with the scaling it was trained with.
+def load(source: Source, weights: str, engine: Engine) -> KerasModel:
+    """Load what a source says, with its scaling in front, and check that it can serve.
 
-    ``weights`` is ``imagenet`` (downloaded once, kept in Keras's cache), ``random`` (the same
-    each time, for tests) or the path of a weights file for ``len(labels)`` classes.
-
-    Raises:
-        ModelLoadError: the weights, the labels or the input size do not fit.
-    """
-    _share_gpus()
-    _, scale = _NETWORKS[name]
-    network = _weighted(name, weights, len(labels))
-    return _checked_model(name, network, scale, labels, input_size)
-
-
-def load_classifier(
-    path: Path, *, labels: Sequence[str], input_size: tuple[int, int] | None
-) -> KerasModel:
-    """Load a classifier saved by Keras; its name is that of the file, without the ending.
-
-    It gets float32 RGB 0..255 of shape (n, height, width, 3), scales it itself, and answers with
-    probabilities of shape (n, classes). ``input_size`` decides where the file leaves it open.
+    A network of keras.applications gets its ``weights``: ``imagenet`` (downloaded once, kept in
+    Keras's cache), ``random`` (the same each time, for tests) or the path of a weights file for as
+    many classes as there are labels. A saved classifier brings its own: it gets float32 RGB of
+    shape (n, height, width, 3), 0..255 unless its folder says how to scale, and answers with
+    probabilities of shape (n, classes).
 
     Raises:
-        ModelLoadError: the file, the labels or the input size do not fit.
+        ModelLoadError: the files, the labels or the settings do not fit.
     """
-    _share_gpus()
-    network = _from_file(path)
-    return _checked_model(path.stem, network, lambda pixels: pixels, labels, input_size)
+    _check_backend(engine)
+    prepare_backend(engine)
+    labels = read_labels(source.labels)
+    network, scaling = _unscaled(source, weights, len(labels), engine)
+    wanted = source.input_size or _own_size(source.network)
+    size = checked_input_size(source.name, network.inputs, wanted)
+    check_input_type(source.name, network.inputs[0].dtype, scaling)
+    check_output(source.name, network.outputs, labels)
+    _lower_precision(network, engine.precision)
+    whole = _on_pixels(source.name, network, scaling_of(scaling), size)
+    version = source.version or _version(source, weights)
+    model = KerasModel(source.name, whole, labels, size, version=version, engine=engine)
+    check_probabilities(source.name, model.scores, size, len(labels))
+    return model
 
 
 def save_imagenet_weights(name: str, path: Path) -> None:
-    """Save the ImageNet weights of a network, downloaded by Keras, as `load_network` reads them.
+    """Save the ImageNet weights of a network, downloaded by Keras, as `load` reads them.
 
     Raises:
         ModelLoadError: they cannot be downloaded.
@@ -120,64 +122,114 @@ def save_imagenet_weights(name: str, path: Path) -> None:
     _with_imagenet_weights(name).save_weights(path)
 
 
-def _share_gpus() -> None:
-    if keras.backend.backend() != "tensorflow":
-        return
-    import tensorflow as tf
+def _check_backend(engine: Engine) -> None:
+    engine.check_keras()
+    running = keras.backend.backend()
+    if running != engine.backend:
+        raise ModelLoadError(
+            f"KERAS_BACKEND={engine.backend}: this process runs Keras on {running} already; "
+            "start another one"
+        )
 
-    for gpu in tf.config.list_physical_devices("GPU"):
-        # By default TensorFlow takes the whole GPU, and a second worker on it cannot start.
-        try:
-            tf.config.experimental.set_memory_growth(gpu, True)
-        except (RuntimeError, ValueError) as error:
-            # Whoever used TensorFlow first in this process has settled it; serving still works.
-            _logger.warning("cannot share %s with other workers: %s", gpu.name, error)
+
+def _unscaled(source: Source, weights: str, classes: int, engine: Engine) -> tuple[Any, str]:
+    """Return the network as Keras has it, and the name of the scaling it needs in front."""
+    if source.network is not None:
+        return _weighted(source.name, weights, classes), source.network.scaling
+    assert source.path is not None
+    if source.path.is_dir():
+        return _from_saved_model(source, engine), source.scaling
+    return _from_file(source.path), source.scaling
+
+
+def _own_size(network: Network | None) -> tuple[int, int] | None:
+    # Networks that take any size are served at the one they were trained on.
+    return (network.size, network.size) if network else None
+
+
+def _version(source: Source, weights: str) -> str:
+    if source.path is not None:
+        return content_version(source.path)
+    return weights if weights in {"imagenet", "random"} else content_version(Path(weights))
+
+
+def _build(name: str, **options: Any) -> Any:
+    return getattr(keras.applications, NETWORKS[name].constructor)(**options)
 
 
 def _weighted(name: str, weights: str, classes: int) -> Any:
-    build, _ = _NETWORKS[name]
     if weights == "random":
         keras.utils.set_random_seed(RANDOM_SEED)
-        return build(weights=None, classes=classes)
+        return _build(name, weights=None, classes=classes)
     if weights == "imagenet":
         return _with_imagenet_weights(name)
     return _with_weights_file(name, weights, classes)
 
 
 def _with_imagenet_weights(name: str) -> Any:
-    build, _ = _NETWORKS[name]
     try:
-        return build(weights="imagenet")
+        return _build(name, weights="imagenet")
     except Exception as error:  # Keras raises a bare Exception when a download fails
         raise ModelLoadError(
             f"the ImageNet weights of {name} could not be downloaded ({first_line(error)}): "
-            "set the weights to the path of a weights file, or put Keras's own file into the "
-            "folder models under KERAS_HOME"
+            "set the weights to the path of a weights file, or put Keras's own file, "
+            f"{NETWORKS[name].cached}, into the folder models under KERAS_HOME"
         ) from error
 
 
 def _with_weights_file(name: str, weights: str, classes: int) -> Any:
-    build, _ = _NETWORKS[name]
     if not weights.endswith(_WEIGHTS_FILES):
         raise ModelLoadError(
             f"the weights of {name} are {weights!r}: they must be imagenet, random or the path "
             "of a .weights.h5, .h5 or .keras file"
         )
-    if not Path(weights).is_file():
+    path = Path(weights)
+    if not path.is_file():
         raise ModelLoadError(f"the weights file {weights} does not exist: correct its path")
     try:
-        return build(weights=weights, classes=classes)
+        network = _build(name, weights=weights, classes=classes)
+        if name.startswith("efficientnet_b") and "rescaling_1" in _layers_in(path):
+            _fold_second_rescaling(network)
     except Exception as error:  # what it raises depends on where in the file Keras stumbles
         raise ModelLoadError(
             f"{weights} does not hold the weights of {name} for {classes} labels "
             f"({first_line(error)}): save them anew with save_weights(), or name the network "
             "and the labels file that belong to it"
         ) from error
+    return network
+
+
+def _layers_in(path: Path) -> set[str]:
+    """Return the names of the layers whose weights a file holds."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            content: Any = io.BytesIO(archive.read("model.weights.h5"))
+    else:
+        content = path
+    with h5py.File(content) as file:
+        names = file.attrs.get("layer_names", ())  # .h5 of old; since then, groups
+        old = {name.decode() if isinstance(name, bytes) else str(name) for name in names}
+        return old | set(file.get("layers", ()))
+
+
+def _fold_second_rescaling(network: Any) -> None:
+    """Bring in what EfficientNetB0 to B7 do with ImageNet's weights only.
+
+    Asked for ``imagenet``, Keras divides by the square root of the standard deviation once more,
+    in a layer of its own, ``rescaling_1``. Asked for a weights file it leaves that layer out, even
+    where the file was saved from a network that had it.
+    """
+    (layer,) = (one for one in network.layers if isinstance(one, keras.layers.Normalization))
+    mean, variance, count = layer.get_weights()
+    layer.set_weights([mean, variance * np.asarray((0.229, 0.224, 0.225), np.float32), count])
+    layer.finalize_state()
 
 
 def _from_file(path: Path) -> Any:
     if not path.is_file():
         raise ModelLoadError(f"the model file {path} does not exist: correct its path")
+    if not os.access(path, os.R_OK):
+        raise ModelLoadError(f"the model file {path} may not be read: allow it (chmod a+r)")
     # Keras calls a broken file a missing one.
     if not zipfile.is_zipfile(path):
         raise ModelLoadError(f"{path} is no .keras file, or cut short: copy or save it anew")
@@ -190,25 +242,70 @@ def _from_file(path: Path) -> Any:
         ) from error
 
 
-def _checked_model(
-    name: str,
-    network: Any,
-    scale: Callable[[Any], Any],
-    labels: Sequence[str],
-    input_size: tuple[int, int] | None,
-) -> KerasModel:
-    size = checked_input_size(name, network.inputs, input_size)
-    check_output(name, network.outputs, labels)
-    model = KerasModel(name, _on_pixels(name, network, scale, size), labels, size)
-    check_probabilities(name, model.scores, size)
-    return model
+def _from_saved_model(source: Source, engine: Engine) -> Any:
+    if engine.backend != "tensorflow":
+        raise ModelLoadError(
+            f"{source.path} is a SavedModel, which only TensorFlow can run: set "
+            "KERAS_BACKEND=tensorflow, or save the model as .keras"
+        )
+    if engine.precision != "float32":
+        raise ModelLoadError(
+            f"{source.path} is a SavedModel, a finished graph: set PRECISION=float32, or save the "
+            "model as .keras"
+        )
+    try:
+        layer = keras.layers.TFSMLayer(str(source.path), call_endpoint=_ENDPOINT)
+        spec = _signature(layer)
+    except Exception as error:  # what it raises depends on where in the files it stumbles
+        raise ModelLoadError(
+            f"Keras cannot load the SavedModel {source.path} ({first_line(error)}): save it anew "
+            "with model.export(), or tf.saved_model.save() with a signature serving_default of "
+            "one input"
+        ) from error
+    return _as_network(layer, spec)
 
 
-def _on_pixels(name: str, network: Any, scale: Callable[[Any], Any], size: tuple[int, int]) -> Any:
+def _signature(layer: Any) -> Any:
+    """Return shape and dtype of the one input of a SavedModel's endpoint."""
+    _, inputs = layer.call_endpoint_fn.structured_input_signature
+    (spec,) = inputs.values()
+    return spec
+
+
+def _as_network(layer: Any, spec: Any) -> Any:
+    pixels = keras.Input(tuple(spec.shape[1:]), dtype=spec.dtype.name)
+    answers = layer(pixels)
+    # A signature answers with a dictionary, if only of one.
+    outputs = list(answers.values()) if isinstance(answers, dict) else [answers]
+    return keras.Model(pixels, outputs[0] if len(outputs) == 1 else outputs)
+
+
+def _lower_precision(network: Any, precision: str) -> None:
+    """Let all layers but the last compute in fewer bits; weights and answers stay float32.
+
+    The last one gives probabilities: in bfloat16 those would have two digits.
+    """
+    if precision == "float32":
+        return
+    *most, _ = _layers(network)
+    for layer in most:
+        if layer.dtype_policy.name == "float32":
+            layer.dtype_policy = f"mixed_{precision}"
+
+
+def _layers(network: Any) -> Iterator[Any]:
+    """Yield the layers in the order of the data, those inside of others too."""
+    for layer in network.layers:
+        inner = layer._flatten_layers(include_self=False)
+        yield from _layers(layer) if hasattr(layer, "layers") else (*inner, layer)
+
+
+def _on_pixels(name: str, network: Any, scaling: Scaling, size: tuple[int, int]) -> Any:
     """Put the scaling in front of the network: pictures cross to the device as uint8."""
     pixels = keras.Input((*size, 3), dtype="uint8")
     try:
-        return keras.Model(pixels, network(scale(keras.ops.cast(pixels, "float32"))))
+        numbers = keras.ops.cast(_scaled(pixels, scaling), network.inputs[0].dtype)
+        return keras.Model(pixels, network(numbers))
     except ValueError as error:
         raise ModelLoadError(
             f"{name} cannot take pictures of {size[0]}x{size[1]} ({first_line(error)}): "
@@ -216,26 +313,13 @@ def _on_pixels(name: str, network: Any, scale: Callable[[Any], Any], size: tuple
         ) from error
 
 
-def _one_call(network: Any, input_size: tuple[int, int]) -> Scores:
-    """Compile the network for any batch size, without a trace anew for each."""
-    if keras.backend.backend() != "tensorflow":
-        return lambda images: np.asarray(network.predict_on_batch(images), np.float32)
-    import tensorflow as tf
-
-    # Without XLA: measured on a CPU, MobileNetV2 then takes 5 to 15 times as long and ResNet-50
-    # no less, and each new batch size compiles for seconds.
-    call = tf.function(
-        lambda images: network(images, training=False),
-        input_signature=[tf.TensorSpec((None, *input_size, 3), tf.uint8)],
-        autograph=False,
-    )
-
-    def scores(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        try:
-            return np.asarray(call(images).numpy(), np.float32)
-        except tf.errors.ResourceExhaustedError as error:
-            raise ModelOutOfMemory(
-                f"too little device memory for a batch of {len(images)}: {first_line(error)}"
-            ) from error
-
-    return scores
+def _scaled(pixels: Any, scaling: Scaling) -> Any:
+    """Build the scaling of pixels (n, height, width, 3)."""
+    numbers = keras.ops.cast(pixels, "float32")
+    if scaling.is_bgr:
+        numbers = numbers[..., ::-1]
+    if scaling.factor != (1, 1, 1):
+        numbers = numbers * np.asarray(scaling.factor, np.float32)
+    if scaling.offset != (0, 0, 0):
+        numbers = numbers + np.asarray(scaling.offset, np.float32)
+    return numbers

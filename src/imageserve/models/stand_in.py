@@ -44,10 +44,11 @@ class StandIn:
         batch_ms: float = 15.0,
         image_ms: float = 0.5,
         poison: bool = False,
-        name: str = "stand-in",
+        version: str = "1",
         sleep: Callable[[float], object] = time.sleep,
     ) -> None:
-        self.name = name
+        self.name = "stand-in"
+        self.version = version
         self.input_size = input_size
         self.classes = 1000
         self.batch_ms = batch_ms
@@ -76,7 +77,8 @@ def parse_stand_in(model: str, input_size: tuple[int, int] | None = None) -> Sta
     """Make the stand-in which a name such as ``stand-in:batch_ms=400,image_ms=0,size=64`` asks for.
 
     Options are ``batch_ms`` and ``image_ms`` (milliseconds), ``size`` (pixels, for height and
-    width) and ``poison`` (0 or 1). ``input_size`` is what the settings demand, if they do.
+    width), ``poison`` (0 or 1) and ``version`` (a whole number). ``input_size`` is what the
+    settings demand, if they do.
 
     Raises:
         ModelLoadError: an option is unknown or has a bad value, or ``size`` is not what the
@@ -90,6 +92,7 @@ def parse_stand_in(model: str, input_size: tuple[int, int] | None = None) -> Sta
         batch_ms=options.get("batch_ms", 15.0),
         image_ms=options.get("image_ms", 0.5),
         poison=bool(options.get("poison", 0)),
+        version=str(int(options.get("version", 1))),
     )
 
 
@@ -131,6 +134,7 @@ _OPTIONS: dict[str, tuple[str, Callable[[float], bool]]] = {
     "image_ms": ("milliseconds, 0 or more", _is_duration),
     "size": (f"whole pixels, 1 to {_LARGEST_SIZE}", lambda x: x in range(1, _LARGEST_SIZE + 1)),
     "poison": ("0 or 1", lambda x: x in (0, 1)),
+    "version": ("a whole number, 0 or more", lambda x: 0 <= x < 10**9 and x == int(x)),
 }
 
 

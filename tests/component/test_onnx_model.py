@@ -1,0 +1,256 @@
+"""ONNX Runtime as the second engine: what it serves, what it refuses, and that it stands alone."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from onnx import TensorProto
+from tests.onnx_files import LABELS, write_labels, write_onnx, write_too_deep
+
+import imageserve
+from imageserve.errors import ModelLoadError, ModelOutOfMemory
+from imageserve.models import Engine, load_model
+from imageserve.models.onnx_model import OnnxModel
+
+SOURCE = Path(imageserve.__file__).parents[1]
+Write = Callable[[Path], Path]
+
+# What a worker without Keras and TensorFlow is: importing them fails.
+WITHOUT_KERAS = """
+import json, sys
+import numpy
+class Blocked:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("keras", "tensorflow", "jax", "torch", "onnx", "tf2onnx"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Blocked())
+from imageserve.errors import ModelLoadError
+from imageserve.model_entries import engine_of, load_entry, worker_entry
+from imageserve.settings import Settings
+settings = Settings.from_env({"MODEL": sys.argv[1], "MODEL_RUNTIME": "onnx"})
+model = load_entry(worker_entry(settings), engine_of(settings))
+images = numpy.random.default_rng(5).integers(0, 256, (3, 8, 8, 3), dtype=numpy.uint8)
+answers = [[p.label, p.probability] for row in model.predict(images, 1) for p in row]
+try:
+    load_entry(worker_entry(Settings.from_env({})), engine_of(Settings.from_env({})))
+    refused = ""
+except ModelLoadError as error:
+    refused = str(error)
+print(json.dumps({"name": model.name, "answers": answers, "refused": refused}))
+"""
+
+OUT_OF_MEMORY = """
+import resource, sys
+import numpy
+from imageserve.errors import ModelOutOfMemory
+from imageserve.models import load_model, Engine
+model = load_model(
+    sys.argv[1], weights="", labels_file=sys.argv[2], input_size=None, engine=Engine(threads=1)
+)
+images = numpy.zeros((300_000, 8, 8, 3), numpy.uint8)
+print(len(model.predict(images[:4], 1)))
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**20, used + 2**20))
+try:
+    model.predict(images, 1)
+except ModelOutOfMemory as error:
+    print(error)
+"""
+
+
+def pictures(n: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(n).integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
+
+
+def load(path: Path, labels: list[str] | None = None, **options: Any) -> OnnxModel:
+    labels_file = write_labels(path.parent / "names.txt", labels)
+    options = {"weights": "", "labels_file": labels_file, "input_size": None, **options}
+    model = load_model(str(path), **options)
+    assert isinstance(model, OnnxModel)
+    return model
+
+
+def expected_scores(images: NDArray[np.uint8]) -> NDArray[np.float64]:
+    kernel = np.random.default_rng(4).normal(0, 0.05, (3, 3)).astype(np.float32)
+    raised = np.exp(images.astype(np.float64).mean(axis=(1, 2)) @ kernel)
+    scores: NDArray[np.float64] = raised / raised.sum(axis=1, keepdims=True)
+    return scores
+
+
+@pytest.mark.parametrize("type_", [TensorProto.UINT8, TensorProto.FLOAT], ids=["uint8", "float32"])
+def test_a_file_gets_rgb_0_to_255_and_answers_with_its_labels(tmp_path: Path, type_: int) -> None:
+    model = load(write_onnx(tmp_path / "forms.onnx", type_=type_))
+    images = pictures(5)
+
+    assert (model.name, model.input_size, model.classes) == ("forms", (8, 8), 3)
+    expected = expected_scores(images)
+    np.testing.assert_allclose(model.scores(images), expected, rtol=0, atol=1e-5)
+    best = [LABELS[i] for i in expected.argmax(axis=1)]
+    assert [answer[0].label for answer in model.predict(images, top=2)] == best
+    np.testing.assert_array_equal(model.scores(images[2:3])[0], model.scores(images)[2])
+
+
+def test_the_version_is_that_of_the_content(tmp_path: Path) -> None:
+    one, other = (write_onnx(tmp_path / f"{w}.onnx", weight=w) for w in (0.05, 0.06))
+    shutil.copy(one, tmp_path / "copy.onnx")
+
+    versions = [load(path).version for path in (one, other, tmp_path / "copy.onnx")]
+
+    assert versions[0] == versions[2] != versions[1]
+
+
+def test_a_folder_says_the_rest(tmp_path: Path) -> None:
+    write_onnx(tmp_path / "model.onnx", shape=("n", "height", "width", 3))
+    write_labels(tmp_path / "labels.txt")
+    (tmp_path / "imageserve.yaml").write_text("input_size: 8\nversion: spring")
+
+    model = load_model(f"{tmp_path}/", weights="", labels_file=None, input_size=None)
+
+    assert (model.version, model.input_size) == ("spring", (8, 8))
+    assert len(model.predict(pictures(2), top=1)) == 2
+
+
+def cut_short(path: Path) -> Path:
+    write_onnx(path).write_bytes(path.read_bytes()[:100])
+    return path
+
+
+def garbage(path: Path) -> Path:
+    path.write_bytes(b"no graph at all")
+    return path
+
+
+def only_a_folder(path: Path) -> Path:
+    path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        pytest.param(lambda path: path, r"mine\.onnx does not exist: correct its path", id="none"),
+        pytest.param(cut_short, "cannot load .* copy it anew, or export it", id="cut short"),
+        pytest.param(garbage, "cannot load .* copy it anew, or export it", id="garbage"),
+        pytest.param(only_a_folder, r"mine\.onnx holds no model: put", id="a folder in its place"),
+        pytest.param(
+            lambda path: write_onnx(path, softmax=False), "add a softmax", id="no softmax"
+        ),
+        pytest.param(
+            lambda path: write_onnx(path, weight=np.nan), "NaN or infinite", id="broken weights"
+        ),
+        pytest.param(
+            lambda path: write_onnx(path, classes=4), "has 4 classes and its labels", id="classes"
+        ),
+        pytest.param(
+            lambda path: write_onnx(path, shape=("n", 8, 3)), "must be .None, height", id="rank"
+        ),
+        pytest.param(
+            lambda path: write_onnx(path, shape=("n", 8, 8, 1)), "must be .None, height", id="grey"
+        ),
+        pytest.param(
+            lambda path: write_onnx(path, shape=("n", 3, 8, 8)), "colours first", id="colours first"
+        ),
+        pytest.param(
+            lambda path: write_onnx(path, shape=(1, 8, 8, 3)), "batches of 1 only", id="one a batch"
+        ),
+        pytest.param(
+            lambda path: write_onnx(path, type_=TensorProto.INT64),
+            r"tensor\(int64\): export it with uint8 or float32",
+            id="another type",
+        ),
+        pytest.param(
+            lambda path: write_onnx(path, shape=("n", "h", "w", 3)), "set the input size", id="open"
+        ),
+        pytest.param(lambda path: write_onnx(path, twice=True), "2 outputs", id="two outputs"),
+        pytest.param(write_too_deep, "must be .None, classes", id="rank of the answer"),
+    ],
+)
+def test_a_file_that_cannot_serve_is_refused_with_the_mend(
+    tmp_path: Path, write: Write, message: str
+) -> None:
+    with pytest.raises(ModelLoadError, match=message):
+        load(write(tmp_path / "mine.onnx"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        pytest.param({"labels_file": None}, "has no labels", id="no labels"),
+        pytest.param({"labels_file": "nowhere.txt"}, "does not exist", id="missing labels"),
+        pytest.param({"input_size": (9, 9)}, "set the input size to 8x8", id="another size"),
+        pytest.param({"engine": Engine(precision="float16")}, "PRECISION", id="precision"),
+        pytest.param({"engine": Engine(xla=True)}, "XLA is for Keras", id="XLA"),
+        pytest.param({"engine": Engine(runtime="keras")}, "leave MODEL_RUNTIME out", id="Keras"),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused_with_the_mend(
+    tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ModelLoadError, match=message):
+        load(write_onnx(tmp_path / "mine.onnx"), **options)
+
+
+def test_scaling_that_would_be_left_out_is_refused(tmp_path: Path) -> None:
+    write_labels(tmp_path / "labels.txt")
+    (tmp_path / "imageserve.yaml").write_text("scaling: torch")
+    write_onnx(tmp_path / "model.onnx", type_=TensorProto.FLOAT)
+
+    with pytest.raises(ModelLoadError, match="the scaling 'torch', which must be inside"):
+        load_model(f"{tmp_path}/", weights="", labels_file=None, input_size=None)
+
+
+def test_it_serves_where_keras_and_tensorflow_cannot_be_imported(tmp_path: Path) -> None:
+    folder = tmp_path / "forms"
+    folder.mkdir()
+    write_onnx(folder / "model.onnx")
+    write_labels(folder / "labels.txt")
+    (folder / "imageserve.yaml").write_text("input_size: 8")
+
+    found = json.loads(run(WITHOUT_KERAS, str(folder)))
+
+    expected = expected_scores(pictures_of_the_program())
+    assert found["name"] == "forms"
+    assert [label for label, _ in found["answers"]] == [LABELS[i] for i in expected.argmax(axis=1)]
+    assert [p for _, p in found["answers"]] == pytest.approx(expected.max(axis=1), abs=1e-5)
+    assert "install keras and tensorflow, or set KERAS_BACKEND or MODEL_RUNTIME" in found["refused"]
+
+
+def pictures_of_the_program() -> NDArray[np.uint8]:
+    return np.random.default_rng(5).integers(0, 256, (3, 8, 8, 3), dtype=np.uint8)
+
+
+def test_a_batch_too_large_for_the_memory_raises_out_of_memory(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "forms.onnx")
+
+    printed = run(OUT_OF_MEMORY, str(path), write_labels(tmp_path / "labels.txt")).splitlines()
+
+    assert printed[0] == "4"
+    assert printed[1].startswith("too little device memory for a batch of 300000: ")
+
+
+def test_other_failures_of_the_session_are_passed_on(tmp_path: Path) -> None:
+    model = load(write_onnx(tmp_path / "forms.onnx"))
+
+    with pytest.raises(Exception, match="invalid dimensions") as caught:
+        model.predict(np.zeros((1, 9, 9, 3), np.uint8), top=1)
+    assert not isinstance(caught.value, ModelOutOfMemory)
+
+
+def run(code: str, *args: str) -> str:
+    ended = subprocess.run(
+        [sys.executable, "-c", code, *args],
+        env={**os.environ, "PYTHONPATH": str(SOURCE)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout

@@ -1,0 +1,130 @@
+"""What is loaded for a model's name or path, by which engine, with which labels."""
+
+from pathlib import Path
+
+import pytest
+
+from imageserve.errors import ModelLoadError
+from imageserve.models.catalog import KNOWN
+from imageserve.models.labels import IMAGENET_LABELS
+from imageserve.models.source import find_source
+
+
+def folder(path: Path, *names: str, facts: str = "") -> str:
+    path.mkdir()
+    for name in names:
+        (path / name).touch()
+    (path / "imageserve.yaml").write_text(facts)
+    return str(path)
+
+
+def test_a_network_has_its_labels_and_its_scaling() -> None:
+    source = find_source("resnet50", None, (224, 224), None)
+
+    assert (source.runtime, source.path, source.labels) == ("keras", None, IMAGENET_LABELS)
+    assert source.network is not None
+    assert source.network.scaling == "caffe"
+    assert source.input_size == (224, 224)
+
+
+def test_own_labels_take_the_place_of_a_networks() -> None:
+    assert find_source("resnet50", "mine.txt", None, None).labels == Path("mine.txt")
+
+
+def test_the_bundled_model_is_a_file() -> None:
+    assert find_source("shapes", None, None, "keras").path == KNOWN["shapes"].model_file
+
+
+@pytest.mark.parametrize(
+    ("model", "wanted", "runtime"),
+    [
+        pytest.param("a.keras", None, "keras", id="a Keras file"),
+        pytest.param("a.keras", "keras", "keras", id="a Keras file, said so"),
+        pytest.param("a.onnx", None, "onnx", id="an ONNX file"),
+        pytest.param("a.onnx", "onnx", "onnx", id="an ONNX file, said so"),
+    ],
+)
+def test_a_file_is_run_by_what_it_was_written_for(
+    model: str, wanted: str | None, runtime: str
+) -> None:
+    source = find_source(f"/models/{model}", "labels.txt", None, wanted)
+
+    assert (source.name, source.runtime) == ("a", runtime)
+    assert source.path == Path("/models", model)
+
+
+@pytest.mark.parametrize(
+    ("names", "wanted", "file"),
+    [
+        pytest.param(["model.keras"], None, "model.keras", id="Keras alone"),
+        pytest.param(["model.onnx"], None, "model.onnx", id="ONNX alone"),
+        pytest.param(["model.keras", "model.onnx"], None, "model.keras", id="both: Keras"),
+        pytest.param(["model.keras", "model.onnx"], "onnx", "model.onnx", id="both: as told"),
+    ],
+)
+def test_a_folder_is_run_by_what_it_holds_and_what_is_wanted(
+    tmp_path: Path, names: list[str], wanted: str | None, file: str
+) -> None:
+    facts = "input_size: 64\nscaling: torch\nversion: '7'"
+    path = folder(tmp_path / "flowers", *names, "labels.txt", facts=facts)
+
+    source = find_source(path, None, None, wanted)
+
+    assert source.path == Path(path, file)
+    assert (source.name, source.labels) == ("flowers", Path(path, "labels.txt"))
+    assert (source.input_size, source.scaling, source.version) == ((64, 64), "torch", "7")
+
+
+def test_the_settings_name_labels_for_a_folder_too(tmp_path: Path) -> None:
+    path = folder(tmp_path / "flowers", "model.onnx")
+
+    assert find_source(path, "mine.txt", None, None).labels == Path("mine.txt")
+
+
+@pytest.mark.parametrize(
+    ("model", "wanted", "said"),
+    [
+        pytest.param(
+            "resnet50",
+            "onnx",
+            "run 'imageserve models export resnet50 --to DIR', then set MODEL=DIR",
+            id="a network that was not exported",
+        ),
+        pytest.param("shapes", "onnx", "models export shapes --to DIR", id="the bundled model"),
+        pytest.param("a.keras", "onnx", "models export a.keras --to DIR", id="a Keras file"),
+        pytest.param("a.onnx", "keras", "leave MODEL_RUNTIME out", id="ONNX for Keras"),
+    ],
+)
+def test_the_wrong_runtime_is_refused_with_the_command_that_mends_it(
+    model: str, wanted: str, said: str
+) -> None:
+    with pytest.raises(ModelLoadError, match=said):
+        find_source(model, "labels.txt", None, wanted)
+
+
+def test_a_folder_that_was_not_exported_is_refused_with_the_command(tmp_path: Path) -> None:
+    path = folder(tmp_path / "flowers", "model.keras", "labels.txt")
+
+    with pytest.raises(ModelLoadError, match=f"models export {path} --to {path}'"):
+        find_source(path, None, None, "onnx")
+
+
+def test_an_exported_folder_is_refused_for_keras(tmp_path: Path) -> None:
+    path = folder(tmp_path / "flowers", "model.onnx", "labels.txt")
+
+    with pytest.raises(ModelLoadError, match="which is ONNX: leave MODEL_RUNTIME out"):
+        find_source(path, None, None, "keras")
+
+
+def test_a_folder_without_labels_is_refused(tmp_path: Path) -> None:
+    path = folder(tmp_path / "flowers", "model.keras")
+
+    with pytest.raises(ModelLoadError, match=r"put labels\.txt into the model's folder"):
+        find_source(path, None, None, None)
+
+
+def test_a_size_that_is_not_the_folders_is_refused(tmp_path: Path) -> None:
+    path = folder(tmp_path / "flowers", "model.keras", "labels.txt", facts="input_size: [64, 48]")
+
+    with pytest.raises(ModelLoadError, match="set the input size to 64x48, or leave it out"):
+        find_source(path, None, (64, 64), None)
