@@ -20,7 +20,7 @@ COMMANDS = {
     "autoscaler": "keep as many pods of each model as its queue needs",
     "classify": "send pictures to a running server and print their labels",
     "loadtest": "measure a running server and check its answers; merge the results of pods",
-    "models": "get models ready to be served: fetch weights",
+    "models": "list, fetch, check, export, measure and change models",
     "queue": "look into a queue, read its dead list, empty it",
     "drain": "prepare the web server on this machine for its end (preStop hook)",
     "settings": "print every setting, its default and its meaning",
