@@ -144,6 +144,21 @@ def test_real_pictures_are_sent_with_their_labels(tmp_path: Path) -> None:
     assert (result.load.pictures, result.load.distinct) == ("files", 1)
 
 
+def test_pictures_of_ones_own_are_sent_to_the_stand_in_too(tmp_path: Path, capsys: Capture) -> None:
+    """They were named, so generated ones in their place would be a lie."""
+    with serving(PICTURES) as server:
+        assert main(["loadtest", server.url, *SHORT, "--images", str(tmp_path / "none")]) == 1
+        assert "labels.csv" in capsys.readouterr().err
+
+        (tmp_path / "a.png").write_bytes(b"a")
+        server.labels = {b"a": "cat"}
+        options = ("--images", str(tmp_path), "--learn")
+        status, result = result_of(tmp_path / "r.json", server.url, *SHORT, *options)
+
+    assert status == 0
+    assert (result.load.pictures, result.load.distinct) == ("files", 1)
+
+
 def test_what_pictures_must_be_answered_can_be_learnt_before(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
@@ -173,7 +188,8 @@ def test_a_search_finds_the_highest_rate_that_holds(tmp_path: Path, capsys: Capt
         else:
             call.answer_well()
 
-    load = ("--search", "--rate", "20", "--arrivals", "constant", "--duration", "0.2", "--quiet")
+    load = ["--search", "--rate", "20", "--arrivals", "constant", "--duration", "0.2", "--quiet"]
+    load += ["--slo", "p99=30s"]
     with serving(PICTURES, takes_twelve) as server:
         status, result = result_of(tmp_path / "r.json", server.url, *load)
 
@@ -237,6 +253,20 @@ def test_the_result_can_be_printed_for_a_program(capsys: Capture) -> None:
 def test_the_scenarios_are_listed(capsys: Capture) -> None:
     assert main(["loadtest", "--list"]) == 0
     assert "overload       A minute at twice the capacity" in capsys.readouterr().out
+
+
+def test_scenarios_of_ones_own_stand_beside_the_built_in_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    (tmp_path / "scenarios").mkdir()
+    text = "description: Mine.\nphases: [{seconds: 1, rate_per_s: 1}]\n"
+    (tmp_path / "scenarios" / "mine.yaml").write_text(text)
+    monkeypatch.setenv("LOADTEST_DIR", str(tmp_path))
+
+    assert main(["loadtest", "--list"]) == 0
+    listed = capsys.readouterr().out
+    assert "mine           Mine." in listed
+    assert "overload" in listed
 
 
 # -- ending it early ----------------------------------------------------------------------------
@@ -345,6 +375,20 @@ def test_a_pod_that_is_missing_fails_the_merged_verdict(
         ),
         pytest.param(["http://x", "--scenario", "/x.yaml"], "cannot be read", id="no file"),
         pytest.param(["http://x", "--slo", "fast"], "'fast' is no objective", id="no objective"),
+        pytest.param(
+            ["http://x", "--search", "--slo", "p99=1s", "--clients", "1"],
+            "tries rates of its own",
+            id="a search with clients",
+        ),
+        pytest.param(["http://x", "--search"], "an objective in time", id="an endless search"),
+        pytest.param(
+            ["http://x", "--arrivals", "constant"], "for an open loop", id="arrivals of clients"
+        ),
+        pytest.param(["http://x", "--broken-kinds", "cut"], "needs --broken", id="no share"),
+        pytest.param(
+            ["http://x", "--source", "generated", "--learn"], "for real pictures", id="both kinds"
+        ),
+        pytest.param(["http://x", "--json", "/tmp"], "is a folder", id="a folder"),
         pytest.param(["http://x", "--json", "/none/x"], "there is no folder", id="no folder"),
         pytest.param(["http://x", "--records", "/none/x"], "cannot be written", id="no records"),
         pytest.param(["http://x", "--api-key-file", "/none"], "cannot be read", id="no key"),
@@ -392,6 +436,9 @@ def test_a_search_is_not_for_several_pods(monkeypatch: pytest.MonkeyPatch, capsy
     [
         ("--rate", "0"),
         ("--rate", "nan"),
+        ("--wait", "-1"),
+        ("--wait", "nan"),
+        ("--timeout", "601"),
         ("--clients", "0"),
         ("--clients", "x"),
         ("--broken", "1.5"),

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.loadtest_results import SECONDS, a_result, histogram
 
+from imageserve.loadtest.codec import ResultError
 from imageserve.loadtest.histogram import COARSE, LONGEST_S, Histogram
 from imageserve.loadtest.merge import MergeError, merged, results_in
 from imageserve.loadtest.result import (
@@ -17,7 +18,6 @@ from imageserve.loadtest.result import (
     Outcome,
     Refusals,
     Result,
-    ResultError,
     SearchStep,
     Timeline,
     Verdict,
@@ -86,11 +86,24 @@ def test_two_histograms_add_up_to_that_of_all_values(
 @given(st.lists(st.floats(0.001, LONGEST_S), min_size=1, max_size=200), st.floats(1, 100))
 def test_a_percentile_is_right_to_a_thousandth(seconds: list[float], percentile: float) -> None:
     ranked = sorted(seconds)
-    rank = max(1, int(percentile * len(ranked) / 100 + 0.5))
 
     found_ms = histogram(*seconds).percentile_ms(percentile)
 
-    assert found_ms == pytest.approx(ranked[rank - 1] * 1000, rel=0.001, abs=0.002)
+    # The smallest value that so many percent did not exceed.
+    enough = (s for i, s in enumerate(ranked, 1) if i >= percentile * len(ranked) / 100 - 1e-6)
+    assert found_ms == pytest.approx(next(enough) * 1000, rel=0.001, abs=0.002)
+
+
+@pytest.mark.parametrize(
+    ("count", "percentile", "rank"),
+    [(1, 99, 1), (100, 99, 99), (160, 99, 159), (1000, 99.9, 999), (1001, 99.9, 1000)],
+)
+def test_a_percentile_is_never_of_fewer_values_than_it_says(
+    count: int, percentile: float, rank: int
+) -> None:
+    ranks_s = histogram(*(i / 1000 for i in range(1, count + 1)))
+
+    assert ranks_s.percentile_ms(percentile) == pytest.approx(rank, rel=0.001)
 
 
 def test_an_empty_histogram_has_no_figures() -> None:
@@ -192,7 +205,8 @@ def test_every_end_is_counted_once_under_its_kind() -> None:
     for record in (
         a_record(Outcome.GOOD, 1.0, status=200, stages_ms={"model": 5.0, "total": 100.0}),
         a_record(Outcome.GOOD, 1.1, status=400, broken=True),
-        a_record(Outcome.WRONG, 2.5, status=200),
+        a_record(Outcome.WRONG, 2.5, status=200, detail="a.png was called 'dog'"),
+        a_record(Outcome.WRONG, 2.5, status=200, detail="a later one"),
         a_record(Outcome.REFUSED, 2.6, status=503, code="busy", retry_after_s=1.0),
         a_record(Outcome.REFUSED, 2.6, status=503, code="busy"),
         a_record(Outcome.FAILED, 2.7, status=504, code="timed_out"),
@@ -202,12 +216,14 @@ def test_every_end_is_counted_once_under_its_kind() -> None:
         tally.end(record)
 
     counts = tally.counts()
-    assert (counts.sent, counts.good, counts.broken, counts.unaccounted) == (7, 2, 1, 0)
+    assert (counts.sent, counts.good, counts.broken, counts.unaccounted) == (8, 2, 1, 0)
     assert counts.refusals == {"busy": Refusals(1, 1)}
     assert counts.failures == {"504 timed_out": 1}
     assert counts.errors == {"reset": 1}
-    assert counts.statuses == {"200": 2, "400": 1, "503": 2, "504": 1}
+    assert counts.statuses == {"200": 3, "400": 1, "503": 2, "504": 1}
     assert (tally.latency.good.count, tally.latency.broken.count) == (1, 1)
+    assert set(tally.examples) == {"wrong", "failed", "error"}
+    assert tally.examples["wrong"] == "id-1: a.png was called 'dog'"
     assert tally.latency.good.percentile_ms(50) == pytest.approx(500, rel=0.001)
     assert tally.latency.from_send.percentile_ms(50) == pytest.approx(400, rel=0.001)
     assert tally.stages["outside"].percentile_ms(50) == pytest.approx(300, rel=0.001)
@@ -289,7 +305,9 @@ def test_a_result_that_is_cut_off_is_not_passed_over() -> None:
 
 
 def test_the_results_of_all_pods_add_up() -> None:
-    whole = merged([pod(1), pod(0, counts=full_result().counts)])
+    spoilt = pod(0, counts=full_result().counts, examples={"wrong": "id-1: not a dog"})
+
+    whole = merged([pod(1, sending_seconds=9.5), spoilt])
 
     assert whole.pods == 2
     assert whole.load == replace(a_result().load, shards=2)
@@ -301,7 +319,10 @@ def test_the_results_of_all_pods_add_up() -> None:
     assert whole.timeline.points[0].latency.count == 200
     assert whole.tool.cpu_s == 1.0
     assert not whole.verdict.holds
-    assert "1 request got a wrong answer" in whole.verdict.reasons
+    assert whole.sending_seconds == 9.5
+    assert whole.verdict.reasons[0] == (
+        "1 request got a wrong answer; the first was id-1: not a dog"
+    )
 
 
 def test_the_merged_verdict_is_judged_anew_over_all() -> None:

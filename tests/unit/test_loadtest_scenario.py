@@ -6,10 +6,17 @@ import pytest
 
 from imageserve.loadtest.objective import Objective
 from imageserve.loadtest.reader import ScenarioError
-from imageserve.loadtest.scenario import Phase, PictureMix, Scenario, load_scenario, stretches
+from imageserve.loadtest.scenario import (
+    BUILT_IN,
+    Phase,
+    PictureMix,
+    Scenario,
+    load_scenario,
+    stretches,
+)
 from imageserve.loadtest.schedule import Stretch
 
-SHIPPED = sorted((Path(__file__).resolve().parents[2] / "loadtest" / "scenarios").glob("*.yaml"))
+SHIPPED = sorted(BUILT_IN.glob("*.yaml"))
 
 
 def written(folder: Path, text: str) -> Path:

@@ -84,7 +84,10 @@ def tally_of(good: int) -> Tally:
     return tally
 
 
-def test_in_a_terminal_one_line_is_written_over_and_over_and_then_taken_away() -> None:
+def test_in_a_terminal_one_line_is_written_over_and_over_and_then_taken_away(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
     out = io.StringIO()
     progress = Progress(out, 10.0, live=True)
 
@@ -95,6 +98,19 @@ def test_in_a_terminal_one_line_is_written_over_and_over_and_then_taken_away() -
     assert "\n" not in text
     assert "[############------------] 5/10 s  4/s  p99 100 ms  good 20" in text
     assert text.endswith("\r\x1b[K")
+
+
+def test_in_a_narrow_terminal_the_bar_makes_room_for_the_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    numbers = "5/10 s  4/s  p99 100 ms  good 20  refused 0  bad 0  open 1"
+    for columns, shown in ((72, f"[#####-----] {numbers}"), (60, numbers), (30, numbers[:29])):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        out = io.StringIO()
+
+        Progress(out, 10.0, live=True).show(tally_of(20), 5.0)
+
+        assert out.getvalue() == f"\r\x1b[K{shown}"
 
 
 def test_elsewhere_a_plain_line_is_written_every_few_seconds() -> None:

@@ -100,6 +100,11 @@ def counted(**changes: Any) -> Callable[[Result], Result]:
             "interrupted after 3.0 s of 10 s",
             id="interrupted",
         ),
+        pytest.param(
+            lambda result: replace(result, sending_seconds=SECONDS + 4.5),
+            "the load test could not send so fast: its last request went 4.5 s after the end",
+            id="sent too late",
+        ),
     ],
 )
 def test_what_must_never_be_breaks_every_objective(

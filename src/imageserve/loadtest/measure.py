@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
 from imageserve import __version__
-from imageserve.loadtest import checks, pictures, verdict
+from imageserve.loadtest import checks, verdict
 from imageserve.loadtest.client import Client
 from imageserve.loadtest.driver import Driver, Shooting
 from imageserve.loadtest.message import Address, NoAnswer, Requests, TargetError
@@ -21,6 +22,7 @@ from imageserve.loadtest.pictures import Deck, Picture
 from imageserve.loadtest.result import Load, PhaseLoad, QueueSample, Result, Target, Tool
 from imageserve.loadtest.scenario import CLOSED, Scenario, stretches
 from imageserve.loadtest.schedule import Shard, clients_of, instants
+from imageserve.loadtest.stock import Stock, source_of
 from imageserve.loadtest.tally import Record, Tally
 from imageserve.loadtest.target import ModelFacts, TargetPages
 
@@ -83,11 +85,9 @@ class Session:
         await self._pages.wait_ready(self._plan.wait_s)
         self.model = await self._pages.model(self._plan.model)
         self.scenario = await self._at_capacity(self.scenario)
-        mix = self.scenario.pictures
-        self._good = await self._good_pictures(client)
-        size = self.model.input_size[:2] or (224, 224)
-        kinds = mix.broken if mix.broken_share else ()
-        self._broken = pictures.broken(kinds, (size[0], size[-1]), self.scenario.seed)
+        stock = Stock(self.scenario, self.model, self._plan.images)
+        learnt = partial(self._learnt, client) if self._plan.learn else None
+        self._good, self._broken = await stock.good(learnt), stock.broken()
 
     async def run(self, scenario: Scenario, watch: Watch) -> Result:
         """Send a scenario's load, with rates instead of shares, and return what was found."""
@@ -121,20 +121,6 @@ class Session:
                 "tell: start a worker, or give --capacity PICTURES_PER_S"
             )
         return scenario.at_capacity(capacity_per_s)
-
-    async def _good_pictures(self, client: Client) -> list[Picture]:
-        if _source(self.scenario, self.model) == "generated":
-            if len(self.model.input_size) != 2:
-                raise TargetError("the target does not tell its input size; use real pictures")
-            height, width = self.model.input_size
-            mix = self.scenario.pictures
-            return pictures.generated(mix.distinct, (height, width), self.scenario.seed)
-        if self._plan.images is None:
-            raise pictures.PicturesError("there are no pictures to send: name a folder by --images")
-        if self._plan.learn:
-            found = pictures.unlabelled(self._plan.images)
-            return [await self._learnt(client, picture) for picture in found]
-        return pictures.pictures_of(self._plan.images)
 
     async def _learnt(self, client: Client, picture: Picture) -> Picture:
         try:
@@ -202,7 +188,7 @@ class Session:
         seconds = tally.last_done_s if driver.stopped else max(scenario.seconds, tally.last_done_s)
         result = Result(
             target=Target(self._plan.address.url, self.model.name, self.model.input_size),
-            load=_load(scenario, shard, _source(scenario, self.model), len(self._good)),
+            load=_load(scenario, shard, source_of(scenario, self.model), len(self._good)),
             objective=scenario.objective.terms(),
             started_at=facts.started_at.isoformat(timespec="milliseconds"),
             seconds=seconds,
@@ -212,6 +198,8 @@ class Session:
             lateness=tally.lateness,
             timeline=tally.timeline(),
             verdict=verdict.NOT_JUDGED,
+            sending_seconds=tally.last_sent_s,
+            examples=tally.examples,
             goodput_within_ms=scenario.objective.within_ms,
             queue=tuple(facts.queue),
             interrupted=driver.stopped,
@@ -269,13 +257,6 @@ def _planned(scenario: Scenario, shard: Shard) -> int | None:
         return None
     times = instants(stretches(scenario), scenario.arrivals, scenario.seed, shard)
     return sum(1 for _ in times)
-
-
-def _source(scenario: Scenario, model: ModelFacts) -> str:
-    source = scenario.pictures.source
-    if source == "auto":
-        return "generated" if model.is_stand_in else "files"
-    return source
 
 
 def _load(scenario: Scenario, shard: Shard, source: str, distinct: int) -> Load:

@@ -69,6 +69,9 @@ def merged(results: Sequence[Result], *, any_target: bool = False) -> Result:
         stages=_by_key([result.stages for result in results], _histogram),
         lateness=_histogram([result.lateness for result in results]),
         timeline=_timeline([result.timeline for result in results], offsets_s),
+        # Not from the whole's start: that a pod began later than the others is a note.
+        sending_seconds=max(result.sending_seconds for result in results),
+        examples=_by_key([result.examples for result in results], lambda told: told[0]),
         queue=tuple(sample for result in results for sample in result.queue),
         notes=_notes(max(offsets_s)),
         pods=sum(result.pods for result in results),

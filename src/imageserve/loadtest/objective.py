@@ -78,6 +78,11 @@ class Objective:
         ranked = sorted(below_max or terms, key=lambda term: term.percentile)
         return ranked[-1].limit_ms if ranked else None
 
+    @property
+    def limits_time(self) -> bool:
+        """Whether labels that come ever later would fail it."""
+        return self.within_ms is not None or self.goodput_per_s is not None
+
     def terms(self) -> tuple[str, ...]:
         """Write it as ``parse`` reads it, the defaults included."""
         optional = (

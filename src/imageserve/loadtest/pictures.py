@@ -59,6 +59,11 @@ def pictures_of(folder: Path) -> list[Picture]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
+    except FileNotFoundError as error:
+        raise PicturesError(
+            f"there is no {path}, which says what each picture must be answered in the columns "
+            "file,label; --learn asks the target itself before the load"
+        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise PicturesError(f"{path}: cannot be read: {error}") from error
     if not rows:

@@ -7,6 +7,7 @@ from imageserve.loadtest.tally import Glimpse, Tally
 
 PLAIN_EVERY_S = 5.0
 _BAR = 24
+_SHORTEST_BAR = 4
 _CLEAR = "\r\x1b[K"
 
 
@@ -29,8 +30,9 @@ class Progress:
         glimpse = tally.glimpse()
         text = line(glimpse, self._rate(glimpse, elapsed_s), elapsed_s, self._seconds)
         if self._live:
-            width = shutil.get_terminal_size().columns - 1
-            self._write(f"{_CLEAR}{bar(elapsed_s, self._seconds)} {text}"[: width + len(_CLEAR)])
+            columns = shutil.get_terminal_size().columns - 1
+            drawn = bar(elapsed_s, self._seconds, columns - len(text) - 1)
+            self._write(f"{_CLEAR}{f'{drawn} {text}'.lstrip()[:columns]}")
         else:
             self._write(f"{text}\n")
 
@@ -61,6 +63,10 @@ def line(glimpse: Glimpse, rate_per_s: float, elapsed_s: float, seconds: float) 
     )
 
 
-def bar(elapsed_s: float, seconds: float) -> str:
-    done = min(_BAR, int(_BAR * elapsed_s / seconds)) if seconds > 0 else _BAR
-    return f"[{'#' * done}{'-' * (_BAR - done)}]"
+def bar(elapsed_s: float, seconds: float, columns: int) -> str:
+    """Draw how much is done in at most so many columns: the numbers beside it come first."""
+    width = min(_BAR, columns - 2)
+    if width < _SHORTEST_BAR:
+        return ""
+    done = min(width, int(width * elapsed_s / seconds)) if seconds > 0 else width
+    return f"[{'#' * done}{'-' * (width - done)}]"

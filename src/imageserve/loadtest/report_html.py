@@ -137,7 +137,7 @@ def _accounts(result: Result) -> str:
         {"unaccounted"} if counts.unaccounted else set()
     )
     table = _table("Every request ends in one way.", _OUTCOME_HEAD, rows, alarms)
-    return _section("Every request", table, _reasons(result))
+    return _section("Every request", table, _reasons(result), _examples(result))
 
 
 _OUTCOME_HEAD = ("outcome", "requests", "share", "meaning")
@@ -161,6 +161,13 @@ def _reasons(result: Result) -> str:
     return _table(
         "What was not good, by its reason.", ("outcome", "reason", "requests", "meaning"), rows
     )
+
+
+def _examples(result: Result) -> str:
+    if not result.examples:
+        return ""
+    caption = "The first of each outcome, with the request id that finds it in the server's log."
+    return _table(caption, ("outcome", "why not"), sorted(result.examples.items()))
 
 
 def _latency(result: Result) -> str:

@@ -39,21 +39,19 @@ answer came; ``picture`` of a request with several is the list of their names jo
 """
 
 import json
-import math
-import types
-import typing
 from collections.abc import Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any
 
-from imageserve.errors import ImageserveError
+from imageserve.loadtest import codec
+from imageserve.loadtest.codec import ResultError, decoded, encoded
 from imageserve.loadtest.histogram import Histogram
 
 KIND = "imageserve-loadtest"
 VERSION = 1
 
-PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
+PERCENTILES = codec.PERCENTILES
 
 ERROR_KINDS = ("connect", "reset", "timeout", "protocol", "overrun")
 """Why there was no answer.
@@ -64,10 +62,6 @@ ERROR_KINDS = ("connect", "reset", "timeout", "protocol", "overrun")
 * ``protocol``: what came is not HTTP, or a 200 whose body is not what the contract promises;
 * ``overrun``: not sent, since as many requests as are allowed were open already.
 """
-
-
-class ResultError(ImageserveError):
-    """A result cannot be read. The message names the key."""
 
 
 class Outcome(StrEnum):
@@ -296,6 +290,10 @@ class Result:
     """Sent when, less meant to be sent when: the tool's own delay, which ``latency`` contains."""
     timeline: Timeline
     verdict: Verdict
+    sending_seconds: float = 0.0
+    """From the start of the load until the last request was sent."""
+    examples: Mapping[str, str] = field(default_factory=dict)
+    """The first of each outcome that is neither good nor refused: its request id and detail."""
     goodput_within_ms: float | None = None
     """Labels that took longer are no goodput; None: all are."""
     queue: tuple[QueueSample, ...] = ()
@@ -315,7 +313,8 @@ class Result:
 
     @property
     def offered_per_s(self) -> float:
-        return _per_second(self.counts.sent, self.load_seconds)
+        """Requests a second that were really sent: over the load's time, or longer if it took."""
+        return _per_second(self.counts.sent, max(self.load_seconds, self.sending_seconds))
 
     @property
     def goodput_per_s(self) -> float:
@@ -338,7 +337,7 @@ class Result:
 
     def to_json(self) -> str:
         """Write it as one line of JSON."""
-        return json.dumps({"kind": KIND, "version": VERSION, **_encoded(self), **_derived(self)})
+        return json.dumps({"kind": KIND, "version": VERSION, **encoded(self), **_derived(self)})
 
     @classmethod
     def from_json(cls, line: str) -> "Result":
@@ -355,7 +354,7 @@ class Result:
             raise ResultError(f'not the result of a load test: it has no "kind": "{KIND}"')
         if raw.get("version") != VERSION:
             raise ResultError(f"version {raw.get('version')}; this program reads {VERSION}")
-        return _decoded_class(cls, raw, "result")
+        return decoded(cls, raw, "result")
 
 
 def _per_second(count: int, seconds: float) -> float:
@@ -370,93 +369,3 @@ def _derived(result: Result) -> dict[str, Any]:
         "answered": result.counts.answered,
         "unaccounted": result.counts.unaccounted,
     }
-
-
-def _encoded(value: Any) -> Any:
-    if isinstance(value, Histogram):
-        return _encoded_histogram(value)
-    if is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _encoded(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, Mapping):
-        return {key: _encoded(each) for key, each in value.items()}
-    if isinstance(value, tuple):
-        return [_encoded(each) for each in value]
-    return round(value, 6) if isinstance(value, float) else value
-
-
-def _encoded_histogram(histogram: Histogram) -> dict[str, Any]:
-    figures = histogram.percentiles_ms(PERCENTILES)
-    return {
-        "count": histogram.count,
-        "mean_ms": _rounded(histogram.mean_ms),
-        **{f"p{percentile:g}_ms": _rounded(figures.get(percentile)) for percentile in PERCENTILES},
-        "max_ms": _rounded(histogram.max_ms),
-        "hdr": histogram.encode(),
-    }
-
-
-def _rounded(number: float | None) -> float | None:
-    return None if number is None else round(number, 3)
-
-
-T = TypeVar("T")
-
-
-def _decoded_class(cls: type[T], raw: Any, path: str) -> T:
-    """Build a dataclass from JSON, checking each field against its annotation."""
-    if not isinstance(raw, dict):
-        raise ResultError(f"{path}: must be an object")
-    hints = typing.get_type_hints(cls)
-    values = {}
-    for each in fields(typing.cast(Any, cls)):
-        if each.name in raw:
-            values[each.name] = _decoded(hints[each.name], raw[each.name], f"{path}.{each.name}")
-        elif _is_required(each):
-            raise ResultError(f"{path}: lacks {each.name!r}")
-    return cls(**values)
-
-
-def _is_required(each: "Field[Any]") -> bool:
-    return each.default is MISSING and each.default_factory is MISSING
-
-
-def _decoded(hint: Any, raw: Any, path: str) -> Any:
-    origin, inner = typing.get_origin(hint), typing.get_args(hint)
-    if origin is types.UnionType:  # Only ever "or None".
-        return None if raw is None else _decoded(inner[0], raw, path)
-    if origin is tuple:
-        each_of = enumerate(_checked(raw, list, path))
-        return tuple(_decoded(inner[0], each, f"{path}[{i}]") for i, each in each_of)
-    if origin is Mapping:
-        named = _checked(raw, dict, path).items()
-        return {key: _decoded(inner[1], each, f"{path}.{key}") for key, each in named}
-    if hint is Histogram:
-        return _decoded_histogram(raw, path)
-    if is_dataclass(hint):
-        return _decoded_class(typing.cast(type[Any], hint), raw, path)
-    return _decoded_scalar(hint, raw, path)
-
-
-def _decoded_histogram(raw: Any, path: str) -> Histogram:
-    encoded = _checked(_checked(raw, dict, path).get("hdr"), str, f"{path}.hdr")
-    try:
-        return Histogram.decode(encoded)
-    except ValueError as error:
-        raise ResultError(f"{path}.hdr: {error}") from error
-
-
-def _decoded_scalar(hint: Any, raw: Any, path: str) -> Any:
-    if hint is float:
-        number = float(_checked(raw, (int, float), path))
-        if math.isfinite(number):
-            return number
-        raise ResultError(f"{path}: must be a finite number")
-    return _checked(raw, hint, path)
-
-
-def _checked(raw: Any, kind: Any, path: str) -> Any:
-    # In Python True is also an int; in JSON it is not.
-    if not isinstance(raw, kind) or (isinstance(raw, bool) and kind is not bool):
-        wanted = getattr(kind, "__name__", "number")
-        raise ResultError(f"{path}: must be {wanted}, not {json.dumps(raw)[:40]}")
-    return raw

@@ -36,6 +36,8 @@ from imageserve.loadtest.schedule import CONSTANT, POISSON, Stretch
 OPEN = "open"
 CLOSED = "closed"
 SOURCES = ("auto", "files", "generated")
+BUILT_IN = Path(__file__).with_name("scenarios")
+"""The folder of the scenarios that come with the program."""
 BROKEN_KINDS = ("cut", "text", "noise", "empty", "huge", "tiff", "poison")
 
 

@@ -103,7 +103,10 @@ class Tally:
         self.latency = Latencies()
         self.stages: dict[str, Histogram] = {}
         self.lateness = Histogram()
+        self.last_sent_s = 0.0
         self.last_done_s = 0.0
+        self.examples: dict[str, str] = {}
+        """Of each outcome that is bad the first: its request id, and what was wrong."""
         self._sent = 0
         self._pictures = 0
         self._broken = 0
@@ -118,6 +121,7 @@ class Tally:
         """Count a request that is sent now."""
         self._sent += 1
         self._pictures += pictures
+        self.last_sent_s = max(self.last_sent_s, sent_s)
         self.lateness.record_s(sent_s - intended_s)
         self._interval(intended_s).planned += 1
         self._interval(sent_s).sent += 1
@@ -178,6 +182,8 @@ class Tally:
             self._failures[f"{record.status} {record.code}".strip()] += 1
         elif record.outcome is Outcome.ERROR:
             self._errors[record.error] += 1
+        if record.outcome not in (Outcome.GOOD, Outcome.REFUSED):
+            self.examples.setdefault(record.outcome.value, f"{record.request_id}: {record.detail}")
 
     def _measure(self, record: Record, interval: _Interval) -> None:
         latency_s = record.times.done_s - record.times.intended_s

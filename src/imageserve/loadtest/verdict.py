@@ -5,12 +5,14 @@ from dataclasses import replace
 
 from imageserve.loadtest.histogram import Histogram
 from imageserve.loadtest.objective import LatencyTerm, Objective
-from imageserve.loadtest.result import Counts, Latencies, Result, Verdict
+from imageserve.loadtest.result import Counts, Latencies, Outcome, Result, Verdict
 
 LATE_MS = 10.0
 """A tool that is later than this, at its 99th percentile, should not go unnoticed."""
 BUSY_SHARE = 0.9
 """Of one core: above it the tool itself may be what is slow."""
+BEHIND_S, BEHIND_SHARE = 1.0, 0.05
+"""When the last request goes later than both after the load's end, another load was sent."""
 
 
 NOT_JUDGED = Verdict(holds=False, reasons=("not judged yet",))
@@ -27,7 +29,8 @@ def judged(result: Result, objective: Objective) -> Result:
         objective = replace(objective, goodput_per_s=share)
     reasons = (
         *_accounting(result),
-        *_shares(objective, result.counts),
+        *_sending(result),
+        *_shares(objective, result),
         *_latencies(objective, result.latency),
         *_goodput(objective, result),
         *_lateness(objective, result.lateness),
@@ -41,16 +44,16 @@ def _accounting(result: Result) -> Iterator[str]:
     counts = result.counts
     if result.interrupted:
         yield f"interrupted after {result.seconds:.1f} s of {result.load.seconds:g} s"
-    never = {
-        "got a wrong answer": counts.wrong,
-        "got more answers than they asked for": counts.duplicated,
-        "got fewer answers than they asked for": counts.missing,
-        "ended without any trace": counts.unaccounted,
-        "were due and never begun": max(0, counts.planned - counts.sent),
-    }
-    for what, count in never.items():
+    never = (
+        ("got a wrong answer", counts.wrong, Outcome.WRONG),
+        ("got more answers than they asked for", counts.duplicated, Outcome.DUPLICATED),
+        ("got fewer answers than they asked for", counts.missing, Outcome.MISSING),
+        ("ended without any trace", counts.unaccounted, None),
+        ("were due and never begun", max(0, counts.planned - counts.sent), None),
+    )
+    for what, count, outcome in never:
         if count:
-            yield f"{_requests(count)} {what}"
+            yield f"{_requests(count)} {what}{_example(result, outcome)}"
     if counts.unsolicited:
         yield f"{counts.unsolicited} answers came that no request was waiting for"
     bare = sum(each.without_retry_after for each in counts.refusals.values())
@@ -60,16 +63,36 @@ def _accounting(result: Result) -> Iterator[str]:
         yield "not one request got a good answer"
 
 
-def _shares(objective: Objective, counts: Counts) -> Iterator[str]:
-    limits = (
-        ("failed or got no answer", counts.failed + counts.error, objective.errors_share),
-        ("were refused", counts.refused, objective.refused_share),
-    )
-    for what, count, limit in limits:
-        if count > limit * counts.sent:
-            share = f"{100 * count / counts.sent:.2f} %"
-            details = _details(_kinds(counts) if what.startswith("failed") else _codes(counts))
-            yield f"{_requests(count)} ({share}) {what}, allowed are {limit:.2%}{details}"
+def _example(result: Result, *outcomes: Outcome | None) -> str:
+    """Tell the first that went wrong, from which its reader can go on."""
+    told = (result.examples.get(outcome) for outcome in outcomes if outcome)
+    return next((f"; the first was {example}" for example in told if example), "")
+
+
+def _sending(result: Result) -> Iterator[str]:
+    """Fail a load that was never sent as it was asked for: nothing is known of that rate."""
+    behind_s = result.sending_seconds - result.load.seconds
+    if behind_s > max(BEHIND_S, BEHIND_SHARE * result.load.seconds):
+        yield (
+            f"the load test could not send so fast: its last request went {behind_s:.1f} s after "
+            "the end of the load; spread it over several, or ask for less"
+        )
+
+
+def _shares(objective: Objective, result: Result) -> Iterator[str]:
+    counts = result.counts
+    bad = counts.failed + counts.error
+    if bad > objective.errors_share * counts.sent:
+        said = _share(bad, counts.sent, "failed or got no answer", objective.errors_share)
+        example = _example(result, Outcome.FAILED, Outcome.ERROR)
+        yield f"{said}{_details(_kinds(counts))}{example}"
+    if counts.refused > objective.refused_share * counts.sent:
+        said = _share(counts.refused, counts.sent, "were refused", objective.refused_share)
+        yield f"{said}{_details(_codes(counts))}"
+
+
+def _share(count: int, sent: int, what: str, limit: float) -> str:
+    return f"{_requests(count)} ({100 * count / sent:.2f} %) {what}, allowed are {limit:.2%}"
 
 
 def _kinds(counts: Counts) -> Mapping[str, int]:
