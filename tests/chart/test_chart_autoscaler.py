@@ -159,10 +159,10 @@ def rights(objects: list[Object]) -> set[Right]:
     }
 
 
-LOOK = {("apps", "deployments", (MODEL,), "get"), ("", "pods", (), "get"), ("", "pods", (), "list")}
+LOOK = {("apps", "deployments", (MODEL,), "get"), ("", "pods", (), "list")}
 TELL = {(g, "events", (), verb) for g in ("", "events.k8s.io") for verb in ("create", "patch")}
 SCALE = {("apps", "deployments/scale", (MODEL,), verb) for verb in ("get", "patch")}
-ELECT = {("coordination.k8s.io", "leases", (NAME,), verb) for verb in ("get", "update", "patch")}
+ELECT = {("coordination.k8s.io", "leases", (NAME,), verb) for verb in ("get", "patch")}
 RIGHTS: list[Any] = [
     pytest.param({}, LOOK | TELL | SCALE | ELECT, id="builtin"),
     pytest.param(DRY, LOOK | TELL | ELECT, id="dry run"),
