@@ -9,6 +9,7 @@ import copy
 import json
 import re
 import socket
+import ssl
 import struct
 import threading
 import time
@@ -44,6 +45,8 @@ class Request:
     """Of ``time.monotonic``."""
     query: Mapping[str, list[str]] = field(default_factory=dict)
     body: Any = None
+    agent: str = ""
+    content_type: str = ""
     holder: str = ""
     """Who held the lease when it was carried out."""
 
@@ -247,7 +250,7 @@ class KubernetesApi:
 
     def _patch(self, request: Request, found: Object) -> Object:
         version = request.body.get("metadata", {}).get("resourceVersion")
-        if version not in (None, found["metadata"]["resourceVersion"]):
+        if version not in (None, "", found["metadata"]["resourceVersion"]):
             raise StatusError(409, "the object has been modified; please apply your changes again")
         changed = copy.deepcopy(found) if request.dry_run else found
         _merge(changed, request.body)
@@ -359,6 +362,8 @@ class _Handler(BaseHTTPRequestHandler):
             at_s=time.monotonic(),
             query=parse_qs(address.query),
             body=json.loads(text) if text else None,
+            agent=self.headers.get("User-Agent", ""),
+            content_type=self.headers.get("Content-Type", ""),
         )
 
     def _suffer(self, fault: Fault, request: Request) -> bool:
@@ -403,9 +408,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(api: KubernetesApi) -> Iterator[KubernetesApi]:
-    """Serve ``api`` on a free port until the block ends."""
+def serving(api: KubernetesApi, tls: ssl.SSLContext | None = None) -> Iterator[KubernetesApi]:
+    """Serve ``api`` on a free port until the block ends, with ``tls`` by HTTPS."""
     server = _Server(("127.0.0.1", 0), _Handler)
+    if tls:
+        server.socket = tls.wrap_socket(server.socket, server_side=True)
     server.api = api
     api.port = server.server_port
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)

@@ -10,7 +10,7 @@ import pytest
 from tests.kubernetes_api import KubernetesApi
 
 from imageserve.autoscaler import kubernetes_cluster
-from imageserve.autoscaler.cluster import LeaseRecord, Pod
+from imageserve.autoscaler.cluster import Deployment, LeaseRecord, Pod
 from imageserve.autoscaler.kubernetes_cluster import KubernetesCluster, connect
 from imageserve.errors import (
     ClusterConflict,
@@ -24,6 +24,8 @@ from imageserve.errors import (
 MODEL = "imageserve-model-shapes"
 LEASE = "imageserve-autoscaler"
 HELD = LeaseRecord("", "pod-1", 15, "2026-01-31T12:00:00.000000Z", "2026-01-31T12:00:02Z", 3)
+
+READY = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-31T12:00:45Z"}
 
 
 @pytest.fixture
@@ -71,9 +73,8 @@ def test_what_changed_meanwhile_is_not_overwritten(
 
 
 def test_pods_are_read(kubernetes_api: KubernetesApi, cluster: KubernetesCluster) -> None:
-    ready = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-31T12:00:45Z"}
     homeless = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
-    kubernetes_api.add_pod("ready", app="a")["status"]["conditions"] = [ready]
+    kubernetes_api.add_pod("ready", app="a")["status"]["conditions"] = [READY]
     kubernetes_api.add_pod("homeless", app="a")["status"]["conditions"] = [homeless]
     costs = {"controller.kubernetes.io/pod-deletion-cost": "-7"}
     kubernetes_api.add_pod("new", app="a")["metadata"]["annotations"] = costs
@@ -86,6 +87,23 @@ def test_pods_are_read(kubernetes_api: KubernetesApi, cluster: KubernetesCluster
     assert found["ready"].ready_s == found["ready"].created_s + 45
     assert found["homeless"].unschedulable
     assert found["new"] == Pod("new", "uid-of-new", found["new"].created_s, None, False, -7)
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        {"conditions": [READY], "containerStatuses": [{"restartCount": 1}]},
+        {"conditions": [{**READY, "lastTransitionTime": None}]},
+        {"conditions": None},
+    ],
+    ids=["restarted", "no-time", "no-conditions"],
+)
+def test_a_pod_whose_first_readiness_is_not_known_tells_no_start(
+    status: dict[str, Any], kubernetes_api: KubernetesApi, cluster: KubernetesCluster
+) -> None:
+    kubernetes_api.add_pod("pod", app="a")["status"] = status
+
+    assert cluster.pods("app=a")[0].ready_s is None
 
 
 def test_a_cost_is_written(kubernetes_api: KubernetesApi, cluster: KubernetesCluster) -> None:
@@ -183,6 +201,8 @@ def test_a_lease_that_another_wrote_is_not_overwritten(cluster: KubernetesCluste
         cluster.write_lease(LEASE, HELD, version)
 
 
+#: Without a version: a write goes through whatever happened meanwhile.
+ABOUT = Deployment(MODEL, "uid", "", 1, 1)
 Call = Callable[[KubernetesCluster], object]
 CALLS: dict[str, tuple[str, str, Call]] = {
     "get deployments": ("get", "deployments", lambda c: c.deployment(MODEL)),
@@ -190,7 +210,7 @@ CALLS: dict[str, tuple[str, str, Call]] = {
     "patch deployments/scale": (
         "patch",
         "deployments/scale",
-        lambda c: c.set_replicas(c.deployment(MODEL), 2),
+        lambda c: c.set_replicas(ABOUT, 2),
     ),
     "list pods": ("list", "pods", lambda c: c.pods("a=b")),
     "patch pods": ("patch", "pods", lambda c: c.set_deletion_cost("pod", 1)),
@@ -199,7 +219,7 @@ CALLS: dict[str, tuple[str, str, Call]] = {
     "create events": (
         "create",
         "events",
-        lambda c: c.event(c.deployment(MODEL), "Paused", "a", warning=False),
+        lambda c: c.event(ABOUT, "Paused", "a", warning=False),
     ),
 }
 each_call = pytest.mark.parametrize(("verb", "resource", "call"), CALLS.values(), ids=list(CALLS))
@@ -301,6 +321,23 @@ def test_without_any_cluster_the_settings_are_wrong() -> None:
         connect(None, "", "/no/kubeconfig")
 
 
+def test_every_request_says_who_sends_it_and_what(
+    kubernetes_api: KubernetesApi, cluster: KubernetesCluster
+) -> None:
+    kubernetes_api.add_pod("pod", app="a")
+
+    for _, _, call in CALLS.values():
+        call(cluster)
+
+    writes = [each for each in kubernetes_api.requests if each.verb in ("create", "patch")]
+    assert {each.agent for each in kubernetes_api.requests} == {"imageserve-autoscaler"}
+    assert all(each.query["fieldManager"] == ["imageserve-autoscaler"] for each in writes)
+    assert {each.verb: each.content_type for each in writes} == {
+        "create": "application/json",
+        "patch": "application/merge-patch+json",
+    }
+
+
 def test_the_role_gives_every_right_that_is_used(
     kubernetes_api: KubernetesApi, cluster: KubernetesCluster
 ) -> None:
@@ -308,7 +345,7 @@ def test_the_role_gives_every_right_that_is_used(
 
     for _, _, call in CALLS.values():
         call(cluster)
-    cluster.event(cluster.deployment(MODEL), "Paused", "a", warning=False)
+    cluster.event(ABOUT, "Paused", "a", warning=False)
 
     assert {(each.verb, each.resource) for each in kubernetes_api.requests} == {
         *((verb, resource) for verb, resource, _ in CALLS.values()),

@@ -10,8 +10,9 @@ from tests.kubernetes_api import KubernetesApi
 
 from imageserve.autoscaler.kubernetes_cluster import connect
 from imageserve.autoscaler.lease import Leadership
-from imageserve.autoscaler.model_scaler import STALE_S, ModelScaler, Sample
+from imageserve.autoscaler.model_scaler import STALE_S, ModelScaler
 from imageserve.autoscaler.report import Mode
+from imageserve.autoscaler.sample import Sample
 from imageserve.autoscaler.scaling_file import ModelScaling
 from imageserve.autoscaler.sizing import Policy
 from imageserve.jobs.observations import Reading
@@ -23,6 +24,7 @@ POLICY = Policy(
     min_replicas=1,
     max_replicas=4,
     batch_size=8,
+    target_utilization=0.7,
     scale_down_window_s=0,
     scale_down_period_s=0,
     scale_to_zero_after_s=0,
@@ -278,9 +280,9 @@ def test_a_missing_right_is_found_before_it_is_needed(verb: str, bench: Bench) -
 
     bench.step()
 
-    ((reason, message),) = bench.api.events()
-    assert reason == "RBACDenied"
-    assert f"may not {verb} deployments/scale" in message
+    (event,) = (each.body for each in bench.api.asked("create", "events"))
+    assert (event["reason"], event["involvedObject"]["uid"]) == ("RBACDenied", f"uid-of-{MODEL}")
+    assert f"may not {verb} deployments/scale" in event["message"]
     assert f"may not {verb} deployments/scale" in bench.scaler.trouble.denied
     rule["verbs"].append(verb)
     bench.now_s += 60

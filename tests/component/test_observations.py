@@ -108,6 +108,13 @@ def test_half_an_answer_is_none(shared_redis: RedisServer) -> None:
         reader_of(shared_redis, "other", "image_queue").read()
 
 
+def test_a_counter_that_is_no_number_is_no_answer(shared_redis: RedisServer) -> None:
+    shared_redis.client().hset(KEYS.stats, "accepted", "many")
+
+    with pytest.raises(QueueError, match="cannot be read"):
+        reader_of(shared_redis).read()
+
+
 def test_a_lost_answer_is_asked_for_again(shared_redis: RedisServer) -> None:
     proxy = DroppingProxy(shared_redis.port)
     try:

@@ -7,11 +7,11 @@ import pytest
 
 from imageserve.autoscaler.cluster import PAUSED, PAUSED_REPLICAS, Pod
 from imageserve.autoscaler.journal import Reason, reason_of
-from imageserve.autoscaler.model_scaler import usual_table, with_queue
 from imageserve.autoscaler.observation import Action, Decision, Observation
 from imageserve.autoscaler.pause import pause_of
 from imageserve.autoscaler.pod_watch import BUSY, GONE, IDLE, PodWatch, deletion_costs
 from imageserve.autoscaler.report import Report
+from imageserve.autoscaler.sample import usual_table, with_queue
 from imageserve.autoscaler.trouble import LONGEST_REST_S, Trouble, source_of
 from imageserve.errors import (
     ClusterConflict,
@@ -65,6 +65,19 @@ def test_the_usual_start_is_the_median_and_each_pod_is_timed_once() -> None:
 
     assert (first.start_s, first.new_starts_s) == (10.0, (10.0,))
     assert (second.start_s, second.new_starts_s) == (40.0, (40.0, 60.0))
+
+
+def test_a_pod_that_is_ready_again_did_not_start_again() -> None:
+    watch = PodWatch()
+    watch.look([pod("a", 110.0)], 0.0)
+    watch.look([pod("a")], 5.0)
+
+    assert watch.look([pod("a", 900.0)], 10.0).new_starts_s == ()
+
+
+def test_a_pod_that_seems_to_have_started_for_hours_tells_nothing() -> None:
+    # Its node was away for a moment, long after its start and before this process began.
+    assert PodWatch().look([pod("a", 100.0 + 7200.0)], 0.0).start_s is None
 
 
 def test_no_start_is_known_where_no_pod_is_ready() -> None:

@@ -16,7 +16,8 @@ from typing import Any, Protocol
 
 from imageserve import metrics
 from imageserve.autoscaler.lease import Leadership
-from imageserve.autoscaler.model_scaler import ModelScaler, Sample
+from imageserve.autoscaler.model_scaler import ModelScaler
+from imageserve.autoscaler.sample import Sample
 from imageserve.errors import QueueError
 from imageserve.jobs.observations import Reading
 from imageserve.probes import Answer, state_answer

@@ -34,7 +34,7 @@ class Pod:
     uid: str
     created_s: float
     ready_s: float | None
-    """When it became ready; None where it is not."""
+    """When it became ready; None where it is not, or where that was not the first time."""
     unschedulable: bool
     """The scheduler has found no node for it."""
     deletion_cost: int

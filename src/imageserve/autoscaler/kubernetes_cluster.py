@@ -9,7 +9,7 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -19,6 +19,20 @@ from kubernetes.config.config_exception import ConfigException
 from urllib3.exceptions import HTTPError
 
 from imageserve.autoscaler.cluster import Deployment, LeaseRecord, Pod
+from imageserve.autoscaler.kubernetes_objects import (
+    COMPONENT,
+    Object,
+    core_event,
+    deletion_cost_body,
+    lease_body,
+    new_style_event,
+    read_deployment,
+    read_lease,
+    read_pods,
+    read_scale,
+    reference,
+    scale_body,
+)
 from imageserve.errors import (
     ClusterConflict,
     ClusterError,
@@ -36,8 +50,9 @@ READ_TIMEOUT_S = (3.0, 10.0)
 WRITE_TIMEOUT_S = (2.0, 3.0)
 """A leader that begins a write as its leadership ends is through before another may lead."""
 
-COMPONENT = "imageserve-autoscaler"
-DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
+PATCH_TYPE = "application/merge-patch+json"
+"""Said with each patch: the library would guess, and creates without saying a type at all."""
+
 _MESSAGE_CHARACTERS = 1000
 
 
@@ -55,24 +70,19 @@ class KubernetesCluster:
         self._told: dict[tuple[str, str, str], tuple[str, int]] = {}
 
     def deployment(self, name: str) -> Deployment:
-        found = self._get("deployments", name, self._apps.read_namespaced_deployment)
-        return _deployment(found)
+        read = self._apps.read_namespaced_deployment
+        return read_deployment(self._get("deployments", name, read))
 
     def scale(self, name: str) -> int:
-        found = self._get("deployments/scale", name, self._apps.read_namespaced_deployment_scale)
-        return int(found["spec"].get("replicas", 0))
+        read = self._apps.read_namespaced_deployment_scale
+        return read_scale(self._get("deployments/scale", name, read))
 
     def set_replicas(self, deployment: Deployment, replicas: int, *, dry_run: bool = False) -> None:
-        body = {
-            "metadata": {"resourceVersion": deployment.version},
-            "spec": {"replicas": replicas},
-        }
         self._patch(
             "deployments/scale",
             deployment.name,
             self._apps.patch_namespaced_deployment_scale,
-            body,
-            field_manager=COMPONENT,
+            scale_body(deployment, replicas),
             **({"dry_run": "All"} if dry_run else {}),
         )
 
@@ -83,12 +93,10 @@ class KubernetesCluster:
             self.namespace,
             label_selector=selector,
         )
-        alive = [each for each in found["items"] if "deletionTimestamp" not in each["metadata"]]
-        return [_pod(each) for each in alive]
+        return read_pods(found)
 
     def set_deletion_cost(self, pod: str, cost: int) -> None:
-        body = {"metadata": {"annotations": {DELETION_COST: str(cost)}}}
-        self._patch("pods", pod, self._core.patch_namespaced_pod, body, field_manager=COMPONENT)
+        self._patch("pods", pod, self._core.patch_namespaced_pod, deletion_cost_body(cost))
 
     def event(self, about: Deployment, reason: str, message: str, *, warning: bool) -> None:
         message = message[:_MESSAGE_CHARACTERS]
@@ -99,9 +107,11 @@ class KubernetesCluster:
     def _repeat(self, about: Deployment, reason: str, message: str) -> bool:
         """Count an event that was written before once more; False where there is none."""
         key = (about.uid, reason, message)
-        if key not in self._told:
+        # In one step: another model's thread may empty the memory.
+        told = self._told.pop(key, None)
+        if told is None:
             return False
-        name, count = self._told.pop(key)
+        name, count = told
         body = {"count": count + 1, "lastTimestamp": _now()}
         try:
             self._patch("events", name, self._core.patch_namespaced_event, body)
@@ -112,78 +122,36 @@ class KubernetesCluster:
 
     def _new_event(self, about: Deployment, reason: str, message: str, kind: str) -> None:
         name = f"{about.name}.{uuid.uuid4().hex[:16]}"
+        told = (reference(about, self.namespace), reason, message, kind, _now())
         try:
-            body = self._core_event(name, about, reason, message, kind)
-            self._create("events", self._core.create_namespaced_event, body)
+            self._create_event("events", name, self._core, core_event(*told))
         except ClusterForbidden:
             # Some clusters give the right for one of the two API groups only.
-            body = self._new_style_event(name, about, reason, message, kind)
-            self._create("events.events.k8s.io", self._events.create_namespaced_event, body)
+            self._create_event("events.events.k8s.io", name, self._events, new_style_event(*told))
             return
         if len(self._told) >= 1000:
             self._told.clear()
         self._told[(about.uid, reason, message)] = (name, 1)
 
-    def _core_event(
-        self, name: str, about: Deployment, reason: str, message: str, kind: str
-    ) -> dict[str, Any]:
-        now = _now()
-        return {
-            "metadata": {"name": name, "namespace": self.namespace},
-            "involvedObject": self._reference(about),
-            "reason": reason,
-            "message": message,
-            "type": kind,
-            "count": 1,
-            "firstTimestamp": now,
-            "lastTimestamp": now,
-            "source": {"component": COMPONENT},
-            "reportingComponent": COMPONENT,
-            "reportingInstance": self._instance,
-        }
-
-    def _new_style_event(
-        self, name: str, about: Deployment, reason: str, message: str, kind: str
-    ) -> dict[str, Any]:
-        return {
-            "metadata": {"name": name, "namespace": self.namespace},
-            "regarding": self._reference(about),
-            "reason": reason,
-            "action": reason,
-            "note": message,
-            "type": kind,
-            "eventTime": _now(),
-            "reportingController": COMPONENT,
-            "reportingInstance": self._instance,
-        }
-
-    def _reference(self, about: Deployment) -> dict[str, str]:
-        return {
-            "apiVersion": "apps/v1",
-            "kind": "Deployment",
-            "name": about.name,
-            "namespace": self.namespace,
-            "uid": about.uid,
-        }
+    def _create_event(self, resource: str, name: str, group: Any, event: Object) -> None:
+        metadata = {"name": name, "namespace": self.namespace}
+        self._call(
+            f"create {resource}",
+            group.create_namespaced_event,
+            self.namespace,
+            {"metadata": metadata, "reportingInstance": self._instance, **event},
+            **_write_options(),
+            _headers={"Content-Type": "application/json"},
+        )
 
     def lease(self, name: str) -> LeaseRecord:
         # In short: who waits for a hung answer neither renews nor takes over.
         read = self._leases.read_namespaced_lease
-        return _lease(self._get("leases", name, read, _request_timeout=WRITE_TIMEOUT_S))
+        return read_lease(self._get("leases", name, read, _request_timeout=WRITE_TIMEOUT_S))
 
     def write_lease(self, name: str, record: LeaseRecord, version: str) -> LeaseRecord:
-        body = {
-            "metadata": {"resourceVersion": version},
-            "spec": {
-                "holderIdentity": record.holder,
-                "leaseDurationSeconds": record.duration_s,
-                "acquireTime": record.acquired,
-                "renewTime": record.renewed,
-                "leaseTransitions": record.transitions,
-            },
-        }
         patch = self._leases.patch_namespaced_lease
-        return _lease(self._patch("leases", name, patch, body, field_manager=COMPONENT))
+        return read_lease(self._patch("leases", name, patch, lease_body(record, version)))
 
     def _get(self, resource: str, name: str, function: Callable[..., Any], **options: Any) -> Any:
         return self._call(f"get {resource} {name}", function, name, self.namespace, **options)
@@ -193,21 +161,12 @@ class KubernetesCluster:
         resource: str,
         name: str,
         function: Callable[..., Any],
-        body: Mapping[str, Any],
+        body: Object,
         **options: str,
     ) -> Any:
         what = f"patch {resource} {name}"
-        options_ = {**options, "_request_timeout": WRITE_TIMEOUT_S}
+        options_ = {**_write_options(), "_content_type": PATCH_TYPE, **options}
         return self._call(what, function, name, self.namespace, body, **options_)
-
-    def _create(self, resource: str, function: Callable[..., Any], body: Mapping[str, Any]) -> None:
-        self._call(
-            f"create {resource}",
-            function,
-            self.namespace,
-            body,
-            _request_timeout=WRITE_TIMEOUT_S,
-        )
 
     def _call(self, what: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """Send one request; ``what`` is its verb, resource and name, for the error."""
@@ -218,6 +177,10 @@ class KubernetesCluster:
             raise _translated(error, what, self.namespace) from error
         except (HTTPError, OSError, ValueError, ConfigException) as error:
             raise ClusterUnavailable(f"no answer to {what}: {error}") from error
+
+
+def _write_options() -> dict[str, Any]:
+    return {"field_manager": COMPONENT, "_request_timeout": WRITE_TIMEOUT_S}
 
 
 def connect(
@@ -245,7 +208,9 @@ def connect(
         ) from error
     settings.retries = cast(Any, False)
     settings.connection_pool_maxsize = 16
-    return KubernetesCluster(client.ApiClient(settings), namespace, instance)
+    api = client.ApiClient(settings)
+    api.user_agent = COMPONENT  # For the API's audit log.
+    return KubernetesCluster(api, namespace, instance)
 
 
 def _namespace_of_context(kubeconfig: str | None) -> str:
@@ -278,57 +243,6 @@ def _message(error: Any) -> str:
 def _retry_after_s(error: Any) -> float | None:
     text = str((error.headers or {}).get("Retry-After", ""))
     return float(text) if text.isdecimal() else None
-
-
-def _deployment(found: Any) -> Deployment:
-    metadata = found["metadata"]
-    return Deployment(
-        name=metadata["name"],
-        uid=metadata.get("uid", ""),
-        version=metadata["resourceVersion"],
-        replicas=int(found["spec"].get("replicas", 1)),
-        ready=int(found.get("status", {}).get("readyReplicas", 0)),
-        annotations=metadata.get("annotations") or {},
-    )
-
-
-def _pod(found: Any) -> Pod:
-    metadata, status = found["metadata"], found.get("status", {})
-    conditions = {each["type"]: each for each in status.get("conditions") or []}
-    ready = conditions.get("Ready", {})
-    scheduled = conditions.get("PodScheduled", {})
-    return Pod(
-        name=metadata["name"],
-        uid=metadata["uid"],
-        created_s=_seconds(metadata["creationTimestamp"]),
-        ready_s=_seconds(ready["lastTransitionTime"]) if ready.get("status") == "True" else None,
-        unschedulable=scheduled.get("status") == "False"
-        and scheduled.get("reason") == "Unschedulable",
-        deletion_cost=_whole((metadata.get("annotations") or {}).get(DELETION_COST, "0")),
-    )
-
-
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        return 0  # Kubernetes reads it so, too.
-
-
-def _lease(found: Any) -> LeaseRecord:
-    spec = found.get("spec") or {}
-    return LeaseRecord(
-        version=found["metadata"]["resourceVersion"],
-        holder=spec.get("holderIdentity") or "",
-        duration_s=spec.get("leaseDurationSeconds"),
-        acquired=spec.get("acquireTime"),
-        renewed=spec.get("renewTime"),
-        transitions=spec.get("leaseTransitions") or 0,
-    )
-
-
-def _seconds(stamp: str) -> float:
-    return datetime.fromisoformat(stamp).timestamp()
 
 
 def _now() -> str:

@@ -3,9 +3,8 @@
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from statistics import harmonic_mean
+from collections.abc import Callable
+from dataclasses import replace
 
 from imageserve.autoscaler.cluster import Cluster, Deployment
 from imageserve.autoscaler.journal import Journal, Reason, reason_of
@@ -14,6 +13,7 @@ from imageserve.autoscaler.observation import Action, Decision, Observation
 from imageserve.autoscaler.pause import Pause, pause_of
 from imageserve.autoscaler.pod_watch import PodFacts, PodWatch, deletion_costs
 from imageserve.autoscaler.report import Mode, Report
+from imageserve.autoscaler.sample import Sample, with_queue
 from imageserve.autoscaler.scaling_file import ModelScaling
 from imageserve.autoscaler.sizing import State, size
 from imageserve.autoscaler.trouble import Trouble, source_of
@@ -23,9 +23,6 @@ from imageserve.errors import (
     ClusterForbidden,
     ClusterUnavailable,
 )
-from imageserve.jobs.capacity import BucketMs
-from imageserve.jobs.observations import Reading
-from imageserve.jobs.queue import Snapshot, live_tables
 
 TRIES = 3
 """So often in one step is a Deployment read again that somebody else has changed."""
@@ -35,17 +32,6 @@ BLIND_STEPS = 3
 
 STALE_S = 20.0
 """Numbers older than this, because a call took so long, are not acted upon."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """What one round trip to Redis brought, for all models together."""
-
-    at_s: float
-    """Seconds on a monotonic clock."""
-    reading: Reading | None
-    """None where Redis did not answer, or not with everything."""
-    problem: str = ""
 
 
 class ModelScaler:
@@ -74,6 +60,7 @@ class ModelScaler:
         self._dry_run = dry_run
         self._clock = clock
         self._state = State()
+        self._about = Deployment(model.deployment, "", "", 0, 0)
         self._pods = PodWatch()
         self._facts = PodFacts()
         self._looked_at: tuple[int, int] | None = None
@@ -101,7 +88,7 @@ class ModelScaler:
     def _step(self, sample: Sample) -> None:
         remembered = self._state
         for _ in range(TRIES):
-            deployment = self._cluster.deployment(self.model.deployment)
+            deployment = self._about = self._cluster.deployment(self.model.deployment)
             self._check_rights(deployment)
             self._note_foreign_writers(deployment)
             seen = self._observe(sample, deployment)
@@ -289,8 +276,7 @@ class ModelScaler:
             self._journal.log(logging.ERROR, "nothing is changed until it is mended: %s", error)
         if isinstance(error, ClusterForbidden):
             self._may = self._dry_run
-            nameless = Deployment(self.model.deployment, "", "", 0, 0)
-            self._tell_once(nameless, Reason.RBAC_DENIED, str(error), str(error))
+            self._tell_once(self._about, Reason.RBAC_DENIED, str(error), str(error))
         self.report = replace(
             self.report,
             mode=Mode.UNKNOWN_API,
@@ -304,34 +290,6 @@ class ModelScaler:
         if self.trouble.over():
             self._journal.log(logging.INFO, "the API answers again")
         self._told.pop(Reason.RBAC_DENIED, None)
-
-
-def with_queue(seen: Observation, run: str, snapshot: Snapshot) -> Observation:
-    """Return ``seen`` with what is known of the queue."""
-    return replace(
-        seen,
-        known=True,
-        run=run,
-        backlog=snapshot.queued + snapshot.retry,
-        in_flight=snapshot.in_flight,
-        accepted=snapshot.stats.get("accepted", 0),
-        rejected=snapshot.stats.get("rejected", 0),
-        oldest_s=snapshot.oldest_ms / 1000,
-        bucket_ms=usual_table(live_tables(snapshot)),
-    )
-
-
-def usual_table(tables: Iterable[BucketMs]) -> BucketMs:
-    """Return the table of a worker with the usual speed: that of all of them, shared out equally.
-
-    Speeds add up, times do not; hence the harmonic mean of the times.
-    """
-    by_size: dict[int, list[float]] = {}
-    for table in tables:
-        for batch, ms in table.items():
-            if ms > 0:
-                by_size.setdefault(batch, []).append(ms)
-    return {batch: harmonic_mean(times) for batch, times in by_size.items()}
 
 
 def _paused_decision(pause: Pause, seen: Observation) -> Decision:

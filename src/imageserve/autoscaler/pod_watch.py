@@ -13,6 +13,9 @@ UNSCHEDULABLE_S = 60.0
 
 STARTS_REMEMBERED = 20
 
+LONGEST_START_S = 3600.0
+"""A pod that took longer was ready before, and away for a moment: the API tells the last time."""
+
 
 @dataclass(frozen=True, slots=True)
 class PodFacts:
@@ -30,7 +33,7 @@ class PodWatch:
 
     def __init__(self) -> None:
         self._starts_s: deque[float] = deque(maxlen=STARTS_REMEMBERED)
-        self._timed: frozenset[str] = frozenset()
+        self._timed: set[str] = set()
         self._homeless: dict[str, float] = {}
 
     def look(self, pods: Sequence[Pod], now_s: float) -> PodFacts:
@@ -50,10 +53,11 @@ class PodWatch:
         )
 
     def _new_starts(self, pods: Sequence[Pod]) -> tuple[float, ...]:
-        ready = {pod.uid: pod for pod in pods if pod.ready_s is not None}
-        new = [pod for uid, pod in ready.items() if uid not in self._timed]
-        self._timed = frozenset(ready)
-        return tuple(max(0.0, (pod.ready_s or 0.0) - pod.created_s) for pod in new)
+        starts_s = {pod.uid: pod.ready_s - pod.created_s for pod in pods if pod.ready_s is not None}
+        new = [start_s for uid, start_s in starts_s.items() if uid not in self._timed]
+        # One that is not ready just now is not timed again when it will be.
+        self._timed = {pod.uid for pod in pods} & (self._timed | starts_s.keys())
+        return tuple(max(0.0, start_s) for start_s in new if start_s <= LONGEST_START_S)
 
 
 GONE, IDLE, BUSY = -1, 0, 1

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from imageserve.errors import QueueError
 from imageserve.jobs.keys import Keys
 from imageserve.jobs.queue import Snapshot
 from imageserve.jobs.redis_connection import (
@@ -55,7 +56,7 @@ class QueueReader:
         for client, queues in self._parts:
             server, *replies = _ask(client, [self._keys[queue] for queue in queues])
             runs.append(str(server.get("run_id", "")))
-            snapshots |= zip(queues, map(decode_snapshot, replies), strict=True)
+            snapshots |= zip(queues, map(_decode, replies), strict=True)
         self._note_losses(snapshots)
         return Reading("/".join([*runs, str(self._losses)]), snapshots)
 
@@ -80,6 +81,14 @@ def _ask(client: Client, queues: Sequence[Keys]) -> list[Any]:
         pipeline.eval(SNAPSHOT.source, len(names), *names)
     with redis_errors():
         return pipeline.execute()
+
+
+def _decode(reply: Any) -> Snapshot:
+    try:
+        return decode_snapshot(reply)
+    except (ValueError, TypeError) as error:
+        # A foreign writer, in a counter perhaps: nothing to end the process for.
+        raise QueueError(f"Redis: the queue's numbers cannot be read: {error}") from error
 
 
 class JobLook:
