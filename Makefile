@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check check-security test-e2e manifests format bench train lock clean python
+.PHONY: help install run test check check-security test-torch test-e2e manifests format bench bench-peers chaos train lock clean python
 
 help:  ## list what there is
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | awk -F: '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -32,6 +32,14 @@ $(VENV)/dev.stamp: locks/dev.txt locks/helm.txt $(VENV)/local.stamp
 	.venv-security/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/security.txt
 	@touch $@
 
+# PyTorch alone, beside what $(VENV) holds: its wheel is large, and one test file needs it.
+.venv-torch/stamp: $(VENV)/dev.stamp | python
+	test -x .venv-torch/bin/python || $(PYTHON) -m venv .venv-torch
+	.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	purelib='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+		$(BIN)/python -c "$$purelib" >"$$(.venv-torch/bin/python -c "$$purelib")/beside.pth"
+	@touch $@
+
 install: $(VENV)/dev.stamp  ## install everything into .venv
 
 run: $(VENV)/local.stamp  ## start Redis, web server and a worker; Ctrl-C stops them
@@ -52,6 +60,9 @@ check: $(VENV)/dev.stamp  ## formatting, lint, import walls, types, spelling, ch
 check-security: $(VENV)/dev.stamp .venv-security/stamp  ## what checkov says of chart and images
 	CHECKOV=$(CURDIR)/.venv-security/bin/checkov $(BIN)/python -m pytest tests/chart/test_checkov.py
 
+test-torch: .venv-torch/stamp  ## test Keras on PyTorch, in an environment of its own
+	.venv-torch/bin/python -m pytest tests/torch $(ARGS)
+
 test-e2e: $(VENV)/dev.stamp  ## install the chart on the cluster of KUBECONFIG and prove it
 	$(BIN)/python -m pytest tests/e2e --ignore=tests/e2e/selfcheck $(ARGS)
 
@@ -64,6 +75,12 @@ format: $(VENV)/dev.stamp  ## format the code and mend what can be mended
 
 bench: $(VENV)/dev.stamp  ## measure, and write the tables into docs/performance.md
 	$(BIN)/python -m bench --markdown docs/performance.md $(ARGS)
+
+chaos: $(VENV)/dev.stamp  ## break parts of it under load, and write what became of every request into docs/reliability.md
+	$(BIN)/python -m bench.chaos $(or $(ARGS),--markdown docs/reliability.md)
+
+bench-peers: $(VENV)/dev.stamp  ## measure beside mosec, LitServe and BentoML, and write the tables
+	$(BIN)/python -m bench.peers --markdown docs/performance.md $(ARGS)
 
 train: $(VENV)/local.stamp  ## draw pictures and train the bundled model on them
 	$(BIN)/python tools/train_shapes.py
@@ -82,8 +99,10 @@ lock: $(VENV)/dev.stamp  ## write the hashed lock files again (UPGRADE=--upgrade
 	$(UV_COMPILE) images/model/cuda.in --constraint locks/worker.txt --output-file locks/worker-cuda.txt
 	$(subst pyproject.toml,locks/helm.in,$(UV_COMPILE)) --no-deps --output-file locks/helm.txt
 	$(subst pyproject.toml,locks/security.in,$(UV_COMPILE)) --output-file locks/security.txt
+	for peer in mosec litserve bentoml; do \
+		$(subst pyproject.toml,bench/peers/$$peer.in,$(UV_COMPILE)) --output-file bench/peers/$$peer.txt || exit 1; done
 	$(subst pyproject.toml,images/build-backend.in,$(UV_COMPILE)) --output-file images/build-backend.txt
 
 clean:  ## remove the environment and everything generated
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,11 +1,13 @@
 """A closed loop of HTTP clients in one process: each posts a picture, waits, posts it again.
 
 Run as a process of its own, so that its CPU time is nobody else's:
-``python -m bench.client PORT CLIENTS WARM_UP_S SECONDS PICTURE``. It prints ``begin`` and ``end``
-around the time that counts, then one line of JSON. One thread, raw sockets, a request that is built
-once: it costs a tenth of what an HTTP library would.
+``python -m bench.client PORT CLIENTS WARM_UP_S SECONDS PICTURE``; ``--help`` tells the rest. It
+prints ``begin`` and ``end`` around the time that counts, then one line of JSON. One thread, raw
+sockets, requests that are built once: it costs a tenth of what an HTTP library would.
 """
 
+import argparse
+import heapq
 import json
 import re
 import selectors
@@ -17,6 +19,10 @@ from pathlib import Path
 
 DRAIN_S = 5.0
 """How long to wait for answers that are outstanding at the end, so that nothing is left behind."""
+
+PAUSE_S = 0.1
+"""A client whose picture was not classified waits this long: a server that refuses at once would
+otherwise be asked, and counted, thousands of times a second."""
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
@@ -30,8 +36,14 @@ class Counts:
     seconds: float = 0.0
     images: int = 0
     errors: int = 0
+    """Good pictures that were not classified, and those still unanswered when patience ended."""
+    broken: int = 0
+    """Broken pictures that were answered."""
     cpu_s: float = 0.0
+    longest_gap_s: float = 0.0
+    """The longest time in which no picture was classified."""
     latencies_ms: list[float] = field(default_factory=list)
+    """Of the good pictures."""
 
 
 def multipart_request(picture: bytes) -> bytes:
@@ -42,28 +54,57 @@ def multipart_request(picture: bytes) -> bytes:
         "Content-Type: image/jpeg\r\n\r\n"
     )
     body = head.encode() + picture + f"\r\n--{_BOUNDARY}--\r\n".encode()
+    return _request(f"multipart/form-data; boundary={_BOUNDARY}", body)
+
+
+def plain_request(picture: bytes) -> bytes:
+    """Build the request whose body is the picture, as ``curl --data-binary @photo.jpg`` does."""
+    return _request("image/jpeg", picture)
+
+
+def _request(content_type: str, body: bytes) -> bytes:
     headers = (
         "POST /predict HTTP/1.1\r\n"
         "Host: 127.0.0.1\r\n"
-        f"Content-Type: multipart/form-data; boundary={_BOUNDARY}\r\n"
+        f"Content-Type: {content_type}\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     return headers.encode() + body
 
 
+def broken_picture(picture: bytes) -> bytes:
+    """Cut a picture off in the middle: its header is fine, its pixels are not all there."""
+    return picture[: len(picture) // 2]
+
+
 class _Client:
     """One client with its connection."""
 
-    def __init__(self, port: int, request: bytes, selector: selectors.BaseSelector) -> None:
+    def __init__(self, port: int, selector: selectors.BaseSelector) -> None:
+        self.is_broken = False
         self._port = port
-        self._request = memoryview(request)
+        self._request = memoryview(b"")
         self._selector = selector
         self._socket: socket.socket | None = None
         self._sent = 0
         self._received = bytearray()
         self._started = 0.0
 
-    def start(self) -> None:
+    def start(self, request: bytes, *, is_broken: bool) -> bool:
+        """Send a request; return whether there was anybody to send it to."""
+        self._request = memoryview(request)
+        self.is_broken = is_broken
+        self._sent = 0
+        self._received.clear()
+        self._started = time.perf_counter()
+        try:
+            self._send(self._connection())
+        except OSError:
+            self.close()
+            return False
+        return True
+
+    def _connection(self) -> socket.socket:
         if self._socket is None:
             self._socket = socket.create_connection(("127.0.0.1", self._port), timeout=10)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -71,10 +112,7 @@ class _Client:
             self._selector.register(self._socket, selectors.EVENT_WRITE, self)
         else:
             self._selector.modify(self._socket, selectors.EVENT_WRITE, self)
-        self._sent = 0
-        self._received.clear()
-        self._started = time.perf_counter()
-        self._send(self._socket)
+        return self._socket
 
     def go_on(self) -> tuple[int, float] | None:
         """Send or receive what is possible; return status and milliseconds once answered."""
@@ -124,61 +162,131 @@ class _Client:
 
 
 class Load:
-    """Some clients, and the loop that drives them."""
+    """Some clients, and the loop that drives them.
 
-    def __init__(self, port: int, clients: int, picture: bytes) -> None:
+    With ``broken_every`` N, each Nth request is the broken one.
+    """
+
+    def __init__(
+        self, port: int, clients: int, good: bytes, broken: bytes = b"", broken_every: int = 0
+    ) -> None:
         self._selector = selectors.DefaultSelector()
-        request = multipart_request(picture)
-        self._clients = [_Client(port, request, self._selector) for _ in range(clients)]
+        self._clients = [_Client(port, self._selector) for _ in range(clients)]
+        self._good = good
+        self._broken = broken
+        self._broken_every = broken_every
+        self._begun = 0
+        self._waiting: set[_Client] = set()
+        self._paused: list[tuple[float, int, _Client]] = []
+        self._counts = Counts()
+        self._latest = 0.0
 
     def start(self) -> None:
         for client in self._clients:
-            client.start()
+            self._begin(client)
 
     def run(self, seconds: float) -> Counts:
         """Go on for a time; each client begins anew when it is answered."""
-        counts = Counts()
+        self._counts = counts = Counts()
         cpu_s = time.process_time()
-        began = time.perf_counter()
+        began = self._latest = time.perf_counter()
         end = began + seconds
         while (now := time.perf_counter()) < end:
-            for client, status, elapsed_ms in self._answers(end - now):
-                counts.images += status == 200
-                counts.errors += status != 200
-                counts.latencies_ms.append(elapsed_ms)
-                client.start()
-        counts.seconds = time.perf_counter() - began
+            self._end_pauses(now)
+            for client, status in self._answers(min(end, self._next_pause_end()) - now):
+                if status == 200 or client.is_broken:
+                    self._begin(client)
+                else:
+                    self._pause(client)
+        ended = time.perf_counter()
+        counts.seconds = ended - began
+        counts.longest_gap_s = max(counts.longest_gap_s, ended - self._latest)
         counts.cpu_s = time.process_time() - cpu_s
         return counts
 
-    def drain(self) -> None:
-        """Wait for the outstanding answers; begin nothing new."""
-        end = time.perf_counter() + DRAIN_S
-        open_clients = set(self._clients)
-        while open_clients and (now := time.perf_counter()) < end:
-            open_clients -= {client for client, _, _ in self._answers(end - now)}
+    def drain(self, patience_s: float) -> None:
+        """Wait for the outstanding answers; begin nothing new. What is late counts as failed."""
+        end = time.perf_counter() + patience_s
+        counts = self._counts
+        images, latencies = counts.images, len(counts.latencies_ms)
+        while self._waiting and (now := time.perf_counter()) < end:
+            self._answers(end - now)
+        # They are good answers and no failures, but they do not belong to the measured time.
+        counts.images = images
+        del counts.latencies_ms[latencies:]
+        counts.errors += sum(not client.is_broken for client in self._waiting)
         for client in self._clients:
             client.close()
 
-    def _answers(self, timeout_s: float) -> list[tuple[_Client, int, float]]:
+    def _begin(self, client: _Client) -> None:
+        self._begun += 1
+        is_broken = self._broken_every > 0 and self._begun % self._broken_every == 0
+        if client.start(self._broken if is_broken else self._good, is_broken=is_broken):
+            self._waiting.add(client)
+        else:
+            self._counts.errors += not is_broken
+            self._pause(client)
+
+    def _pause(self, client: _Client) -> None:
+        heapq.heappush(self._paused, (time.perf_counter() + PAUSE_S, id(client), client))
+
+    def _end_pauses(self, now: float) -> None:
+        while self._paused and self._paused[0][0] <= now:
+            self._begin(heapq.heappop(self._paused)[2])
+
+    def _next_pause_end(self) -> float:
+        return self._paused[0][0] if self._paused else float("inf")
+
+    def _answers(self, timeout_s: float) -> list[tuple[_Client, int]]:
         answers = []
-        for key, _ in self._selector.select(timeout_s):
+        for key, _ in self._selector.select(max(0.0, timeout_s)):
             client: _Client = key.data
             if (answer := client.go_on()) is not None:
-                answers.append((client, *answer))
+                self._waiting.discard(client)
+                self._count(client, *answer)
+                answers.append((client, answer[0]))
         return answers
+
+    def _count(self, client: _Client, status: int, elapsed_ms: float) -> None:
+        counts = self._counts
+        if client.is_broken:
+            counts.broken += 1
+            return
+        counts.images += status == 200
+        counts.errors += status != 200
+        counts.latencies_ms.append(elapsed_ms)
+        if status == 200:
+            now = time.perf_counter()
+            counts.longest_gap_s = max(counts.longest_gap_s, now - self._latest)
+            self._latest = now
 
 
 def main(arguments: list[str]) -> None:
-    port, clients, warm_up_s, seconds, picture = arguments
-    load = Load(int(port), int(clients), Path(picture).read_bytes())
+    given = _parse(arguments)
+    picture = given.picture.read_bytes()
+    build = plain_request if given.plain else multipart_request
+    broken = build(broken_picture(picture))
+    load = Load(given.port, given.clients, build(picture), broken, given.broken_every)
     load.start()
-    load.run(float(warm_up_s))
+    load.run(given.warm_up_s)
     print("begin", flush=True)
-    counts = load.run(float(seconds))
+    counts = load.run(given.seconds)
     print("end", flush=True)
-    load.drain()
+    load.drain(given.patience_s)
     print(json.dumps(asdict(counts)))
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench.client")
+    parser.add_argument("port", type=int)
+    parser.add_argument("clients", type=int)
+    parser.add_argument("warm_up_s", type=float)
+    parser.add_argument("seconds", type=float)
+    parser.add_argument("picture", type=Path)
+    parser.add_argument("--plain", action="store_true", help="the body is the picture, no form")
+    parser.add_argument("--broken-every", type=int, default=0, metavar="N")
+    parser.add_argument("--patience-s", type=float, default=DRAIN_S)
+    return parser.parse_args(arguments)
 
 
 if __name__ == "__main__":

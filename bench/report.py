@@ -5,9 +5,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-BEGIN = "<!-- bench: begin -->"
-END = "<!-- bench: end -->"
-
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -82,14 +79,15 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f} %"
 
 
-def write_between_markers(path: Path, text: str) -> None:
-    """Replace what stands between the markers of a Markdown file.
+def write_between_markers(path: Path, text: str, name: str = "bench") -> None:
+    """Replace what stands between the markers of that name in a Markdown file.
 
     Raises SystemExit where it has none.
     """
+    first, last = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     old = path.read_text()
-    head, begin, rest = old.partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    head, begin, rest = old.partition(first)
+    _, end, tail = rest.partition(last)
     if not begin or not end:
-        raise SystemExit(f"bench: {path} has no lines {BEGIN} and {END} to write between")
-    path.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{tail}")
+        raise SystemExit(f"bench: {path} has no lines {first} and {last} to write between")
+    path.write_text(f"{head}{first}\n\n{text}\n\n{last}{tail}")

@@ -1,24 +1,20 @@
 """Parts (a) and (b): whole systems under HTTP load, this one beside the first version."""
 
-import json
 import statistics
-import subprocess
-import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 
-from bench.client import DRAIN_S, Counts
 from bench.first_version import helpers
+from bench.load import Demand, Run, measured
 from bench.picture import photo_jpeg
 from bench.plan import Plan, say
-from bench.processes import Bed, python
+from bench.processes import Bed
 from bench.report import Section, Verdict, number, ratios, spread, times
 from bench.stacks import (
     Stack,
@@ -42,30 +38,6 @@ class Setting(NamedTuple):
 
     system: str
     clients: int
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One measurement of one system."""
-
-    counts: Counts
-    cpu_s: Mapping[str, float]
-
-    @property
-    def per_second(self) -> float:
-        return self.counts.images / self.counts.seconds
-
-    @property
-    def latency_ms(self) -> float:
-        return statistics.median(self.counts.latencies_ms)
-
-    def cpu_ms(self, role: str) -> float:
-        """CPU time per image that the processes of one role took."""
-        return 1000 * self.cpu_s[role] / self.counts.images
-
-    @property
-    def total_cpu_ms(self) -> float:
-        return sum(map(self.cpu_ms, self.cpu_s))
 
 
 Runs = Mapping[Setting, Sequence[Run]]
@@ -93,7 +65,7 @@ def _rounds(
     runs: dict[Setting, list[Run]] = defaultdict(list)
     for number_of_round in range(1, plan.rounds + 1):
         for setting in settings:
-            run = load(stacks[setting.system], setting.clients, plan, picture)
+            run = measured(stacks[setting.system], Demand(setting.clients), plan, picture)
             runs[setting].append(run)
             say(
                 f"round {number_of_round}: {setting.system}, {setting.clients} clients: "
@@ -101,39 +73,6 @@ def _rounds(
                 f"{number(run.total_cpu_ms)} CPU-ms per image"
             )
     return runs
-
-
-def load(stack: Stack, clients: int, plan: Plan, picture: Path) -> Run:
-    """Load one system for a while.
-
-    Raises SystemExit where any answer was not a 200: then the numbers would mean nothing.
-    """
-    command = python(
-        "-m",
-        "bench.client",
-        *map(str, (stack.web_port, clients, plan.warm_up_s, plan.seconds, picture)),
-    )
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as client:
-        assert client.stdout is not None
-        overdue = threading.Timer(plan.warm_up_s + plan.seconds + DRAIN_S + 20, client.kill)
-        overdue.start()
-        try:
-            _expect(client.stdout.readline(), "begin")
-            before = stack.cpu_s()
-            _expect(client.stdout.readline(), "end")
-            after = stack.cpu_s()
-            counts = Counts(**json.loads(client.stdout.readline()))
-        finally:
-            overdue.cancel()
-            client.kill()
-    if counts.errors or not counts.images:
-        raise SystemExit(f"bench: {stack.name}: {counts.errors} errors, {counts.images} answers")
-    return Run(counts, {role: after[role] - before[role] for role in after})
-
-
-def _expect(line: str, word: str) -> None:
-    if line.strip() != word:
-        raise SystemExit(f"bench: the load client ended early (it said {line!r})")
 
 
 # -- (a) ------------------------------------------------------------------------------------------

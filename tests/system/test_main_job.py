@@ -156,6 +156,15 @@ def test_a_large_photo_is_decoded_beside_the_event_loop(stack: Stack) -> None:
     assert stack.http.predict(data).labels[0] == label_of(data, SIZE)
 
 
+def test_with_fast_jpeg_off_every_pixel_of_a_large_photo_counts(
+    tmp_path: Path, redis_program: str
+) -> None:
+    data = jpeg(400, 300, seed=1)
+    assert label_of(data, fast_jpeg=False) != label_of(data)
+    with running(tmp_path / "exact", redis_program, WEB_PROCESSES="1", FAST_JPEG="0") as exact:
+        assert exact.http.predict(data).labels[0] == label_of(data, fast_jpeg=False)
+
+
 def test_nothing_is_left_in_redis_but_what_expires(stack: Stack) -> None:
     stack.wait_for(stack.idle, "all jobs are done")
     assert stack.immortal() == []

@@ -12,6 +12,11 @@ from imageserve.errors import ImageTooLarge, NoImage, NotAnImage, UnsupportedFor
 #: The interpolations of ``keras.utils.load_img`` that Pillow has.
 INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "hamming", "box", "lanczos")
 
+FAST_FACTOR = 2
+"""FAST_JPEG: a JPEG is decoded at a half, a quarter or an eighth of its size where what comes out
+still has this many times the model's height and width. The decoder averages what it leaves out, and
+resizing does the rest from at least four pixels for each: close to what all pixels would give."""
+
 # A JPEG may come in any number of scans, each over all pixels and a few bytes long: ten MB can
 # cost half an hour. Encoders make about ten; a picture of the largest size may have this many.
 _JPEG_SCANS = 40
@@ -30,6 +35,9 @@ class DecodingPolicy:
     sixteen for a WebP."""
     formats: frozenset[str] = frozenset(FORMATS)
     """The formats switched on, some of ``FORMATS``."""
+    fast_jpeg: bool = False
+    """Whether large JPEGs may be decoded at a reduced size (``FAST_FACTOR``): a third of the time
+    and less, for pixels that differ a little. Off, they equal ``keras.utils.load_img``."""
 
 
 class Picture:
@@ -39,12 +47,19 @@ class Picture:
     """
 
     def __init__(
-        self, kind: str, source: "Source", image: ImageFile.ImageFile, scans: int = 1
+        self,
+        kind: str,
+        source: "Source",
+        image: ImageFile.ImageFile,
+        *,
+        scans: int = 1,
+        fast: bool = False,
     ) -> None:
         self.kind = kind
         self._source = source
         self._image = image
         self._scans = scans
+        self._fast = fast
 
     @property
     def pixels(self) -> int:
@@ -63,11 +78,23 @@ class Picture:
         height, width = size
         resampling = Image.Resampling[interpolation.upper()]
         with pillow_errors(self.kind, self._source):
+            if self._fast and interpolation != "nearest":
+                _reduce(self._image, height, width)
             self._image.load()
             image = rgb(upright(self._image))
             if image.size != (width, height):
                 image = image.resize((width, height), resampling)
             return image.tobytes()
+
+
+def _reduce(image: ImageFile.ImageFile, height: int, width: int) -> None:
+    """Have a JPEG decoded at the smallest size that is large enough for (height, width).
+
+    Not for ``nearest``, which picks single pixels: it would pick averages. Whatever way the picture
+    is to be turned, both sides are large enough.
+    """
+    side = FAST_FACTOR * max(height, width)
+    image.draft(None, (side, side))
 
 
 def decode(
@@ -76,7 +103,8 @@ def decode(
     """Turn a picture into raw RGB of (height, width): row by row, three bytes a pixel.
 
     Equal to ``keras.utils.load_img`` where the picture has no orientation, transparency or 16
-    bits. 16-bit colour keeps its high byte, as there; 16-bit grey is divided by 257.
+    bits, and ``policy.fast_jpeg`` is off. 16-bit colour keeps its high byte, as there; 16-bit grey
+    is divided by 257.
 
     Raises:
         RequestError: what ``open_picture`` and ``Picture.to_rgb`` raise, and nothing else.
@@ -105,7 +133,7 @@ def open_picture(data: bytes | memoryview, policy: DecodingPolicy) -> Picture:
         image = PLUGINS[kind](source)
     _check_pixels(image.size, policy)
     scans = _checked_scans(image, data, source, policy) if isinstance(image, Jpeg) else 1
-    return Picture(kind, source, image, scans)
+    return Picture(kind, source, image, scans=scans, fast=policy.fast_jpeg and kind == "jpeg")
 
 
 def _names(policy: DecodingPolicy) -> str:

@@ -10,7 +10,7 @@ import time
 import uuid
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
 
@@ -27,7 +27,7 @@ from imageserve.errors import (
 )
 from imageserve.web.api_keys import ApiKeys
 from imageserve.web.overview import Overview
-from imageserve.web.parameters import checked_timeout_s, checked_top, sane_request_id
+from imageserve.web.parameters import checked_timeout_s, checked_top, listed, sane_request_id
 from imageserve.web.predictor import Answer, Ask, ClientGone, Predictor, Wait
 from imageserve.web.slots import Slots, UploadMemory
 from imageserve.web.upload import Deadline, UploadLimits, UploadReader
@@ -73,6 +73,21 @@ class WebConfig:
     """Who may classify; None: anybody."""
 
 
+@dataclass(slots=True)
+class _Call:
+    """What is known of the request in hand; ``g.call``, because each look at ``g`` costs."""
+
+    request_id: str
+    body_read: bool
+    """Whether nothing of the body is left to be taken for the next request."""
+    began: float = field(default_factory=time.monotonic)
+    error_code: str = ""
+    bytes: int | None = None
+    pictures: int | None = None
+    timings: Mapping[str, float] = field(default_factory=dict)
+    version: str = ""
+
+
 def create_app(predictor: Predictor, config: WebConfig, server: Server | None = None) -> Flask:
     """Build the application around a predictor."""
     app = Flask("imageserve", static_folder=None)
@@ -102,8 +117,9 @@ def _add_predict(app: Flask, predictor: Predictor, config: WebConfig, server: Se
         predictor.model(ask.model)
         with memory.account() as account:
             upload = reader.read(request.environ, account)
-            g.body_read = True
-            g.bytes = upload.bytes
+            call: _Call = g.call
+            call.body_read = True
+            call.bytes = upload.bytes
             with slots.taken():
                 return _predict(predictor, server, upload.pictures, ask)
 
@@ -113,7 +129,7 @@ def _read_ask(longest_s: float) -> Ask:
         model=request.args.get("model"),
         top=checked_top(request.args.get("top")),
         timeout_s=checked_timeout_s(request.headers.get("X-Request-Timeout"), longest_s),
-        trace=g.request_id,
+        trace=g.call.request_id,
     )
 
 
@@ -131,8 +147,11 @@ def _predict(
 
 
 def _respond(answers: list[Answer | RequestError]) -> Response:
-    g.pictures = len(answers)
-    g.timings = _timings([answer for answer in answers if isinstance(answer, Answer)])
+    call: _Call = g.call
+    call.pictures = len(answers)
+    good = [answer for answer in answers if isinstance(answer, Answer)]
+    call.timings = _timings(good)
+    call.version = listed(answer.version for answer in good)
     if len(answers) == 1:
         return _json(_success(answers[0]))
     return _json({"success": True, "results": _results(answers)})
@@ -213,7 +232,7 @@ def _add_errors(app: Flask) -> None:
     @app.errorhandler(ClientGone)
     def client_gone(error: ClientGone) -> Response:
         del error
-        g.error_code = "client_gone"
+        g.call.error_code = "client_gone"
         return Response(status=499)  # Seen by nobody but the log; the number is nginx's.
 
     @app.errorhandler(Exception)
@@ -221,7 +240,7 @@ def _add_errors(app: Flask) -> None:
         log.critical(
             "bug while answering a request",
             exc_info=error,
-            extra={"fields": {"request_id": g.request_id}},
+            extra={"fields": {"request_id": g.call.request_id}},
         )
         return _error(RequestError("the server has failed; the request id finds it in its log"))
 
@@ -237,8 +256,9 @@ def _from_werkzeug(error: HTTPException) -> RequestError:
 
 
 def _error(error: RequestError) -> Response:
-    g.error_code = error.code
-    body = {"success": False, "error": _error_body(error), "request_id": g.request_id}
+    call: _Call = g.call
+    call.error_code = error.code
+    body = {"success": False, "error": _error_body(error), "request_id": call.request_id}
     response = _json(body, error.status)
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(error.retry_after_s)
@@ -258,42 +278,44 @@ def _json(body: Mapping[str, Any], status: int = 200) -> Response:
 def _add_hooks(app: Flask, server: Server) -> None:
     @app.before_request
     def begin() -> None:
-        g.began = time.monotonic()
-        g.request_id = sane_request_id(request.headers.get("X-Request-Id")) or uuid.uuid4().hex
-        g.error_code = ""
-        g.body_read = request.method in ("GET", "HEAD")
+        request_id = sane_request_id(request.headers.get("X-Request-Id")) or uuid.uuid4().hex
+        g.call = _Call(request_id, body_read=request.method in ("GET", "HEAD"))
 
     @app.after_request
     def finish(response: Response) -> Response:
-        total_ms = (time.monotonic() - g.began) * 1000
-        response.headers["X-Request-Id"] = g.request_id
+        call: _Call = g.call
+        total_ms = (time.monotonic() - call.began) * 1000
+        response.headers["X-Request-Id"] = call.request_id
         if request.path not in PROBES:
-            timings = {**g.get("timings", {}), "total": total_ms}
+            timings = {**call.timings, "total": total_ms}
             parts = (f"{name};dur={ms:.1f}" for name, ms in timings.items())
             response.headers["Server-Timing"] = ", ".join(parts)
-        if not g.body_read or server.is_draining():
+        if call.version:
+            response.headers["X-Model-Version"] = call.version
+        if not call.body_read or server.is_draining():
             # The rest of an unread body would be taken for the next request.
             response.headers["Connection"] = "close"
-        _count_and_log(response, total_ms)
+        _count_and_log(call, response.status_code, total_ms)
         return response
 
 
-def _count_and_log(response: Response, total_ms: float) -> None:
+def _count_and_log(call: _Call, status: int, total_ms: float) -> None:
     endpoint = request.endpoint or "none"
-    metrics.requests_total.labels(endpoint, str(response.status_code), g.error_code).inc()
+    metrics.requests_total.labels(endpoint, str(status), call.error_code).inc()
     # Probes and dashboards ask all the time; a line for each would drown the pictures' lines.
     level = logging.DEBUG if request.method == "GET" else logging.INFO
     if not log.isEnabledFor(level):
         return
     fields = {
-        "request_id": g.request_id,
+        "request_id": call.request_id,
         "method": request.method,
         "path": request.path,
-        "status": response.status_code,
-        "code": g.error_code,
-        "bytes": g.get("bytes"),
-        "pictures": g.get("pictures"),
-        **{f"{name}_ms": round(ms, 1) for name, ms in g.get("timings", {}).items()},
+        "status": status,
+        "code": call.error_code,
+        "bytes": call.bytes,
+        "pictures": call.pictures,
+        "version": call.version,
+        **{f"{name}_ms": round(ms, 1) for name, ms in call.timings.items()},
         "total_ms": round(total_ms, 1),
     }
     present = {name: value for name, value in fields.items() if value not in (None, "")}

@@ -1,8 +1,9 @@
 """The gunicorn worker of the web server: gevent, with the manners this service promises.
 
 What it adds to gunicorn's own gevent worker: slow headers are answered 408; an answer that comes
-before the whole upload does reaches the client; idle connections make room under pressure and are
-closed at a shutdown; errors below the application have the same JSON shape as all others.
+before the whole upload does reaches the client; an answer is sent at once, not in two parts; idle
+connections make room under pressure and are closed at a shutdown; errors below the application have
+the same JSON shape as all others.
 """
 
 import errno
@@ -115,7 +116,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         # Or a client that asks and does not read would hold its connection for ever.
         sock.settimeout(self.upload_timeout_s + SEND_EXTRA_S)
         try:
-            return super().handle_request(listener_name, req, sock, addr)
+            return self._answer(listener_name, req, sock, addr)
         except TimeoutError as error:
             raise BrokenPipeError(errno.EPIPE, "the client does not read its answer") from error
         except StopIteration:
@@ -124,6 +125,16 @@ class Worker(GeventWorker):  # type: ignore[misc]
             raise
         finally:
             sock.settimeout(None)
+
+    def _answer(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
+        whole = WholeAnswers(sock)
+        try:
+            result = super().handle_request(listener_name, req, whole, addr)
+        except StopIteration:  # Answered, and the connection is not to be kept.
+            whole.send_held()
+            raise
+        whole.send_held()
+        return result
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         error = _as_request_error(exc)
@@ -135,6 +146,33 @@ class Worker(GeventWorker):  # type: ignore[misc]
             client.shutdown(SHUT_WR)
         except OSError:
             log.debug("nobody to tell: %s", exc)
+
+
+class WholeAnswers:
+    """A connection that keeps an answer's headers until its body comes, and sends both at once.
+
+    gunicorn sends them one by one: twice the system calls and packets, and clients wake up twice.
+    """
+
+    def __init__(self, sock: Any) -> None:
+        self._connection = sock
+        self._held = b""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+    def sendall(self, data: bytes) -> None:
+        if not self._held and data.endswith(b"\r\n\r\n"):
+            self._held = data
+        else:
+            data, self._held = self._held + data, b""
+            self._connection.sendall(data)
+
+    def send_held(self) -> None:
+        """Send the headers of an answer that has no body."""
+        if self._held:
+            data, self._held = self._held, b""
+            self._connection.sendall(data)
 
 
 def _as_request_error(exc: BaseException) -> RequestError | None:

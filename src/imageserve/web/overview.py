@@ -84,6 +84,7 @@ def _status(snapshot: Snapshot) -> dict[str, Any]:
                 "host": worker.host,
                 "state": worker.state,
                 "last_seen_ms": snapshot.now - worker.last_seen,
+                "version": worker.version,
             }
             for worker in snapshot.workers
         ],

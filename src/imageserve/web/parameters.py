@@ -1,7 +1,8 @@
-"""Reads what a client asks for besides its pictures. Pure."""
+"""Reads what a client asks for besides its pictures, and writes what it hears besides. Pure."""
 
 import math
 import re
+from collections.abc import Iterable
 
 from imageserve.errors import BadParameter
 
@@ -40,3 +41,11 @@ def checked_timeout_s(text: str | None, longest_s: float) -> float:
 def sane_request_id(text: str | None) -> str | None:
     """Return the caller's ``X-Request-Id`` if it is harmless in a log and a header."""
     return text if text and SANE_ID.fullmatch(text) else None
+
+
+def listed(versions: Iterable[str]) -> str:
+    """Write ``X-Model-Version``: several, where the model was changed in between.
+
+    Those that are no text for a header are left out: they come from outside, through Redis.
+    """
+    return ", ".join(version for version in dict.fromkeys(versions) if SANE_ID.fullmatch(version))

@@ -65,6 +65,8 @@ class Answer:
     decode_ms: float
     queue_ms: float
     model_ms: float
+    version: str = ""
+    """Which version of the model has answered; empty where its worker does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -333,7 +335,9 @@ def _answer(slot: _Slot) -> Answer | RequestError:
         return TimedOut("no result came in time; the job is cancelled")
     if result.error is not None:
         return not_classified(result.error)
-    return Answer(result.predictions, slot.decode_ms, result.queue_ms, result.model_ms)
+    return Answer(
+        result.predictions, slot.decode_ms, result.queue_ms, result.model_ms, result.version
+    )
 
 
 def _count(model: str, answer: Answer | RequestError) -> None:
