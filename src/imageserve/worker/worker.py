@@ -112,9 +112,14 @@ class Worker:
             ahead = redis_thread.submit(self._prefetch)
             started_at = time.monotonic()
             outcomes = self._run(batch)
-            finishing = redis_thread.submit(self._finish, batch, outcomes, started_at)
-            finishing.add_done_callback(_surface)
-            upcoming = ahead if ahead.result() else redis_thread.submit(self._next_batch)
+            finish = partial(self._finish, batch, outcomes, started_at)
+            if ahead.result():
+                redis_thread.submit(_surfacing, finish)
+                upcoming = ahead
+            else:
+                # Nothing waits for the model: a change of threads would only make the answer late.
+                _surfacing(finish)
+                upcoming = redis_thread.submit(self._next_batch)
 
     def _await(self, upcoming: "Future[Batch | None]") -> Batch | None:
         """Return the next batch; before it comes, change to another model where one is ready."""
@@ -297,7 +302,10 @@ def _not_told(wanted: str) -> None:
     """Without anything that could change the model, it does not matter what is wanted."""
 
 
-def _surface(done: Future[None]) -> None:
-    """Let no bug vanish in a future that nobody asks for its result."""
-    if (error := done.exception()) is not None:
-        log.critical("bug while finishing a batch", exc_info=error)
+def _surfacing(finish: Callable[[], None]) -> None:
+    """Finish a batch; a bug in that must neither end the worker nor vanish in a future."""
+    try:
+        finish()
+    # The batch's leases end, and another worker takes its jobs.
+    except Exception:
+        log.critical("bug while finishing a batch", exc_info=True)
