@@ -84,7 +84,7 @@ def test_the_version_of_a_folder_changes_with_any_content_or_name(tmp_path: Path
 
 
 def test_a_model_that_vanished_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelLoadError, match="gone cannot be read"):
+    with pytest.raises(ModelLoadError, match="gone does not exist: correct its path"):
         content_version(tmp_path / "gone")
 
 

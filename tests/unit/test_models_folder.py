@@ -1,11 +1,15 @@
 """Model folders: what is found in one, and what its imageserve.yaml may say."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from imageserve.errors import ModelLoadError
 from imageserve.models.folder import FolderFacts, read_facts, read_folder
+
+UNREADABLE = Path("/", "x" * 300)
+"""Too long a name: looking at it fails for root, too, whom no permission stops."""
 
 
 def write(folder: Path, *names: str, facts: str | bytes | None = None) -> Path:
@@ -71,6 +75,21 @@ def test_a_folder_is_what_it_holds(
 def test_a_folder_that_is_not_clear_is_refused(tmp_path: Path, names: list[str], said: str) -> None:
     with pytest.raises(ModelLoadError, match=said):
         read_folder(write(tmp_path, *names))
+
+
+def test_a_file_that_is_no_folder_is_answered_with_what_a_model_may_be(tmp_path: Path) -> None:
+    (tmp_path / "model.h5").touch()
+
+    with pytest.raises(ModelLoadError, match=r"loaded in Keras and saved as \.keras"):
+        read_folder(tmp_path / "model.h5")
+
+
+@pytest.mark.parametrize("read", [read_folder, read_facts])
+def test_a_folder_that_may_not_be_looked_at_is_named_with_the_mend(
+    read: Callable[[Path], object],
+) -> None:
+    with pytest.raises(ModelLoadError, match=r"cannot be read .*: allow it, and to look into"):
+        read(UNREADABLE)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:

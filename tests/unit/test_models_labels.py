@@ -35,7 +35,7 @@ def test_the_packaged_imagenet_labels_are_complete() -> None:
     [
         pytest.param("l.txt", b"", "it is empty", id="empty"),
         pytest.param("l.txt", b"a\n\nb\n", "line 2 is empty", id="an empty line"),
-        pytest.param("l.txt", b"\xff\xfe", "decode", id="not UTF-8"),
+        pytest.param("l.txt", b"\xff\xfe", "save it as UTF-8", id="not UTF-8"),
         pytest.param("l.json", b"{", "not ImageNet-style JSON", id="broken JSON"),
         pytest.param("l.json", b'["a", "b"]', "not ImageNet-style JSON", id="a list"),
         pytest.param("l.json", b"7", "not ImageNet-style JSON", id="a number"),
@@ -43,6 +43,11 @@ def test_the_packaged_imagenet_labels_are_complete() -> None:
         pytest.param("l.json", b'{"0": ["n"]}', "not ImageNet-style JSON", id="no label"),
         pytest.param("l.json", b'{"0": ["n", 3]}', "holds no labels", id="a number for a label"),
         pytest.param("l.json", b"{}", "holds no labels", id="no classes"),
+        pytest.param(
+            "l.json", b'{"0": "an"}', "it holds no pairs; write", id="a text of two letters"
+        ),
+        pytest.param("l.json", b'{"0": "circle"}', "not ImageNet-style JSON", id="a text"),
+        pytest.param("l.json", b'{"0": ["n", ""]}', "or empty ones; write", id="an empty label"),
     ],
 )
 def test_a_labels_file_that_cannot_be_used_is_named_with_the_reason(
@@ -62,5 +67,5 @@ def test_a_missing_labels_file_is_named() -> None:
 
 
 def test_a_folder_is_no_labels_file(tmp_path: Path) -> None:
-    with pytest.raises(ModelLoadError, match="cannot be used"):
+    with pytest.raises(ModelLoadError, match=r"cannot be read .Is a directory."):
         read_labels(tmp_path)

@@ -18,6 +18,13 @@ def folder(path: Path, *names: str, facts: str = "") -> str:
     return str(path)
 
 
+@pytest.mark.parametrize("name", ["model.keras", "model.onnx", "folder/"])
+def test_what_may_not_be_looked_at_is_named_with_the_mend(name: str) -> None:
+    # Too long a name: looking at it fails for root, too, whom no permission stops.
+    with pytest.raises(ModelLoadError, match=r"cannot be read .*: allow it, and to look into"):
+        find_source(f"/{'x' * 300}/{name}", "labels.txt", None, None)
+
+
 def test_a_network_has_its_labels_and_its_scaling() -> None:
     source = find_source("resnet50", None, (224, 224), None)
 

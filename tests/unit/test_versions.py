@@ -12,6 +12,8 @@ from imageserve.model_entries import ModelEntry
 from imageserve.worker.versions import Versions, mark_of
 
 V2 = Wanted("shapes", "v2", 7)
+UNREADABLE = Path("/", "x" * 300)
+"""Too long a name: looking at it fails for root, too, whom no permission stops."""
 
 
 def an_entry(network: str = "shapes", **more: str) -> ModelEntry:
@@ -72,6 +74,13 @@ def test_a_missing_version_is_told_with_those_that_are_there(
 def test_without_a_folder_of_versions_the_setting_is_named() -> None:
     with pytest.raises(ModelLoadError, match="set MODELS_DIR on the workers"):
         Versions(an_entry(), None).find(V2)
+
+
+def test_folders_that_may_not_be_looked_at_are_named_with_the_mend() -> None:
+    with pytest.raises(ModelLoadError, match=r"shapes@v2 in .* cannot be read .*: allow it"):
+        Versions(an_entry(), str(UNREADABLE)).find(V2)
+    with pytest.raises(ModelLoadError, match=r"cannot be read .*: allow it"):
+        Versions(an_entry(f"{UNREADABLE}/"), None).find(None)
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ from imageserve.jobs.capacity import BucketMs
 BUCKET_MS = {1: 100.0, 2: 140.0, 4: 220.0, 8: 380.0, 12: 540.0, 16: 700.0, 24: 1020.0, 32: 1340.0}
 """60 ms and 40 ms per picture, 24 pictures a second: a large network on a CPU."""
 
-CALIBRATED = {KEDA_SUM: Rule(KEDA_SUM, 8), FIXED: Rule(FIXED, 6)}
+CALIBRATED = {KEDA_SUM: Rule(KEDA_SUM, 4), FIXED: Rule(FIXED, 6)}
 """What ``--sweep`` takes under the default conditions."""
 
 BEGIN, END = "<!-- simulator -->\n", "<!-- /simulator -->"

@@ -22,6 +22,7 @@ from imageserve.models.agreement import (
 )
 from imageserve.models.base import ScoringModel
 from imageserve.models.classifier_checks import check_scores
+from imageserve.models.reading import reading
 from imageserve.settings import Settings
 from imageserve.worker.runner import Runner
 
@@ -97,7 +98,9 @@ def _decoded(path: Path, model: ScoringModel, settings: Settings) -> bytes | Non
 
     try:
         policy = DecodingPolicy()
-        return decode(path.read_bytes(), model.input_size, interpolation_of(settings), policy)
+        with reading(path):
+            data = path.read_bytes()
+        return decode(data, model.input_size, interpolation_of(settings), policy)
     except RequestError:
         return None
 

@@ -18,6 +18,7 @@ from imageserve.models import Engine, load_model
 from imageserve.models.agreement import Agreement, agreement, drawn_pictures, scores_of
 from imageserve.models.base import ScoringModel
 from imageserve.models.folder import FACTS_FILE, KERAS_FILE, ONNX_FILE, SAVED_MODEL
+from imageserve.models.reading import reading
 
 TOLERANCE = 1e-4
 """How far a probability of the exported model may be from Keras's."""
@@ -28,9 +29,8 @@ _LABELS = "labels.txt"
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     settings = settings_of(options, environ, MODEL_RUNTIME="keras", KERAS_BACKEND="tensorflow")
     folder: Path = options.to
-    beside_source = _is_source(folder, network_of(settings))
-    if not beside_source and any((folder / name).exists() for name in (KERAS_FILE, SAVED_MODEL)):
-        raise ModelLoadError(f"{folder} holds another model: name an empty or a new folder")
+    with reading(folder):
+        beside_source = _is_beside_source(folder, network_of(settings))
     model = load(settings, precision="float32", xla=False)
     found = export(model, folder, interpolation_of(settings), only_onnx=beside_source)
     print(
@@ -63,6 +63,14 @@ def export(
     except OSError as error:
         raise ModelLoadError(f"{folder} cannot be used: {error}") from error
     return found
+
+
+def _is_beside_source(folder: Path, network: str) -> bool:
+    """Return whether the folder is the model's own; raise ModelLoadError where it is another's."""
+    beside_source = _is_source(folder, network)
+    if not beside_source and any((folder / name).exists() for name in (KERAS_FILE, SAVED_MODEL)):
+        raise ModelLoadError(f"{folder} holds another model: name an empty or a new folder")
+    return beside_source
 
 
 def _is_source(folder: Path, network: str) -> bool:

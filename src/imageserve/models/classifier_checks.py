@@ -33,7 +33,10 @@ def checked_input_size(
     open_size = wanted or (None, None)
     height, width = shape[1] or open_size[0], shape[2] or open_size[1]
     if not height or not width:
-        raise ModelLoadError(f"{name} takes pictures of any size: set the input size")
+        raise ModelLoadError(
+            f"{name} takes pictures of any size: set the input size "
+            "(INPUT_SIZE, or input_size in the folder's imageserve.yaml)"
+        )
     if wanted and wanted != (height, width):
         raise ModelLoadError(
             f"{name} takes pictures of {height}x{width} (height x width) and the settings demand "

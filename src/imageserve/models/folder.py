@@ -19,6 +19,7 @@ from typing import Any
 import yaml
 
 from imageserve.errors import ModelLoadError
+from imageserve.models.reading import reading
 from imageserve.models.scaling import SCALINGS
 from imageserve.models.version import is_version
 from imageserve.settings import INTERPOLATIONS
@@ -61,6 +62,16 @@ def read_folder(path: Path) -> ModelFolder:
     Raises:
         ModelLoadError: there is none, or it can be read in two ways; the message says what to do.
     """
+    with reading(f"the model folder {path}"):
+        return _found_in(path)
+
+
+def _found_in(path: Path) -> ModelFolder:
+    if path.is_file():
+        raise ModelLoadError(
+            f"{path} is no model folder: a model in one file ends in .keras or .onnx; what ends in "
+            ".h5 must be loaded in Keras and saved as .keras"
+        )
     if not path.is_dir():
         raise ModelLoadError(f"the model folder {path} does not exist: correct its path")
     is_saved_model = (path / "saved_model.pb").exists()
@@ -80,12 +91,8 @@ def read_facts(folder: Path) -> FolderFacts:
         ModelLoadError: it cannot be used; the message says what it must hold.
     """
     path = folder / FACTS_FILE
-    if not path.exists():
-        return FolderFacts()
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ModelLoadError(f"{path} cannot be read: {_one_line(error)}") from error
+    with reading(path):
+        content = _yaml(path) if path.exists() else None
     if content is None:
         return FolderFacts()
     if not isinstance(content, Mapping):
@@ -103,6 +110,13 @@ def size_of(value: Any) -> tuple[int, int] | None:
     if not all(isinstance(n, int) and 8 <= n <= 4096 for n in (height, width)):
         return None
     return height, width
+
+
+def _yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ModelLoadError(f"{path} cannot be read: {_one_line(error)}") from error
 
 
 def _only(folder: Path, *names: str) -> Path | None:

@@ -71,9 +71,8 @@ def _prepare_torch(threads: int) -> None:
 def _on_tensorflow(network: Any, input_size: tuple[int, int], xla: bool) -> Scores:
     import tensorflow as tf
 
-    # Any batch size without a trace anew for each. XLA only if told to: measured on a CPU,
-    # MobileNetV2 then takes 5 to 15 times as long and ResNet-50 no less, and each new batch size
-    # compiles for seconds.
+    # Any batch size without a trace anew for each. XLA only if told to: it compiles each new batch
+    # size for seconds, and may make a network slower on a CPU.
     call = tf.function(
         lambda images: network(images, training=False),
         input_signature=[tf.TensorSpec((None, *input_size, 3), tf.uint8)],

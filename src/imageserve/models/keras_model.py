@@ -27,6 +27,7 @@ from imageserve.models.engine import Engine
 from imageserve.models.keras_call import compiled_call, prepare_backend
 from imageserve.models.labels import read_labels
 from imageserve.models.networks import NETWORKS, Network
+from imageserve.models.reading import check_file
 from imageserve.models.scaling import Scaling, scaling_of
 from imageserve.models.source import Source
 from imageserve.models.version import content_version
@@ -184,8 +185,7 @@ def _with_weights_file(name: str, weights: str, classes: int) -> Any:
             "of a .weights.h5, .h5 or .keras file"
         )
     path = Path(weights)
-    if not path.is_file():
-        raise ModelLoadError(f"the weights file {weights} does not exist: correct its path")
+    check_file("the weights file", path)
     try:
         network = _build(name, weights=weights, classes=classes)
         if name.startswith("efficientnet_b") and "rescaling_1" in _layers_in(path):
@@ -226,10 +226,7 @@ def _fold_second_rescaling(network: Any) -> None:
 
 
 def _from_file(path: Path) -> Any:
-    if not path.is_file():
-        raise ModelLoadError(f"the model file {path} does not exist: correct its path")
-    if not os.access(path, os.R_OK):
-        raise ModelLoadError(f"the model file {path} may not be read: allow it (chmod a+r)")
+    check_file("the model file", path)
     # Keras calls a broken file a missing one.
     if not zipfile.is_zipfile(path):
         raise ModelLoadError(f"{path} is no .keras file, or cut short: copy or save it anew")

@@ -23,6 +23,7 @@ from imageserve.models.classifier_checks import (
 from imageserve.models.engine import Engine
 from imageserve.models.labels import read_labels
 from imageserve.models.processors import usable_processors
+from imageserve.models.reading import check_file
 from imageserve.models.source import Source
 from imageserve.models.version import content_version, is_version
 from imageserve.predictions import Prediction
@@ -118,8 +119,7 @@ def load(source: Source, engine: Engine) -> OnnxModel:
 
 
 def _session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    if not path.is_file():
-        raise ModelLoadError(f"the model file {path} does not exist: correct its path")
+    check_file("the model file", path)
     options = onnxruntime.SessionOptions()
     # Of itself ONNX Runtime starts a thread for each processor of the machine, however few of them
     # the container may use.

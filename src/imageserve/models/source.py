@@ -7,6 +7,7 @@ from imageserve.errors import ModelLoadError
 from imageserve.models.catalog import KNOWN, is_model_file, is_model_path, short_name, unknown_model
 from imageserve.models.folder import FolderFacts, read_folder
 from imageserve.models.networks import Network
+from imageserve.models.reading import reading
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,9 @@ def find_source(
         return _known(model, own, input_size, runtime)
     if not is_model_path(model):
         raise unknown_model(model)
-    if is_model_file(model) and not Path(model).is_dir():
+    with reading(model):
+        is_folder = Path(model).is_dir()
+    if is_model_file(model) and not is_folder:
         return _file(Path(model), own, input_size, runtime)
     return _folder(Path(model), own, input_size, runtime)
 

@@ -4,7 +4,7 @@ import hashlib
 import re
 from pathlib import Path
 
-from imageserve.errors import ModelLoadError
+from imageserve.models.reading import reading
 
 _DIGITS = 12
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -21,10 +21,8 @@ def content_version(path: Path) -> str:
     Raises:
         ModelLoadError: it cannot be read.
     """
-    try:
+    with reading(path):
         return (_of_folder(path) if path.is_dir() else sha256_of(path))[:_DIGITS]
-    except OSError as error:
-        raise ModelLoadError(f"{path} cannot be read ({error.strerror}): allow it") from error
 
 
 def sha256_of(path: Path) -> str:

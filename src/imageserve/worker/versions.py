@@ -15,6 +15,7 @@ from imageserve.jobs.wanted import Wanted
 from imageserve.model_entries import ModelEntry
 from imageserve.models.catalog import is_model_path
 from imageserve.models.folder import FACTS_FILE, FolderFacts, read_facts
+from imageserve.models.reading import reading
 
 MOST_FILES = 1000
 """So many files of a folder are looked at; a model has a handful."""
@@ -54,10 +55,15 @@ class Versions:
         """Return the wanted version, or with None what the worker is set up with.
 
         Raises:
-            ModelLoadError: it is not there.
+            ModelLoadError: it is not there, or may not be looked at.
         """
         if wanted is None:
-            return Candidate(self.entry, None, 0, mark_of(_paths(self.entry)))
+            with reading(self.entry.network):
+                return Candidate(self.entry, None, 0, mark_of(_paths(self.entry)))
+        with reading(f"{wanted.text} in {self._models_dir}"):
+            return self._wanted(wanted)
+
+    def _wanted(self, wanted: Wanted) -> Candidate:
         folder = self._folder(wanted)
         entry = replace(self.entry, network=str(folder), labels=None)
         is_own = wanted.name == self.entry.name

@@ -1,0 +1,69 @@
+"""Small ONNX classifiers, written by hand: good ones, and ones with a fault."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+LABELS = ["circle", "square", "cross"]
+
+
+def write_onnx(
+    path: Path,
+    *,
+    shape: tuple[int | str, ...] = ("n", 8, 8, 3),
+    type_: int = TensorProto.UINT8,
+    classes: int = 3,
+    softmax: bool = True,
+    weight: float = 0.05,
+    twice: bool = False,
+) -> Path:
+    """Write a classifier that averages each colour and tells them apart by a seeded matrix."""
+    colours_first = len(shape) == 4 and shape[1] == 3
+    colours = 3 if colours_first else int(shape[-1])
+    kernel = np.random.default_rng(4).normal(0, weight, (colours, classes)).astype(np.float32)
+    nodes = [
+        helper.make_node("Cast", ["images"], ["numbers"], to=TensorProto.FLOAT),
+        helper.make_node(
+            "ReduceMean",
+            ["numbers"],
+            ["mean"],
+            axes=[2, 3] if colours_first else [1, 2],
+            keepdims=0,
+        ),
+        helper.make_node("MatMul", ["mean", "kernel"], ["logits"]),
+        helper.make_node("Softmax" if softmax else "Identity", ["logits"], ["probabilities"]),
+    ]
+    outputs = ["probabilities", "logits"] if twice else ["probabilities"]
+    graph = helper.make_graph(
+        nodes,
+        "classifier",
+        [helper.make_tensor_value_info("images", type_, shape)],
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", classes]) for n in outputs],
+        [numpy_helper.from_array(kernel, "kernel")],
+    )
+    return save(path, graph)
+
+
+def write_too_deep(path: Path) -> Path:
+    """Write one that keeps the rows and columns of the picture in its answer."""
+    graph = helper.make_graph(
+        [helper.make_node("Cast", ["images"], ["answers"], to=TensorProto.FLOAT)],
+        "deep",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["n", 8, 8, 3])],
+        [helper.make_tensor_value_info("answers", TensorProto.FLOAT, ["n", 8, 8, 3])],
+    )
+    return save(path, graph)
+
+
+def save(path: Path, graph: Any) -> Path:
+    opset = helper.make_opsetid("", 17)
+    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=9), path)
+    return path
+
+
+def write_labels(path: Path, labels: list[str] | None = None) -> str:
+    path.write_text("\n".join(LABELS if labels is None else labels))
+    return str(path)
