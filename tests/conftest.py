@@ -1,4 +1,4 @@
-"""What tests of every kind share: real redis-servers, and queues on them.
+"""What tests of every kind share: real redis-servers, queues on them, and the rendered chart.
 
 A test that asks for ``shared_redis`` or ``redis_server`` runs once per redis-server that this
 machine has. A missing one is a skip at home and a failure where ``CI=true``.
@@ -6,9 +6,12 @@ machine has. A missing one is a skip at home and a failure where ``CI=true``.
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import pytest
+from tests.chart.helm import PROGRAMS, Helm
+from tests.kubernetes_api import KubernetesApi, rules_of, serving
 from tests.redis_server import (
     Executable,
     QueueMaker,
@@ -54,3 +57,32 @@ def make_queue() -> Iterator[QueueMaker]:
     maker = QueueMaker()
     yield maker
     maker.close()
+
+
+@pytest.fixture(scope="session")
+def autoscaler_chart(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, Any]]:
+    """Two models and their autoscaler, as a real helm renders them into namespace default."""
+    cache = getattr(request.config, "cache", None)
+    unpacked = cache.mkdir("helm") if cache else tmp_path_factory.mktemp("helm-programs")
+    helm = Helm(PROGRAMS[0].unpacked(unpacked), tmp_path_factory.mktemp("helm"))
+    models = {
+        "shapes": {"scaling": {"deletionCost": True}},
+        "other": {"network": "shapes", "queue": "other_queue"},
+    }
+    limits = {"queueBytesLimit": "64Mi"}
+    return helm.render({"models": models, "defaultModel": "shapes", "limits": limits})
+
+
+@pytest.fixture
+def kubernetes_api(autoscaler_chart: list[dict[str, Any]]) -> Iterator[KubernetesApi]:
+    """A Kubernetes API that grants what the chart's Role grants; with both Deployments at one."""
+    with serving(KubernetesApi(rules_of(autoscaler_chart, "imageserve-autoscaler"))) as api:
+        for rendered in autoscaler_chart:
+            name = rendered["metadata"]["name"]
+            if rendered["kind"] == "Deployment" and name.startswith("imageserve-model-"):
+                api.add_deployment(name, replicas=1)
+            elif rendered["kind"] == "Lease":
+                api.add_lease(name)
+        yield api

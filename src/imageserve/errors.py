@@ -10,6 +10,11 @@
     ├── QueueError                the protocol's side, never shown as it is
     │   ├── QueueUnavailable      Redis cannot be reached, or did not answer in time
     │   └── QueueForbidden        the server forbids or lacks something the protocol needs
+    ├── ClusterError              the autoscaler's side: the Kubernetes API did not do as asked
+    │   ├── ClusterUnavailable    it did not answer, or not now
+    │   ├── ClusterForbidden      a right is missing; the message names it
+    │   ├── ClusterConflict       somebody else changed the object meanwhile
+    │   └── ClusterMissing        there is no such object
     └── RequestError              answered to the client: code, HTTP status, message
         ├── BadRequest (400)      NoImage, NotAnImage, CorruptImage, TruncatedImage, BadParameter
         ├── Unauthorized (401), Forbidden (403)   where API keys are switched on
@@ -59,6 +64,30 @@ class QueueUnavailable(QueueError):
 
 class QueueForbidden(QueueError):
     """The Redis server forbids, lacks or is set up against something the protocol needs."""
+
+
+class ClusterError(ImageserveError):
+    """The Kubernetes API did not do what was asked."""
+
+
+class ClusterUnavailable(ClusterError):
+    """The Kubernetes API did not answer, or not now; ``retry_after_s`` is what it asked for."""
+
+    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class ClusterForbidden(ClusterError):
+    """The Role lacks a right. The message names verb and resource."""
+
+
+class ClusterConflict(ClusterError):
+    """The object was changed since it was read."""
+
+
+class ClusterMissing(ClusterError):
+    """There is no such object."""
 
 
 class RequestError(ImageserveError):

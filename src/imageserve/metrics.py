@@ -5,7 +5,7 @@ imported) they count in shared files, and ``exposition`` adds them up.
 """
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -56,12 +56,44 @@ jobs_total = Counter("imageserve_jobs_total", "Jobs finished, by outcome.", ["mo
 leases_lost_total = Counter(
     "imageserve_leases_lost_total", "Jobs finished too late: the lease was lost.", ["model"]
 )
+batch_limit = Gauge(
+    "imageserve_batch_limit", "Largest batch that is run: less where memory was short.", ["model"]
+)
+model_info = Gauge(
+    "imageserve_model_info", "1 for the version of the model that is served.", ["model", "version"]
+)
+model_changes_total = Counter(
+    "imageserve_model_changes_total",
+    "Other versions that were made ready, by outcome: changed, failed.",
+    ["model", "outcome"],
+)
+model_change_failed = Gauge(
+    "imageserve_model_change_failed",
+    "1 while the version that should be served cannot be: the one before serves on.",
+    ["model"],
+)
 redis_up = Gauge(
     "imageserve_redis_up",
     "1 while Redis answers this process.",
     multiprocess_mode="livemin",
 )
 
+autoscaler_decisions_total = Counter(
+    "imageserve_autoscaler_decisions_total",
+    "Decisions: what was to happen to the replicas, and what settled it.",
+    ["model", "action", "reason"],
+)
+autoscaler_errors_total = Counter(
+    "imageserve_autoscaler_errors_total",
+    "What went wrong, by source: redis, api, rbac, target, conflict, events.",
+    ["model", "source"],
+)
+autoscaler_pod_start_seconds = Histogram(
+    "imageserve_autoscaler_pod_start_seconds",
+    "Time from a pod's creation to its readiness.",
+    ["model"],
+    buckets=(1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200),
+)
 
 QueueReadings = Mapping[tuple[str, str], Mapping[str, float]]
 """(model, queue) -> metric name -> value."""
@@ -76,18 +108,61 @@ _QUEUE_GAUGES = {
 }
 
 
-class _QueueGauges:
-    """What was read of the queues at this moment."""
+AutoscalerReadings = Mapping[str, Mapping[str, float]]
+"""Model -> metric name -> value."""
 
-    def __init__(self, readings: QueueReadings) -> None:
+_AUTOSCALER_GAUGES = {
+    "imageserve_autoscaler_wanted_replicas": "Pods that are wanted, within all limits.",
+    "imageserve_autoscaler_raw_replicas": "Pods that the load alone asks for.",
+    "imageserve_autoscaler_current_replicas": "Pods that the Deployment asks for.",
+    "imageserve_autoscaler_ready_replicas": "Pods that serve.",
+    "imageserve_autoscaler_unschedulable_replicas": "Pods that have found no node for a minute.",
+    "imageserve_autoscaler_queue_waiting": "Jobs waiting.",
+    "imageserve_autoscaler_queue_in_flight": "Jobs leased to workers.",
+    "imageserve_autoscaler_queue_oldest_seconds": "Age of the oldest waiting job.",
+    "imageserve_autoscaler_arrivals_per_second": "Jobs that arrive, refused ones included.",
+    "imageserve_autoscaler_capacity_per_second": "Jobs that one pod can do.",
+    "imageserve_autoscaler_last_success_timestamp_seconds": "When all last answered.",
+    "imageserve_autoscaler_leader": "1 where this process may act.",
+    "imageserve_autoscaler_paused": "1 while an annotation of the Deployment pauses it.",
+    "imageserve_autoscaler_dry_run": "1 where it only says what it would do.",
+}
+
+
+_ByLabels = Collection[tuple[Sequence[str], Mapping[str, float]]]
+
+
+class _Gauges:
+    """What was read at this moment. A value that is not known is left out."""
+
+    def __init__(
+        self,
+        texts: Mapping[str, str],
+        labels: Sequence[str],
+        readings: _ByLabels,
+    ) -> None:
+        self._texts = texts
+        self._labels = labels
         self._readings = readings
 
     def collect(self) -> Iterable[Metric]:
-        for name, text in _QUEUE_GAUGES.items():
-            family = GaugeMetricFamily(name, text, labels=["model", "queue"])
-            for labels, values in self._readings.items():
-                family.add_metric(list(labels), values[name])
+        for name, text in self._texts.items():
+            family = GaugeMetricFamily(name, text, labels=self._labels)
+            for labels, values in self._readings:
+                if name in values:
+                    family.add_metric(list(labels), values[name])
             yield family
+
+
+def autoscaler_exposition(readings: AutoscalerReadings) -> bytes:
+    """Return the metrics of an autoscaler's process as Prometheus text.
+
+    ``readings`` are what it knows of its models; what it does not know is to be left out.
+    """
+    by_labels = [([model], values) for model, values in readings.items()]
+    extra = CollectorRegistry()
+    extra.register(_Gauges(_AUTOSCALER_GAUGES, ["model"], by_labels))
+    return generate_latest(REGISTRY) + generate_latest(extra)
 
 
 def exposition(readings: QueueReadings | None = None) -> bytes:
@@ -103,7 +178,7 @@ def exposition(readings: QueueReadings | None = None) -> bytes:
     text = generate_latest(registry)
     if readings:
         extra = CollectorRegistry()
-        extra.register(_QueueGauges(readings))
+        extra.register(_Gauges(_QUEUE_GAUGES, ["model", "queue"], list(readings.items())))
         text += generate_latest(extra)
     return text
 

@@ -409,8 +409,17 @@ class Settings:
             ("API_KEYS_FILE", self.api_keys_file),
             ("SCALING_FILE", self.scaling_file),
         ):
-            if path is not None and not Path(path).is_file():
-                raise SettingsError(f"{env}: there is no file {path!r}")
+            if path is not None:
+                _check_file(env, path)
+
+
+def _check_file(env: str, path: str) -> None:
+    try:
+        is_there = Path(path).is_file()
+    except OSError as error:
+        raise SettingsError(f"{env}: {path!r} cannot be read ({error.strerror})") from error
+    if not is_there:
+        raise SettingsError(f"{env}: there is no file {path!r}")
 
 
 def _parse(env: str, parse: Callable[[str], Any], value: str) -> Any:

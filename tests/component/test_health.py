@@ -14,6 +14,7 @@ class State:
     warm = True
     healthy = True
     ready = True
+    reason = "not ready"
 
 
 Get = Callable[[str], tuple[int, str]]
@@ -27,6 +28,7 @@ def shared_state() -> State:
 @pytest.fixture
 def state(shared_state: State) -> State:
     shared_state.warm = shared_state.healthy = shared_state.ready = True
+    shared_state.reason = "not ready"
     return shared_state
 
 
@@ -37,6 +39,7 @@ def server(shared_state: State) -> Iterator[HealthServer]:
         warm=lambda: shared_state.warm,
         healthy=lambda: shared_state.healthy,
         ready=lambda: shared_state.ready,
+        reason=lambda: shared_state.reason,
     )
     server.start()
     yield server
@@ -69,6 +72,12 @@ def test_it_is_asked_each_time(state: State, get: Get) -> None:
 
     state.healthy, state.ready = True, False
     assert (get("/healthz"), get("/readyz")) == ((200, "ok\n"), (503, "not ready\n"))
+
+
+def test_the_reason_why_it_is_not_ready_is_told(get: Get, state: State) -> None:
+    state.ready, state.reason = False, "the model file /m/a.keras does not exist"
+
+    assert get("/readyz") == (503, "the model file /m/a.keras does not exist\n")
 
 
 def test_the_metrics_are_prometheus_text(get: Get) -> None:

@@ -763,6 +763,30 @@ def test_a_heartbeat_says_what_a_worker_can_do(bench: Bench) -> None:
     assert 0 <= shot.now - shot.workers[0].last_seen < 5000
 
 
+def test_what_is_wanted_is_heard_with_every_heartbeat_until_it_is_taken_back(
+    bench: Bench,
+) -> None:
+    assert bench.queue.heartbeat(a_worker("w1")) == bench.queue.wanted() == ""
+
+    bench.queue.want("resnet50@v2 1760000000000")
+    assert bench.queue.heartbeat(a_worker("w1")) == "resnet50@v2 1760000000000"
+    assert bench.queue.heartbeat(a_worker("w2")) == bench.queue.wanted() != ""
+    bench.queue.leave("w1")
+    bench.queue.want("resnet50@v3 1760000000001")
+    assert bench.queue.wanted() == "resnet50@v3 1760000000001"
+
+    bench.queue.want("")
+    assert bench.queue.heartbeat(a_worker("w2")) == bench.queue.wanted() == ""
+
+
+def test_a_heartbeat_says_which_version_is_served_loaded_and_refused(bench: Bench) -> None:
+    said = replace(
+        a_worker("w1"), version="v1", loading="v3", problem="v2 is corrupt", answered="v2 1"
+    )
+    bench.queue.heartbeat(said)
+    assert [replace(each, last_seen=0) for each in bench.queue.snapshot().workers] == [said]
+
+
 def test_a_silent_worker_is_forgotten_when_another_speaks(bench: Bench) -> None:
     bench.queue.heartbeat(a_worker("silent"))
     bench.silence("silent", SILENT_MS + 1)

@@ -1,6 +1,7 @@
 """What is served and how it is doing, read from the queues."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -55,7 +56,9 @@ class Bench:
 
     def beat(self, worker: str, bucket_ms: dict[int, float], state: str) -> None:
         self.busy.heartbeat(
-            WorkerInfo(worker, "busy", (1, 1, 3), 10, bucket_ms, state, "node-" + worker)
+            WorkerInfo(
+                worker, "busy", (1, 1, 3), 10, bucket_ms, state, "node-" + worker, version="v7"
+            )
         )
 
 
@@ -75,8 +78,8 @@ def test_the_status_tells_what_waits_what_runs_and_how_long_it_will_take(bench: 
                 "capacity_per_s": 200.0,
                 "dead": 1,
                 "workers": [
-                    {"id": "w-1", "host": "node-w-1", "state": "ready", "last_seen_ms": 1_500},
-                    {"id": "w-2", "host": "node-w-2", "state": "stopping", "last_seen_ms": 0},
+                    worker("w-1", "ready", 1_500),
+                    worker("w-2", "stopping", 0),
                 ],
             },
             "idle": {
@@ -91,6 +94,11 @@ def test_the_status_tells_what_waits_what_runs_and_how_long_it_will_take(bench: 
         },
         "redis": "ok",
     }
+
+
+def worker(name: str, state: str, last_seen_ms: int) -> dict[str, Any]:
+    said = {"id": name, "host": f"node-{name}", "state": state, "version": "v7"}
+    return {**said, "last_seen_ms": last_seen_ms}
 
 
 def test_suspects_count_as_waiting(bench: Bench) -> None:

@@ -182,12 +182,13 @@ def test_waiting_jobs_are_a_plain_list_of_json(queue: RedisQueue, client: "redis
     assert (fields[0]["v"], fields[0]["bytes"], fields[0]["shape"]) == (1, 12, [2, 2, 3])
 
 
-def test_only_the_queue_and_its_counters_live_for_ever(
+def test_only_the_queue_its_counters_and_what_is_wanted_live_for_ever(
     queue: RedisQueue, client: "redis.Redis"
 ) -> None:
     # Every kind of key there is: suspects, leases, lost attempts, the dead, results, workers.
     put(queue, "done", "dead", "suspect", "leased", "waits", "moved")
     queue.heartbeat(WorkerInfo("w", "resnet50", (224, 224, 3), 32, {1: 9.5}, "running", "node"))
+    queue.want("resnet50@v2 1760000000000")
     queue.claim(3, LOST, suspects=False)
     assert ids(next_suspect(queue, LOST)) == ["dead"]
     queue.finish(next_suspect(queue, HELD).token, answers("done"), batches=1, busy_ms=5)
@@ -198,7 +199,11 @@ def test_only_the_queue_and_its_counters_live_for_ever(
     found = all_keys(client)
     assert set(KEYS.shared()) - found == {KEYS.hold}
     assert {KEYS.nonce("done"), KEYS.result("done"), KEYS.pixels("waits")} <= found
-    assert {key for key in found if client.pttl(key) == -1} == {KEYS.queue, KEYS.stats}
+    assert {key for key in found if client.pttl(key) == -1} == {
+        KEYS.queue,
+        KEYS.stats,
+        KEYS.wanted,
+    }
 
 
 def test_the_dead_list_is_forgotten_after_a_day(queue: RedisQueue, client: "redis.Redis") -> None:
@@ -616,3 +621,26 @@ def test_a_worker_of_another_version_hides_nobody(queue: RedisQueue, client: "re
     client.hset(queue.keys.workers_info, "theirs", '{"kind": "new"}')
 
     assert [worker.id for worker in queue.snapshot().workers] == ["ours"]
+
+
+def test_a_worker_of_an_older_release_tells_no_version(
+    queue: RedisQueue, client: "redis.Redis"
+) -> None:
+    info = WorkerInfo("w", "m", (1, 1, 3), 1, {1: 1.0}, "ready", "here", version="v2")
+    queue.heartbeat(info)
+    said = json.loads(client.hget(queue.keys.workers_info, "w") or b"")
+    for name in ("version", "loading", "problem", "answered"):
+        del said[name]
+    client.hset(queue.keys.workers_info, "w", json.dumps(said))
+
+    (found,) = queue.snapshot().workers
+    assert replace(found, last_seen=0) == replace(info, version="")
+
+
+def test_no_heartbeat_fails_for_what_somebody_else_has_put_where_the_wanted_version_is(
+    queue: RedisQueue, client: "redis.Redis"
+) -> None:
+    client.rpush(queue.keys.wanted, "a list")
+
+    assert queue.heartbeat(WorkerInfo("w", "m", (1, 1, 3), 1, {}, "ready", "here")) == ""
+    assert [worker.id for worker in queue.snapshot().workers] == ["w"]

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from imageserve import metrics
 from imageserve.errors import ModelOutOfMemory
 from imageserve.jobs.messages import Job
 from imageserve.models.base import Model, best
@@ -24,6 +25,7 @@ class Recording:
     """A stand-in that notes the sizes of its calls, and breaks where it is told to."""
 
     name = "recording"
+    version = "1"
     input_size = (2, 2)
     classes = 1000
 
@@ -131,17 +133,33 @@ def test_a_failing_picture_is_logged_with_its_job_and_request(
     assert "halving" in caplog.text
 
 
-def test_a_batch_that_does_not_fit_into_memory_is_halved_and_stays_halved() -> None:
+def test_a_batch_that_does_not_fit_into_memory_waits_for_one_report_of_it_and_runs_one_by_one(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     model = Recording(lambda images: _no_memory_above(2, images))
     runner, batch = Runner(model, 8), tasks(8)
 
     assert shown(runner.run(batch)) == expected(batch)
-    assert model.calls == [8, 4, 2, 2, 2, 2], "the second half is not tried at four again"
-    assert runner.batch_size == 2
+
+    assert model.calls == [8] + [1] * 8
+    assert runner.batch_size == 4
+    assert metrics.batch_limit.labels("recording")._value.get() == 4
+    assert "batches are limited to 4 from now on" in caplog.text
+
+
+def test_the_largest_batch_that_fits_is_found_by_the_batches_that_follow_and_remembered() -> None:
+    model = Recording(lambda images: _no_memory_above(2, images))
+    runner, batch = Runner(model, 8), tasks(8)
+    runner.run(batch)
+    model.calls.clear()
+
+    assert shown(runner.run(batch)) == expected(batch)
+    assert model.calls == [4] + [1] * 8, "four do not fit: the other half is not tried at all"
 
     model.calls.clear()
-    runner.run(batch)
+    assert shown(runner.run(batch)) == expected(batch)
     assert model.calls == [2, 2, 2, 2]
+    assert runner.batch_size == 2
 
 
 def _no_memory_above(most: int, images: NDArray[np.uint8]) -> None:
@@ -149,21 +167,21 @@ def _no_memory_above(most: int, images: NDArray[np.uint8]) -> None:
         raise ModelOutOfMemory("no memory")
 
 
-def test_a_batch_that_was_padded_is_halved_too() -> None:
+def test_of_a_batch_that_was_padded_half_of_what_was_run_is_the_limit() -> None:
     model = Recording(lambda images: _no_memory_above(4, images))
     runner, batch = Runner(model, 8), tasks(5)
 
     assert shown(runner.run(batch)) == expected(batch)
-    assert runner.batch_size == 2
+    assert runner.batch_size == 4
 
 
 def test_a_picture_for_which_memory_never_suffices_fails_alone() -> None:
     runner = Runner(Recording(lambda images: _no_memory_above(0, images)), 4)
 
-    outcomes = runner.run(tasks(2))
+    outcomes = runner.run(tasks(4))
 
-    assert shown(outcomes) == ["out of memory"] * 2
-    assert runner.batch_size == 1
+    assert shown(outcomes) == ["out of memory"] * 4
+    assert runner.batch_size == 2
 
 
 def test_a_picture_that_needs_all_memory_passes_alone() -> None:
@@ -174,6 +192,7 @@ def test_a_picture_that_needs_all_memory_passes_alone() -> None:
 
 class _Wrong:
     name = "wrong"
+    version = "1"
     input_size = (2, 2)
     classes = 3
 
@@ -185,6 +204,7 @@ class _NotFinite:
     """A network that makes NaN of one picture, as an overflow does."""
 
     name = "not finite"
+    version = "1"
     input_size = (2, 2)
     classes = 2
 
@@ -238,6 +258,16 @@ def test_a_bucket_that_does_not_fit_at_warm_up_is_never_used(
 def test_a_model_that_cannot_run_at_all_stops_at_warm_up(model: Model) -> None:
     with pytest.raises((ModelOutOfMemory, ValueError)):
         Runner(model, 4).warm_up()
+
+
+def test_every_outcome_says_which_version_made_it() -> None:
+    batch = tasks(3, (1,))
+
+    own = Runner(Recording(), 4).run(batch)
+    named = Runner(Recording(), 4, name="shapes", version="v7").run(batch)
+
+    assert [outcome.version for outcome in own] == ["1"] * 3
+    assert [outcome.version for outcome in named] == ["v7"] * 3
 
 
 def test_real_batches_refresh_the_times() -> None:

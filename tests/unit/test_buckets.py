@@ -93,6 +93,18 @@ def test_a_batch_that_was_frozen_with_its_worker_counts_for_little() -> None:
     assert times.ms[1] == pytest.approx(120.0)
 
 
+def test_what_was_timed_beside_another_model_gives_way_to_the_first_batch_that_is_faster() -> None:
+    times = BucketTimes((1, 2))
+    times.time_all(lambda _: None, clock_of(0, 1, 2, 3), rounds=1, rough=True)
+
+    times.update(1, 400.0)
+    times.update(2, 5000.0)
+    assert times.ms == pytest.approx({1: 400.0, 2: 1000.0 + 0.1 * 2000.0})
+
+    times.update(1, 300.0)
+    assert times.ms[1] == pytest.approx(390.0), "from then on as ever"
+
+
 def test_after_shrinking_no_larger_bucket_is_used_or_published() -> None:
     times = BucketTimes((1, 2, 4, 8))
     times.ms = {1: 10.0, 2: 11.0, 4: 13.0, 8: 17.0}

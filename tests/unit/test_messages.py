@@ -122,6 +122,16 @@ def test_the_written_result_is_the_one_of_the_protocol() -> None:
     }
 
 
+def test_a_result_names_the_version_that_made_it_where_its_worker_knows_it() -> None:
+    named = replace(RESULT, version="2026-02")
+
+    assert json.loads(encode_result(named))["version"] == "2026-02"
+    assert decode_result(encode_result(named)) == named
+    assert decode_result(without(encode_result(named), "version")) == RESULT
+    with pytest.raises(ValueError, match="not a result"):
+        decode_result(changed(encode_result(RESULT), version=2))
+
+
 def test_fields_of_a_later_release_are_ignored() -> None:
     assert decode_job(changed(encode_job(JOB), priority="high", nested={"a": [1]})) == JOB
     assert decode_result(changed(encode_result(RESULT), node="gpu-7")) == RESULT

@@ -3,7 +3,7 @@
 import pytest
 
 from imageserve.errors import BadParameter
-from imageserve.web.parameters import checked_timeout_s, checked_top, sane_request_id
+from imageserve.web.parameters import checked_timeout_s, checked_top, listed, sane_request_id
 
 
 @pytest.mark.parametrize(
@@ -89,3 +89,17 @@ def test_a_sane_request_id_is_kept(text: str) -> None:
 )
 def test_any_other_request_id_is_replaced(text: str | None) -> None:
     assert sane_request_id(text) is None
+
+
+@pytest.mark.parametrize(
+    ("versions", "header"),
+    [
+        pytest.param([], "", id="no answer"),
+        pytest.param(["v1", "v1"], "v1", id="one version"),
+        pytest.param(["v2", "v1", "v2"], "v2, v1", id="two, in the order of the pictures"),
+        pytest.param(["", "v1"], "v1", id="a worker that does not say"),
+        pytest.param(["v1\r\nSet-Cookie: a=b", "vé"], "", id="no text for a header"),
+    ],
+)
+def test_the_versions_that_answered_are_listed_once(versions: list[str], header: str) -> None:
+    assert listed(versions) == header

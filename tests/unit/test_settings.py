@@ -47,6 +47,8 @@ def test_unknown_variables_are_left_alone() -> None:
         pytest.param("INPUT_SIZE", "224x320", (224, 320), id="height and width"),
         pytest.param("INPUT_SIZE", " 8X4096 ", (8, 4096), id="the ends of the range"),
         pytest.param("INTERPOLATION", "Lanczos", "lanczos", id="a choice in any case"),
+        pytest.param("XLA", "1", True, id="switched on"),
+        pytest.param("XLA", " No", False, id="switched off"),
         pytest.param("BATCH_SIZE", "1", 1, id="least whole number"),
         pytest.param("BATCH_SIZE", "1024", 1024, id="largest whole number"),
         pytest.param("BATCH_DELAY_MS", "0", 0, id="no delay"),
@@ -82,6 +84,8 @@ def test_a_good_value_is_read(variable: str, text: str, expected: object) -> Non
         pytest.param("INPUT_SIZE", "224x", "HEIGHTxWIDTH", id="half a size"),
         pytest.param("INPUT_SIZE", "0", "8 to 4096", id="nothing"),
         pytest.param("INTERPOLATION", "cubic", "nearest, bilinear, bicubic", id="no such choice"),
+        pytest.param("XLA", "maybe", "must be one of 1, true, yes, 0", id="neither on nor off"),
+        pytest.param("MODEL_RUNTIME", "tflite", "must be one of keras, onnx", id="no such engine"),
         pytest.param("BATCH_SIZE", "0", "from 1 to 1024", id="below the range"),
         pytest.param("BATCH_SIZE", "1025", "from 1 to 1024", id="above the range"),
         pytest.param("BATCH_SIZE", "3.5", "whole number from 1 to 1024", id="not whole"),
@@ -158,6 +162,9 @@ def test_a_wrong_password_is_not_repeated(variable: str) -> None:
         pytest.param({"MODELS_FILE": "/no/m.yaml"}, "MODELS_FILE: there is no file", id="models"),
         pytest.param({"REDIS_CA_FILE": "/no/ca"}, "REDIS_CA_FILE: there is no file", id="CA"),
         pytest.param({"MODEL_LABELS": "/no/l"}, "MODEL_LABELS: there is no file", id="labels"),
+        pytest.param(
+            {"MODEL_LABELS": f"/{'l' * 300}"}, "MODEL_LABELS: .* cannot be read", id="unreadable"
+        ),
     ],
 )
 def test_settings_that_do_not_fit_together_stop(environ: dict[str, str], said: str) -> None:
