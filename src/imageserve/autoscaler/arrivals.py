@@ -6,8 +6,11 @@ from dataclasses import dataclass
 CLEARLY = 1.3
 """A burst has at least so many times the usual arrivals ..."""
 
-SIGMAS = 3.0
-"""... and more than chance would bring: so many standard deviations of a Poisson count."""
+BURST_SIGMAS = 5.0
+"""... and more than chance brings in a day of looks: so many standard deviations of a count."""
+
+SURE_SIGMAS = 3.0
+"""Of a count that is all there is, so many are left out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +21,10 @@ class Arrivals:
 
     def read(self, now_s: float, count: int, window_s: float) -> "Arrivals":
         """Return them with one more reading, and without those that ``window_s`` does not need."""
-        readings = (*self.readings, (now_s, count))
+        earlier = self.readings
+        if earlier and earlier[-1][0] == now_s:
+            earlier = earlier[:-1]  # The same look again.
+        readings = (*earlier, (now_s, count))
         # One reading at or beyond the start of the window is kept: what came since then counts.
         old = sum(second <= now_s - window_s for second, _ in readings)
         return Arrivals(readings[max(0, old - 1) :])
@@ -47,8 +53,12 @@ class Arrivals:
         """
         burst = self.per_second(burst_s)
         usual = self.per_second(window_s)
-        if burst is None or usual is None:
-            return burst if usual is None else usual
+        if burst is None:
+            return usual
+        count = burst * burst_s
+        if usual is None:
+            # So little was seen that half of it may be chance: only what is sure is believed.
+            return max(0.0, count - SURE_SIGMAS * math.sqrt(count)) / burst_s
         expected = usual * burst_s
-        rose = burst * burst_s > CLEARLY * expected + SIGMAS * math.sqrt(expected)
+        rose = count > CLEARLY * expected + BURST_SIGMAS * math.sqrt(expected)
         return burst if rose else usual

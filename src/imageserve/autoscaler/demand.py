@@ -9,7 +9,7 @@ from imageserve.autoscaler.policy import Policy
 EPSILON = 0.05
 """Parts of a pod that are not worth another one: 6.04 pods of load are 6."""
 
-SIGMAS = 3.0
+SIGMAS = 5.0
 """By how many standard deviations of chance a load must lie below a step before a pod goes."""
 
 

@@ -27,7 +27,10 @@ class State:
     """When there was last something to do."""
     capacity_per_s: float | None = None
     """The last one known: with no pod left, nobody publishes it."""
+    sized_s: float | None = None
+    """When it last sized by load, and ..."""
     backlog: int = 0
+    """... how many jobs waited then."""
     late: int = 0
     """How often in a row jobs were late where they should not have been."""
 
@@ -42,9 +45,7 @@ def looked(policy: Policy, state: State, seen: Observation) -> State:
     keep_s = max(policy.scale_up_period_s, policy.scale_down_period_s)
     steps = state.steps.see(seen.now_s, seen.replicas, keep_s)
     if not seen.known:
-        # Until a whole window is known again, nothing lower will be believed.
-        steps = steps.want(seen.now_s, seen.replicas, policy.scale_down_window_s)
-        return replace(state, seen_s=seen.now_s, steps=steps, late=0)
+        return replace(state, seen_s=seen.now_s, steps=steps)
     came = seen.accepted + seen.rejected
     arrivals = state.arrivals.read(seen.now_s, came, policy.arrivals_window_s)
     busy = seen.backlog + seen.in_flight + arrivals.newest > 0

@@ -20,7 +20,7 @@ class Policy:
     """Most pods, whatever the load: what the cluster or the bill can bear."""
     batch_size: int = 32
     """Most pictures that a worker takes at once: ``BATCH_SIZE`` of the workers."""
-    target_utilization: float = 0.7
+    target_utilization: float = 0.6
     """Share of a pod's capacity that the usual load may take, above 0 to 1. The rest is for chance
     and for what comes while a pod starts."""
     target_wait_s: float = 2.0
@@ -29,13 +29,13 @@ class Policy:
     """What waits beyond ``target_wait_s`` should be worked off within this time."""
     arrivals_window_s: float = 120.0
     """Arrivals are counted over this time."""
-    burst_window_s: float = 30.0
+    burst_window_s: float = 10.0
     """Arrivals are also counted over this shorter time, and believed where there are clearly more:
     upwards only."""
     tolerance: float = 0.1
     """From ten pods on, a share of fewer than this more is not worth a change; and a pod goes only
     when the rest would do for this share more of load. 0 to 1."""
-    scale_up_period_s: float = 30.0
+    scale_up_period_s: float = 15.0
     """The limit of steps upwards counts what was added within this time."""
     scale_up_max_factor: float = 2.0
     """Within a period the pods at most grow by this factor, or by ``scale_up_max_pods``, whichever
@@ -56,7 +56,7 @@ class Policy:
     pod_start_s: float = 60.0
     """How long a pod takes to serve, until that was measured: node, image, model, warm-up."""
     max_unschedulable: int = 2
-    """While pods have found no node for a minute, at most so many of them are asked for."""
+    """While pods have found no node for a minute, at most so many more than serve are asked for."""
 
     def __post_init__(self) -> None:
         for each in fields(self):

@@ -29,17 +29,20 @@ MANY = 10
 def size(policy: Policy, state: State, seen: Observation) -> tuple[Decision, State]:
     """Decide how many replicas are wanted; returns what to remember for the next time."""
     state = looked(policy, state, seen)
-    if not seen.known:
-        decision = _decision(policy, seen, seen.replicas, Cause.UNKNOWN, "the queue cannot be read")
-    elif state.capacity_per_s is None:
-        decision = _without_capacity(policy, state, seen)
-    else:
+    if seen.known and state.capacity_per_s is not None:
         decision, state = _by_load(policy, state, seen)
+    else:
+        # Until a whole window is known again, nothing lower will be believed.
+        steps = state.steps.want(seen.now_s, seen.replicas, policy.scale_down_window_s)
+        state = replace(state, steps=steps, late=0)
+        decision = _without_load(policy, state, seen)
     return decision, replace(state, decided=decision.replicas)
 
 
-def _without_capacity(policy: Policy, state: State, seen: Observation) -> Decision:
+def _without_load(policy: Policy, state: State, seen: Observation) -> Decision:
     """Keep what is there, but at least one pod for work that waits: it will tell its capacity."""
+    if not seen.known:
+        return _decision(policy, seen, seen.replicas, Cause.UNKNOWN, "the queue cannot be read")
     least = max(policy.min_replicas, int(_has_work(state, seen)))
     wanted = min(max(seen.replicas, least), policy.max_replicas)
     cause = Cause.UNKNOWN
@@ -52,13 +55,14 @@ def _by_load(policy: Policy, state: State, seen: Observation) -> tuple[Decision,
     asked = _demand(policy, state, seen)
     working = int(_has_work(state, seen))
     raw = max(asked.pods, working)
-    is_late = raw <= seen.replicas == seen.ready and _is_late(policy, state, seen)
-    late = state.late + 1 if is_late else 0
+    late = _late(policy, state, seen, raw)
     if late >= LATE_TICKS:
         raw = _late_pods(policy, seen)
     lasting = max(raw, asked.pods_with_margin(policy.tolerance))
     steps = state.steps.want(seen.now_s, lasting, policy.scale_down_window_s)
-    state = replace(state, steps=steps, backlog=seen.backlog, late=late % LATE_TICKS)
+    state = replace(
+        state, steps=steps, sized_s=seen.now_s, backlog=seen.backlog, late=late % LATE_TICKS
+    )
     wanted, cause = _shaped(policy, state, seen, raw)
     if late >= LATE_TICKS and cause is Cause.LOAD:
         cause = Cause.LATE
@@ -81,9 +85,13 @@ def _has_work(state: State, seen: Observation) -> bool:
     return seen.backlog + seen.in_flight + state.arrivals.newest > 0
 
 
-def _is_late(policy: Policy, state: State, seen: Observation) -> bool:
-    """Whether jobs wait too long and the backlog does not shrink."""
-    return seen.oldest_s > 2 * policy.target_wait_s and seen.backlog >= max(1, state.backlog)
+def _late(policy: Policy, state: State, seen: Observation, raw: int) -> int:
+    """Count how often in a row jobs were late although there should be enough pods for them."""
+    if seen.now_s == state.sized_s:
+        return state.late  # The same look again.
+    is_enough = raw <= seen.replicas == seen.ready
+    is_late = seen.oldest_s > 2 * policy.target_wait_s and seen.backlog >= max(1, state.backlog)
+    return state.late + 1 if is_enough and is_late else 0
 
 
 def _late_pods(policy: Policy, seen: Observation) -> int:
@@ -121,7 +129,7 @@ def _upwards(
     policy: Policy, state: State, seen: Observation, wanted: int, floor: int
 ) -> tuple[int, Cause]:
     now = seen.replicas
-    if floor < now >= MANY and wanted <= now * (1 + policy.tolerance):
+    if now >= max(MANY, floor) and wanted <= now * (1 + policy.tolerance):
         return now, Cause.TOLERANCE
     before = state.steps.lowest(seen.now_s, policy.scale_up_period_s)
     by_factor = math.ceil(before * policy.scale_up_max_factor)
@@ -130,8 +138,7 @@ def _upwards(
         (max(by_factor, before + policy.scale_up_max_pods), Cause.STEPS),
     ]
     if seen.unschedulable:
-        schedulable = now - seen.unschedulable
-        limits.append((schedulable + policy.max_unschedulable, Cause.UNSCHEDULABLE))
+        limits.append((seen.ready + policy.max_unschedulable, Cause.UNSCHEDULABLE))
     pods, cause = min(limits, key=itemgetter(0))
     least = max(now, floor)
     return (pods, cause) if pods >= least else (least, Cause.BOUNDS if least > now else cause)

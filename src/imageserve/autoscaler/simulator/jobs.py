@@ -2,7 +2,6 @@
 
 from array import array
 from bisect import bisect_left
-from collections import deque
 
 Batch = list[float]
 """Jobs, each known by the second of its arrival, the oldest first."""
@@ -14,6 +13,7 @@ class Jobs:
     def __init__(self, timeout_s: float, limit: int) -> None:
         self.timeout_s = timeout_s
         self.limit = limit
+        self.waiting = 0
         self.in_flight = 0
         self.accepted = 0
         self.rejected = 0
@@ -22,56 +22,57 @@ class Jobs:
         """Of jobs that were answered: from arrival to the start of their batch."""
         self._queue: list[float] = []
         self._head = 0
-        self._returned: deque[float] = deque()
-
-    @property
-    def waiting(self) -> int:
-        return len(self._queue) - self._head + len(self._returned)
+        self._returned: list[float] = []
+        """Given back by workers that stop; they come first."""
 
     def oldest_s(self, now_s: float) -> float:
         """Return the age of the job that waits longest; 0 where none does."""
-        if self._returned:
-            return now_s - self._returned[0]
-        return now_s - self._queue[self._head] if self._head < len(self._queue) else 0.0
+        if not self.waiting:
+            return 0.0
+        return now_s - (self._returned[0] if self._returned else self._queue[self._head])
 
     def arrive(self, requests: list[float], max_backlog: int) -> None:
         """Let in those for which there is room; ``max_backlog`` 0 is not known, as for the web."""
         done = 0
         while done < len(requests):
-            room = self._room(max_backlog) or self._room_after_expiry(requests[done], max_backlog)
-            let_in = requests[done : done + max(room, 1)]
-            if room:
-                self._queue.extend(let_in)
-                self.accepted += len(let_in)
-            else:
+            room = self.room(max_backlog)
+            if room <= 0:
+                self._drop_expired(requests[done])
+                room = self.room(max_backlog)
+            if room <= 0:
                 self.rejected += 1
+                done += 1
+                continue
+            let_in = requests[done : done + room]
+            self._queue += let_in
+            self.accepted += len(let_in)
+            self.waiting += len(let_in)
             done += len(let_in)
 
-    def _room(self, max_backlog: int) -> int:
+    def room(self, max_backlog: int) -> int:
+        """Return how many more may come; 0 or less for none."""
         room = self.limit - self.waiting
-        if max_backlog:
-            room = min(room, max_backlog - self.waiting - self.in_flight)
-        return max(0, room)
-
-    def _room_after_expiry(self, now_s: float, max_backlog: int) -> int:
-        self._drop_expired(now_s)
-        return self._room(max_backlog)
+        return min(room, max_backlog - self.waiting - self.in_flight) if max_backlog else room
 
     def _drop_expired(self, now_s: float) -> None:
         dead = now_s - self.timeout_s
         while self._returned and self._returned[0] < dead:
-            self._returned.popleft()
+            del self._returned[0]
+            self.waiting -= 1
         while self._head < len(self._queue) and self._queue[self._head] < dead:
             self._head += 1
+            self.waiting -= 1
 
     def claim(self, now_s: float, size: int) -> Batch:
         """Lease up to ``size`` jobs that can still be answered."""
         self._drop_expired(now_s)
-        batch = [self._returned.popleft() for _ in range(min(size, len(self._returned)))]
+        batch = self._returned[:size]
+        del self._returned[:size]
         end = self._head + size - len(batch)
         batch += self._queue[self._head : end]
         self._head = min(end, len(self._queue))
         self.in_flight += len(batch)
+        self.waiting -= len(batch)
         return batch
 
     def start(self, now_s: float, batch: Batch) -> None:
@@ -86,4 +87,5 @@ class Jobs:
     def give_back(self, batch: Batch) -> None:
         """Put unstarted jobs back to the head."""
         self.in_flight -= len(batch)
-        self._returned.extendleft(reversed(batch))
+        self.waiting += len(batch)
+        self._returned = sorted(batch + self._returned)

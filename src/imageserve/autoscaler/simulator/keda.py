@@ -35,7 +35,7 @@ class Keda:
     interval_s = SYNC_S
     wake_s = None
 
-    def __init__(  # noqa: PLR0913 - they are the settings of a ScaledObject
+    def __init__(
         self,
         list_length: int,
         *,

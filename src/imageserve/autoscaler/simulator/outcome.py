@@ -2,8 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 from imageserve.autoscaler.simulator.jobs import Jobs
+
+SAMPLE_S = 10.0
+"""How often the queue is looked at for the record."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +25,8 @@ class Outcome:
     """How long there was no pod at all."""
     replicas: tuple[tuple[float, int], ...]
     """``(second, pods)``: what was asked for, and when."""
+    waiting: tuple[tuple[float, int], ...]
+    """``(second, jobs)``: how many waited, every ``SAMPLE_S``."""
 
     @property
     def in_time_share(self) -> float:
@@ -31,9 +37,10 @@ class Outcome:
 class Timeline:
     """Notes pods and decisions while a run goes on."""
 
-    def __init__(self) -> None:
-        self._pods: list[tuple[float, int]] = []
-        self._replicas: list[tuple[float, int]] = []
+    def __init__(self, replicas: int) -> None:
+        self._pods = [(0.0, 0)]
+        self._replicas = [(0.0, replicas)]
+        self._waiting: list[tuple[float, int]] = []
 
     def counted(self, now_s: float, pods: int) -> None:
         """Note how many pods exist."""
@@ -42,6 +49,10 @@ class Timeline:
     def scaled(self, now_s: float, replicas: int) -> None:
         """Note how many are asked for."""
         self._replicas.append((now_s, replicas))
+
+    def sampled(self, now_s: float, waiting: int) -> None:
+        """Note how many jobs wait."""
+        self._waiting.append((now_s, waiting))
 
     def outcome(self, length_s: float, requests: int, jobs: Jobs) -> Outcome:
         """Add it all up; what happens after the trace is not paid for."""
@@ -53,6 +64,7 @@ class Timeline:
             direction_changes=_direction_changes([pods for _, pods in self._replicas]),
             zero_s=length_s - _integral([(s, min(n, 1)) for s, n in self._pods], length_s),
             replicas=tuple(self._replicas),
+            waiting=tuple(self._waiting),
         )
 
 
@@ -70,5 +82,5 @@ def _percentile(values: list[float], share: float) -> float:
 
 def _direction_changes(counts: list[int]) -> int:
     """Count how often an increase follows a decrease, or the other way round."""
-    moves = [after > before for before, after in zip(counts, counts[1:], strict=False)]
-    return sum(before != after for before, after in zip(moves, moves[1:], strict=False))
+    moves = [after > before for before, after in pairwise(counts)]
+    return sum(before != after for before, after in pairwise(moves))

@@ -35,9 +35,13 @@ class Glance:
 class Scaler(Protocol):
     """One rule with its memory; good for one run."""
 
-    interval_s: float
-    wake_s: float | None
-    """How long after the first job at zero pods it looks; None where it waits for its interval."""
+    @property
+    def interval_s(self) -> float:
+        """How often it looks."""
+
+    @property
+    def wake_s(self) -> float | None:
+        """How long after the first job at zero pods it looks; None where it does not wake."""
 
     def look(self, glance: Glance) -> int:
         """Return how many replicas there are to be."""

@@ -8,7 +8,7 @@ from enum import Enum
 from itertools import count
 
 from imageserve.autoscaler.simulator.jobs import Batch, Jobs
-from imageserve.autoscaler.simulator.outcome import Outcome, Timeline
+from imageserve.autoscaler.simulator.outcome import SAMPLE_S, Outcome, Timeline
 from imageserve.autoscaler.simulator.scalers import Glance, Scaler
 from imageserve.autoscaler.simulator.traces import Trace
 from imageserve.jobs.capacity import BucketMs, largest_backlog_in_time
@@ -49,21 +49,25 @@ class Pod:
     created_s: float
     phase: Phase = Phase.STARTING
     is_stopping: bool = False
+    batch: Batch = field(default_factory=list)
     upcoming: Batch = field(default_factory=list)
     """The next full batch, claimed while this one runs."""
 
 
 class Simulation:
-    """Runs a trace against a rule."""
+    """Runs a trace against a rule; ``requests`` are the instants of the trace's requests."""
 
-    def __init__(self, setting: Setting, trace: Trace, requests: list[float]) -> None:
+    def __init__(
+        self, setting: Setting, trace: Trace, requests: list[float], scaler: Scaler
+    ) -> None:
+        self._scaler = scaler
         self._setting = setting
         self._trace = trace
         self._requests = requests
         self._arrived = 0
         self._jobs = Jobs(setting.timeout_s, setting.queue_limit)
         self._now_s = 0.0
-        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._events: list[tuple[float, int, Callable[..., None], tuple[Pod, ...]]] = []
         self._order = count()
         self._pods: list[Pod] = []
         self._idle: list[Pod] = []
@@ -71,30 +75,26 @@ class Simulation:
         self._max_backlog = 0
         self._wake_is_due = False
         self._replicas = setting.replicas
-        self._timeline = Timeline()
-        sizes = sorted(setting.bucket_ms)
-        # Batches are padded to the next size that the model was timed with.
-        self._batch_s = [0.0] + [
-            setting.bucket_ms[next(s for s in sizes if s >= n)] / 1000
-            for n in range(1, setting.batch_size + 1)
-        ]
+        self._timeline = Timeline(setting.replicas)
+        self._batch_size = setting.batch_size
+        self._batch_s = _batch_s(setting.bucket_ms)
 
-    def run(self, scaler: Scaler) -> Outcome:
-        """Run to the end of the trace, and until the last deadline has passed."""
-        self._scaler = scaler
+    def run(self) -> Outcome:
+        """Run to the end of the trace, and until the last deadline has passed. Good for once."""
         for _ in range(self._setting.replicas):
             self._serve(self._new_pod())
+        self._at(0.0, self._sample)
         self._at(0.0, self._tick)
         end_s = self._trace.length_s + self._setting.timeout_s
         while self._events and self._events[0][0] <= end_s:
             if not self._take_in(self._events[0][0]):
-                self._now_s, _, happen = heapq.heappop(self._events)
-                happen()
+                self._now_s, _, happen, pod = heapq.heappop(self._events)
+                happen(*pod)
         self._now_s = end_s
         return self._timeline.outcome(self._trace.length_s, len(self._requests), self._jobs)
 
-    def _at(self, second: float, happen: Callable[[], None]) -> None:
-        heapq.heappush(self._events, (second, next(self._order), happen))
+    def _at(self, second: float, happen: Callable[..., None], *pod: Pod) -> None:
+        heapq.heappush(self._events, (second, next(self._order), happen, pod))
 
     def _take_in(self, until_s: float) -> bool:
         """Let requests arrive that come before an event; say whether there is a new event.
@@ -134,6 +134,10 @@ class Simulation:
         self._look()
         self._at(self._now_s + self._scaler.interval_s, self._tick)
 
+    def _sample(self) -> None:
+        self._timeline.sampled(self._now_s, self._jobs.waiting)
+        self._at(self._now_s + SAMPLE_S, self._sample)
+
     def _look(self) -> None:
         wanted = self._scaler.look(self._glance())
         if wanted != self._replicas:
@@ -141,12 +145,12 @@ class Simulation:
             self._timeline.scaled(self._now_s, wanted)
         while self._live() < wanted:
             pod = self._new_pod()
-            self._at(self._now_s + self._setting.pod_start_s, lambda pod=pod: self._started(pod))
+            self._at(self._now_s + self._setting.pod_start_s, self._started, pod)
         while self._live() > wanted:
             self._stop(self._victim())
 
     def _glance(self) -> Glance:
-        ready = sum(p.phase in (Phase.IDLE, Phase.BUSY) and not p.is_stopping for p in self._pods)
+        ready = self._ready()
         return Glance(
             now_s=self._now_s,
             waiting=self._jobs.waiting,
@@ -159,6 +163,9 @@ class Simulation:
             bucket_ms=self._setting.bucket_ms if ready else {},
             pod_start_s=self._pod_start_s,
         )
+
+    def _ready(self) -> int:
+        return sum(p.phase is not Phase.STARTING and not p.is_stopping for p in self._pods)
 
     def _live(self) -> int:
         return sum(not pod.is_stopping for pod in self._pods)
@@ -180,8 +187,7 @@ class Simulation:
 
     def _learn_capacity(self) -> None:
         """Do what the web processes do with the times that workers publish."""
-        serving = [p for p in self._pods if p.phase in (Phase.IDLE, Phase.BUSY) and not p.is_stopping]
-        tables = [self._setting.bucket_ms] * len(serving)
+        tables = [self._setting.bucket_ms] * self._ready()
         self._max_backlog = largest_backlog_in_time(tables, round(self._setting.timeout_s * 1000))
 
     def _victim(self) -> Pod:
@@ -213,21 +219,30 @@ class Simulation:
 
     def _work(self, pod: Pod) -> None:
         """Start the next batch; wait where there is none."""
-        batch = pod.upcoming or self._jobs.claim(self._now_s, self._setting.batch_size)
+        batch = pod.upcoming or self._jobs.claim(self._now_s, self._batch_size)
         pod.upcoming = []
         if not batch:
             pod.phase = Phase.IDLE
             self._idle.append(pod)
             return
         pod.phase = Phase.BUSY
+        pod.batch = batch
         self._jobs.start(self._now_s, batch)
-        if self._jobs.waiting >= self._setting.batch_size:
-            pod.upcoming = self._jobs.claim(self._now_s, self._setting.batch_size)
-        self._at(self._now_s + self._batch_s[len(batch)], lambda: self._finish(pod, batch))
+        if self._jobs.waiting >= self._batch_size:
+            pod.upcoming = self._jobs.claim(self._now_s, self._batch_size)
+        self._at(self._now_s + self._batch_s[len(batch)], self._finish, pod)
 
-    def _finish(self, pod: Pod, batch: Batch) -> None:
-        self._jobs.finish(self._now_s, batch)
+    def _finish(self, pod: Pod) -> None:
+        self._jobs.finish(self._now_s, pod.batch)
         if pod.is_stopping:
             self._leave(pod)
         else:
             self._work(pod)
+
+
+def _batch_s(bucket_ms: BucketMs) -> list[float]:
+    """Return how long a batch of 0, 1, 2, ... takes: it is padded to the next timed size."""
+    sizes = sorted(bucket_ms)
+    return [
+        bucket_ms[next(size for size in sizes if size >= n)] / 1000 for n in range(sizes[-1] + 1)
+    ]

@@ -1,0 +1,1 @@
+"""Attacks on the whole service under load, and what became of every request."""

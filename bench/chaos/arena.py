@@ -1,0 +1,170 @@
+"""The service that is attacked, the load on it, and what an attack needs to do and to note."""
+
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import redis
+from tests.redis_server import eventually
+from tests.system.stack import Program, Stack
+
+from bench.chaos.load import Load, Record, Shape
+from bench.chaos.witness import Witness
+from bench.processes import cpu_s
+
+BATCH_SIZE = 8
+BATCH_MS, IMAGE_MS = 40.0, 20.0
+_PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How large a scenario is."""
+
+    name: str
+    workers: int
+    seconds: float
+    lease_s: float
+    times: int
+    """How often the same thing is done to the service."""
+    slots: int
+    """Requests that one web process has in hand at most."""
+    queue_limit: int
+    """Of the scenario that fills it."""
+
+    @property
+    def capacity_per_s(self) -> float:
+        """What the sleeping stand-ins can do: nothing but their declared cost bounds it."""
+        return self.workers * BATCH_SIZE / ((BATCH_MS + BATCH_SIZE * IMAGE_MS) / 1000)
+
+
+FULL = Scale("full", workers=4, seconds=60.0, lease_s=10.0, times=3, slots=256, queue_limit=256)
+QUICK = Scale("quick", workers=2, seconds=3.0, lease_s=1.0, times=1, slots=48, queue_limit=48)
+
+
+def settings(scale: Scale, more: Mapping[str, str]) -> dict[str, str]:
+    """Return the service's settings: its defaults, but for the stand-in and the lease."""
+    return {
+        "MODEL": f"stand-in:batch_ms={BATCH_MS:g},image_ms={IMAGE_MS:g},size=64,poison=1",
+        "BATCH_SIZE": str(BATCH_SIZE),
+        "LEASE_S": f"{scale.lease_s:g}",
+        "WEB_PROCESSES": "2",
+        "WEB_SLOTS": str(scale.slots),
+        **more,
+    }
+
+
+@dataclass(slots=True)
+class Arena:
+    """One service under attack."""
+
+    stack: Stack
+    witness: Witness
+    scale: Scale
+    drawn: random.Random
+    faults: list[tuple[float, float]] = field(default_factory=list)
+    done: Counter[str] = field(default_factory=Counter)
+    """What was done to the service and what it did about it: proof that the attack was one."""
+    records: list[Record] = field(default_factory=list)
+    _loads: int = 0
+    _load_s: float = 0.0
+    _used_s: float = 0.0
+
+    # -- load -----------------------------------------------------------------------------------
+
+    @contextmanager
+    def load(self, shape: Shape) -> Iterator[None]:
+        """Load the service from its first job until the tool has ended."""
+        self._loads += 1
+        accepted = len(self.witness.ledger.accepted)
+        url = f"http://127.0.0.1:{self.stack.port}"
+        seed = self.drawn.randrange(2**32)
+        load = Load(self.stack.directory, f"{self._loads}", url, shape, seed)
+        self.stack.programs.append(load.program)
+
+        def begun() -> bool:
+            assert load.program.alive, load.program.output()
+            return len(self.witness.ledger.accepted) > accepted
+
+        eventually(begun, "the load begins", _PATIENCE_S)
+        began_s, before = time.monotonic(), self._cpu_s()
+        yield
+        result, records = load.finish()
+        self.records += records
+        self._load_s += time.monotonic() - began_s
+        self._used_s += result.tool.cpu_s + sum(
+            seconds - before.get(pid, 0.0) for pid, seconds in self._cpu_s().items()
+        )
+
+    def _cpu_s(self) -> dict[int, float]:
+        """Return the processor time of every process of the service that lives now."""
+        alive = [program for program in self.stack.programs if program.alive]
+        pids = [pid for program in alive for pid in (program.pid, *program.children())]
+        return {pid: cpu_s(pid) for pid in (*pids, self.stack.redis.pid)}
+
+    @property
+    def cpu_share(self) -> float:
+        """Of the whole machine, while load ran; without those that were killed meanwhile."""
+        return self._used_s / (self._load_s * (os.cpu_count() or 1))
+
+    # -- time -----------------------------------------------------------------------------------
+
+    def rest(self, seconds: float) -> None:
+        """Leave the service alone for a while."""
+        time.sleep(seconds)
+
+    def rest_about(self, seconds: float) -> None:
+        """Leave it alone for a random while around this."""
+        self.rest(seconds * self.drawn.uniform(0.5, 1.5))
+
+    @contextmanager
+    def fault(self) -> Iterator[None]:
+        """Note from when something is broken until nothing waits any more."""
+        began = time.time()
+        yield
+        self.wait(self._has_caught_up, "the backlog is worked off")
+        self.faults.append((began, time.time()))
+
+    def _has_caught_up(self) -> bool:
+        try:
+            return not (self.stack.waiting() or self.stack.db.exists(self.stack.keys.retry))
+        except redis.RedisError:
+            return False  # Its connection is from before a restart.
+
+    def wait(self, condition: Callable[[], object], what: str) -> None:
+        eventually(condition, what, _PATIENCE_S)
+
+    # -- workers --------------------------------------------------------------------------------
+
+    def any_worker(self) -> Program:
+        return self.drawn.choice([worker for worker in self.stack.workers if worker.alive])
+
+    def replace_worker(self) -> None:
+        """Start a worker and do not wait for it, as a cluster does where one has ended."""
+        self.stack.start_worker(wait=False)
+
+    def late_results(self) -> int:
+        """Tell how many results came from workers that had lost the lease meanwhile."""
+        return sum(line["late"] for worker in self.stack.workers for line in worker.batches())
+
+    def run_alone(self) -> int:
+        """Tell how many jobs were run again, alone, since their worker was lost."""
+        batches = [line for worker in self.stack.workers for line in worker.batches()]
+        return sum(line["jobs"] for line in batches if line["solo"])
+
+    # -- the end --------------------------------------------------------------------------------
+
+    def jobs_left(self) -> int:
+        """Wait until every job has ended; tell how many have not."""
+        deadline = time.monotonic() + self.scale.lease_s + _PATIENCE_S
+        while not self._has_ended() and time.monotonic() < deadline:
+            self.rest(0.05)
+        retry = self.stack.db.llen(self.stack.keys.retry)
+        return self.stack.waiting() + self.stack.leased() + int(retry)
+
+    def _has_ended(self) -> bool:
+        return self._has_caught_up() and not self.stack.leased()

@@ -1,0 +1,103 @@
+"""The tables and sentences of the report. Pure."""
+
+from collections.abc import Sequence
+
+from bench.chaos.arena import BATCH_MS, BATCH_SIZE, IMAGE_MS, Scale
+from bench.chaos.run import Report
+from bench.chaos.scenarios import LOAD_SHARE
+from bench.report import Section, number, percent
+
+
+def method(scale: Scale) -> str:
+    """Return in a sentence what was loaded, and how much."""
+    return (
+        f"{scale.workers} workers, batches of {BATCH_SIZE}, a stand-in that sleeps "
+        f"{BATCH_MS:g} ms per batch and {IMAGE_MS:g} ms per picture: "
+        f"{number(scale.capacity_per_s)} pictures/s. Load: Poisson arrivals at "
+        f"{percent(LOAD_SHARE)} of that, {number(LOAD_SHARE * scale.capacity_per_s)}/s, for "
+        f"{scale.seconds:g} s. Lease: {scale.lease_s:g} s."
+    )
+
+
+def guarantees(reports: Sequence[Report]) -> str:
+    """Return each guarantee, what attacks it and what came of it."""
+    lines = [
+        "| guarantee | attack | `make chaos ARGS=` | what happened | |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for report in reports:
+        cells = (
+            report.scenario.guarantee,
+            report.scenario.does,
+            f"`{report.scenario.name}`",
+            _happened(report),
+            "held" if report.holds else f"**missed**: {_missed(report)}",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(["### Guarantees", "", *lines])
+
+
+def _happened(report: Report) -> str:
+    done = [f"{what}: {count:,}" for what, count in report.done.items()]
+    seen = report.account
+    if seen.forgotten or seen.run_again:
+        done.append(f"jobs forgotten by Redis and queued again: {seen.forgotten}")
+        done.append(f"results forgotten by Redis, their jobs run again: {seen.run_again}")
+    done += [f"refused, `{code}`: {count:,}" for code, count in sorted(seen.refusals.items())]
+    done += [f"{end}: {count}" for end, count in seen.others.items()]
+    done += [f"{each.target}: {each.measured}" for each in report.verdicts if _is_own(each.target)]
+    return "; ".join(done)
+
+
+def _is_own(target: str) -> bool:
+    """Whether a demand is this scenario's alone: the others are columns of the second table."""
+    return ">=" in target or "within" in target
+
+
+def _missed(report: Report) -> str:
+    return "; ".join(f"{v.target} (was {v.measured})" for v in report.verdicts if not v.is_met)
+
+
+def numbers(reports: Sequence[Report]) -> str:
+    """Return what became of all requests."""
+    header = (
+        "scenario",
+        "sent",
+        "accepted",
+        "answered",
+        "lost",
+        "duplicated",
+        "wrong",
+        "refused",
+        "resets",
+        "p99 in the fault, ms",
+        "p99 out of it, ms",
+        "late, ms",
+        "CPU",
+    )
+    notes = [
+        "accepted: jobs, counted by Redis's own announcements. answered: with the answer that this "
+        "very picture must get. refused: 503, each with Retry-After. resets: connections that a "
+        "killed web process broke. p99: of the answered requests, from when they were meant to be "
+        "sent; in the fault: on their way while something was broken or a backlog of it was left. "
+        "late: p99 of the load tool's own delay, which all times contain. CPU: of the whole "
+        "machine, by the service and the load tool, while the load ran."
+    ]
+    return str(Section("Numbers", header, [_row(report) for report in reports], [], notes))
+
+
+def _row(report: Report) -> list[str]:
+    seen = report.account
+    counts = (
+        seen.sent,
+        seen.accepted,
+        seen.answered,
+        seen.lost,
+        seen.duplicated,
+        seen.wrong,
+        seen.refused,
+        seen.resets,
+    )
+    times_ms = (seen.p99_in_ms, seen.p99_out_ms, seen.late_ms)
+    times = ("-" if ms is None else f"{ms:.0f}" for ms in times_ms)
+    return [report.scenario.name, *map(str, counts), *times, percent(seen.cpu_share)]
