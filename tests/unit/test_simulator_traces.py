@@ -80,4 +80,6 @@ def test_the_traces_that_come_along_are_those_that_the_tool_draws() -> None:
     names = [trace.name for trace in shipped_traces()]
     assert names == ["day", "flash-crowd", "long-idle", "on-off", "ramp", "slow-leak", "step"]
     tool = ROOT / "tools" / "draw_traces.py"
-    assert subprocess.run([sys.executable, tool, "--check"], timeout=60, check=False).returncode == 0
+    assert (
+        subprocess.run([sys.executable, tool, "--check"], timeout=60, check=False).returncode == 0
+    )

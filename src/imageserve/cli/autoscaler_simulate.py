@@ -43,6 +43,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     options = _parser().parse_args(arguments)
     conditions = _conditions(options)
     traces = [read_trace(path) for path in options.traces] or shipped_traces()
+    page = None if options.markdown is None else _Page(options.markdown)
     progress = _progress()
     daily = next((trace for trace in traces if trace.name == DAILY), traces[0])
     tried = sweep(conditions, daily, options.seed, progress) if options.sweep else []
@@ -53,8 +54,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     print(text)
     if options.plot is not None:
         _write(options.plot, _drawn(results))
-    if options.markdown is not None:
-        _write_between_marks(options.markdown, text)
+    if page is not None:
+        page.write(text)
     return 0
 
 
@@ -167,13 +168,20 @@ def _write(path: Path, text: str) -> None:
         raise ImageserveError(f"{path}: cannot be written: {error}") from error
 
 
-def _write_between_marks(path: Path, text: str) -> None:
-    try:
-        old = path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ImageserveError(f"{path}: cannot be read: {error}") from error
-    before, begin, rest = old.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ImageserveError(f"{path}: must have the lines {BEGIN.strip()} and {END}")
-    _write(path, f"{before}{begin}\n{text}\n\n{end}{after}")
+class _Page:
+    """A Markdown file with marks; read before anything runs, so that a wrong one costs no time."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            text = path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ImageserveError(f"{path}: cannot be read: {error}") from error
+        self._before, begin, rest = text.partition(BEGIN)
+        _, end, self._after = rest.partition(END)
+        if not begin or not end:
+            raise ImageserveError(f"{path}: must have the lines {BEGIN.strip()} and {END}")
+
+    def write(self, text: str) -> None:
+        """Put a text between the marks."""
+        _write(self._path, f"{self._before}{BEGIN}\n{text}\n\n{END}{self._after}")
