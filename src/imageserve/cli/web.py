@@ -114,7 +114,12 @@ def _predictor(settings: Settings) -> "Predictor":
     models: dict[str, Served] = {}
     queues: dict[str, RedisQueue] = {}
     for name, entry in model_entries(settings).items():
-        queue = queues[entry.queue] = RedisQueue(access, entry.queue)
+        # One for every request in hand: made on demand, and never waited for. A process that is
+        # short of processor time holds each for a whole turn of its event loop; a request that
+        # waited two seconds for one would take Redis for dead and have the next ones refused.
+        queue = queues[entry.queue] = RedisQueue(
+            access, entry.queue, connections=settings.web_slots
+        )
         models[name] = Served(entry, queue, CapacityView(queue))
     config = PredictorConfig(
         decoding=DecodingPolicy(
