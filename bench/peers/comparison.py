@@ -14,6 +14,7 @@ from bench.peers.systems import (
     SHOWN,
     WINDOWS_MS,
     System,
+    in_turns,
     start_first,
     start_ours,
     start_peer,
@@ -93,7 +94,8 @@ def _best_windows(bed: Bed, plan: Plan, peer: str) -> Windows:
     best = {}
     for clients in CLIENTS:
         demand = _demand(next(iter(systems.values())), clients)
-        runs = {ms: load(system, demand, short, path) for ms, system in systems.items()}
+        with in_turns(systems.values()):
+            runs = {ms: _load(system, demand, short, path) for ms, system in systems.items()}
         # At one client the rate is the latency. A window with failures is the last choice.
         clean = {ms: run for ms, run in runs.items() if not run.counts.errors} or runs
         rates = {ms: run.per_second for ms, run in clean.items()}
@@ -101,6 +103,11 @@ def _best_windows(bed: Bed, plan: Plan, peer: str) -> Windows:
         shown = ", ".join(f"{ms} ms: {number(rate)}" for ms, rate in rates.items())
         say(f"{peer}, {clients} clients, images/s by window: {shown}")
     return best
+
+
+def _load(system: System, demand: Demand, plan: Plan, picture: Path) -> Run:
+    with system.thawed():
+        return load(system, demand, plan, picture)
 
 
 def _demand(system: System, clients: int, broken_every: int = 0) -> Demand:
@@ -121,7 +128,8 @@ def _compare(plan: Plan, peers: Sequence[str], windows: Windows, *, is_identical
         decode = "identical" if is_identical else "own"
         for peer in peers:
             systems |= _start_with_windows(bed, peer, windows, decode, picture)
-        return _rounds(plan, systems, path)
+        with in_turns(systems.values()):
+            return _rounds(plan, systems, path)
 
 
 def _all_clients(name: str, system: System) -> dict[Setting, System]:
@@ -146,7 +154,8 @@ def _rounds(plan: Plan, systems: Mapping[Setting, System], picture: Path) -> Run
             system = systems[setting]
             # A peer may fail; then the tables say so.
             measure = measured if setting.system == OURS else load
-            run = measure(system, _demand(system, setting.clients), plan, picture)
+            with system.thawed():
+                run = measure(system, _demand(system, setting.clients), plan, picture)
             runs[setting].append(run)
             say(
                 f"round {number_of_round}: {setting.system}, {setting.clients} clients: "

@@ -2,7 +2,8 @@
 
 import os
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,6 +36,8 @@ class System:
     """Find the process that runs the model."""
     starters: Mapping[str, Callable[[], Process]] = field(default_factory=dict)
     """How to start a part again; what is missing here restarts itself, or is not killed."""
+    polls: bool = False
+    """It may use the processor while nobody asks: LitServe takes most of a core."""
 
     def cpu_s(self) -> dict[str, float]:
         """CPU time of every role so far, all processes of a role together."""
@@ -43,11 +46,44 @@ class System:
     def kill_model(self) -> None:
         os.kill(self.model_pid(), signal.SIGKILL)
 
+    def freeze(self) -> None:
+        """Stop it where it would disturb whoever is measured."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    @contextmanager
+    def thawed(self) -> Iterator[None]:
+        self.thaw()
+        try:
+            yield
+        finally:
+            self.freeze()
+
+    def _signal(self, number: signal.Signals) -> None:
+        for process in self.processes.values() if self.polls else ():
+            for pid in process.pids():
+                with suppress(ProcessLookupError):
+                    os.kill(pid, number)
+
     def revive(self) -> None:
         """Start what has ended, as Kubernetes would."""
         for role, start in self.starters.items():
             if self.processes[role].popen.poll() is not None:
                 self.processes[role] = start()
+
+
+@contextmanager
+def in_turns(systems: Collection[System]) -> Iterator[None]:
+    """Freeze all that would disturb the others; each is thawed for its own measurements."""
+    try:
+        for system in systems:
+            system.freeze()
+        yield
+    finally:
+        for system in systems:  # A frozen process does not hear that it is to end.
+            system.thaw()
 
 
 def start_ours(bed: Bed, settings: Mapping[str, str] | None = None) -> System:
@@ -86,7 +122,7 @@ def start_peer(bed: Bed, peer: str, window_ms: int, decode: str, picture: bytes)
     def start() -> Process:
         return bed.start(name, command, settings)
 
-    system = System(SHOWN[peer], port, {"all": start()}, is_plain=peer == "mosec")
+    system = System(SHOWN[peer], port, {"all": start()}, is_plain=peer == "mosec", polls=True)
     system.model_pid = lambda: int(pid_file.read_text())
     system.starters = {"all": start}
     _wait_for_answer(system, picture, system.processes["all"])
