@@ -282,6 +282,16 @@ def test_jobs_that_are_late_although_there_are_enough_pods_bring_one_more() -> N
     assert watched.after(60, per_second=8).replicas == 2
 
 
+def test_one_more_for_late_jobs_is_asked_for_until_it_is_there() -> None:
+    watched = Watched(replicas=2, ready=2)
+    watched.after(120, per_second=8, backlog=12)
+    late = {"backlog": 12, "oldest_s": 5.0}
+    watched.after(15, per_second=8, **late)
+    # The write failed: there are still two.
+    assert watched.after(5, per_second=8, **late, replicas=2, ready=2).replicas == 3
+    assert watched.after(5, per_second=8, **late, ready=2).replicas == 3
+
+
 def test_jobs_that_are_late_but_get_fewer_bring_none() -> None:
     watched = Watched(replicas=2, ready=2)
     watched.after(120, per_second=8, backlog=60)

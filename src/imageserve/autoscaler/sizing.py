@@ -60,9 +60,7 @@ def _by_load(policy: Policy, state: State, seen: Observation) -> tuple[Decision,
         raw = _late_pods(policy, seen)
     lasting = max(raw, asked.pods_with_margin(policy.tolerance))
     steps = state.steps.want(seen.now_s, lasting, policy.scale_down_window_s)
-    state = replace(
-        state, steps=steps, sized_s=seen.now_s, backlog=seen.backlog, late=late % LATE_TICKS
-    )
+    state = replace(state, steps=steps, sized_s=seen.now_s, backlog=seen.backlog, late=late)
     wanted, cause = _shaped(policy, state, seen, raw)
     if late >= LATE_TICKS and cause is Cause.LOAD:
         cause = Cause.LATE
@@ -87,11 +85,12 @@ def _has_work(state: State, seen: Observation) -> bool:
 
 def _late(policy: Policy, state: State, seen: Observation, raw: int) -> int:
     """Count how often in a row jobs were late although there should be enough pods for them."""
+    if not raw <= seen.replicas == seen.ready:
+        return 0
     if seen.now_s == state.sized_s:
         return state.late  # The same look again.
-    is_enough = raw <= seen.replicas == seen.ready
     is_late = seen.oldest_s > 2 * policy.target_wait_s and seen.backlog >= max(1, state.backlog)
-    return state.late + 1 if is_enough and is_late else 0
+    return state.late + 1 if is_late else 0
 
 
 def _late_pods(policy: Policy, seen: Observation) -> int:
