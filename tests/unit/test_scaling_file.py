@@ -77,6 +77,7 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
     ("path", "value", "said"),
     [
         pytest.param("interval_s", 0, "interval_s: must be a number from 0.1", id="too often"),
+        pytest.param("interval_s", 61, "interval_s: must be a number", id="too seldom"),
         pytest.param("interval_s", True, "interval_s: must be a number", id="true is no number"),
         pytest.param("interval_s", float("nan"), "interval_s: must be a number", id="NaN"),
         pytest.param("interval", 5, "interval: is unknown; known are dry_run", id="unknown key"),

@@ -181,7 +181,7 @@ _TIMING = {
 }
 
 _TOP: Mapping[str, Callable[[Any], Any]] = {
-    "interval_s": _seconds(0.1, 300),
+    "interval_s": _seconds(0.1, 60),
     "dry_run": _bool,
     "lease": _optional_name,
     "lease_duration_s": _whole(1, 3600),
