@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -626,3 +627,13 @@ class _Pauses:
 
 def test_run_waits_for_a_server_that_is_not_there_yet() -> None:
     assert not run_command._has_worker(f"http://127.0.0.1:{free_port()}")
+
+
+def test_a_reader_who_has_enough_is_status_141_and_no_traceback() -> None:
+    command = f"{shlex.quote(sys.executable)} -u -m imageserve settings"
+    # The reader is gone before anything is written.
+    script = f"{{ sleep 0.2; {command}; echo $? >&2; }} | true"
+    done = subprocess.run(
+        ["bash", "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stderr.split() == ["141"]
