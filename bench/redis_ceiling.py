@@ -8,19 +8,20 @@ core that runs commands would be full.
 import statistics
 import subprocess
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+
+from tests.redis_server import RedisCluster, RedisServer, running
 
 from bench.picture import photo_jpeg
 from bench.plan import Plan, say
-from bench.processes import Bed, free_port, python, redis_server, wait_until
+from bench.processes import Bed, cpu_s, python, redis_server, wait_until
 from bench.report import Section, Verdict, number, percent, ratios, spread
-from bench.stacks import Redis, start_redis
 
 PIXELS_BYTES = 224 * 224 * 3
 LEAST_ADDED = 0.9
-SLOTS = 16384
+_NOT_LOGGED = ("--appendonly", "no")
 QUEUES = ("resnet", "shapes")
 """Two names whose slots lie in different halves of the cluster."""
 
@@ -66,43 +67,43 @@ class _Carrier:
 
 
 def ceiling_section(plan: Plan) -> Section:
-    jpeg_bytes = len(photo_jpeg())
-    ways = {
-        f"pixels, {PIXELS_BYTES // 1000} KB": ([QUEUES[0]], PIXELS_BYTES, False),
-        f"JPEG, {jpeg_bytes // 1000} KB": ([QUEUES[0]], jpeg_bytes, False),
-        "pixels, one node of a cluster": ([QUEUES[0]], PIXELS_BYTES, True),
-        "pixels, a queue on each of two nodes": (list(QUEUES), PIXELS_BYTES, True),
-    }
-    runs: dict[str, list[Carried]] = {name: [] for name in ways}
+    sizes = {"pixels": PIXELS_BYTES, "JPEG": len(photo_jpeg())}
+    runs: dict[str, list[Carried]] = defaultdict(list)
     with Bed() as bed:
-        single, cluster = [start_redis(bed, "single")], _start_cluster(bed)
-        for turn in range(plan.rounds):
-            for name, (queues, size, clustered) in ways.items():
-                say(f"round {turn + 1}: {name}")
-                servers = cluster if clustered else single
-                runs[name].append(_carry(bed, servers, queues, size, plan, clustered))
+        single = RedisServer(redis_server(), bed.directory / "single", *_NOT_LOGGED)
+        cluster = RedisCluster(redis_server(), bed.directory / "cluster", *_NOT_LOGGED)
+        with running(single), running(cluster):
+            for turn in range(plan.rounds):
+                say(f"round {turn + 1}")
+                for name, size in sizes.items():
+                    carried = _carry(bed, single.url, [single], QUEUES[:1], size, plan)
+                    runs[f"{name}, {size // 1000} KB"].append(carried)
+                for name, queues in (
+                    ("pixels, one node of a cluster", QUEUES[:1]),
+                    ("pixels, a queue on each of two nodes", QUEUES),
+                ):
+                    carried = _carry(bed, cluster.url, cluster.nodes, queues, PIXELS_BYTES, plan)
+                    runs[name].append(carried)
     return _section(runs)
 
 
 def _carry(
     bed: Bed,
-    servers: Sequence[Redis],
+    url: str,
+    servers: Sequence[RedisServer],
     queues: Sequence[str],
     size: int,
     plan: Plan,
-    clustered: bool,
 ) -> Carried:
-    nodes = ",".join(f"127.0.0.1:{server.port}" for server in servers)
-    url = f"redis+cluster://{nodes}" if clustered else servers[0].url
     carriers = [_Carrier(bed, f"carrier-{queue}", url, queue, size) for queue in queues]
     wait_until(lambda: all(carrier.done() for carrier in carriers), "jobs are carried")
     time.sleep(plan.warm_up_s)
-    images, cpu_s, began = _count(carriers), _cpu_s(servers), time.perf_counter()
+    images, cpu_before_s, began = _count(carriers), _cpu_s(servers), time.perf_counter()
     time.sleep(plan.seconds)
     after, cpu_after_s, ended = _count(carriers), _cpu_s(servers), time.perf_counter()
     for carrier in carriers:
         carrier.end()
-    used = tuple(late - early for early, late in zip(cpu_s, cpu_after_s, strict=True))
+    used = tuple(late - early for early, late in zip(cpu_before_s, cpu_after_s, strict=True))
     return Carried(after - images, ended - began, used)
 
 
@@ -110,50 +111,8 @@ def _count(carriers: Sequence[_Carrier]) -> int:
     return sum(carrier.done() for carrier in carriers)
 
 
-def _cpu_s(servers: Sequence[Redis]) -> list[float]:
-    return [server.process.cpu_s() for server in servers]
-
-
-def _start_cluster(bed: Bed) -> list[Redis]:
-    """Start two masters with half of the slots each."""
-    nodes = [_start_node(bed, f"node-{n}") for n in (1, 2)]
-    bounds = [0, SLOTS // 2, SLOTS]
-    for epoch, (node, (first, end)) in enumerate(zip(nodes, pairwise(bounds), strict=True), 1):
-        client = node.client()
-        client.execute_command("CLUSTER", "SET-CONFIG-EPOCH", epoch)
-        client.execute_command("CLUSTER", "ADDSLOTS", *range(first, end))
-    nodes[0].client().execute_command("CLUSTER", "MEET", "127.0.0.1", nodes[1].port)
-    wait_until(
-        lambda: all(
-            b"cluster_state:ok" in node.client().execute_command("CLUSTER", "INFO")
-            for node in nodes
-        ),
-        "the cluster agrees",
-        *(node.process for node in nodes),
-    )
-    return nodes
-
-
-def _start_node(bed: Bed, name: str) -> Redis:
-    port = free_port()
-    while port + 10_000 > 65_535:  # Its bus listens there.
-        port = free_port()
-    directory = bed.directory / name
-    directory.mkdir()
-    own = ["--bind", "127.0.0.1", "--port", str(port), "--dir", str(directory), "--save", ""]
-    process = bed.start(name, [redis_server(), *own, "--cluster-enabled", "yes"])
-    node = Redis(port, process)
-    wait_until(lambda: _answers(node), f"{name} answers", process)
-    return node
-
-
-def _answers(node: Redis) -> bool:
-    import redis
-
-    try:
-        return bool(node.client().ping())
-    except redis.ConnectionError:
-        return False
+def _cpu_s(servers: Sequence[RedisServer]) -> list[float]:
+    return [cpu_s(server.pid) for server in servers]
 
 
 def _section(runs: Mapping[str, Sequence[Carried]]) -> Section:

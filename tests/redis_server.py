@@ -229,9 +229,9 @@ class RedisSentinel(RedisServer):
 class RedisClusterNode(RedisServer):
     """One node of a cluster; its bus listens 10,000 ports higher."""
 
-    def __init__(self, executable: str, directory: Path) -> None:
+    def __init__(self, executable: str, directory: Path, *args: str) -> None:
         options = ["--cluster-enabled", "yes", "--cluster-node-timeout", "2000"]
-        super().__init__(executable, directory, *options)
+        super().__init__(executable, directory, *options, *args)
         self.port = _port_with_bus()
 
     @property
@@ -249,8 +249,8 @@ SLOTS = 16384
 class RedisCluster:
     """Two masters without replicas, half of the slots each."""
 
-    def __init__(self, executable: str, directory: Path) -> None:
-        self.nodes = [RedisClusterNode(executable, directory / f"node-{n}") for n in (1, 2)]
+    def __init__(self, executable: str, directory: Path, *args: str) -> None:
+        self.nodes = [RedisClusterNode(executable, directory / f"node-{n}", *args) for n in (1, 2)]
 
     @property
     def url(self) -> str:
