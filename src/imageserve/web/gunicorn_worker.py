@@ -23,6 +23,7 @@ from gunicorn.http.errors import LimitRequestHeaders, LimitRequestLine, ParseExc
 from gunicorn.workers.ggevent import GeventWorker
 
 from imageserve.errors import BadRequest, RequestError, TimedOut, UploadTooSlow
+from imageserve.web.polling import look_without_waiting
 from imageserve.web.predictor import Wait
 
 log = logging.getLogger(__name__)
@@ -64,6 +65,10 @@ class Worker(GeventWorker):  # type: ignore[misc]
         super().__init__(*args, **kwargs)
         self._idle: dict[Any, Any] = {}
         self._connections = 0
+
+    def patch(self) -> None:
+        super().patch()
+        look_without_waiting()
 
     def load_wsgi(self) -> None:
         application: Callable[..., Any] = self.app.wsgi()
