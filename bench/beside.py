@@ -70,14 +70,14 @@ def section(measured: Measured, seconds: float) -> Section:
     rounds = sorted({len(each.worker) for each in measured.values()})
     return Section(
         "(c) One worker on a full queue, beside the bare model",
-        ("network, runtime", "predict_on_batch", "the fast way", "worker", "worker / best"),
+        ("network, runtime", "the plain way", "the fast way", "worker", "worker / best"),
         [_row(network, runtime, beside) for (network, runtime), beside in measured.items()],
         [*_share_verdicts(measured), *_onnx_verdict(measured)],
         [
             f"Images/s in batches of {BATCH_SIZE}, random weights, 224 x 224; the bare model runs "
             "on ready uint8 arrays in a process of its own, in turns with the worker, in "
-            f"{' or '.join(map(str, rounds))} round(s) of {seconds:g} s. The fast way: "
-            + ", ".join(f"{runtime.ways[-1]} ({runtime.name})" for runtime in installed())
+            f"{' or '.join(map(str, rounds))} round(s) of {seconds:g} s. Plain and fast: "
+            + ", ".join(f"{' and '.join(each.ways)} ({each.name})" for each in installed())
             + "."
             + (f" Not installed here: {', '.join(missing)}." if missing else "")
         ],
@@ -85,11 +85,10 @@ def section(measured: Measured, seconds: float) -> Section:
 
 
 def _row(network: str, runtime: str, beside: Beside) -> list[str]:
-    slow = beside.raw.get("predict_on_batch")
-    fast = next(rounds for way, rounds in reversed(beside.raw.items()))
+    *plain, fast = beside.raw.values()
     return [
         f"{network}, {runtime}",
-        spread(slow) if slow else "",
+        spread(plain[0]) if plain else "",
         spread(fast),
         spread(beside.worker),
         spread(beside.shares, percent),

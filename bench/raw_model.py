@@ -22,6 +22,16 @@ _READY_BATCHES = 4
 _SIZE = 224
 """Of the networks that are known by name, height and width."""
 
+_PROVIDERS: list[tuple[str, dict[str, str]]] = [
+    ("CUDAExecutionProvider", {}),
+    (
+        "OpenVINOExecutionProvider",
+        {"load_config": json.dumps({"CPU": {"INFERENCE_PRECISION_HINT": "f32"}})},
+    ),
+    ("CPUExecutionProvider", {}),
+]
+_PIECE = 8
+
 Call = Callable[[Any], object]
 Ways = dict[str, Call]
 
@@ -84,8 +94,7 @@ def _session(path: str) -> tuple[Any, tuple[int, int]]:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     have = onnxruntime.get_available_providers()
-    wanted = ("CUDAExecutionProvider", "CPUExecutionProvider")
-    providers = [name for name in wanted if name in have]
+    providers = [each for each in _PROVIDERS if each[0] in have]
     session = onnxruntime.InferenceSession(path, options, providers=providers)
     height, width = session.get_inputs()[0].shape[1:3]
     return session, (height, width)
@@ -134,7 +143,15 @@ def _on_torch(model: Any, batch_size: int) -> Ways:
 def _on_onnx(session: Any, batch_size: int) -> Ways:
     del batch_size
     (tensor,) = session.get_inputs()
-    return {"session.run": lambda images: session.run(None, {tensor.name: images})}
+
+    def run(images: Any) -> None:
+        session.run(None, {tensor.name: images})
+
+    def in_pieces(images: Any) -> None:
+        for i in range(0, len(images), _PIECE):
+            run(images[i : i + _PIECE])
+
+    return {"session.run": run, f"{_PIECE} at a time": in_pieces}
 
 
 _WAYS: dict[str, Callable[[Any, int], Ways]] = {

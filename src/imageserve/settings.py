@@ -196,8 +196,8 @@ class Settings:
         "PRECISION",
         "float32",
         _one_of("float32", "bfloat16", "float16"),
-        "In what Keras computes most layers: float32, bfloat16, float16. `imageserve models check` "
-        "says what it changes.",
+        "In what most layers are computed: float32, bfloat16, and by Keras float16. `imageserve "
+        "models check` says what it changes.",
     )
     xla: bool = setting(
         "XLA",

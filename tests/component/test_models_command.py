@@ -242,11 +242,12 @@ def test_bench_prints_a_table_and_names_the_best_batch_size(
     )
 
     printed = capsys.readouterr()
-    assert "round 2 of 2, batches of 4, onnx" in printed.err
-    assert "| batch size | keras tensorflow float32 | keras tensorflow bfloat16 | onnx |" in (
-        printed.out
-    )
-    assert "- onnx: BATCH_SIZE=" in printed.out
+    assert "round 2 of 2, batches of 4, onnx float32" in printed.err
+    assert (
+        "| batch size | keras tensorflow float32 | keras tensorflow bfloat16 "
+        "| onnx float32 | onnx bfloat16 |"
+    ) in printed.out
+    assert "- onnx bfloat16: BATCH_SIZE=" in printed.out
     written = document.read_text()
     assert written.startswith("before\n<!-- models bench: begin -->\n\n`shapes`, pictures a second")
     assert "old" not in written
@@ -258,9 +259,9 @@ def test_bench_measures_an_exported_model_by_itself_and_prints_json(
     run("bench", str(exported), "--batch-sizes", "2", "--seconds", "0", "--json")
 
     found = json.loads(capsys.readouterr().out)
-    assert list(found["engines"]) == ["onnx"]
-    assert len(found["engines"]["onnx"]["pictures_per_second"]["2"]) == 3
-    assert found["engines"]["onnx"]["best_batch_size"] == 2
+    assert list(found["engines"]) == ["onnx float32"]
+    assert len(found["engines"]["onnx float32"]["pictures_per_second"]["2"]) == 3
+    assert found["engines"]["onnx float32"]["best_batch_size"] == 2
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,12 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto
@@ -19,6 +20,9 @@ import imageserve
 from imageserve.errors import ModelLoadError, ModelOutOfMemory
 from imageserve.models import Engine, load_model
 from imageserve.models.onnx_model import OnnxModel
+from imageserve.models.onnx_session import PIECE
+
+OPENVINO = "OpenVINOExecutionProvider"
 
 SOURCE = Path(imageserve.__file__).parents[1]
 Write = Callable[[Path], Path]
@@ -53,10 +57,10 @@ import numpy
 from imageserve.errors import ModelOutOfMemory
 from imageserve.models import load_model, Engine
 model = load_model(
-    sys.argv[1], weights="", labels_file=sys.argv[2], input_size=None, engine=Engine(threads=1)
+    sys.argv[1], weights="", labels_file=sys.argv[2], input_size=None, engine=Engine(threads=4)
 )
-images = numpy.zeros((300_000, 8, 8, 3), numpy.uint8)
-print(len(model.predict(images[:4], 1)))
+images = numpy.zeros((16, 2000, 2000, 3), numpy.uint8)
+print(len(model.predict(images[:8], 1)))
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**20, used + 2**20))
 try:
@@ -64,6 +68,23 @@ try:
 except ModelOutOfMemory as error:
     print(error)
 """
+
+IDLE = """
+import sys, time
+import numpy
+from imageserve.models import load_model, Engine
+model = load_model(
+    sys.argv[1], weights="", labels_file=sys.argv[2], input_size=None, engine=Engine(threads=2)
+)
+model.predict(numpy.zeros((8, 512, 512, 3), numpy.uint8), 1)
+before = time.process_time()
+time.sleep(1)
+print(time.process_time() - before)
+"""
+
+
+def installed() -> tuple[str, ...]:
+    return tuple(onnxruntime.get_available_providers())
 
 
 def pictures(n: int) -> NDArray[np.uint8]:
@@ -228,12 +249,60 @@ def pictures_of_the_program() -> NDArray[np.uint8]:
 
 
 def test_a_batch_too_large_for_the_memory_raises_out_of_memory(tmp_path: Path) -> None:
-    path = write_onnx(tmp_path / "forms.onnx")
+    path = write_onnx(tmp_path / "forms.onnx", shape=("n", 2000, 2000, 3))
 
     printed = run(OUT_OF_MEMORY, str(path), write_labels(tmp_path / "labels.txt")).splitlines()
 
-    assert printed[0] == "4"
-    assert printed[1].startswith("too little device memory for a batch of 300000: ")
+    assert printed[0] == "8"
+    assert printed[1].startswith("too little device memory for a batch of 16: ")
+
+
+@pytest.mark.parametrize("providers", [installed(), ("CPUExecutionProvider",)], ids=",".join)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 8, 2 * PIECE, 4 * PIECE + 3])
+def test_a_batch_is_computed_in_pieces_and_answered_in_order(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    n: int,
+    threads: int,
+    providers: Sequence[str],
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: providers)
+    model = load(write_onnx(tmp_path / "forms.onnx"), engine=Engine(threads=threads))
+    images = pictures(n)
+
+    alone = np.concatenate([model.scores(image[np.newaxis]) for image in images])
+
+    assert len(alone) == 1 or np.ptp(alone[:, 0]) > 1e-4, "in any order it would be right"
+    np.testing.assert_allclose(model.scores(images), alone, atol=1e-6)
+
+
+def test_without_openvino_bfloat16_is_refused_with_the_mend(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])
+    path = write_onnx(tmp_path / "forms.onnx")
+
+    with pytest.raises(ModelLoadError, match=r"PRECISION=bfloat16: .*install onnxruntime-openvino"):
+        load(path, engine=Engine(precision="bfloat16"))
+
+
+@pytest.mark.skipif(OPENVINO not in installed(), reason="ONNX Runtime without OpenVINO")
+def test_with_openvino_bfloat16_stays_near(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "forms.onnx")
+    images = pictures(8)
+
+    scores = load(path, engine=Engine(precision="bfloat16")).scores(images)
+
+    np.testing.assert_allclose(scores, load(path).scores(images), atol=0.05)
+
+
+def test_idle_threads_take_no_processor(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "forms.onnx", shape=("n", 512, 512, 3))
+
+    used_s = float(run(IDLE, str(path), write_labels(tmp_path / "labels.txt")))
+
+    assert used_s < 0.1
 
 
 def test_other_failures_of_the_session_are_passed_on(tmp_path: Path) -> None:

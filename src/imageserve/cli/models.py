@@ -129,7 +129,7 @@ def _add_what_is_measured(bench: argparse.ArgumentParser) -> None:
         "--precisions",
         default="float32",
         metavar="LIST",
-        help="of Keras: float32, bfloat16, float16 (default: float32)",
+        help="float32, bfloat16, and of Keras float16 (default: float32)",
     )
     bench.add_argument(
         "--batch-sizes", default="1,2,4,8,16,32", metavar="LIST", help="default: 1,2,4,8,16,32"

@@ -22,7 +22,6 @@ from imageserve.settings import Settings
 
 BEGIN = "<!-- models bench: begin -->"
 END = "<!-- models bench: end -->"
-_ONNX = "onnx"
 _EXPORTABLE = "keras tensorflow float32"
 
 
@@ -51,7 +50,9 @@ def _models(
 ) -> dict[str, ScoringModel]:
     """Load the model once for each engine, by the engine's name."""
     if is_onnx_only(settings):
-        return {_ONNX: load(settings, runtime=_ONNX)}
+        return {
+            f"onnx {each}": load(settings, runtime="onnx", precision=each) for each in precisions
+        }
     models = {
         f"keras {settings.keras_backend} {precision}": load(
             settings, runtime="keras", precision=precision
@@ -59,13 +60,15 @@ def _models(
         for precision in precisions
         if "keras" in runtimes
     }
-    if _ONNX in runtimes:
-        models[_ONNX] = _exported(settings, models.get(_EXPORTABLE))
+    if "onnx" in runtimes:
+        models |= _exported(settings, models.get(_EXPORTABLE), precisions)
     return models
 
 
-def _exported(settings: Settings, source: ScoringModel | None) -> ScoringModel:
-    """Export the model and load it again."""
+def _exported(
+    settings: Settings, source: ScoringModel | None, precisions: Sequence[str]
+) -> dict[str, ScoringModel]:
+    """Export the model and load it again, once for each precision, by the engine's name."""
     if settings.keras_backend != "tensorflow":
         raise ModelLoadError(
             "TensorFlow exports the ONNX: leave KERAS_BACKEND out, or take --runtimes keras"
@@ -73,7 +76,7 @@ def _exported(settings: Settings, source: ScoringModel | None) -> ScoringModel:
     source = source or load(settings, runtime="keras", precision="float32", xla=False)
     with tempfile.TemporaryDirectory(prefix="imageserve-") as folder:
         export(source, Path(folder), DEFAULT_INTERPOLATION)
-        return load_written(Path(folder))
+        return {f"onnx {each}": load_written(Path(folder), each) for each in precisions}
 
 
 def _table(name: str, speeds: Speeds, sizes: Sequence[int]) -> Iterator[str]:

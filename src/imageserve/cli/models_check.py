@@ -56,7 +56,7 @@ def _loaded(settings: Settings) -> ScoringModel:
 
 def _engine(model: ScoringModel, settings: Settings) -> str:
     if model.runtime == "onnx":
-        return "ONNX Runtime"
+        return f"ONNX Runtime, {settings.precision}"
     xla = ", XLA" if settings.xla else ""
     return f"Keras on {settings.keras_backend}, {settings.precision}{xla}"
 

@@ -119,8 +119,8 @@ def _verified(model: ScoringModel, folder: Path) -> Agreement:
     return found
 
 
-def load_written(folder: Path) -> ScoringModel:
+def load_written(folder: Path, precision: str = "float32") -> ScoringModel:
     """Load an exported folder in ONNX Runtime."""
-    engine = Engine(runtime="onnx")
+    engine = Engine(runtime="onnx", precision=precision)
     model = load_model(f"{folder}/", weights="", labels_file=None, input_size=None, engine=engine)
     return cast(ScoringModel, model)

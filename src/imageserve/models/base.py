@@ -67,16 +67,26 @@ def best(
     broken = np.flatnonzero(~np.isfinite(scores).all(axis=1))
     if broken.size:
         raise ValueError(f"the scores are not finite for picture {broken.tolist()} of the batch")
+    classes, kept = _best_classes(scores, top)
     return [
-        tuple(Prediction(labels[i], float(row[i])) for i in _best_classes(row, top))
-        for row in scores
+        tuple(Prediction(labels[i], p) for i, p in zip(*row, strict=True))
+        for row in zip(classes.tolist(), kept.tolist(), strict=True)
     ]
 
 
-def _best_classes(row: NDArray[np.float32], top: int) -> list[int]:
+def _best_classes(
+    scores: NDArray[np.float32], top: int
+) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
+    """Return the classes (n, kept) with the highest scores of each row, and these scores.
+
+    All rows at once: row by row it takes several times as long, and the device waits meanwhile.
+    """
+    n, classes = scores.shape
+    kept = min(top, classes)
     # argpartition alone would choose freely among classes that tie for the last place.
-    kept = min(top, row.size)
-    threshold = np.partition(row, -kept)[-kept]
-    candidates = np.flatnonzero(row >= threshold)
-    order = np.argsort(-row[candidates], kind="stable")
-    return [int(i) for i in candidates[order][:kept]]
+    least = np.partition(scores, classes - kept, axis=1)[:, classes - kept]
+    rows, candidates = np.nonzero(scores >= least[:, np.newaxis])
+    order = np.lexsort((candidates, -scores[rows, candidates], rows))
+    begins = np.searchsorted(rows, np.arange(n))  # lexsort leaves the rows where they are.
+    chosen = candidates[order[begins[:, np.newaxis] + np.arange(kept)]]
+    return chosen, np.take_along_axis(scores, chosen, axis=1)

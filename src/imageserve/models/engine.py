@@ -31,10 +31,10 @@ class Engine:
 
     def check_onnx(self) -> None:
         """Raise ModelLoadError where these settings do not fit ONNX Runtime."""
-        if self.precision != "float32":
+        if self.precision == "float16":
             raise ModelLoadError(
-                f"PRECISION={self.precision} is for Keras: an .onnx file brings its own numbers; "
-                "leave it out, or set MODEL_RUNTIME=keras"
+                "PRECISION=float16 is for Keras: leave it out, take bfloat16, or set "
+                "MODEL_RUNTIME=keras"
             )
         if self.xla:
             raise ModelLoadError("XLA is for Keras: leave it out, or set MODEL_RUNTIME=keras")

@@ -28,7 +28,7 @@ from imageserve.models.keras_call import compiled_call, prepare_backend
 from imageserve.models.labels import read_labels
 from imageserve.models.networks import NETWORKS, Network
 from imageserve.models.reading import check_file
-from imageserve.models.scaling import Scaling, scaling_of
+from imageserve.models.scaling import Channels, Scaling, scaling_of
 from imageserve.models.source import Source
 from imageserve.models.version import content_version
 from imageserve.predictions import Prediction
@@ -316,7 +316,12 @@ def _scaled(pixels: Any, scaling: Scaling) -> Any:
     if scaling.is_bgr:
         numbers = numbers[..., ::-1]
     if scaling.factor != (1, 1, 1):
-        numbers = numbers * np.asarray(scaling.factor, np.float32)
+        numbers = numbers * _constant(scaling.factor)
     if scaling.offset != (0, 0, 0):
-        numbers = numbers + np.asarray(scaling.offset, np.float32)
+        numbers = numbers + _constant(scaling.offset)
     return numbers
+
+
+def _constant(channels: Channels) -> float | NDArray[np.float32]:
+    """Return one number where all colours share it: ONNX Runtime is slow at spreading three."""
+    return channels[0] if len(set(channels)) == 1 else np.asarray(channels, np.float32)

@@ -1,0 +1,165 @@
+"""The only door to ONNX Runtime: a file as one call, on the fastest device that is installed.
+
+On a CPU a batch is computed best by threads that do not wait for each other, each with a few
+pictures of its own; a single picture by all of them together. So there are two sessions.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from imageserve.errors import ModelLoadError, ModelOutOfMemory
+from imageserve.models.classifier_checks import first_line
+
+PIECE = 4
+"""Most pictures that one thread computes at once. More do not fit into its caches between two
+layers: with 32, MobileNetV2 makes a tenth to a fifth less pictures a second; see decision 17."""
+
+_OPENVINO = "OpenVINOExecutionProvider"
+_LAST = "CPUExecutionProvider"
+_FASTEST_FIRST = ("CUDAExecutionProvider", _OPENVINO, _LAST)
+_ON_CPU = (_OPENVINO, _LAST)
+_MEMORY_SIGNS = (
+    "Failed to allocate",
+    "Unable to allocate",
+    "bad allocation",
+    "bad_alloc",
+    "out of memory",
+)
+_ERROR_ONLY = 3
+
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """What a session says of an input or output, with None for a side that is left open."""
+
+    name: str
+    type: str
+    shape: tuple[int | None, ...]
+
+
+class OnnxSession:
+    """An ``.onnx`` file, loaded. Used by one thread."""
+
+    def __init__(self, path: Path, threads: int, precision: str = "float32") -> None:
+        """Load a file for so many threads, where a CPU computes.
+
+        ``precision`` is float32 or bfloat16; the latter where the processor has it.
+
+        Raises:
+            ModelLoadError: ONNX Runtime cannot.
+        """
+        provider = next(name for name in _FASTEST_FIRST if name in _available())
+        if precision != "float32" and provider != _OPENVINO:
+            raise ModelLoadError(
+                f"PRECISION={precision}: ONNX Runtime computes with {provider} here, which takes "
+                "a file as it is: install onnxruntime-openvino instead, leave PRECISION out, or "
+                "set MODEL_RUNTIME=keras"
+            )
+        load = partial(_load, path, provider, threads, precision)
+        self._together = load(streams=1)
+        _logger.info("ONNX Runtime computes with %s in %s", provider, precision)
+        self.inputs = _tensors(self._together.get_inputs())
+        self.outputs = _tensors(self._together.get_outputs())
+        self.properties = dict(self._together.get_modelmeta().custom_metadata_map)
+        self._threads = threads
+        self._apart = self._together
+        if provider in _ON_CPU and threads > 1:
+            self._apart = load(streams=threads)
+            self._pool = ThreadPoolExecutor(threads, thread_name_prefix="onnx")
+
+    def run(self, images: NDArray[Any]) -> NDArray[Any]:
+        """Return the first output for a batch.
+
+        Raises:
+            ModelOutOfMemory: the device has too little memory for it.
+        """
+        try:
+            return self._run_apart(images) if self._is_for_apart(images) else self._run(images)
+        except Exception as error:  # ONNX Runtime's errors have no common class of their own
+            if not any(sign in str(error) for sign in _MEMORY_SIGNS):
+                raise
+            raise ModelOutOfMemory(
+                f"too little device memory for a batch of {len(images)}: {first_line(error)}"
+            ) from error
+
+    def _is_for_apart(self, images: NDArray[Any]) -> bool:
+        # Below, the threads that get one picture less than the others would idle for too long.
+        return self._apart is not self._together and len(images) >= 2 * self._threads
+
+    def _run_apart(self, images: NDArray[Any]) -> NDArray[Any]:
+        size = min(PIECE, math.ceil(len(images) / self._threads))
+        pieces = [images[i : i + size] for i in range(0, len(images), size)]
+        return np.concatenate(list(self._pool.map(self._run_alone, pieces)))
+
+    def _run_alone(self, images: NDArray[Any]) -> NDArray[Any]:
+        return _answers(self._apart, self.inputs[0].name, images)
+
+    def _run(self, images: NDArray[Any]) -> NDArray[Any]:
+        return _answers(self._together, self.inputs[0].name, images)
+
+
+def _answers(session: Any, name: str, images: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(session.run(None, {name: images})[0])
+
+
+def _load(path: Path, provider: str, threads: int, precision: str, *, streams: int) -> Any:
+    """Make a session that computes ``streams`` calls at once, with so many threads on the whole."""
+    options = onnxruntime.SessionOptions()
+    # Of itself ONNX Runtime starts a thread for each processor of the machine, however few of them
+    # the container may use. With one thread, whoever calls computes.
+    options.intra_op_num_threads = threads // streams
+    # Between two calls no thread shall spin for work: it uses up a container's CPU limit, and takes
+    # the processors that web server and Redis need beside it.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    # With OpenVINO, which has memory of its own, the arena is of no use, and ends the process when
+    # an allocation has failed.
+    options.enable_cpu_mem_arena = provider != _OPENVINO
+    options.log_severity_level = _ERROR_ONLY
+    own = _openvino_options(threads, streams, precision) if provider == _OPENVINO else {}
+    providers = [(provider, own)]
+    if provider != _LAST:
+        providers.append((_LAST, {}))
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # ONNX Runtime's errors have no common class of their own
+        raise ModelLoadError(
+            f"ONNX Runtime cannot load {path} ({first_line(error)}): copy it anew, or export it "
+            "anew with 'imageserve models export'"
+        ) from error
+
+
+def _available() -> Sequence[str]:
+    providers: Sequence[str] = onnxruntime.get_available_providers()
+    return providers
+
+
+def _openvino_options(threads: int, streams: int, precision: str) -> dict[str, str]:
+    # Of itself OpenVINO computes in bfloat16 where the processor can, ties its threads to the first
+    # processors of the machine, as the next worker there would, and takes as many as there are.
+    config = {
+        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
+        "ENABLE_CPU_PINNING": "NO",
+        "INFERENCE_NUM_THREADS": str(threads),
+        "NUM_STREAMS": str(streams),
+    }
+    return {"device_type": "CPU", "load_config": json.dumps({"CPU": config})}
+
+
+def _tensors(declared: Sequence[Any]) -> list[Tensor]:
+    return [
+        Tensor(one.name, one.type, tuple(n if isinstance(n, int) else None for n in one.shape))
+        for one in declared
+    ]
