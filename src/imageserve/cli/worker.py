@@ -21,6 +21,7 @@ from imageserve.logger import setup_logging
 from imageserve.model_entries import engine_of, load_entry, worker_entry
 from imageserve.settings import Settings
 from imageserve.worker.health import HealthServer
+from imageserve.worker.memory import keep_freed_memory
 from imageserve.worker.runner import Runner
 from imageserve.worker.swap import Swapper
 from imageserve.worker.versions import Candidate, Versions
@@ -62,6 +63,7 @@ class _Process:
         # Between two model calls the main thread needs the interpreter, which the Redis thread may
         # hold: let it go after half a millisecond, not after Python's five.
         sys.setswitchinterval(0.0005)
+        keep_freed_memory()
         signal.signal(signal.SIGTERM, self._on_signal)
         signal.signal(signal.SIGINT, self._on_signal)
         queue = RedisQueue(redis_access(self._settings), self._entry.queue, connections=4)

@@ -21,9 +21,9 @@ from numpy.typing import NDArray
 from imageserve.errors import ModelLoadError, ModelOutOfMemory
 from imageserve.models.classifier_checks import first_line
 
-PIECE = 4
+PIECE = 2
 """Most pictures that one thread computes at once. More do not fit into its caches between two
-layers: with 32, MobileNetV2 makes a tenth to a fifth less pictures a second; see decision 17."""
+layers, and leave threads waiting for the last one at the end of a batch; see decision 17."""
 
 _OPENVINO = "OpenVINOExecutionProvider"
 _LAST = "CPUExecutionProvider"
