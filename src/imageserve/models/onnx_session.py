@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -74,11 +74,8 @@ class OnnxSession:
         self.inputs = _tensors(self._together.get_inputs())
         self.outputs = _tensors(self._together.get_outputs())
         self.properties = dict(self._together.get_modelmeta().custom_metadata_map)
-        self._threads = threads
-        self._apart = self._together
-        if provider in _ON_CPU and threads > 1:
-            self._apart = load(streams=threads)
-            self._pool = ThreadPoolExecutor(threads, thread_name_prefix="onnx")
+        self._threads = threads if provider in _ON_CPU else 1
+        self._load_apart = partial(load, streams=threads)
 
     def run(self, images: NDArray[Any]) -> NDArray[Any]:
         """Return the first output for a batch.
@@ -87,7 +84,9 @@ class OnnxSession:
             ModelOutOfMemory: the device has too little memory for it.
         """
         try:
-            return self._run_apart(images) if self._is_for_apart(images) else self._run(images)
+            if self._is_for_apart(images):
+                return self._run_apart(images)
+            return self._answers(self._together, images)
         except Exception as error:  # ONNX Runtime's errors have no common class of their own
             if not any(sign in str(error) for sign in _MEMORY_SIGNS):
                 raise
@@ -97,22 +96,25 @@ class OnnxSession:
 
     def _is_for_apart(self, images: NDArray[Any]) -> bool:
         # Below, the threads that get one picture less than the others would idle for too long.
-        return self._apart is not self._together and len(images) >= 2 * self._threads
+        return self._threads > 1 and len(images) >= 2 * self._threads
 
     def _run_apart(self, images: NDArray[Any]) -> NDArray[Any]:
+        session = self._apart
         size = min(PIECE, math.ceil(len(images) / self._threads))
         pieces = [images[i : i + size] for i in range(0, len(images), size)]
-        return np.concatenate(list(self._pool.map(self._run_alone, pieces)))
+        return np.concatenate(list(self._pool.map(partial(self._answers, session), pieces)))
 
-    def _run_alone(self, images: NDArray[Any]) -> NDArray[Any]:
-        return _answers(self._apart, self.inputs[0].name, images)
+    @cached_property
+    def _apart(self) -> Any:
+        # Not loaded where all batches are too small for it, with many threads: it takes memory.
+        return self._load_apart()
 
-    def _run(self, images: NDArray[Any]) -> NDArray[Any]:
-        return _answers(self._together, self.inputs[0].name, images)
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._threads, thread_name_prefix="onnx")
 
-
-def _answers(session: Any, name: str, images: NDArray[Any]) -> NDArray[Any]:
-    return np.asarray(session.run(None, {name: images})[0])
+    def _answers(self, session: Any, images: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(session.run(None, {self.inputs[0].name: images})[0])
 
 
 def _load(path: Path, provider: str, threads: int, precision: str, *, streams: int) -> Any:
