@@ -10,7 +10,7 @@ import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,10 @@ from imageserve.models.classifier_checks import first_line
 PIECE = 2
 """Most pictures that one thread computes at once. More do not fit into its caches between two
 layers, and leave threads waiting for the last one at the end of a batch; see decision 17."""
+
+MOST_APART = 16
+"""With more threads than that no batch of 32 has two pictures for each, and a second session would
+take memory for nothing."""
 
 _OPENVINO = "OpenVINOExecutionProvider"
 _LAST = "CPUExecutionProvider"
@@ -74,8 +78,11 @@ class OnnxSession:
         self.inputs = _tensors(self._together.get_inputs())
         self.outputs = _tensors(self._together.get_outputs())
         self.properties = dict(self._together.get_modelmeta().custom_metadata_map)
-        self._threads = threads if provider in _ON_CPU else 1
-        self._load_apart = partial(load, streams=threads)
+        self._threads = threads
+        self._apart = None
+        if provider in _ON_CPU and 1 < threads <= MOST_APART:
+            self._apart = load(streams=threads)
+            self._pool = ThreadPoolExecutor(threads, thread_name_prefix="onnx")
 
     def run(self, images: NDArray[Any]) -> NDArray[Any]:
         """Return the first output for a batch.
@@ -96,22 +103,12 @@ class OnnxSession:
 
     def _is_for_apart(self, images: NDArray[Any]) -> bool:
         # Below, the threads that get one picture less than the others would idle for too long.
-        return self._threads > 1 and len(images) >= 2 * self._threads
+        return self._apart is not None and len(images) >= 2 * self._threads
 
     def _run_apart(self, images: NDArray[Any]) -> NDArray[Any]:
-        session = self._apart
         size = min(PIECE, math.ceil(len(images) / self._threads))
         pieces = [images[i : i + size] for i in range(0, len(images), size)]
-        return np.concatenate(list(self._pool.map(partial(self._answers, session), pieces)))
-
-    @cached_property
-    def _apart(self) -> Any:
-        # Not loaded where all batches are too small for it, with many threads: it takes memory.
-        return self._load_apart()
-
-    @cached_property
-    def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(self._threads, thread_name_prefix="onnx")
+        return np.concatenate(list(self._pool.map(partial(self._answers, self._apart), pieces)))
 
     def _answers(self, session: Any, images: NDArray[Any]) -> NDArray[Any]:
         return np.asarray(session.run(None, {self.inputs[0].name: images})[0])
