@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from typing import Any
 
@@ -22,15 +23,8 @@ _READY_BATCHES = 4
 _SIZE = 224
 """Of the networks that are known by name, height and width."""
 
-_PROVIDERS: list[tuple[str, dict[str, str]]] = [
-    ("CUDAExecutionProvider", {}),
-    (
-        "OpenVINOExecutionProvider",
-        {"load_config": json.dumps({"CPU": {"INFERENCE_PRECISION_HINT": "f32"}})},
-    ),
-    ("CPUExecutionProvider", {}),
-]
-_PIECE = 8
+_PIECE = 2
+_THREADS = len(os.sched_getaffinity(0))
 
 Call = Callable[[Any], object]
 Ways = dict[str, Call]
@@ -90,14 +84,27 @@ def networks(keras: Any) -> dict[str, tuple[Any, Any]]:
 
 
 def _session(path: str) -> tuple[Any, tuple[int, int]]:
+    together, apart = (_onnx(path, streams) for streams in (1, _THREADS))
+    height, width = together.get_inputs()[0].shape[1:3]
+    return (together, apart), (height, width)
+
+
+def _onnx(path: str, streams: int) -> Any:
+    """Load a file for so many calls at once."""
     onnxruntime: Any = importlib.import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = _THREADS // streams
+    config = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": str(streams)}
+    openvino = {"load_config": json.dumps({"CPU": config})}
+    wanted: list[tuple[str, dict[str, str]]] = [
+        ("CUDAExecutionProvider", {}),
+        ("OpenVINOExecutionProvider", openvino),
+        ("CPUExecutionProvider", {}),
+    ]
     have = onnxruntime.get_available_providers()
-    providers = [each for each in _PROVIDERS if each[0] in have]
-    session = onnxruntime.InferenceSession(path, options, providers=providers)
-    height, width = session.get_inputs()[0].shape[1:3]
-    return session, (height, width)
+    providers = [each for each in wanted if each[0] in have]
+    return onnxruntime.InferenceSession(path, options, providers=providers)
 
 
 def _on_tensorflow(model: Any, batch_size: int) -> Ways:
@@ -140,18 +147,22 @@ def _on_torch(model: Any, batch_size: int) -> Ways:
     return {"predict_on_batch": model.predict_on_batch, "inference_mode": call}
 
 
-def _on_onnx(session: Any, batch_size: int) -> Ways:
+def _on_onnx(sessions: Any, batch_size: int) -> Ways:
     del batch_size
-    (tensor,) = session.get_inputs()
+    together, apart = sessions
+    (tensor,) = together.get_inputs()
+    pool = ThreadPoolExecutor(_THREADS)
 
     def run(images: Any) -> None:
-        session.run(None, {tensor.name: images})
+        together.run(None, {tensor.name: images})
 
-    def in_pieces(images: Any) -> None:
-        for i in range(0, len(images), _PIECE):
-            run(images[i : i + _PIECE])
+    def a_piece(images: Any) -> None:
+        apart.run(None, {tensor.name: images})
 
-    return {"session.run": run, f"{_PIECE} at a time": in_pieces}
+    def by_threads(images: Any) -> None:
+        list(pool.map(a_piece, [images[i : i + _PIECE] for i in range(0, len(images), _PIECE)]))
+
+    return {"session.run": run, f"{_PIECE} per thread": by_threads}
 
 
 _WAYS: dict[str, Callable[[Any, int], Ways]] = {

@@ -35,7 +35,7 @@ RUNTIMES = (
     Runtime("tensorflow", "tensorflow", ("predict_on_batch", "tf.function")),
     Runtime("jax", "jax", ("predict_on_batch", "jax.jit"), {"KERAS_BACKEND": "jax"}),
     Runtime("torch", "torch", ("predict_on_batch", "inference_mode"), {"KERAS_BACKEND": "torch"}),
-    Runtime("onnx", "onnxruntime", ("session.run", "8 at a time"), {"MODEL_RUNTIME": "onnx"}),
+    Runtime("onnx", "onnxruntime", ("session.run", "2 per thread"), {"MODEL_RUNTIME": "onnx"}),
 )
 
 

@@ -16,6 +16,7 @@ from imageserve.models.agreement import drawn_pictures
 from imageserve.models.catalog import KNOWN
 from imageserve.models.networks import NETWORKS
 from imageserve.models.onnx_model import OnnxModel
+from imageserve.models.onnx_session import precisions
 
 keras = pytest.importorskip("keras")
 
@@ -238,16 +239,17 @@ def test_bench_prints_a_table_and_names_the_best_batch_size(
 
     run(
         *("bench", "shapes", "--batch-sizes", "1,4", "--rounds", "2", "--seconds", "0.01"),
-        *("--precisions", "float32,bfloat16", "--markdown", str(document)),
+        *("--precisions", "float32,bfloat16,float16", "--markdown", str(document)),
     )
 
     printed = capsys.readouterr()
     assert "round 2 of 2, batches of 4, onnx float32" in printed.err
     assert (
         "| batch size | keras tensorflow float32 | keras tensorflow bfloat16 "
-        "| onnx float32 | onnx bfloat16 |"
+        "| keras tensorflow float16 "
+        f"| {' | '.join(f'onnx {each}' for each in precisions())} |"
     ) in printed.out
-    assert "- onnx bfloat16: BATCH_SIZE=" in printed.out
+    assert "- onnx float32: BATCH_SIZE=" in printed.out
     written = document.read_text()
     assert written.startswith("before\n<!-- models bench: begin -->\n\n`shapes`, pictures a second")
     assert "old" not in written

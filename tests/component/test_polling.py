@@ -82,13 +82,16 @@ found["waited for"] = look(ours, 10_000)
 found["turns while waiting"] = list(turns)
 found["something there"] = look(ours, 0)
 ours.recv(1)
+gevent.spawn_later(0.05, theirs.sendall, b"x")
+found["waited for ever"] = look(ours, -1)
+ours.recv(1)
 found["nothing came"] = look(ours, 20)
 theirs.close()
 found["closed"] = look(ours, 0)
 
 poller = select.poll()
 poller.register(ours, select.POLLIN)
-poller.modify(ours, select.POLLOUT)
+poller.modify(ours.fileno(), select.POLLOUT)
 found["modified"] = poller.poll(0)[0][1] & select.POLLIN == 0
 poller.unregister(ours)
 found["unregistered"] = poller.poll(0) == []
@@ -106,6 +109,7 @@ def test_a_look_gives_nobody_a_turn_and_a_wait_everybody() -> None:
         "waited for": True,
         "turns while waiting": ["turn"],
         "something there": True,
+        "waited for ever": True,
         "nothing came": False,
         "closed": True,
         "modified": True,

@@ -502,11 +502,21 @@ def test_the_limits_of_the_settings_reach_the_queue(bench: Bench) -> None:
     assert bench.queue.limits[0] == Limits(1, 500, 0)
 
 
-def test_bytes_are_limited_too(bench: Bench) -> None:
+def test_bytes_are_limited_too(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.config = PredictorConfig(DecodingPolicy(), 100, 2 * 8 * 8 * 3, 60.0)
     bench.predictor = bench.make()
+    admissions: list[Admission] = []
+    enqueue = bench.queue.enqueue
+
+    def noted(*args: Any) -> Admission:
+        admissions.append(enqueue(*args))
+        return admissions[-1]
+
+    monkeypatch.setattr(bench.queue, "enqueue", noted)
     request = bench.begin(A, B, C)
 
+    # An answer makes room again: none before the third is refused.
+    eventually(lambda: len(admissions) == 3, "three pictures at the queue")
     bench.answer_all(2)
 
     assert labels(done(request)) == [label(A), label(B), "queue_full"]

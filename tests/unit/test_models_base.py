@@ -19,6 +19,7 @@ def labels_of(scores: list[float], top: int) -> list[str]:
         pytest.param([0.1, 0.6, 0.0, 0.3], 1, ["bee"], id="top 1"),
         pytest.param([0.1, 0.6, 0.0, 0.3], 4, ["bee", "dog", "ant", "cat"], id="all classes"),
         pytest.param([0.1, 0.6, 0.0, 0.3], 9, ["bee", "dog", "ant", "cat"], id="more than classes"),
+        pytest.param([0.1, 0.6, 0.0, 0.3], 0, [], id="none"),
         pytest.param([0.25] * 4, 3, ["ant", "bee", "cat"], id="all tie"),
         pytest.param([0.2, 0.2, 0.4, 0.2], 2, ["cat", "ant"], id="a tie for the last place"),
         pytest.param([0.1, 0.4, 0.1, 0.4], 2, ["bee", "dog"], id="a tie for the first place"),

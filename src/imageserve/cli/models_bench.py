@@ -51,7 +51,8 @@ def _models(
     """Load the model once for each engine, by the engine's name."""
     if is_onnx_only(settings):
         return {
-            f"onnx {each}": load(settings, runtime="onnx", precision=each) for each in precisions
+            f"onnx {each}": load(settings, runtime="onnx", precision=each)
+            for each in _of_onnx(precisions)
         }
     models = {
         f"keras {settings.keras_backend} {precision}": load(
@@ -76,7 +77,14 @@ def _exported(
     source = source or load(settings, runtime="keras", precision="float32", xla=False)
     with tempfile.TemporaryDirectory(prefix="imageserve-") as folder:
         export(source, Path(folder), DEFAULT_INTERPOLATION)
-        return {f"onnx {each}": load_written(Path(folder), each) for each in precisions}
+        return {f"onnx {each}": load_written(Path(folder), each) for each in _of_onnx(precisions)}
+
+
+def _of_onnx(precisions: Sequence[str]) -> Sequence[str]:
+    """Return those in which ONNX Runtime can compute here, float32 if none of them."""
+    from imageserve.models import onnx_session
+
+    return [each for each in precisions if each in onnx_session.precisions()] or ["float32"]
 
 
 def _table(name: str, speeds: Speeds, sizes: Sequence[int]) -> Iterator[str]:

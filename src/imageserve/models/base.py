@@ -84,7 +84,8 @@ def _best_classes(
     n, classes = scores.shape
     kept = min(top, classes)
     # argpartition alone would choose freely among classes that tie for the last place.
-    least = np.partition(scores, classes - kept, axis=1)[:, classes - kept]
+    last = classes - max(kept, 1)
+    least = np.partition(scores, last, axis=1)[:, last]
     rows, candidates = np.nonzero(scores >= least[:, np.newaxis])
     order = np.lexsort((candidates, -scores[rows, candidates], rows))
     begins = np.searchsorted(rows, np.arange(n))  # lexsort leaves the rows where they are.

@@ -7,6 +7,7 @@ pictures of its own; a single picture by all of them together. So there are two 
 import json
 import logging
 import math
+import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,9 +22,9 @@ from numpy.typing import NDArray
 from imageserve.errors import ModelLoadError, ModelOutOfMemory
 from imageserve.models.classifier_checks import first_line
 
-PIECE = 2
-"""Most pictures that one thread computes at once. More do not fit into its caches between two
-layers, and leave threads waiting for the last one at the end of a batch; see decision 17."""
+PIECE, MOST = 2, 4
+"""How many pictures one thread computes at once: as a rule, and at most. More do not fit into its
+caches between two layers, and leave threads waiting for the last one; see decision 17."""
 
 MOST_APART = 16
 """With more threads than that no batch of 32 has two pictures for each, and a second session would
@@ -39,8 +40,10 @@ _MEMORY_SIGNS = (
     "bad allocation",
     "bad_alloc",
     "out of memory",
+    "can't start new thread",
 )
 _ERROR_ONLY = 3
+_START_S = 30.0
 
 _logger = logging.getLogger(__name__)
 
@@ -65,24 +68,25 @@ class OnnxSession:
         Raises:
             ModelLoadError: ONNX Runtime cannot.
         """
-        provider = next(name for name in _FASTEST_FIRST if name in _available())
-        if precision != "float32" and provider != _OPENVINO:
+        if precision not in precisions():
             raise ModelLoadError(
-                f"PRECISION={precision}: ONNX Runtime computes with {provider} here, which takes "
+                f"PRECISION={precision}: ONNX Runtime computes with {_fastest()} here, which takes "
                 "a file as it is: install onnxruntime-openvino instead, leave PRECISION out, or "
                 "set MODEL_RUNTIME=keras"
             )
-        load = partial(_load, path, provider, threads, precision)
+        load = partial(_load, path, threads, precision)
         self._together = load(streams=1)
-        _logger.info("ONNX Runtime computes with %s in %s", provider, precision)
+        # What was asked for may have had no device to work on.
+        provider = self._together.get_providers()[0]
+        _logger.info("ONNX Runtime computes with %s", provider)
         self.inputs = _tensors(self._together.get_inputs())
         self.outputs = _tensors(self._together.get_outputs())
         self.properties = dict(self._together.get_modelmeta().custom_metadata_map)
         self._threads = threads
         self._apart = None
-        if provider in _ON_CPU and 1 < threads <= MOST_APART:
-            self._apart = load(streams=threads)
-            self._pool = ThreadPoolExecutor(threads, thread_name_prefix="onnx")
+        if provider in _ON_CPU and threads <= MOST_APART:
+            self._apart = load(streams=threads) if threads > 1 else self._together
+            self._pool = _started(threads)
 
     def run(self, images: NDArray[Any]) -> NDArray[Any]:
         """Return the first output for a batch.
@@ -106,7 +110,7 @@ class OnnxSession:
         return self._apart is not None and len(images) >= 2 * self._threads
 
     def _run_apart(self, images: NDArray[Any]) -> NDArray[Any]:
-        size = min(PIECE, math.ceil(len(images) / self._threads))
+        size = piece_size(len(images), self._threads)
         pieces = [images[i : i + size] for i in range(0, len(images), size)]
         return np.concatenate(list(self._pool.map(partial(self._answers, self._apart), pieces)))
 
@@ -114,8 +118,30 @@ class OnnxSession:
         return np.asarray(session.run(None, {self.inputs[0].name: images})[0])
 
 
-def _load(path: Path, provider: str, threads: int, precision: str, *, streams: int) -> Any:
+def precisions() -> Sequence[str]:
+    """Return in what a file can be computed here."""
+    return ("float32", "bfloat16") if _fastest() == _OPENVINO else ("float32",)
+
+
+def piece_size(n: int, threads: int) -> int:
+    """Return into pieces of what size to divide a batch, so that the last thread ends soonest."""
+
+    def computed(size: int) -> int:
+        return math.ceil(math.ceil(n / size) / threads) * size
+
+    return min(range(1, MOST + 1), key=lambda size: (computed(size), abs(size - PIECE)))
+
+
+def _started(threads: int) -> ThreadPoolExecutor:
+    """Return a pool whose threads run: later there may be no memory for them."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="onnx")
+    list(pool.map(threading.Barrier(threads).wait, [_START_S] * threads))
+    return pool
+
+
+def _load(path: Path, threads: int, precision: str, *, streams: int) -> Any:
     """Make a session that computes ``streams`` calls at once, with so many threads on the whole."""
+    provider = _fastest()
     options = onnxruntime.SessionOptions()
     # Of itself ONNX Runtime starts a thread for each processor of the machine, however few of them
     # the container may use. With one thread, whoever calls computes.
@@ -140,9 +166,9 @@ def _load(path: Path, provider: str, threads: int, precision: str, *, streams: i
         ) from error
 
 
-def _available() -> Sequence[str]:
-    providers: Sequence[str] = onnxruntime.get_available_providers()
-    return providers
+def _fastest() -> str:
+    available = onnxruntime.get_available_providers()
+    return next(name for name in _FASTEST_FIRST if name in available)
 
 
 def _openvino_options(threads: int, streams: int, precision: str) -> dict[str, str]:

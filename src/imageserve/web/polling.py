@@ -16,26 +16,31 @@ class Poll:
     """A ``select.poll`` that asks the system where it need not wait, and gevent where it must."""
 
     def __init__(self) -> None:
-        self._masks: dict[Any, int] = {}
+        self._masks: dict[int, int] = {}
 
     def register(
         self, fd: Any, eventmask: int = select.POLLIN | select.POLLPRI | select.POLLOUT
     ) -> None:
-        self._masks[fd] = eventmask
+        self._masks[_number(fd)] = eventmask
 
     modify = register
 
     def unregister(self, fd: Any) -> None:
-        del self._masks[fd]
+        del self._masks[_number(fd)]
 
     def poll(self, timeout: float | None = None) -> list[tuple[int, int]]:
-        """Return what is ready, within ``timeout`` milliseconds; None waits for ever."""
-        waits = timeout is None or timeout > 0
-        poller = poll_of_gevent() if waits else monkey.get_original("select", "poll")()
+        """Return what is ready within ``timeout`` milliseconds; None and -1 wait for ever."""
+        looks = timeout == 0
+        poller = monkey.get_original("select", "poll")() if looks else poll_of_gevent()
         for fd, mask in self._masks.items():
             poller.register(fd, mask)
         ready: list[tuple[int, int]] = poller.poll(timeout)
         return ready
+
+
+def _number(fd: Any) -> int:
+    number: int = fd if isinstance(fd, int) else fd.fileno()
+    return number
 
 
 def look_without_waiting() -> None:
