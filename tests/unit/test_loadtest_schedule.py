@@ -3,7 +3,7 @@
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from imageserve.loadtest.schedule import (
@@ -39,6 +39,7 @@ def test_constant_arrivals_are_as_many_as_the_rates_ask_for(parts: list[Stretch]
 
 
 @given(st.floats(0.1, 10), rates, rates, st.floats(0, 1))
+@example(1.0, 0.0, 1.2e-308, 1.0)  # What is to be added up vanishes between two numbers.
 def test_a_ramp_has_sent_at_any_time_what_its_rate_has_added_up_to(
     seconds: float, rate: float, to_rate: float, share: float
 ) -> None:

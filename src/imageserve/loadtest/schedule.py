@@ -44,7 +44,10 @@ class Stretch:
         """
         slope = (self.to_rate_per_s - self.rate_per_s) / self.seconds
         root = math.sqrt(max(0.0, self.rate_per_s**2 + 2 * slope * requests))
-        return min(self.seconds, 2 * requests / (self.rate_per_s + root)) if requests else 0.0
+        if not requests:
+            return 0.0
+        speed = self.rate_per_s + root
+        return min(self.seconds, 2 * requests / speed) if speed else self.seconds
 
 
 def instants(
