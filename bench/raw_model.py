@@ -23,6 +23,7 @@ _READY_BATCHES = 4
 _SIZE = 224
 """Of the networks that are known by name, height and width."""
 
+_CUDA = "CUDAExecutionProvider"
 _PIECE = 2
 _THREADS = len(os.sched_getaffinity(0))
 
@@ -84,9 +85,11 @@ def networks(keras: Any) -> dict[str, tuple[Any, Any]]:
 
 
 def _session(path: str) -> tuple[Any, tuple[int, int]]:
-    together, apart = (_onnx(path, streams) for streams in (1, _THREADS))
-    height, width = together.get_inputs()[0].shape[1:3]
-    return (together, apart), (height, width)
+    sessions = [_onnx(path, streams=1)]
+    if sessions[0].get_providers()[0] != _CUDA:
+        sessions.append(_onnx(path, _THREADS))
+    height, width = sessions[0].get_inputs()[0].shape[1:3]
+    return sessions, (height, width)
 
 
 def _onnx(path: str, streams: int) -> Any:
@@ -98,7 +101,7 @@ def _onnx(path: str, streams: int) -> Any:
     config = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": str(streams)}
     openvino = {"load_config": json.dumps({"CPU": config})}
     wanted: list[tuple[str, dict[str, str]]] = [
-        ("CUDAExecutionProvider", {}),
+        (_CUDA, {}),
         ("OpenVINOExecutionProvider", openvino),
         ("CPUExecutionProvider", {}),
     ]
@@ -149,20 +152,22 @@ def _on_torch(model: Any, batch_size: int) -> Ways:
 
 def _on_onnx(sessions: Any, batch_size: int) -> Ways:
     del batch_size
-    together, apart = sessions
+    together, *apart = sessions
     (tensor,) = together.get_inputs()
-    pool = ThreadPoolExecutor(_THREADS)
 
-    def run(images: Any) -> None:
-        together.run(None, {tensor.name: images})
+    def run(session: Any, images: Any) -> None:
+        session.run(None, {tensor.name: images})
 
-    def a_piece(images: Any) -> None:
-        apart.run(None, {tensor.name: images})
+    ways: Ways = {"session.run": partial(run, together)}
+    if apart:
+        pool = ThreadPoolExecutor(_THREADS)
 
-    def by_threads(images: Any) -> None:
-        list(pool.map(a_piece, [images[i : i + _PIECE] for i in range(0, len(images), _PIECE)]))
+        def by_threads(images: Any) -> None:
+            pieces = [images[i : i + _PIECE] for i in range(0, len(images), _PIECE)]
+            list(pool.map(partial(run, apart[0]), pieces))
 
-    return {"session.run": run, f"{_PIECE} per thread": by_threads}
+        ways[f"{_PIECE} per thread"] = by_threads
+    return ways
 
 
 _WAYS: dict[str, Callable[[Any, int], Ways]] = {
