@@ -8,11 +8,11 @@ from random import Random
 
 from bench.plan import say
 from bench.stacks import Redis
-from imageserve.jobs.keys import Keys
-from imageserve.jobs.messages import Job
-from imageserve.jobs.queue import Limits, Verdict
-from imageserve.jobs.redis_connection import RedisAccess
-from imageserve.jobs.redis_queue import RedisQueue
+from imageserve.queue.keys import Keys
+from imageserve.queue.queue import Limits, Verdict
+from imageserve.queue.redis.connection import RedisAccess
+from imageserve.queue.redis_queue import RedisQueue
+from imageserve.queue.wire import Job
 
 _TIMEOUT_MS = 1_800_000
 _PATIENCE_S = 180.0

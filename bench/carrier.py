@@ -10,11 +10,11 @@ import threading
 import uuid
 from itertools import count
 
-from imageserve.jobs.messages import Job, Result, decode_job
-from imageserve.jobs.queue import Finished, Lease, Limits, Verdict
-from imageserve.jobs.redis_connection import RedisAccess
-from imageserve.jobs.redis_queue import RedisQueue
 from imageserve.predictions import Prediction
+from imageserve.queue.queue import Finished, Lease, Limits, Verdict
+from imageserve.queue.redis.connection import RedisAccess
+from imageserve.queue.redis_queue import RedisQueue
+from imageserve.queue.wire import Job, Result, decode_job
 
 BATCH = 32
 _LEASE = Lease(lease_ms=60_000)

@@ -23,10 +23,10 @@ from random import Random
 import redis
 
 from bench.processes import Bed, python
-from imageserve.jobs.messages import Job, decode_result
-from imageserve.jobs.queue import Limits, Verdict
-from imageserve.jobs.redis_connection import RedisAccess
-from imageserve.jobs.redis_queue import RedisQueue
+from imageserve.queue.queue import Limits, Verdict
+from imageserve.queue.redis.connection import RedisAccess
+from imageserve.queue.redis_queue import RedisQueue
+from imageserve.queue.wire import Job, decode_result
 
 PATIENCE_S = 10.0
 """How long results that are outstanding at the end are waited for."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from imageserve.settings import Settings
+from imageserve.config.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 START_S = 120.0

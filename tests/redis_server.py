@@ -27,8 +27,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from imageserve.jobs.redis_connection import RedisAccess
-from imageserve.jobs.redis_queue import RedisQueue
+from imageserve.queue.redis.connection import RedisAccess
+from imageserve.queue.redis_queue import RedisQueue
 
 PATIENCE_S = 20.0
 """How long a test waits for something that should be there at once, on a busy machine."""

@@ -17,7 +17,7 @@ from tests.chart.situations import (
 )
 from tests.chart.test_chart_settings import programs
 
-from imageserve.settings import Settings
+from imageserve.config.settings import Settings
 
 PACKAGE = ROOT / "src" / "imageserve"
 

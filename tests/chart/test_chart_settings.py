@@ -13,11 +13,11 @@ from tests.chart.helm import CHART, Helm, Object
 from tests.chart.objects import PodTemplate, of_kind, pod_templates, the, title
 from tests.chart.situations import EVERYTHING, KEYS, PASSWORD, SITUATIONS, Situation, each_situation
 
+from imageserve.config.settings import Settings
 from imageserve.errors import Forbidden
-from imageserve.model_entries import ModelEntry, engine_of, model_entries, worker_entry
 from imageserve.models import Engine
+from imageserve.models.entries import ModelEntry, engine_of, model_entries, worker_entry
 from imageserve.models.networks import NETWORKS
-from imageserve.settings import Settings
 from imageserve.web.api_keys import ApiKeys
 
 SETTINGS = {each.metadata["env"] for each in fields(Settings)}

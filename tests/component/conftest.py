@@ -9,9 +9,9 @@ import pytest
 import redis
 from tests.redis_server import PATIENCE_S
 
-from imageserve.jobs.redis_connection import RedisAccess
-from imageserve.jobs.redis_queue import RedisQueue
-from imageserve.jobs.redis_replies import RedisReplies
+from imageserve.queue.redis.connection import RedisAccess
+from imageserve.queue.redis_queue import RedisQueue
+from imageserve.queue.redis_replies import RedisReplies
 
 
 class Listened(Protocol):

@@ -11,8 +11,8 @@ from imageserve.autoscaler.kubernetes_cluster import connect
 from imageserve.autoscaler.lease import Election, Leadership
 from imageserve.autoscaler.scaling_file import read_scaling_file
 from imageserve.cli import autoscaler, autoscaler_explain
+from imageserve.config.settings import Settings
 from imageserve.errors import SettingsError
-from imageserve.settings import Settings
 
 
 @pytest.fixture

@@ -20,9 +20,9 @@ from imageserve.autoscaler.model_scaler import ModelScaler
 from imageserve.autoscaler.scaling_file import ModelScaling
 from imageserve.autoscaler.sizing import Policy
 from imageserve.errors import QueueError, QueueUnavailable
-from imageserve.jobs.observations import Reading
-from imageserve.jobs.queue import Snapshot, WorkerInfo
 from imageserve.probes import ProbeServer
+from imageserve.queue.observations import Reading
+from imageserve.queue.queue import Snapshot, WorkerInfo
 
 WORKER = WorkerInfo("w", "m", (8, 8, 3), 8, {8: 800.0}, "ready", "pod-1", 1_000_000)
 BUSY = Snapshot(1_000_000, 100_000, 0, 0, 0, 60_000, {"accepted": 100_000}, (WORKER,))

@@ -15,8 +15,8 @@ from imageserve.autoscaler.report import Mode
 from imageserve.autoscaler.sample import Sample
 from imageserve.autoscaler.scaling_file import ModelScaling
 from imageserve.autoscaler.sizing import Policy
-from imageserve.jobs.observations import Reading
-from imageserve.jobs.queue import Snapshot, WorkerInfo
+from imageserve.queue.observations import Reading
+from imageserve.queue.queue import Snapshot, WorkerInfo
 
 MODEL = "imageserve-model-shapes"
 #: One pod does 100 a second; nothing is waited for on the way down.

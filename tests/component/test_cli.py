@@ -23,12 +23,12 @@ import imageserve
 from imageserve.cli import COMMANDS, main
 from imageserve.cli import run as run_command
 from imageserve.cli import web as web_command
+from imageserve.config.settings import Settings, table
 from imageserve.errors import QueueForbidden, QueueUnavailable
-from imageserve.jobs.messages import Job
-from imageserve.jobs.queue import Lease, Limits, WorkerInfo
-from imageserve.jobs.redis_connection import RedisAccess
-from imageserve.jobs.redis_queue import RedisQueue
-from imageserve.settings import Settings, table
+from imageserve.queue.queue import Lease, Limits, WorkerInfo
+from imageserve.queue.redis.connection import RedisAccess
+from imageserve.queue.redis_queue import RedisQueue
+from imageserve.queue.wire import Job
 from imageserve.supervisor import Child
 from imageserve.web.drain import DrainFlag, create_flag_file
 

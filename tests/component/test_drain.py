@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from imageserve.settings import Settings
+from imageserve.config.settings import Settings
 from imageserve.web.drain import DrainFlag, create_flag_file
 from imageserve.web.run_dir import run_dir
 

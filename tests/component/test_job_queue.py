@@ -13,19 +13,11 @@ from typing import Any, Protocol
 
 import pytest
 import redis
+from tests.memory_queue import MemoryQueue
 from tests.redis_server import QueueMaker, RedisServers, eventually, executables
 
-from imageserve.jobs.memory_queue import MemoryQueue
-from imageserve.jobs.messages import (
-    Job,
-    Result,
-    ResultError,
-    UnsupportedJob,
-    decode_job,
-    decode_result,
-    encode_job,
-)
-from imageserve.jobs.queue import (
+from imageserve.predictions import Prediction
+from imageserve.queue.queue import (
     LIVE_MS,
     SILENT_MS,
     Admission,
@@ -38,9 +30,17 @@ from imageserve.jobs.queue import (
     WorkerInfo,
     live_tables,
 )
-from imageserve.jobs.redis_queue import RedisQueue
-from imageserve.jobs.replies import Waiters
-from imageserve.predictions import Prediction
+from imageserve.queue.redis_queue import RedisQueue
+from imageserve.queue.replies import Waiters
+from imageserve.queue.wire import (
+    Job,
+    Result,
+    ResultError,
+    UnsupportedJob,
+    decode_job,
+    decode_result,
+    encode_job,
+)
 
 HELD = Lease(lease_ms=60_000)
 LOST = Lease(lease_ms=1)

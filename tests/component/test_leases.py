@@ -4,12 +4,12 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 
 import pytest
+from tests.memory_queue import MemoryQueue
 from tests.redis_server import eventually
 
 from imageserve.errors import QueueUnavailable
-from imageserve.jobs.memory_queue import MemoryQueue
-from imageserve.jobs.messages import Job
-from imageserve.jobs.queue import Lease, Limits
+from imageserve.queue.queue import Lease, Limits
+from imageserve.queue.wire import Job
 from imageserve.worker.leases import LEAST_PATIENCE_S, LeaseKeeper
 
 LEASE_MS = 30

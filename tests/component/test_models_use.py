@@ -8,10 +8,10 @@ import pytest
 from tests.redis_server import QueueMaker, RedisServer
 
 from imageserve.cli import main
-from imageserve.jobs.queue import WorkerInfo
-from imageserve.jobs.redis_connection import RedisAccess
-from imageserve.jobs.redis_queue import RedisQueue
-from imageserve.jobs.wanted import decode_wanted
+from imageserve.queue.desired import decode_wanted
+from imageserve.queue.queue import WorkerInfo
+from imageserve.queue.redis.connection import RedisAccess
+from imageserve.queue.redis_queue import RedisQueue
 
 Capture = pytest.CaptureFixture[str]
 

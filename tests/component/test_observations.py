@@ -10,12 +10,12 @@ import redis
 from tests.redis_server import DroppingProxy, QueueMaker, RedisServer, eventually
 
 from imageserve.errors import QueueError, QueueUnavailable
-from imageserve.jobs.keys import Keys
-from imageserve.jobs.messages import Job, decode_job
-from imageserve.jobs.observations import JobLook, QueueReader
-from imageserve.jobs.queue import Lease, Limits
-from imageserve.jobs.redis_connection import RedisAccess
-from imageserve.jobs.redis_queue import RedisQueue
+from imageserve.queue.keys import Keys
+from imageserve.queue.observations import JobLook, QueueReader
+from imageserve.queue.queue import Lease, Limits
+from imageserve.queue.redis.connection import RedisAccess
+from imageserve.queue.redis_queue import RedisQueue
+from imageserve.queue.wire import Job, decode_job
 
 HELD = Lease(lease_ms=60_000)
 KEYS = Keys("image_queue")
@@ -132,7 +132,7 @@ def test_a_lost_answer_is_asked_for_again(shared_redis: RedisServer) -> None:
 def test_a_server_that_hangs_is_given_up(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imageserve.jobs.observations.COMMAND_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("imageserve.queue.observations.COMMAND_TIMEOUT_S", 0.2)
     reader = reader_of(redis_server)
     reader.read()
     redis_server.pause()

@@ -37,8 +37,8 @@ class Blocked:
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Blocked())
 from imageserve.errors import ModelLoadError
-from imageserve.model_entries import engine_of, load_entry, worker_entry
-from imageserve.settings import Settings
+from imageserve.models.entries import engine_of, load_entry, worker_entry
+from imageserve.config.settings import Settings
 settings = Settings.from_env({"MODEL": sys.argv[1], "MODEL_RUNTIME": "onnx"})
 model = load_entry(worker_entry(settings), engine_of(settings))
 images = numpy.random.default_rng(5).integers(0, 256, (3, 8, 8, 3), dtype=numpy.uint8)

@@ -4,12 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.memory_queue import MemoryQueue
 
 from imageserve.errors import QueueUnavailable
-from imageserve.jobs.memory_queue import MemoryQueue
-from imageserve.jobs.messages import Job
-from imageserve.jobs.queue import Lease, Limits, Snapshot, WorkerInfo
-from imageserve.model_entries import ModelEntry
+from imageserve.models.entries import ModelEntry
+from imageserve.queue.queue import Lease, Limits, Snapshot, WorkerInfo
+from imageserve.queue.wire import Job
 from imageserve.web.capacity_view import CapacityView
 from imageserve.web.overview import Overview
 from imageserve.web.predictor import Served

@@ -11,10 +11,10 @@ from gevent import monkey
 monkey.patch_all()
 import json, sys, time
 import gevent, redis
-from imageserve.jobs.messages import Job
-from imageserve.jobs.queue import Limits
-from imageserve.jobs.redis_connection import RedisAccess
-from imageserve.jobs.redis_queue import RedisQueue
+from imageserve.queue.wire import Job
+from imageserve.queue.queue import Limits
+from imageserve.queue.redis.connection import RedisAccess
+from imageserve.queue.redis_queue import RedisQueue
 from imageserve.web.polling import look_without_waiting
 if sys.argv[2] == "ours":
     look_without_waiting()

@@ -11,6 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from tests.memory_queue import MemoryQueue
 from tests.pictures import encoded, jpeg, photo
 from tests.redis_server import PATIENCE_S, eventually
 
@@ -31,13 +32,12 @@ from imageserve.errors import (
     UnknownModel,
     WouldTimeOut,
 )
-from imageserve.jobs.memory_queue import MemoryQueue
-from imageserve.jobs.messages import Job, Result, ResultError, UnsupportedJob, decode_job
-from imageserve.jobs.queue import Admission, Finished, Lease, Limits, Verdict, WorkerInfo
-from imageserve.jobs.replies import JOB_LOST, Waiters
-from imageserve.model_entries import ModelEntry
+from imageserve.models.entries import ModelEntry
 from imageserve.models.stand_in import stand_in_label
 from imageserve.predictions import Prediction
+from imageserve.queue.queue import Admission, Finished, Lease, Limits, Verdict, WorkerInfo
+from imageserve.queue.replies import JOB_LOST, Waiters
+from imageserve.queue.wire import Job, Result, ResultError, UnsupportedJob, decode_job
 from imageserve.web import predictor as module
 from imageserve.web.capacity_view import CapacityView
 from imageserve.web.predictor import (

@@ -21,12 +21,12 @@ from tests.redis_server import (
 )
 
 from imageserve.errors import QueueForbidden, QueueUnavailable
-from imageserve.jobs.messages import Job, Result, ResultError
-from imageserve.jobs.observations import QueueReader
-from imageserve.jobs.queue import Finished, Lease, Limits, Verdict
-from imageserve.jobs.redis_connection import RedisAccess
-from imageserve.jobs.redis_queue import RedisQueue
-from imageserve.jobs.self_test import check_server
+from imageserve.queue.observations import QueueReader
+from imageserve.queue.queue import Finished, Lease, Limits, Verdict
+from imageserve.queue.redis.connection import RedisAccess
+from imageserve.queue.redis_queue import RedisQueue
+from imageserve.queue.self_test import check_server
+from imageserve.queue.wire import Job, Result, ResultError
 
 HELD = Lease(lease_ms=60_000)
 FIRST, SECOND = "resnet", "shapes"

@@ -21,10 +21,10 @@ from tests.redis_server import (
 )
 
 from imageserve.errors import QueueForbidden, QueueUnavailable, SettingsError
-from imageserve.jobs.messages import Job
-from imageserve.jobs.queue import Lease, Limits, Verdict
-from imageserve.jobs.redis_connection import RedisAccess, connect, redis_errors
-from imageserve.jobs.redis_queue import RedisQueue
+from imageserve.queue.queue import Lease, Limits, Verdict
+from imageserve.queue.redis.connection import RedisAccess, connect, redis_errors
+from imageserve.queue.redis_queue import RedisQueue
+from imageserve.queue.wire import Job
 
 PASSWORD = "p@ss/w#rd?%20"
 """Every character that a URL would trip over."""

@@ -30,10 +30,10 @@ from tests.redis_server import (
 )
 
 from imageserve.errors import QueueUnavailable
-from imageserve.jobs.keys import Keys
-from imageserve.jobs.messages import Job, Result, decode_job, decode_result
-from imageserve.jobs.queue import Claim, Finished, Lease, Limits, Verdict, WorkerInfo
-from imageserve.jobs.redis_queue import RedisQueue
+from imageserve.queue.keys import Keys
+from imageserve.queue.queue import Claim, Finished, Lease, Limits, Verdict, WorkerInfo
+from imageserve.queue.redis_queue import RedisQueue
+from imageserve.queue.wire import Job, Result, decode_job, decode_result
 
 HELD = Lease(lease_ms=60_000)
 LOST = Lease(lease_ms=1)
@@ -358,8 +358,8 @@ def _wait_and_die(url: str) -> None:
     import os
     import signal
 
-    from imageserve.jobs.redis_connection import RedisAccess
-    from imageserve.jobs.redis_queue import RedisQueue
+    from imageserve.queue.redis.connection import RedisAccess
+    from imageserve.queue.redis_queue import RedisQueue
 
     RedisQueue(RedisAccess(url), "image_queue").wait(2)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -369,9 +369,9 @@ def _claim_and_die(url: str) -> None:
     import os
     import signal
 
-    from imageserve.jobs.queue import Lease
-    from imageserve.jobs.redis_connection import RedisAccess
-    from imageserve.jobs.redis_queue import RedisQueue
+    from imageserve.queue.queue import Lease
+    from imageserve.queue.redis.connection import RedisAccess
+    from imageserve.queue.redis_queue import RedisQueue
 
     RedisQueue(RedisAccess(url), "image_queue").claim(3, Lease(lease_ms=1), suspects=False)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -380,10 +380,10 @@ def _claim_and_die(url: str) -> None:
 def _work_until_killed(url: str) -> None:
     import time
 
-    from imageserve.jobs.messages import Result, decode_job
-    from imageserve.jobs.queue import Finished, Lease
-    from imageserve.jobs.redis_connection import RedisAccess
-    from imageserve.jobs.redis_queue import RedisQueue
+    from imageserve.queue.queue import Finished, Lease
+    from imageserve.queue.redis.connection import RedisAccess
+    from imageserve.queue.redis_queue import RedisQueue
+    from imageserve.queue.wire import Result, decode_job
 
     queue, turn = RedisQueue(RedisAccess(url), "image_queue"), 0
     while True:

@@ -8,11 +8,11 @@ from tests.component.conftest import Listen
 from tests.redis_server import PATIENCE_S, QueueMaker, RedisServer, eventually
 
 from imageserve.errors import QueueUnavailable
-from imageserve.jobs import redis_replies
-from imageserve.jobs.messages import Job, Result, ResultError, encode_result
-from imageserve.jobs.queue import Finished, Lease, Limits
-from imageserve.jobs.redis_queue import RedisQueue
-from imageserve.jobs.redis_replies import RedisReplies
+from imageserve.queue import redis_replies
+from imageserve.queue.queue import Finished, Lease, Limits
+from imageserve.queue.redis_queue import RedisQueue
+from imageserve.queue.redis_replies import RedisReplies
+from imageserve.queue.wire import Job, Result, ResultError, encode_result
 
 HELD = Lease(lease_ms=60_000)
 QUEUE = "image_queue"

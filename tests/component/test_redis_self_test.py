@@ -6,8 +6,8 @@ import pytest
 from tests.redis_server import RedisServer, free_port
 
 from imageserve.errors import QueueForbidden, QueueUnavailable
-from imageserve.jobs.redis_connection import RedisAccess
-from imageserve.jobs.self_test import check_server
+from imageserve.queue.redis.connection import RedisAccess
+from imageserve.queue.self_test import check_server
 
 BYTES_LIMIT = 2**20
 

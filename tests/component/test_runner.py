@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 
 from imageserve import metrics
 from imageserve.errors import ModelOutOfMemory
-from imageserve.jobs.messages import Job
 from imageserve.models.base import Model, best
 from imageserve.models.stand_in import StandIn, stand_in_label
 from imageserve.predictions import Prediction
+from imageserve.queue.wire import Job
 from imageserve.worker.batch import Outcome, Task
 from imageserve.worker.runner import Runner
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.memory_queue import MemoryQueue
 from tests.redis_server import (
     PATIENCE_S,
     Executable,
@@ -28,12 +29,11 @@ from tests.redis_server import (
 
 from imageserve import metrics
 from imageserve.errors import ModelLoadError, ModelOutOfMemory
-from imageserve.jobs.memory_queue import MemoryQueue
-from imageserve.jobs.messages import Job, Result
-from imageserve.jobs.queue import JobQueue, Lease, Limits, WorkerInfo
-from imageserve.jobs.wanted import Wanted, encode_wanted
-from imageserve.model_entries import ModelEntry
+from imageserve.models.entries import ModelEntry
 from imageserve.predictions import Prediction
+from imageserve.queue.desired import Wanted, encode_wanted
+from imageserve.queue.queue import JobQueue, Lease, Limits, WorkerInfo
+from imageserve.queue.wire import Job, Result
 from imageserve.worker.runner import Runner
 from imageserve.worker.swap import Swapper
 from imageserve.worker.versions import Candidate, Versions

@@ -5,12 +5,12 @@ import time
 from pathlib import Path
 
 import pytest
+from tests.memory_queue import MemoryQueue
 from tests.redis_server import eventually
 
-from imageserve.jobs.memory_queue import MemoryQueue
-from imageserve.jobs.queue import Lease
-from imageserve.model_entries import ModelEntry, load_entry
 from imageserve.models import Engine
+from imageserve.models.entries import ModelEntry, load_entry
+from imageserve.queue.queue import Lease
 from imageserve.worker.runner import Runner
 from imageserve.worker.swap import Reins, Swapper
 from imageserve.worker.versions import Candidate, Versions

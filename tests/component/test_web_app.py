@@ -15,17 +15,17 @@ from typing import Any
 import pytest
 from flask import Flask, abort
 from flask.testing import FlaskClient
+from tests.memory_queue import MemoryQueue
 from tests.pictures import encoded, hostile_pictures, jpeg, photo
 from tests.redis_server import PATIENCE_S
 from werkzeug.test import TestResponse
 
 from imageserve.decoding import DecodingPolicy, decode
 from imageserve.errors import QueueUnavailable, UploadTooSlow
-from imageserve.jobs.memory_queue import MemoryQueue
-from imageserve.jobs.messages import Job, Result
-from imageserve.jobs.queue import Admission, Lease, Limits, Snapshot, Verdict, WorkerInfo
-from imageserve.model_entries import ModelEntry
+from imageserve.models.entries import ModelEntry
 from imageserve.models.stand_in import StandIn, stand_in_label
+from imageserve.queue.queue import Admission, Lease, Limits, Snapshot, Verdict, WorkerInfo
+from imageserve.queue.wire import Job, Result
 from imageserve.web.api_keys import ApiKeys
 from imageserve.web.app import Server, WebConfig, create_app
 from imageserve.web.capacity_view import CapacityView

@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.memory_queue import MemoryQueue
 from tests.redis_server import PATIENCE_S, eventually
 
 from imageserve import metrics
 from imageserve.errors import QueueError, QueueUnavailable
-from imageserve.jobs.memory_queue import MemoryQueue
-from imageserve.jobs.messages import Job, Result, encode_job
-from imageserve.jobs.queue import Lease, Limits, WorkerInfo
 from imageserve.models.stand_in import StandIn, stand_in_label
 from imageserve.predictions import Prediction
+from imageserve.queue.queue import Lease, Limits, WorkerInfo
+from imageserve.queue.wire import Job, Result, encode_job
 from imageserve.worker import link
 from imageserve.worker.batch import read_batch
 from imageserve.worker.runner import Runner

@@ -19,8 +19,8 @@ from typing import Any, cast
 from tests.redis_server import RedisServer, eventually, free_port
 from tests.system.client import Client, at_once
 
-from imageserve.jobs.keys import Keys
-from imageserve.settings import Settings
+from imageserve.config.settings import Settings
+from imageserve.queue.keys import Keys
 
 START_S = 60.0
 """How long a process may take to start on a busy machine; TensorFlow takes its time."""

@@ -19,10 +19,10 @@ from tests.kubernetes_api import KubernetesApi, Request
 from tests.redis_server import RedisServer, eventually, free_port
 from tests.system.stack import START_S, Program, clean_environment
 
-from imageserve.jobs.messages import Job
-from imageserve.jobs.queue import Limits, WorkerInfo
-from imageserve.jobs.redis_connection import RedisAccess
-from imageserve.jobs.redis_queue import RedisQueue
+from imageserve.queue.queue import Limits, WorkerInfo
+from imageserve.queue.redis.connection import RedisAccess
+from imageserve.queue.redis_queue import RedisQueue
+from imageserve.queue.wire import Job
 
 MODEL = "imageserve-model-shapes"
 LEASE = "imageserve-autoscaler"

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imageserve.jobs.capacity import (
+from imageserve.queue.capacity import (
     BucketMs,
     expected_wait_ms,
     largest_backlog_in_time,

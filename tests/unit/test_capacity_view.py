@@ -3,10 +3,10 @@
 from collections.abc import Callable
 
 import pytest
+from tests.memory_queue import MemoryQueue
 
 from imageserve.errors import QueueUnavailable
-from imageserve.jobs.memory_queue import MemoryQueue
-from imageserve.jobs.queue import Snapshot, WorkerInfo
+from imageserve.queue.queue import Snapshot, WorkerInfo
 from imageserve.web.capacity_view import FRESH_S, STALE_S, CapacityView
 
 

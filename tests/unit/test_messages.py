@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imageserve.jobs.messages import (
+from imageserve.predictions import Prediction
+from imageserve.queue.wire import (
     Job,
     Result,
     ResultError,
@@ -19,7 +20,6 @@ from imageserve.jobs.messages import (
     encode_open_job,
     encode_result,
 )
-from imageserve.predictions import Prediction
 
 JOB = Job("id-1", "resnet50", (224, 224, 3), 5, "reply", "trace", 60_000, ts=7, deadline=9)
 RESULT = Result("id-1", "resnet50", 1.5, 2.5, 32, predictions=(Prediction("cat", 0.75),))

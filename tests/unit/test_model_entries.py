@@ -4,16 +4,16 @@ from pathlib import Path
 
 import pytest
 
+from imageserve.config.settings import Settings
 from imageserve.errors import SettingsError
-from imageserve.model_entries import (
+from imageserve.models import Engine
+from imageserve.models.entries import (
     ModelEntry,
     engine_of,
     load_entry,
     model_entries,
     worker_entry,
 )
-from imageserve.models import Engine
-from imageserve.settings import Settings
 
 SEVERAL = """
 flowers:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import imageserve
-from imageserve.settings import table
+from imageserve.config.settings import table
 
 ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"

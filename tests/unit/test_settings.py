@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from imageserve import decoding, settings
+from imageserve import decoding
+from imageserve.config import settings
+from imageserve.config.settings import Settings, table
 from imageserve.errors import SettingsError
-from imageserve.settings import Settings, table
 
 FIELDS = fields(Settings)
 VARIABLES = [field.metadata["env"] for field in FIELDS]

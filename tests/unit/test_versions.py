@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from imageserve.errors import ModelLoadError
-from imageserve.jobs.wanted import Wanted
-from imageserve.model_entries import ModelEntry
+from imageserve.models.entries import ModelEntry
+from imageserve.queue.desired import Wanted
 from imageserve.worker.versions import Versions, mark_of
 
 V2 = Wanted("shapes", "v2", 7)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imageserve.jobs.wanted import Wanted, decode_wanted, encode_wanted, parse_wanted
+from imageserve.queue.desired import Wanted, decode_wanted, encode_wanted, parse_wanted
 
 AT = 1_760_000_000_000
 

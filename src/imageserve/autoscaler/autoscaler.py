@@ -19,8 +19,8 @@ from imageserve.autoscaler.lease import Leadership
 from imageserve.autoscaler.model_scaler import ModelScaler
 from imageserve.autoscaler.sample import Sample
 from imageserve.errors import QueueError
-from imageserve.jobs.observations import Reading
 from imageserve.probes import Answer, state_answer
+from imageserve.queue.observations import Reading
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from imageserve.autoscaler.cluster import Pod
-from imageserve.jobs.queue import LIVE_MS, Snapshot, WorkerInfo
+from imageserve.queue.queue import LIVE_MS, Snapshot, WorkerInfo
 
 UNSCHEDULABLE_S = 60.0
 """The scheduler's first tries fail while a node is on its way; a pod counts after this long."""

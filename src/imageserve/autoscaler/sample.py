@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from statistics import harmonic_mean
 
 from imageserve.autoscaler.observation import Observation
-from imageserve.jobs.capacity import BucketMs
-from imageserve.jobs.observations import Reading
-from imageserve.jobs.queue import Snapshot, live_tables
+from imageserve.queue.capacity import BucketMs
+from imageserve.queue.observations import Reading
+from imageserve.queue.queue import Snapshot, live_tables
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """What several commands build from the settings."""
 
-from imageserve.jobs.redis_connection import RedisAccess
-from imageserve.settings import Settings
+from imageserve.config.settings import Settings
+from imageserve.queue.redis.connection import RedisAccess
 
 
 def redis_access(settings: Settings) -> RedisAccess:

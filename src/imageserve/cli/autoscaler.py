@@ -12,11 +12,11 @@ from imageserve.autoscaler.lease import Election, Leadership
 from imageserve.autoscaler.model_scaler import ModelScaler
 from imageserve.autoscaler.scaling_file import Scaling, read_scaling_file
 from imageserve.cli.access import redis_access
+from imageserve.config.settings import Settings
 from imageserve.errors import SettingsError
-from imageserve.jobs.observations import JobLook, QueueReader
 from imageserve.logger import setup_logging
 from imageserve.probes import ProbeServer
-from imageserve.settings import Settings
+from imageserve.queue.observations import JobLook, QueueReader
 
 log = logging.getLogger(__name__)
 

@@ -17,10 +17,10 @@ from imageserve.autoscaler.scaling_file import ModelScaling, Scaling
 from imageserve.autoscaler.sizing import State, size
 from imageserve.cli.access import redis_access
 from imageserve.cli.autoscaler import add_cluster_options, scaling_of
+from imageserve.config.settings import Settings
 from imageserve.errors import ClusterError, QueueError, SettingsError
-from imageserve.jobs.observations import QueueReader, Reading
-from imageserve.jobs.queue import live_tables
-from imageserve.settings import Settings
+from imageserve.queue.observations import QueueReader, Reading
+from imageserve.queue.queue import live_tables
 
 ASK_TIMEOUT_S = 1.0
 

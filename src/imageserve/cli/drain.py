@@ -4,8 +4,8 @@ import argparse
 import time
 from collections.abc import Mapping, Sequence
 
+from imageserve.config.settings import Settings
 from imageserve.errors import SettingsError
-from imageserve.settings import Settings
 from imageserve.web.drain import DrainFlag
 from imageserve.web.run_dir import run_dir
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from imageserve.cli.models_options import add_model_options
 from imageserve.cli.models_use import add_use
-from imageserve.model_entries import engine_of
+from imageserve.config.settings import Settings
 from imageserve.models.catalog import KNOWN
+from imageserve.models.entries import engine_of
 from imageserve.models.fetch import ENDING, download, fetch_weights
 from imageserve.models.networks import NETWORKS
-from imageserve.settings import Settings
 
 Action = Callable[[argparse.Namespace, Mapping[str, str]], int]
 

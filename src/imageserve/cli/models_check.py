@@ -11,6 +11,7 @@ from imageserve.cli.models_options import (
     load,
     settings_of,
 )
+from imageserve.config.settings import Settings
 from imageserve.errors import ModelLoadError, RequestError
 from imageserve.models.agreement import (
     Pictures,
@@ -23,7 +24,6 @@ from imageserve.models.agreement import (
 from imageserve.models.base import ScoringModel
 from imageserve.models.classifier_checks import check_scores
 from imageserve.models.reading import reading
-from imageserve.settings import Settings
 from imageserve.worker.runner import Runner
 
 

@@ -6,13 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from imageserve.config.settings import SHAPES, Settings
 from imageserve.errors import ModelLoadError
-from imageserve.model_entries import DEFAULT_INTERPOLATION, engine_of, load_entry, worker_entry
 from imageserve.models import load_model
+from imageserve.models.entries import DEFAULT_INTERPOLATION, engine_of, load_entry, worker_entry
 from imageserve.models.folder import read_facts
 from imageserve.models.source import find_source
 from imageserve.models.stand_in import is_stand_in
-from imageserve.settings import SHAPES, Settings
 
 if TYPE_CHECKING:
     from imageserve.models.base import ScoringModel

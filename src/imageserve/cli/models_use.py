@@ -5,12 +5,12 @@ import time
 from collections.abc import Iterator, Mapping
 
 from imageserve.cli.access import redis_access
+from imageserve.config.settings import Settings
 from imageserve.errors import SettingsError
-from imageserve.jobs.queue import LIVE_MS, JobQueue, Snapshot, WorkerInfo
-from imageserve.jobs.redis_queue import RedisQueue
-from imageserve.jobs.wanted import decode_wanted, encode_wanted, parse_wanted
-from imageserve.model_entries import ModelEntry, model_entries
-from imageserve.settings import Settings
+from imageserve.models.entries import ModelEntry, model_entries
+from imageserve.queue.desired import decode_wanted, encode_wanted, parse_wanted
+from imageserve.queue.queue import LIVE_MS, JobQueue, Snapshot, WorkerInfo
+from imageserve.queue.redis_queue import RedisQueue
 
 LOOK_S = 0.5
 

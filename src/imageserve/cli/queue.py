@@ -7,12 +7,12 @@ import time
 from collections.abc import Mapping, Sequence
 
 from imageserve.cli.access import redis_access
+from imageserve.config.settings import Settings
 from imageserve.errors import SettingsError
-from imageserve.jobs.capacity import expected_wait_ms, per_second
-from imageserve.jobs.queue import live_tables
-from imageserve.jobs.redis_queue import RedisQueue
-from imageserve.model_entries import ModelEntry, model_entries
-from imageserve.settings import Settings
+from imageserve.models.entries import ModelEntry, model_entries
+from imageserve.queue.capacity import expected_wait_ms, per_second
+from imageserve.queue.queue import live_tables
+from imageserve.queue.redis_queue import RedisQueue
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:

@@ -11,11 +11,11 @@ import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from imageserve.config.settings import Settings
 from imageserve.errors import SettingsError
 from imageserve.local_redis import DEFAULT_PORT, free_port, redis_command
 from imageserve.logger import setup_logging
-from imageserve.model_entries import model_entries
-from imageserve.settings import Settings
+from imageserve.models.entries import model_entries
 from imageserve.supervisor import Child, Supervisor
 
 SAMPLE = Path("loadtest/images/star-1.jpg")

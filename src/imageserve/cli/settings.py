@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Mapping, Sequence
 
-from imageserve.settings import table
+from imageserve.config.settings import table
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:

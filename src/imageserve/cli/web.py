@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from imageserve.cli.access import redis_access
+from imageserve.config.settings import Settings
 from imageserve.errors import QueueError, QueueForbidden, QueueUnavailable
 from imageserve.logger import setup_logging
-from imageserve.model_entries import model_entries
-from imageserve.settings import Settings
+from imageserve.models.entries import model_entries
 from imageserve.web.run_dir import run_dir
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def _refuse_unusable_redis(settings: Settings) -> None:
 
 
 def _check(settings: Settings) -> None:
-    from imageserve.jobs.self_test import check_server
+    from imageserve.queue.self_test import check_server
 
     for entry in model_entries(settings).values():
         check_server(redis_access(settings), entry.queue, settings.queue_bytes_limit)
@@ -104,8 +104,8 @@ def application() -> object:
 
 def _predictor(settings: Settings) -> "Predictor":
     from imageserve.decoding import DecodingPolicy
-    from imageserve.jobs.redis_queue import RedisQueue
-    from imageserve.jobs.redis_replies import RedisReplies
+    from imageserve.queue.redis_queue import RedisQueue
+    from imageserve.queue.redis_replies import RedisReplies
     from imageserve.web.capacity_view import CapacityView
     from imageserve.web.gunicorn_worker import offload
     from imageserve.web.predictor import Predictor, PredictorConfig, Served

@@ -13,13 +13,13 @@ from functools import partial
 
 from imageserve import metrics
 from imageserve.cli.access import redis_access
+from imageserve.config.settings import Settings
 from imageserve.errors import ModelError, QueueError, QueueUnavailable
-from imageserve.jobs.queue import Lease
-from imageserve.jobs.redis_queue import RedisQueue
-from imageserve.jobs.self_test import check_server
 from imageserve.logger import setup_logging
-from imageserve.model_entries import engine_of, load_entry, worker_entry
-from imageserve.settings import Settings
+from imageserve.models.entries import engine_of, load_entry, worker_entry
+from imageserve.queue.queue import Lease
+from imageserve.queue.redis_queue import RedisQueue
+from imageserve.queue.self_test import check_server
 from imageserve.worker.health import HealthServer
 from imageserve.worker.memory import keep_freed_memory
 from imageserve.worker.runner import Runner

@@ -18,11 +18,11 @@ from typing import Any
 
 import yaml
 
+from imageserve.config.settings import INTERPOLATIONS
 from imageserve.errors import ModelLoadError
 from imageserve.models.reading import reading
 from imageserve.models.scaling import SCALINGS
 from imageserve.models.version import is_version
-from imageserve.settings import INTERPOLATIONS
 
 FACTS_FILE = "imageserve.yaml"
 KERAS_FILE = "model.keras"

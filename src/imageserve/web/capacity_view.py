@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 
 from imageserve.errors import QueueError
-from imageserve.jobs.capacity import largest_backlog_in_time, per_second
-from imageserve.jobs.queue import JobQueue, Snapshot, live_tables
+from imageserve.queue.capacity import largest_backlog_in_time, per_second
+from imageserve.queue.queue import JobQueue, Snapshot, live_tables
 
 FRESH_S = 1.0
 STALE_S = 15.0

@@ -7,7 +7,7 @@ import os
 from typing import Any
 
 from imageserve import metrics
-from imageserve.settings import Settings
+from imageserve.config.settings import Settings
 from imageserve.web.drain import create_flag_file
 from imageserve.web.run_dir import run_dir
 

@@ -5,8 +5,8 @@ from typing import Any
 
 from gunicorn.glogging import Logger as GunicornLogger
 
+from imageserve.config.settings import Settings
 from imageserve.logger import setup_logging
-from imageserve.settings import Settings
 
 
 class Logger(GunicornLogger):  # type: ignore[misc]

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from imageserve.errors import QueueError
-from imageserve.jobs.capacity import expected_wait_ms, per_second
-from imageserve.jobs.queue import Snapshot, live_tables
 from imageserve.metrics import QueueReadings
+from imageserve.queue.capacity import expected_wait_ms, per_second
+from imageserve.queue.queue import Snapshot, live_tables
 from imageserve.web.predictor import Served
 
 log = logging.getLogger(__name__)

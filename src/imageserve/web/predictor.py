@@ -16,11 +16,11 @@ from functools import partial
 from imageserve import metrics
 from imageserve.decoding import DecodingPolicy, decode, open_picture
 from imageserve.errors import Busy, QueueError, RequestError, TimedOut, UnknownModel
-from imageserve.jobs.messages import Job
-from imageserve.jobs.queue import Admission, JobQueue, Limits, Verdict
-from imageserve.jobs.replies import JOB_LOST, Replies, Waiter
-from imageserve.model_entries import ModelEntry
+from imageserve.models.entries import ModelEntry
 from imageserve.predictions import Prediction
+from imageserve.queue.queue import Admission, JobQueue, Limits, Verdict
+from imageserve.queue.replies import JOB_LOST, Replies, Waiter
+from imageserve.queue.wire import Job
 from imageserve.web.capacity_view import CapacityView
 from imageserve.web.outage import Outage
 from imageserve.web.refusals import (

@@ -11,10 +11,10 @@ from imageserve.errors import (
     TimedOut,
     WouldTimeOut,
 )
-from imageserve.jobs.capacity import retry_after_s
-from imageserve.jobs.messages import ResultError
-from imageserve.jobs.queue import Admission, Limits, Verdict
-from imageserve.jobs.replies import JOB_LOST
+from imageserve.queue.capacity import retry_after_s
+from imageserve.queue.queue import Admission, Limits, Verdict
+from imageserve.queue.replies import JOB_LOST
+from imageserve.queue.wire import ResultError
 
 log = logging.getLogger(__name__)
 

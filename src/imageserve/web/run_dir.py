@@ -4,7 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
-from imageserve.settings import Settings
+from imageserve.config.settings import Settings
 
 
 def run_dir(settings: Settings) -> Path:

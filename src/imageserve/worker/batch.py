@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from imageserve.jobs.messages import Job, Result, ResultError, UnsupportedJob, decode_job
-from imageserve.jobs.queue import Claim, Finished, JobQueue
 from imageserve.predictions import Prediction
+from imageserve.queue.queue import Claim, Finished, JobQueue
+from imageserve.queue.wire import Job, Result, ResultError, UnsupportedJob, decode_job
 
 log = logging.getLogger(__name__)
 

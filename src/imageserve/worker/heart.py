@@ -5,7 +5,7 @@ import threading
 from collections.abc import Callable
 
 from imageserve.errors import QueueError
-from imageserve.jobs.queue import HEARTBEAT_S, JobQueue, WorkerInfo
+from imageserve.queue.queue import HEARTBEAT_S, JobQueue, WorkerInfo
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from imageserve.errors import QueueError
-from imageserve.jobs.queue import JobQueue
+from imageserve.queue.queue import JobQueue
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Sequence
 
 from imageserve import metrics
-from imageserve.jobs.queue import Finished
+from imageserve.queue.queue import Finished
 from imageserve.worker.batch import Batch, Outcome
 
 log = logging.getLogger(__name__)

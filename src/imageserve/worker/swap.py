@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from imageserve import metrics
 from imageserve.errors import ModelError, ModelLoadError
-from imageserve.jobs.wanted import decode_wanted
+from imageserve.queue.desired import decode_wanted
 from imageserve.worker.runner import Runner
 from imageserve.worker.versions import Candidate, Versions, other_input_size
 

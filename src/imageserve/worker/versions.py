@@ -11,11 +11,11 @@ from itertools import islice
 from pathlib import Path
 
 from imageserve.errors import ModelLoadError
-from imageserve.jobs.wanted import Wanted
-from imageserve.model_entries import ModelEntry
 from imageserve.models.catalog import is_model_path
+from imageserve.models.entries import ModelEntry
 from imageserve.models.folder import FACTS_FILE, FolderFacts, read_facts
 from imageserve.models.reading import reading
+from imageserve.queue.desired import Wanted
 
 MOST_FILES = 1000
 """So many files of a folder are looked at; a model has a handful."""

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from imageserve import metrics
 from imageserve.errors import QueueError, QueueUnavailable
-from imageserve.jobs.queue import Claim, Finished, JobQueue, Lease, WorkerInfo
+from imageserve.queue.queue import Claim, Finished, JobQueue, Lease, WorkerInfo
 from imageserve.worker.batch import Batch, Outcome, given_up, read_batch
 from imageserve.worker.heart import Heart
 from imageserve.worker.leases import LeaseKeeper

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from imageserve.autoscaler.sizing import Observation, Policy, State, size
-from imageserve.jobs.capacity import BucketMs
+from imageserve.queue.capacity import BucketMs
 
 LOOK_S = 5.0
 """``interval_s`` of the autoscaler."""

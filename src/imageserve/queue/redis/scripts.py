@@ -13,7 +13,7 @@ class Script:
     """One Lua script, called by its digest and loaded where the server does not know it."""
 
     def __init__(self, name: str) -> None:
-        self.source = (files("imageserve.jobs") / "lua" / f"{name}.lua").read_text()
+        self.source = (files("imageserve.queue") / "lua" / f"{name}.lua").read_text()
         # Redis names scripts by SHA-1; nothing is kept secret by it.
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 

@@ -4,8 +4,8 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from imageserve.jobs.messages import Result, ResultError, decode_job
-from imageserve.jobs.queue import Finished
+from imageserve.queue.queue import Finished
+from imageserve.queue.wire import Result, ResultError, decode_job
 
 PURGED = "the queue was emptied by its operator; send the picture again"
 

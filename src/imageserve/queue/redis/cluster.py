@@ -12,7 +12,7 @@ import redis
 from redis.crc import key_slot
 from redis.exceptions import AskError, ClusterDownError
 
-from imageserve.jobs.redis_address import Node
+from imageserve.queue.redis.address import Node
 
 
 class SlotFinder:

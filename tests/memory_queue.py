@@ -11,9 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from imageserve.jobs.entries import entry_fields, entry_id, is_expired, purged, queued_at
-from imageserve.jobs.messages import Job, Result, ResultError, encode_job
-from imageserve.jobs.queue import (
+from imageserve.queue.entries import entry_fields, entry_id, is_expired, purged, queued_at
+from imageserve.queue.queue import (
     SILENT_MS,
     Admission,
     Claim,
@@ -24,7 +23,8 @@ from imageserve.jobs.queue import (
     Verdict,
     WorkerInfo,
 )
-from imageserve.jobs.replies import Waiters
+from imageserve.queue.replies import Waiters
+from imageserve.queue.wire import Job, Result, ResultError, encode_job
 
 
 @dataclass
@@ -170,7 +170,7 @@ class MemoryQueue:
         self._stats["expired"] += expired
         return list(taken.values()), expired
 
-    def _leased(  # noqa: PLR0913 - the parts of one claim
+    def _leased(
         self,
         token: str,
         now: int,

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from imageserve.config.settings import INTERPOLATIONS, SHAPES, Settings
 from imageserve.errors import ModelLoadError, SettingsError
 from imageserve.models import Engine, load_model
 from imageserve.models.catalog import default_input_size, is_model_path, short_name
 from imageserve.models.folder import FolderFacts, read_facts, size_of
-from imageserve.settings import INTERPOLATIONS, SHAPES, Settings
 
 if TYPE_CHECKING:
     from imageserve.models.base import Model

@@ -20,8 +20,8 @@ from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
 from imageserve.errors import QueueError, QueueForbidden, QueueUnavailable
-from imageserve.jobs.redis_address import Node, database, nodes, split_address
-from imageserve.jobs.redis_cluster import SlotFinder, connection_class
+from imageserve.queue.redis.address import Node, database, nodes, split_address
+from imageserve.queue.redis.cluster import SlotFinder, connection_class
 
 Client = redis.Redis
 """One server's client, for those who only hand it on."""

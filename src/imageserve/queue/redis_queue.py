@@ -12,16 +12,9 @@ from typing import Any, cast
 
 from redis.exceptions import NoScriptError, OutOfMemoryError
 
-from imageserve.jobs.entries import purged
-from imageserve.jobs.keys import GUARD_MS, Keys
-from imageserve.jobs.messages import (
-    Job,
-    Result,
-    decode_result,
-    encode_open_job,
-    encode_result,
-)
-from imageserve.jobs.queue import (
+from imageserve.queue.entries import purged
+from imageserve.queue.keys import GUARD_MS, Keys
+from imageserve.queue.queue import (
     SILENT_MS,
     Admission,
     Claim,
@@ -32,8 +25,8 @@ from imageserve.jobs.queue import (
     Verdict,
     WorkerInfo,
 )
-from imageserve.jobs.redis_connection import COMMAND_TIMEOUT_S, RedisAccess, connect, redis_errors
-from imageserve.jobs.scripts import (
+from imageserve.queue.redis.connection import COMMAND_TIMEOUT_S, RedisAccess, connect, redis_errors
+from imageserve.queue.redis.scripts import (
     BURY,
     CLAIM,
     ENQUEUE,
@@ -43,7 +36,14 @@ from imageserve.jobs.scripts import (
     RELEASE,
     SNAPSHOT,
 )
-from imageserve.jobs.snapshots import decode_snapshot, encode_worker_info, texts
+from imageserve.queue.snapshots import decode_snapshot, encode_worker_info, texts
+from imageserve.queue.wire import (
+    Job,
+    Result,
+    decode_result,
+    encode_open_job,
+    encode_result,
+)
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ twin) calls ``deliver``. No thread waits for more than its own event, and nothin
 import threading
 from typing import Protocol
 
-from imageserve.jobs.messages import Result
+from imageserve.queue.wire import Result
 
 JOB_LOST = "job_lost"
 """Code of an error that never crosses the wire: this process has found out that a job is gone."""

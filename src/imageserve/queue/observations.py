@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from imageserve.errors import QueueError
-from imageserve.jobs.keys import Keys
-from imageserve.jobs.queue import Snapshot
-from imageserve.jobs.redis_connection import (
+from imageserve.queue.keys import Keys
+from imageserve.queue.queue import Snapshot
+from imageserve.queue.redis.connection import (
     COMMAND_TIMEOUT_S,
     Client,
     RedisAccess,
@@ -18,8 +18,8 @@ from imageserve.jobs.redis_connection import (
     is_cluster,
     redis_errors,
 )
-from imageserve.jobs.scripts import SNAPSHOT
-from imageserve.jobs.snapshots import decode_snapshot
+from imageserve.queue.redis.scripts import SNAPSHOT
+from imageserve.queue.snapshots import decode_snapshot
 
 LOOK_S = 2.0
 """Longest single wait for a first job: how long a half-open connection goes unnoticed."""

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any, Protocol
 
-from imageserve.jobs.capacity import BucketMs
-from imageserve.jobs.messages import Job, Result
+from imageserve.queue.capacity import BucketMs
+from imageserve.queue.wire import Job, Result
 
 
 class Verdict(IntEnum):

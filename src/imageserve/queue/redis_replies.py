@@ -16,10 +16,10 @@ import redis
 
 from imageserve import metrics
 from imageserve.errors import QueueError
-from imageserve.jobs.messages import Result, ResultError, decode_result
-from imageserve.jobs.redis_connection import RedisAccess, connect, redis_errors
-from imageserve.jobs.redis_queue import RedisQueue
-from imageserve.jobs.replies import JOB_LOST, Waiters
+from imageserve.queue.redis.connection import RedisAccess, connect, redis_errors
+from imageserve.queue.redis_queue import RedisQueue
+from imageserve.queue.replies import JOB_LOST, Waiters
+from imageserve.queue.wire import Result, ResultError, decode_result
 
 log = logging.getLogger(__name__)
 

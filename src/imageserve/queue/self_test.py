@@ -8,10 +8,10 @@ import logging
 import uuid
 
 from imageserve.errors import QueueError, QueueForbidden, QueueUnavailable
-from imageserve.jobs.messages import Job, Result, ResultError
-from imageserve.jobs.queue import Finished, Lease, Limits, Verdict, WorkerInfo
-from imageserve.jobs.redis_connection import RedisAccess
-from imageserve.jobs.redis_queue import RedisQueue
+from imageserve.queue.queue import Finished, Lease, Limits, Verdict, WorkerInfo
+from imageserve.queue.redis.connection import RedisAccess
+from imageserve.queue.redis_queue import RedisQueue
+from imageserve.queue.wire import Job, Result, ResultError
 
 log = logging.getLogger(__name__)
 

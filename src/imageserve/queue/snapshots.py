@@ -5,7 +5,7 @@ import logging
 from collections.abc import Sequence
 from typing import Any
 
-from imageserve.jobs.queue import Snapshot, WorkerInfo
+from imageserve.queue.queue import Snapshot, WorkerInfo
 
 log = logging.getLogger(__name__)
 

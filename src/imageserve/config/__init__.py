@@ -1,0 +1,1 @@
+"""What a person may set: the environment, and files in YAML."""
