@@ -9,9 +9,9 @@ from random import Random
 from bench.plan import say
 from bench.stacks import Redis
 from imageserve.queue.keys import Keys
-from imageserve.queue.queue import Limits, Verdict
+from imageserve.queue.producer import Limits, Verdict
 from imageserve.queue.redis.connection import RedisAccess
-from imageserve.queue.redis_queue import RedisQueue
+from tests.queues import RedisQueue
 from imageserve.queue.wire import Job
 
 _TIMEOUT_MS = 1_800_000

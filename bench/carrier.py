@@ -11,9 +11,11 @@ import uuid
 from itertools import count
 
 from imageserve.predictions import Prediction
-from imageserve.queue.queue import Finished, Lease, Limits, Verdict
+from imageserve.queue.wire import Finished
+from imageserve.queue.consumer import Lease
+from imageserve.queue.producer import Limits, Verdict
 from imageserve.queue.redis.connection import RedisAccess
-from imageserve.queue.redis_queue import RedisQueue
+from tests.queues import RedisQueue
 from imageserve.queue.wire import Job, Result, decode_job
 
 BATCH = 32
@@ -30,7 +32,7 @@ def carry(queue: RedisQueue, payload: bytes) -> None:
         admission = queue.enqueue(job, payload, 60_000, _LIMITS)
         if admission.verdict is not Verdict.ACCEPTED:
             raise SystemExit(f"carrier: a job was refused: {admission.verdict.name}")
-    claim = queue.claim(BATCH, _LEASE, suspects=False)
+    claim = queue.claim(BATCH, _LEASE, redelivered=False)
     ids = [decode_job(entry).id for entry in claim.entries]
     queue.pixels(ids)
     queue.finish(claim.token, [_finished(job_id) for job_id in ids], batches=1, busy_ms=1)

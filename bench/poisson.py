@@ -23,9 +23,9 @@ from random import Random
 import redis
 
 from bench.processes import Bed, python
-from imageserve.queue.queue import Limits, Verdict
+from imageserve.queue.producer import Limits, Verdict
 from imageserve.queue.redis.connection import RedisAccess
-from imageserve.queue.redis_queue import RedisQueue
+from tests.queues import RedisQueue
 from imageserve.queue.wire import Job, decode_result
 
 PATIENCE_S = 10.0

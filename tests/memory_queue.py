@@ -1,9 +1,10 @@
-"""JobQueue in memory: for tests and demonstrations within one process.
+"""The in-memory twin of a queue, for tests within one process.
 
-It keeps the promises of the Redis queue (one suite runs against both), not its durability. Leases
-and deadlines use the clock that is handed in.
+It keeps the promises of the queue on Redis (one suite runs against both), but not its durability.
+Leases and deadlines use the clock that it is given.
 """
 
+import json
 import secrets
 import threading
 from collections import Counter, deque
@@ -11,20 +12,21 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from imageserve.queue.entries import entry_fields, entry_id, is_expired, purged, queued_at
-from imageserve.queue.queue import (
-    SILENT_MS,
-    Admission,
-    Claim,
+from imageserve.errors import QueueError
+from imageserve.queue.consumer import Claim, Lease
+from imageserve.queue.listener import Breaker, Tickets
+from imageserve.queue.monitor import PURGED
+from imageserve.queue.producer import Admission, Limits, Producer, ProducerConfig, Verdict
+from imageserve.queue.snapshot import SILENT_MS, Snapshot, WorkerInfo
+from imageserve.queue.wire import (
     Finished,
-    Lease,
-    Limits,
-    Snapshot,
-    Verdict,
-    WorkerInfo,
+    Job,
+    Result,
+    ResultError,
+    encode_job,
+    readable,
+    result_of_error,
 )
-from imageserve.queue.replies import Waiters
-from imageserve.queue.wire import Job, Result, ResultError, encode_job
 
 
 @dataclass
@@ -35,14 +37,11 @@ class _Leased:
 
 
 class MemoryQueue:
-    """One queue in this process's memory; also its own carrier of replies."""
-
-    connected = True
-    connections = 1
+    """One queue in this process's memory; it delivers results to ``tickets`` itself."""
 
     def __init__(self, name: str, clock_ms: Callable[[], int]) -> None:
         self.name = name
-        self.waiters = Waiters()
+        self.tickets = Tickets(f"{name}:reply:memory")
         self._clock_ms = clock_ms
         self._changed = threading.Condition()
         self._waiting: deque[str] = deque()
@@ -55,13 +54,7 @@ class MemoryQueue:
         self._ids: dict[str, int] = {}
         self._stats: Counter[str] = Counter()
         self._workers: dict[str, WorkerInfo] = {}
-        self._wanted = ""
-
-    def channel(self, queue: str) -> str:
-        return f"{queue}:reply:memory"
-
-    def start(self) -> None:
-        """Nothing to start: results are delivered by the call that finishes them."""
+        self._desired = ""
 
     def enqueue(self, job: Job, pixels: bytes, timeout_ms: int, limits: Limits) -> Admission:
         with self._changed:
@@ -112,6 +105,10 @@ class MemoryQueue:
             self._waiting.popleft()
             self._stats["expired"] += 1
 
+    def missing(self, job_ids: Sequence[str]) -> list[str]:
+        del job_ids
+        return []  # Memory loses nothing.
+
     def cancel(self, job_ids: Sequence[str]) -> None:
         with self._changed:
             for job_id in job_ids:
@@ -123,20 +120,20 @@ class MemoryQueue:
             found = [self._results.get(job_id) for job_id in job_ids]
             return [entry[0] if entry and entry[1] > now else None for entry in found]
 
-    def claim(self, n: int, lease: Lease, *, suspects: bool, min_depth: int = 0) -> Claim:
+    def claim(self, n: int, lease: Lease, *, redelivered: bool, min_depth: int = 0) -> Claim:
         with self._changed:
             now = self._clock_ms()
             token = secrets.token_hex(8)
             dead: list[str] = []
             self._reap(now, lease, dead)
-            if suspects and self._retry:
+            if redelivered and self._retry:
                 taken, expired = self._take(self._retry, 1, now, dead)
                 if taken:
-                    return self._leased(token, now, lease, taken, expired, dead, solo=True)
+                    return self._leased(token, now, lease, taken, expired, dead, redelivered=True)
             if len(self._waiting) < min_depth:
-                return self._leased(token, now, lease, [], 0, dead, solo=False)
+                return self._leased(token, now, lease, [], 0, dead, redelivered=False)
             taken, expired = self._take(self._waiting, n, now, dead)
-            return self._leased(token, now, lease, taken, expired, dead, solo=False)
+            return self._leased(token, now, lease, taken, expired, dead, redelivered=False)
 
     def _reap(self, now: int, lease: Lease, dead: list[str]) -> None:
         for job_id in [i for i, leased in self._leases.items() if leased.until <= now]:
@@ -149,7 +146,7 @@ class MemoryQueue:
                 dead.append(entry)
                 error = ResultError("model_failed", reason)
                 model = str(entry_fields(entry).get("model", ""))
-                self.waiters.deliver(Result(job_id, model, 0, 0, 0, error=error))
+                self.tickets.deliver(Result(job_id, model, 0, 0, 0, error=error))
             else:
                 self._retry.append(entry)
 
@@ -179,12 +176,12 @@ class MemoryQueue:
         expired: int,
         dead: list[str],
         *,
-        solo: bool,
+        redelivered: bool,
     ) -> Claim:
         for entry in entries:
             job_id = entry_id(entry) or ""
             self._leases[job_id] = _Leased(token, entry, now + lease.lease_ms)
-        return Claim(token, now, tuple(entries), expired, tuple(dead), solo)
+        return Claim(token, now, tuple(entries), expired, tuple(dead), redelivered)
 
     def wait(self, block_s: float) -> None:
         with self._changed:
@@ -221,7 +218,7 @@ class MemoryQueue:
         old = self._results.get(job.id)
         if old is None or old[1] <= now:
             self._results[job.id] = (job.result, now + job.ttl_ms)
-            self.waiters.deliver(job.result)
+            self.tickets.deliver(job.result)
 
     def _holds(self, token: str, job_id: str) -> bool:
         leased = self._leases.get(job_id)
@@ -264,19 +261,19 @@ class MemoryQueue:
             for worker in list(self._workers.values()):
                 if worker.last_seen <= now - SILENT_MS:
                     del self._workers[worker.id]
-            return self._wanted
+            return self._desired
 
     def leave(self, worker_id: str) -> None:
         with self._changed:
             self._workers.pop(worker_id, None)
 
-    def want(self, text: str) -> None:
+    def set_desired(self, text: str) -> None:
         with self._changed:
-            self._wanted = text
+            self._desired = text
 
-    def wanted(self) -> str:
+    def desired(self) -> str:
         with self._changed:
-            return self._wanted
+            return self._desired
 
     def snapshot(self) -> Snapshot:
         with self._changed:
@@ -299,6 +296,53 @@ class MemoryQueue:
     def purge(self) -> int:
         with self._changed:
             entries = [self._waiting.popleft() for _ in range(len(self._waiting))]
-            for job in purged(entries):
-                self._store_one(job)
+            for _, job in readable(entries):
+                self._store_one(result_of_error(job, "busy", PURGED))
             return len(entries)
+
+
+class MemoryMonitor:
+    """Reads in-memory queues as a `Monitor` does."""
+
+    def __init__(self, *queues: MemoryQueue) -> None:
+        self._queues = queues
+
+    def snapshots(self) -> dict[str, Snapshot | QueueError]:
+        found: dict[str, Snapshot | QueueError] = {}
+        for queue in self._queues:
+            try:
+                found[queue.name] = queue.snapshot()
+            except QueueError as error:
+                found[queue.name] = error
+        return found
+
+
+def producer_on(queue: MemoryQueue, config: ProducerConfig | None = None) -> Producer:
+    """Return a producer of an in-memory queue, with a breaker of its own."""
+    return Producer(queue, queue.tickets, Breaker(), config or ProducerConfig())
+
+
+def entry_id(entry: str) -> str | None:
+    """Return the id of a job; None where the entry is no job."""
+    job_id = entry_fields(entry).get("id")
+    return job_id if isinstance(job_id, str) else None
+
+
+def is_expired(entry: str, now: int) -> bool:
+    deadline = entry_fields(entry).get("deadline")
+    return isinstance(deadline, int | float) and deadline <= now
+
+
+def queued_at(entry: str, now: int) -> int:
+    """Return when a job was queued, ms; ``now`` where it does not say."""
+    ts = entry_fields(entry).get("ts")
+    return int(ts) if isinstance(ts, int | float) and 0 <= ts <= now else now
+
+
+def entry_fields(entry: str) -> dict[str, Any]:
+    """Return the fields of an entry; none where it is no JSON object."""
+    try:
+        fields = json.loads(entry)
+    except (ValueError, RecursionError):
+        return {}
+    return fields if isinstance(fields, dict) else {}

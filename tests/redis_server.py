@@ -25,10 +25,11 @@ from typing import Any, TypeVar
 import pytest
 import redis
 from redis.backoff import NoBackoff
+from redis.crc import key_slot
 from redis.retry import Retry
+from tests.queues import RedisQueue
 
 from imageserve.queue.redis.connection import RedisAccess
-from imageserve.queue.redis_queue import RedisQueue
 
 PATIENCE_S = 20.0
 """How long a test waits for something that should be there at once, on a busy machine."""
@@ -247,33 +248,43 @@ SLOTS = 16384
 
 
 class RedisCluster:
-    """Two masters without replicas, half of the slots each."""
+    """Masters without replicas, with an equal share of the slots each."""
 
-    def __init__(self, executable: str, directory: Path, *args: str) -> None:
-        self.nodes = [RedisClusterNode(executable, directory / f"node-{n}", *args) for n in (1, 2)]
+    def __init__(self, executable: str, directory: Path, *args: str, masters: int = 2) -> None:
+        """``args`` are further options of each node."""
+        self.nodes = [
+            RedisClusterNode(executable, directory / f"node-{number}", *args)
+            for number in range(1, masters + 1)
+        ]
 
     @property
     def url(self) -> str:
         return f"redis+cluster://{','.join(node.address for node in self.nodes)}"
 
     def start(self) -> None:
-        first, second = self.nodes
         for epoch, node in enumerate(self.nodes, start=1):
             node.start()
             node.say("SET-CONFIG-EPOCH", epoch)
-        first.say("ADDSLOTS", *range(SLOTS // 2))
-        second.say("ADDSLOTS", *range(SLOTS // 2, SLOTS))
-        first.say("MEET", "127.0.0.1", second.port)
-        eventually(self._agrees, "one view of all slots on both nodes")
+        for number, node in enumerate(self.nodes):
+            first, last = (SLOTS * each // len(self.nodes) for each in (number, number + 1))
+            node.say("ADDSLOTS", *range(first, last))
+        for node in self.nodes[1:]:
+            self.nodes[0].say("MEET", "127.0.0.1", node.port)
+        eventually(self._agrees, "one view of all slots on all nodes")
 
     def stop(self) -> None:
         for node in self.nodes:
             node.stop()
 
     def node_of(self, queue: str) -> RedisClusterNode:
-        """Return the node that has the queue's slot."""
-        slot = self.nodes[0].say("KEYSLOT", queue)
-        return self.nodes[0 if slot < SLOTS // 2 else 1]
+        """Return the node that was given the queue's slot at the start."""
+        slot: int = key_slot(queue.encode())
+        return self.nodes[((slot + 1) * len(self.nodes) - 1) // SLOTS]
+
+    def queue_names(self, prefix: str = "queue") -> list[str]:
+        """Return the name of a queue on each node, in the order of the nodes."""
+        names = {self.node_of(f"{prefix}-{n}").port: f"{prefix}-{n}" for n in range(1000)}
+        return [names[node.port] for node in self.nodes]
 
     def move(self, queue: str, to: RedisClusterNode) -> None:
         """Give the slot of an empty queue to another node."""
@@ -282,8 +293,9 @@ class RedisCluster:
             node.say("SETSLOT", slot, "NODE", node_id)
 
     def _agrees(self) -> bool:
+        count = len(self.nodes)
         return all(
-            "cluster_state:ok" in str(node.say("INFO")) and len(node.say("SLOTS")) == 2
+            "cluster_state:ok" in str(node.say("INFO")) and len(node.say("SLOTS")) == count
             for node in self.nodes
         )
 
@@ -339,8 +351,7 @@ class QueueMaker:
     def close(self) -> None:
         # A queue itself leaves its sockets to the end of its process.
         for queue in self._made:
-            for client in (queue._repeatable, queue._once, queue._blocking):
-                client.connection_pool.disconnect()
+            queue.close()
 
 
 class DroppingProxy:

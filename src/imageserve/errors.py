@@ -9,7 +9,8 @@
     │   └── ModelOutOfMemory      this batch was too large for the device
     ├── QueueError                the protocol's side, never shown as it is
     │   ├── QueueUnavailable      Redis cannot be reached, or did not answer in time
-    │   └── QueueForbidden        the server forbids or lacks something the protocol needs
+    │   ├── QueueForbidden        the server forbids or lacks something the protocol needs
+    │   └── QueueRefused          the queue is full, or too long for the deadline of a job
     ├── ClusterError              the autoscaler's side: the Kubernetes API did not do as asked
     │   ├── ClusterUnavailable    it did not answer, or not now
     │   ├── ClusterForbidden      a right is missing; the message names it
@@ -64,6 +65,17 @@ class QueueUnavailable(QueueError):
 
 class QueueForbidden(QueueError):
     """The Redis server forbids, lacks or is set up against something the protocol needs."""
+
+
+class QueueRefused(QueueError):
+    """The queue does not take a job; ``retry_after_s`` says when another try makes sense."""
+
+    def __init__(self, reason: str, backlog: int, *, retry_after_s: int) -> None:
+        """``reason``: full, no_room (Redis has no memory), would_time_out or collision."""
+        super().__init__(f"{reason}: {backlog} jobs wait or are in work")
+        self.reason = reason
+        self.backlog = backlog
+        self.retry_after_s = retry_after_s
 
 
 class ClusterError(ImageserveError):

@@ -7,11 +7,11 @@ from typing import Protocol
 
 import pytest
 import redis
+from tests.queues import RedisQueue
 from tests.redis_server import PATIENCE_S
 
+from imageserve.queue.listener import ReplyListener
 from imageserve.queue.redis.connection import RedisAccess
-from imageserve.queue.redis_queue import RedisQueue
-from imageserve.queue.redis_replies import RedisReplies
 
 
 class Listened(Protocol):
@@ -26,7 +26,7 @@ class Listened(Protocol):
 class Listen(Protocol):
     def __call__(
         self, server: Listened, *queues: RedisQueue, wait: bool = True
-    ) -> RedisReplies: ...
+    ) -> ReplyListener: ...
 
 
 @pytest.fixture
@@ -34,22 +34,22 @@ def listen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listen]:
     """Start listening on a server; ends with the test, which in production nothing needs to do."""
     servers: list[Listened] = []
     over, parked = threading.Event(), threading.Semaphore(0)
-    listen_once = RedisReplies._listen
+    listen_once = ReplyListener._listen
 
-    def listen_until_the_test_ends(replies: RedisReplies) -> None:
+    def listen_until_the_test_ends(listener: ReplyListener) -> None:
         if over.is_set():
             parked.release()
             threading.Event().wait()
-        listen_once(replies)
+        listen_once(listener)
 
-    monkeypatch.setattr(RedisReplies, "_listen", listen_until_the_test_ends)
+    monkeypatch.setattr(ReplyListener, "_listen", listen_until_the_test_ends)
 
-    def start(server: Listened, *queues: RedisQueue, wait: bool = True) -> RedisReplies:
-        replies = RedisReplies(RedisAccess(server.url), {each.name: each for each in queues})
-        replies.start()
+    def start(server: Listened, *queues: RedisQueue, wait: bool = True) -> ReplyListener:
+        listener = ReplyListener(RedisAccess(server.url), queues)
+        listener.start()
         servers.append(server)
-        assert not wait or replies.wait_connected(PATIENCE_S)
-        return replies
+        assert not wait or listener.wait_connected(PATIENCE_S)
+        return listener
 
     yield start
     over.set()

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from imageserve.queue.observations import Reading
 from tests.kubernetes_api import KubernetesApi
 from tests.redis_server import eventually
 
@@ -21,8 +22,7 @@ from imageserve.autoscaler.scaling_file import ModelScaling
 from imageserve.autoscaler.sizing import Policy
 from imageserve.errors import QueueError, QueueUnavailable
 from imageserve.probes import ProbeServer
-from imageserve.queue.observations import Reading
-from imageserve.queue.queue import Snapshot, WorkerInfo
+from imageserve.queue.snapshot import Snapshot, WorkerInfo
 
 WORKER = WorkerInfo("w", "m", (8, 8, 3), 8, {8: 800.0}, "ready", "pod-1", 1_000_000)
 BUSY = Snapshot(1_000_000, 100_000, 0, 0, 0, 60_000, {"accepted": 100_000}, (WORKER,))

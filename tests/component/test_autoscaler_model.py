@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from imageserve.queue.observations import Reading
 from prometheus_client import REGISTRY
 from tests.kubernetes_api import KubernetesApi
 
@@ -15,8 +16,7 @@ from imageserve.autoscaler.report import Mode
 from imageserve.autoscaler.sample import Sample
 from imageserve.autoscaler.scaling_file import ModelScaling
 from imageserve.autoscaler.sizing import Policy
-from imageserve.queue.observations import Reading
-from imageserve.queue.queue import Snapshot, WorkerInfo
+from imageserve.queue.snapshot import Snapshot, WorkerInfo
 
 MODEL = "imageserve-model-shapes"
 #: One pod does 100 a second; nothing is waited for on the way down.

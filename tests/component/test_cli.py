@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from tests.queues import RedisQueue
 from tests.redis_server import QueueMaker, RedisServer, free_port
 
 import imageserve
@@ -25,9 +26,10 @@ from imageserve.cli import run as run_command
 from imageserve.cli import web as web_command
 from imageserve.config.settings import Settings, table
 from imageserve.errors import QueueForbidden, QueueUnavailable
-from imageserve.queue.queue import Lease, Limits, WorkerInfo
+from imageserve.queue.consumer import Lease
+from imageserve.queue.producer import Limits
 from imageserve.queue.redis.connection import RedisAccess
-from imageserve.queue.redis_queue import RedisQueue
+from imageserve.queue.snapshot import WorkerInfo
 from imageserve.queue.wire import Job
 from imageserve.supervisor import Child
 from imageserve.web.drain import DrainFlag, create_flag_file
@@ -341,7 +343,7 @@ def queue(
     for number in range(3):
         job = Job(f"job-{number}", "shapes", (1, 1, 3), 1, "reply", "trace", 60_000)
         queue.enqueue(job, b"rgb", 60_000, Limits())
-    queue.claim(1, NEVER_DIES, suspects=False)
+    queue.claim(1, NEVER_DIES, redelivered=False)
     queue.bury('{"id":"bad"}', "it broke the model")
     queue.heartbeat(WorkerInfo("w-1", "shapes", (1, 1, 3), 10, {10: 100.0}, "ready", "here"))
     return queue

@@ -8,9 +8,10 @@ from tests.memory_queue import MemoryQueue
 from tests.redis_server import eventually
 
 from imageserve.errors import QueueUnavailable
-from imageserve.queue.queue import Lease, Limits
+from imageserve.queue.consumer import Lease
+from imageserve.queue.leases import LEAST_PATIENCE_S, LeaseKeeper
+from imageserve.queue.producer import Limits
 from imageserve.queue.wire import Job
-from imageserve.worker.leases import LEAST_PATIENCE_S, LeaseKeeper
 
 LEASE_MS = 30
 """Renewed every 10 ms. The queue's clock is the test's, so no lease is lost by chance."""
@@ -47,7 +48,7 @@ class Bench:
         self.taken += 1
         job = Job(f"job-{self.taken}", "m", (1, 1, 3), 1, "reply", "trace", 1000)
         self.queue.enqueue(job, b"rgb", 3_600_000, Limits())
-        claim = self.queue.claim(1, Lease(LEASE_MS), suspects=False)
+        claim = self.queue.claim(1, Lease(LEASE_MS), redelivered=False)
         self.keeper.hold(claim.token, [job.id])
         return claim.token
 
@@ -57,7 +58,7 @@ class Bench:
 
     def in_flight(self) -> int:
         """How many leases are good; a claim takes the others away."""
-        self.queue.claim(0, Lease(), suspects=False)
+        self.queue.claim(0, Lease(), redelivered=False)
         return self.queue.snapshot().in_flight
 
 

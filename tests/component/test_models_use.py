@@ -5,13 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.queues import RedisQueue
 from tests.redis_server import QueueMaker, RedisServer
 
 from imageserve.cli import main
-from imageserve.queue.desired import decode_wanted
-from imageserve.queue.queue import WorkerInfo
 from imageserve.queue.redis.connection import RedisAccess
-from imageserve.queue.redis_queue import RedisQueue
+from imageserve.queue.snapshot import WorkerInfo
+from imageserve.queue.wire import decode_desired
 
 Capture = pytest.CaptureFixture[str]
 
@@ -36,7 +36,7 @@ def queue(
 
 def test_a_version_is_wanted_until_it_is_taken_back(queue: RedisQueue, capsys: Capture) -> None:
     assert main(["models", "use", "shapes@v2"]) == 0
-    wanted = decode_wanted(queue.wanted())
+    wanted = decode_desired(queue.desired())
     assert wanted is not None
     assert wanted.text == "shapes@v2"
     assert abs(wanted.at - queue.snapshot().now) < 60_000
@@ -46,7 +46,7 @@ def test_a_version_is_wanted_until_it_is_taken_back(queue: RedisQueue, capsys: C
     ]
 
     assert main(["models", "use", "--back"]) == 0
-    assert queue.wanted() == ""
+    assert queue.desired() == ""
     assert "wanted is what the workers are set up with" in capsys.readouterr().out
 
 
@@ -55,12 +55,12 @@ def test_a_worker_hears_of_it_in_answer_to_its_heartbeat(queue: RedisQueue) -> N
 
     main(["models", "use", "shapes@v2"])
 
-    assert queue.heartbeat(WORKER) == queue.wanted() != ""
+    assert queue.heartbeat(WORKER) == queue.desired() != ""
 
 
 def test_the_status_tells_who_serves_what_and_why_not(queue: RedisQueue, capsys: Capture) -> None:
     main(["models", "use", "shapes@v2"])
-    wanted = queue.wanted()
+    wanted = queue.desired()
     for info in (
         WORKER,
         replace(WORKER, id="w-2", loading="v2"),
@@ -82,7 +82,7 @@ def test_the_status_tells_who_serves_what_and_why_not(queue: RedisQueue, capsys:
         "w-4: serves v1, cannot change: it is corrupt",
         "w-5: serves a version it does not name, has not answered yet",
     ]
-    assert queue.wanted() == wanted
+    assert queue.desired() == wanted
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_it_waits_for_the_workers_answers(
 
     def answer(seconds: float) -> None:
         for worker in workers:
-            queue.heartbeat(replace(worker, answered=queue.wanted()))
+            queue.heartbeat(replace(worker, answered=queue.desired()))
 
     monkeypatch.setattr(time, "sleep", answer)
 
@@ -132,7 +132,7 @@ def test_what_cannot_be_wanted_is_refused(
 ) -> None:
     assert main(["models", "use", *arguments]) == 1
     assert message in capsys.readouterr().err
-    assert queue.wanted() == ""
+    assert queue.desired() == ""
 
 
 @pytest.mark.parametrize(
@@ -160,11 +160,11 @@ def test_of_several_models_one_is_meant(
     assert main(["models", "use", *arguments]) == (0 if queues else 1)
 
     each = {name: make_queue(shared_redis.url, name) for name in ("a_queue", "b_queue")}
-    assert [name for name, found in each.items() if found.wanted()] == queues
+    assert [name for name, found in each.items() if found.desired()] == queues
 
 
 def test_what_a_stranger_has_written_is_shown_as_such(queue: RedisQueue, capsys: Capture) -> None:
-    queue.want("rm -rf")
+    queue.set_desired("rm -rf")
 
     main(["models", "use", "--status"])
 

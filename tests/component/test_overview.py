@@ -4,25 +4,23 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.memory_queue import MemoryQueue
+from tests.memory_queue import MemoryMonitor, MemoryQueue
 
 from imageserve.errors import QueueUnavailable
 from imageserve.models.entries import ModelEntry
-from imageserve.queue.queue import Lease, Limits, Snapshot, WorkerInfo
+from imageserve.queue.consumer import Lease
+from imageserve.queue.producer import Limits
+from imageserve.queue.snapshot import Snapshot, WorkerInfo
 from imageserve.queue.wire import Job
-from imageserve.web.capacity_view import CapacityView
 from imageserve.web.overview import Overview
-from imageserve.web.predictor import Served
 
 
 class QueueWithOutages(MemoryQueue):
     def __init__(self, name: str, clock_ms: Callable[[], int]) -> None:
         super().__init__(name, clock_ms)
         self.away = False
-        self.looks = 0
 
     def snapshot(self) -> Snapshot:
-        self.looks += 1
         if self.away:
             raise QueueUnavailable("away")
         return super().snapshot()
@@ -37,22 +35,19 @@ class Bench:
         self.idle = QueueWithOutages("idle_queue", lambda: self.now)
         self.overview = Overview(
             {
-                "busy": self._served("busy", self.busy),
-                "idle": self._served("idle", self.idle),
-            }
+                "busy": ModelEntry("busy", self.busy.name, (224, 320), "bicubic"),
+                "idle": ModelEntry("idle", self.idle.name, (224, 320), "bicubic"),
+            },
+            MemoryMonitor(self.busy, self.idle),
         )
         for number in range(4):
             job = Job(f"job-{number}", "busy", (1, 1, 3), 1, "reply", "trace", 1000)
             self.busy.enqueue(job, b"rgb", 60_000, Limits())
-        self.busy.claim(1, Lease(), suspects=False)
+        self.busy.claim(1, Lease(), redelivered=False)
         self.busy.bury("{}", "no good")
         self.beat("w-1", {1: 10.0, 10: 50.0}, "ready")
         self.now += 1_500
         self.beat("w-2", {10: 100.0}, "stopping")
-
-    def _served(self, name: str, queue: MemoryQueue) -> Served:
-        entry = ModelEntry(name, queue.name, (224, 320), "bicubic")
-        return Served(entry, queue, CapacityView(queue))
 
     def beat(self, worker: str, bucket_ms: dict[int, float], state: str) -> None:
         self.busy.heartbeat(
@@ -101,9 +96,9 @@ def worker(name: str, state: str, last_seen_ms: int) -> dict[str, Any]:
     return {**said, "last_seen_ms": last_seen_ms}
 
 
-def test_suspects_count_as_waiting(bench: Bench) -> None:
+def test_redelivered_jobs_count_as_waiting(bench: Bench) -> None:
     bench.now += 10_000
-    bench.busy.claim(0, Lease(), suspects=False)
+    bench.busy.claim(0, Lease(), redelivered=False)
 
     status = bench.overview.status()["models"]["busy"]
 
@@ -141,19 +136,20 @@ def test_the_readings_are_those_of_the_status(bench: Bench) -> None:
     }
 
 
-def test_without_redis_nothing_is_made_up_and_it_is_asked_once(bench: Bench) -> None:
+def test_a_queue_that_cannot_be_read_hides_no_other(bench: Bench) -> None:
     bench.busy.away = True
-
-    assert bench.overview.status() == {"models": {}, "redis": "unavailable"}
-    assert bench.overview.readings() == {}
-    assert bench.overview.models()["busy"]["workers"] is None
-    assert bench.overview.models()["idle"]["queue"] == "idle_queue"
-    assert bench.idle.looks == 0, "one Redis: the next queue would only take another time-out"
-
-
-def test_what_was_read_before_the_outage_is_told(bench: Bench) -> None:
-    bench.idle.away = True
 
     status = bench.overview.status()
 
-    assert (list(status["models"]), status["redis"]) == (["busy"], "unavailable")
+    assert (list(status["models"]), status["redis"]) == (["idle"], "unavailable")
+    assert [model for model, _ in bench.overview.readings()] == ["idle"]
+    assert bench.overview.models()["busy"]["workers"] is None
+    assert bench.overview.models()["idle"]["workers"] == 0
+
+
+def test_without_redis_nothing_is_made_up(bench: Bench) -> None:
+    bench.busy.away = bench.idle.away = True
+
+    assert bench.overview.status() == {"models": {}, "redis": "unavailable"}
+    assert bench.overview.readings() == {}
+    assert bench.overview.models()["idle"]["queue"] == "idle_queue"

@@ -12,9 +12,9 @@ monkey.patch_all()
 import json, sys, time
 import gevent, redis
 from imageserve.queue.wire import Job
-from imageserve.queue.queue import Limits
+from imageserve.queue.producer import Limits
 from imageserve.queue.redis.connection import RedisAccess
-from imageserve.queue.redis_queue import RedisQueue
+from tests.queues import RedisQueue
 from imageserve.web.polling import look_without_waiting
 if sys.argv[2] == "ours":
     look_without_waiting()

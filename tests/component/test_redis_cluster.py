@@ -2,11 +2,14 @@
 
 import logging
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.component.conftest import Listen
+from tests.queues import RedisQueue, monitored
 from tests.redis_server import (
     PATIENCE_S,
     Executable,
@@ -21,12 +24,19 @@ from tests.redis_server import (
 )
 
 from imageserve.errors import QueueForbidden, QueueUnavailable
-from imageserve.queue.observations import QueueReader
-from imageserve.queue.queue import Finished, Lease, Limits, Verdict
-from imageserve.queue.redis.connection import RedisAccess
-from imageserve.queue.redis_queue import RedisQueue
+from imageserve.queue.consumer import Lease
+from imageserve.queue.monitor import Monitor
+from imageserve.queue.producer import (
+    JobRequest,
+    Limits,
+    Producer,
+    ProducerConfig,
+    Verdict,
+    connect_producers,
+)
+from imageserve.queue.redis.connection import COMMAND_TIMEOUT_S, RedisAccess
 from imageserve.queue.self_test import check_server
-from imageserve.queue.wire import Job, Result, ResultError
+from imageserve.queue.wire import Finished, Job, Result, ResultError
 
 HELD = Lease(lease_ms=60_000)
 FIRST, SECOND = "resnet", "shapes"
@@ -61,7 +71,7 @@ def put(queue: RedisQueue, job_id: str, reply: str = "") -> Verdict:
 
 
 def finish(queue: RedisQueue, job_id: str, reply: str = "") -> list[bool]:
-    claim = queue.claim(8, HELD, suspects=False)
+    claim = queue.claim(8, HELD, redelivered=False)
     error = ResultError("none", "none")
     result = Result(job_id, "model", 0, 0, 1, error=error)
     done = Finished(job_id, reply, result, 60_000, "failed")
@@ -78,7 +88,7 @@ def test_each_queue_lives_on_the_node_of_its_slot(
         assert queue.pixels(["job"]) == [b"\0\0\0"]
         assert finish(queue, "job") == [True]
         assert queue.results(["job"])[0] is not None
-        assert queue.forgotten(["job", "another"]) == ["another"]
+        assert queue.missing(["job", "another"]) == ["another"]
         assert cluster.node_of(name).client().exists(queue.keys.stats)
 
 
@@ -88,42 +98,44 @@ def test_the_start_up_test_passes(cluster: RedisCluster, caplog: pytest.LogCaptu
     assert [each for each in caplog.records if each.levelno >= logging.WARNING] == []
 
 
-class SpokenTo:
-    """The cluster, and the node on which one process listens for all its queues."""
+class NodeOfCluster:
+    """The cluster, and the node on which a listener listens."""
 
     def __init__(self, cluster: RedisCluster, node: RedisClusterNode) -> None:
         self.url = cluster.url
         self.client = node.client
 
 
-def test_results_of_every_node_are_heard_through_one_connection(
+def test_results_of_a_queue_are_received_from_the_node_of_its_slot(
     cluster: RedisCluster, make_queue: QueueMaker, listen: Listen
 ) -> None:
-    queues = [make_queue(cluster.url, name) for name in (FIRST, SECOND)]
-    replies = listen(SpokenTo(cluster, cluster.node_of(FIRST)), *queues)
-    for queue in queues:
+    for name in (FIRST, SECOND):
+        queue, node = make_queue(cluster.url, name), cluster.node_of(name)
+        listener = listen(NodeOfCluster(cluster, node), queue)
         job_id, woken = f"job of {queue.name}", threading.Event()
-        replies.waiters.expect(job_id, queue.name, woken)
-        channel = replies.channel(queue.name)
-        assert put(queue, job_id, channel) is Verdict.ACCEPTED
-        assert finish(queue, job_id, channel) == [True]
+        tickets = listener.tickets[queue.name]
+        tickets.add(job_id, woken)
+        assert put(queue, job_id, tickets.channel) is Verdict.ACCEPTED
+        assert finish(queue, job_id, tickets.channel) == [True]
         assert woken.wait(PATIENCE_S)
+        channels = node.client().execute_command("PUBSUB", "CHANNELS")
+        assert tickets.channel.encode() in channels
 
 
 def test_all_queues_are_read_together(cluster: RedisCluster, make_queue: QueueMaker) -> None:
     for count, name in enumerate((FIRST, SECOND), start=1):
         for number in range(count):
             put(make_queue(cluster.url, name), f"job {number}")
-    reader = QueueReader(RedisAccess(cluster.url), [FIRST, SECOND])
-    reading = reader.read()
-    assert {name: seen.queued for name, seen in reading.snapshots.items()} == {FIRST: 1, SECOND: 2}
-    assert reader.read().run == reading.run
+    monitor = Monitor(RedisAccess(cluster.url), [FIRST, SECOND])
+    seen = {name: monitored(monitor, name) for name in (FIRST, SECOND)}
+    assert {name: snapshot.queued for name, snapshot in seen.items()} == {FIRST: 1, SECOND: 2}
+    assert monitored(monitor, FIRST).run == seen[FIRST].run
 
 
 def test_a_queue_is_followed_to_another_node(cluster: RedisCluster, make_queue: QueueMaker) -> None:
     queue = make_queue(cluster.url, FIRST)
     assert put(queue, "before") is Verdict.ACCEPTED
-    assert queue.claim(8, HELD, suspects=False).entries
+    assert queue.claim(8, HELD, redelivered=False).entries
     home, target = cluster.node_of(FIRST), cluster.node_of(SECOND)
     home.client().flushall()
     cluster.move(FIRST, target)
@@ -132,8 +144,8 @@ def test_a_queue_is_followed_to_another_node(cluster: RedisCluster, make_queue: 
     assert target.client().exists(queue.keys.stats)
     # A claim is never sent twice: it fails once, and the worker's next one succeeds.
     with pytest.raises(QueueUnavailable, match="moved"):
-        queue.claim(8, HELD, suspects=False)
-    assert len(queue.claim(8, HELD, suspects=False).entries) == 1
+        queue.claim(8, HELD, redelivered=False)
+    assert len(queue.claim(8, HELD, redelivered=False).entries) == 1
     target.client().flushall()
     cluster.move(FIRST, home)
 
@@ -176,8 +188,116 @@ def test_a_cluster_that_nobody_answers_for_is_unavailable(make_queue: QueueMaker
 def test_a_server_that_is_no_cluster_says_so(
     redis_executable: Executable, tmp_path: Path, make_queue: QueueMaker
 ) -> None:
-    from tests.redis_server import running
-
     server = RedisServer(redis_executable.found(), tmp_path / "single")
     with running(server), pytest.raises(QueueForbidden, match="cluster support disabled"):
         put(make_queue(f"redis+cluster://127.0.0.1:{server.port}", FIRST), "job")
+
+
+# -- three masters, one of them gone -------------------------------------------------------------
+
+NORMAL_S = 1.0
+"""Far above the few milliseconds that an answer takes, far below each time-out."""
+
+
+@pytest.fixture
+def three_masters(redis_executable: Executable, tmp_path: Path) -> Iterator[RedisCluster]:
+    # Without full coverage the other masters serve on, as any cluster does whose lost master has a
+    # replica that takes over a moment later.
+    options = ("--cluster-require-full-coverage", "no")
+    cluster = RedisCluster(redis_executable.found(), tmp_path / "cluster", *options, masters=3)
+    with running(cluster):
+        yield cluster
+
+
+def answered_within(producer: Producer, queue: RedisQueue) -> float:
+    """Submit one job, play the worker, and return the seconds until the ticket has its result."""
+    woken = threading.Event()
+    began = time.monotonic()
+    ticket = producer.submit(JobRequest("model", (1, 1, 3), 1, "trace"), b"\0\0\0", 8000, woken)
+    assert finish(queue, ticket.job_id, producer.channel) == [True]
+    assert woken.wait(8)
+    producer.forget(ticket)
+    return time.monotonic() - began
+
+
+@pytest.mark.usefixtures("listen")
+def test_with_one_master_gone_the_queues_on_the_others_do_not_notice(
+    three_masters: RedisCluster, make_queue: QueueMaker
+) -> None:
+    names = three_masters.queue_names()
+    access = RedisAccess(three_masters.url)
+    producers = connect_producers(access, names, ProducerConfig(), connections=4)
+    queues = {name: make_queue(three_masters.url, name) for name in names}
+    monitor = Monitor(access, names)
+    for name in names:
+        assert answered_within(producers[name], queues[name]) < NORMAL_S
+
+    three_masters.nodes[0].kill()
+
+    for _ in range(5):
+        with pytest.raises(QueueUnavailable):
+            answered_within(producers[names[0]], queues[names[0]])
+        for name in names[1:]:
+            assert answered_within(producers[name], queues[name]) < NORMAL_S
+    began = time.monotonic()
+    seen = monitor.snapshots()
+    assert time.monotonic() - began < 2 * COMMAND_TIMEOUT_S
+    assert isinstance(seen[names[0]], QueueUnavailable)
+    assert [monitored(monitor, name).stats["failed"] for name in names[1:]] == [
+        queues[name].snapshot().stats["failed"] for name in names[1:]
+    ]
+
+    three_masters.nodes[0].start()
+
+    def back() -> bool:
+        try:
+            return answered_within(producers[names[0]], queues[names[0]]) < NORMAL_S
+        except QueueUnavailable:
+            return False
+
+    eventually(back, "the queue of the lost master is served again")
+
+
+@pytest.mark.usefixtures("listen")
+def test_a_master_that_hangs_delays_no_other_queue(
+    three_masters: RedisCluster, make_queue: QueueMaker
+) -> None:
+    names = three_masters.queue_names()
+    access = RedisAccess(three_masters.url)
+    producers = connect_producers(access, names, ProducerConfig(), connections=4)
+    queues = {name: make_queue(three_masters.url, name) for name in names}
+    for name in names:
+        answered_within(producers[name], queues[name])
+
+    three_masters.nodes[0].pause()
+
+    for name in names[1:] * 3:
+        assert answered_within(producers[name], queues[name]) < NORMAL_S
+    three_masters.nodes[0].resume()
+
+
+def test_a_new_subscription_reads_each_waiting_result_once(
+    shared_redis: RedisServer, make_queue: QueueMaker, listen: Listen
+) -> None:
+    names = [f"queue-{number}" for number in range(5)]
+    queues = [make_queue(shared_redis.url, name) for name in names]
+    read: list[str] = []
+    for queue in queues:
+        results = queue.results
+
+        def note(job_ids: Sequence[str], read_from: Any = results) -> list[Result | None]:
+            read.extend(job_ids)
+            found: list[Result | None] = read_from(job_ids)
+            return found
+
+        queue.results = note  # type: ignore[method-assign]
+    listener = listen(shared_redis, *queues)
+    for queue in queues:
+        listener.tickets[queue.name].add(f"job of {queue.name}", threading.Event())
+    client = shared_redis.client()
+
+    client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    eventually(lambda: listener.connections == 2, "a new subscription")
+    eventually(lambda: len(read) >= len(names), "all results are looked for")
+
+    assert sorted(read) == sorted(f"job of {name}" for name in names)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import redis
+from tests.queues import RedisQueue
 from tests.redis_server import (
     Executable,
     QueueMaker,
@@ -21,9 +22,9 @@ from tests.redis_server import (
 )
 
 from imageserve.errors import QueueForbidden, QueueUnavailable, SettingsError
-from imageserve.queue.queue import Lease, Limits, Verdict
+from imageserve.queue.consumer import Lease
+from imageserve.queue.producer import Limits, Verdict
 from imageserve.queue.redis.connection import RedisAccess, connect, redis_errors
-from imageserve.queue.redis_queue import RedisQueue
 from imageserve.queue.wire import Job
 
 PASSWORD = "p@ss/w#rd?%20"
@@ -165,7 +166,7 @@ def test_a_unix_socket_carries_a_job(
         queue = make_queue(f"unix://{socket}")
         queue.enqueue(JOB, b"\0\0\0", 60_000, Limits())
         queue.wait(1)
-        assert len(queue.claim(1, Lease(), suspects=False).entries) == 1
+        assert len(queue.claim(1, Lease(), redelivered=False).entries) == 1
 
 
 @pytest.fixture
@@ -258,7 +259,7 @@ def test_an_encrypted_connection_carries_a_job(start_tls: StartTls, make_queue: 
     make_queue.close_later(queue)
     queue.enqueue(JOB, b"\0\0\0", 60_000, Limits())
     queue.wait(1)
-    assert len(queue.claim(1, Lease(), suspects=False).entries) == 1
+    assert len(queue.claim(1, Lease(), redelivered=False).entries) == 1
 
 
 def test_a_server_of_another_authority_is_not_spoken_to(
@@ -294,7 +295,7 @@ def test_sentinel_leads_to_the_master(
     admission = queue.enqueue(JOB, b"\0\0\0", 60_000, Limits())
     queue.wait(1)
     assert admission.verdict is Verdict.ACCEPTED
-    assert len(queue.claim(1, Lease(), suspects=False).entries) == 1
+    assert len(queue.claim(1, Lease(), redelivered=False).entries) == 1
     assert redis_server.client().exists(queue.keys.stats)
 
 
@@ -338,7 +339,7 @@ def test_nobody_listening_is_said_at_once(make_queue: QueueMaker) -> None:
         with pytest.raises(QueueUnavailable):
             call()
     with pytest.raises(QueueUnavailable):
-        queue.claim(1, Lease(), suspects=True)
+        queue.claim(1, Lease(), redelivered=True)
     with pytest.raises(QueueUnavailable):
         queue.enqueue(JOB, b"\0\0\0", 1000, Limits())
     assert time.monotonic() - started < 0.8
@@ -353,14 +354,14 @@ def test_a_server_that_hangs_is_unavailable_after_the_command_timeout(
     redis_server: RedisServer, make_queue: QueueMaker
 ) -> None:
     queue = make_queue(redis_server.url)
-    queue.claim(1, Lease(), suspects=True)
+    queue.claim(1, Lease(), redelivered=True)
     redis_server.pause()
     started = time.monotonic()
     with pytest.raises(QueueUnavailable):
-        queue.claim(1, Lease(), suspects=True)
+        queue.claim(1, Lease(), redelivered=True)
     assert 1.5 < time.monotonic() - started < 4
     redis_server.resume()
-    assert queue.claim(1, Lease(), suspects=True).entries == ()
+    assert queue.claim(1, Lease(), redelivered=True).entries == ()
 
 
 @pytest.mark.parametrize(
@@ -375,12 +376,12 @@ def test_a_server_that_takes_no_writes_for_now_is_unavailable(
 ) -> None:
     queue = make_queue(redis_server.url)
     queue.enqueue(JOB, b"\0\0\0", 60_000, Limits())
-    token = queue.claim(1, Lease(), suspects=False).token
+    token = queue.claim(1, Lease(), redelivered=False).token
     redis_server.client().execute_command(*settings)
     with pytest.raises(QueueUnavailable):
         queue.enqueue(replace(JOB, id="b"), b"\0\0\0", 60_000, Limits())
     with pytest.raises(QueueUnavailable):
-        queue.claim(1, Lease(), suspects=True)
+        queue.claim(1, Lease(), redelivered=True)
     with pytest.raises(QueueUnavailable):
         queue.extend(token, ["a"], 1000)
     with pytest.raises(QueueUnavailable):
@@ -397,7 +398,7 @@ def test_a_server_that_runs_somebody_elses_script_is_unavailable(
     try:
         eventually(lambda: _is_busy(client), "a busy server")
         with pytest.raises(QueueUnavailable):
-            queue.claim(1, Lease(), suspects=True)
+            queue.claim(1, Lease(), redelivered=True)
     finally:
         client.script_kill()
         endless.join()

@@ -20,6 +20,7 @@ from typing import cast
 import pytest
 import redis
 from redis.crc import key_slot
+from tests.queues import RedisQueue
 from tests.redis_server import (
     DroppingProxy,
     Executable,
@@ -30,10 +31,11 @@ from tests.redis_server import (
 )
 
 from imageserve.errors import QueueUnavailable
+from imageserve.queue.consumer import Claim, Lease
 from imageserve.queue.keys import Keys
-from imageserve.queue.queue import Claim, Finished, Lease, Limits, Verdict, WorkerInfo
-from imageserve.queue.redis_queue import RedisQueue
-from imageserve.queue.wire import Job, Result, decode_job, decode_result
+from imageserve.queue.producer import Limits, Verdict
+from imageserve.queue.snapshot import WorkerInfo
+from imageserve.queue.wire import Finished, Job, Result, decode_job, decode_result
 
 HELD = Lease(lease_ms=60_000)
 LOST = Lease(lease_ms=1)
@@ -90,7 +92,7 @@ def next_suspect(queue: RedisQueue, lease: Lease = HELD) -> Claim:
     found: list[Claim] = []
 
     def tried() -> bool:
-        found.append(queue.claim(1, lease, suspects=True, min_depth=10_000))
+        found.append(queue.claim(1, lease, redelivered=True, min_depth=10_000))
         return bool(found[-1].entries)
 
     eventually(tried, "a job whose lease was lost")
@@ -99,7 +101,7 @@ def next_suspect(queue: RedisQueue, lease: Lease = HELD) -> Claim:
 
 def reaped(queue: RedisQueue) -> bool:
     """Let a claim look after the leases, and take nothing."""
-    return not queue.claim(1, HELD, suspects=False, min_depth=10_000).entries
+    return not queue.claim(1, HELD, redelivered=False, min_depth=10_000).entries
 
 
 class Listener:
@@ -182,19 +184,19 @@ def test_waiting_jobs_are_a_plain_list_of_json(queue: RedisQueue, client: "redis
     assert (fields[0]["v"], fields[0]["bytes"], fields[0]["shape"]) == (1, 12, [2, 2, 3])
 
 
-def test_only_the_queue_its_counters_and_what_is_wanted_live_for_ever(
+def test_only_the_queue_its_counters_and_the_desired_version_live_for_ever(
     queue: RedisQueue, client: "redis.Redis"
 ) -> None:
     # Every kind of key there is: suspects, leases, lost attempts, the dead, results, workers.
     put(queue, "done", "dead", "suspect", "leased", "waits", "moved")
     queue.heartbeat(WorkerInfo("w", "resnet50", (224, 224, 3), 32, {1: 9.5}, "running", "node"))
-    queue.want("resnet50@v2 1760000000000")
-    queue.claim(3, LOST, suspects=False)
+    queue.set_desired("resnet50@v2 1760000000000")
+    queue.claim(3, LOST, redelivered=False)
     assert ids(next_suspect(queue, LOST)) == ["dead"]
     queue.finish(next_suspect(queue, HELD).token, answers("done"), batches=1, busy_ms=5)
     queue.release(next_suspect(queue, HELD).token, ["suspect"])
     eventually(lambda: reaped(queue) and client.llen(KEYS.dead), "a dead job")
-    assert ids(queue.claim(1, HELD, suspects=False)) == ["leased"]
+    assert ids(queue.claim(1, HELD, redelivered=False)) == ["leased"]
 
     found = all_keys(client)
     assert set(KEYS.shared()) - found == {KEYS.hold}
@@ -202,7 +204,7 @@ def test_only_the_queue_its_counters_and_what_is_wanted_live_for_ever(
     assert {key for key in found if client.pttl(key) == -1} == {
         KEYS.queue,
         KEYS.stats,
-        KEYS.wanted,
+        KEYS.desired,
     }
 
 
@@ -224,8 +226,8 @@ def test_two_queues_on_one_server_do_not_meet(
     one, other = make_queue(shared_redis.url, "one"), make_queue(shared_redis.url, "other")
     put(one, "a")
     assert put(other, "a", "b") == [Verdict.ACCEPTED] * 2
-    assert ids(one.claim(32, HELD, suspects=True)) == ["a"]
-    assert ids(other.claim(32, HELD, suspects=True)) == ["a", "b"]
+    assert ids(one.claim(32, HELD, redelivered=True)) == ["a"]
+    assert ids(other.claim(32, HELD, redelivered=True)) == ["a", "b"]
 
 
 def test_only_the_clock_of_redis_counts(queue: RedisQueue, client: "redis.Redis") -> None:
@@ -235,7 +237,7 @@ def test_only_the_clock_of_redis_counts(queue: RedisQueue, client: "redis.Redis"
 
     before = now()
     queue.enqueue(a_job("a"), PIXELS, 7000, Limits())
-    taken = queue.claim(1, HELD, suspects=False)
+    taken = queue.claim(1, HELD, redelivered=False)
     after = now()
     job = decode_job(taken.entries[0])
     assert isinstance(job, Job)
@@ -253,7 +255,7 @@ def test_a_trace_that_looks_like_a_deadline_fools_nobody(
         client.flushall()
         assert queue.enqueue(a_job("a", trace=trace), PIXELS, 60_000, full).verdict == 0
         assert queue.enqueue(a_job("b"), PIXELS, 60_000, full).verdict is Verdict.FULL
-        (entry,) = queue.claim(1, HELD, suspects=False).entries
+        (entry,) = queue.claim(1, HELD, redelivered=False).entries
         job = decode_job(entry)
         assert isinstance(job, Job)
         assert job.trace == trace
@@ -265,7 +267,7 @@ def test_bytes_that_are_no_text_end_on_the_dead_list(
     client.rpush("image_queue", b"\xff\xfe\x00")
     put(queue, "a")
     assert queue.snapshot().oldest_ms == 0
-    taken = queue.claim(32, HELD, suspects=False)
+    taken = queue.claim(32, HELD, redelivered=False)
     assert (ids(taken), len(taken.dead)) == (["a"], 1)
     (dead,) = queue.dead(10)
     assert (dead["entry"], dead["reason"]) == ("\ufffd\ufffd\x00", "not a job")
@@ -298,11 +300,11 @@ def test_a_claim_whose_reply_is_lost_is_recovered_after_its_lease(
     proxy: DroppingProxy, make_queue: QueueMaker, client: "redis.Redis"
 ) -> None:
     queue = make_queue(proxy.url)
-    queue.claim(1, HELD, suspects=False)
+    queue.claim(1, HELD, redelivered=False)
     put(queue, "a", "b")
     proxy.drop_next_reply()
     with pytest.raises(QueueUnavailable):
-        queue.claim(32, LOST, suspects=False)
+        queue.claim(32, LOST, redelivered=False)
     assert proxy.dropped.is_set()
     assert client.zcard(KEYS.leases) == 2
     assert [ids(next_suspect(queue)), ids(next_suspect(queue))] == [["a"], ["b"]]
@@ -313,7 +315,7 @@ def test_a_finish_whose_reply_is_lost_stores_and_publishes_once(
 ) -> None:
     queue = make_queue(proxy.url)
     put(queue, "a", "b")
-    taken = queue.claim(32, HELD, suspects=False)
+    taken = queue.claim(32, HELD, redelivered=False)
     proxy.drop_next_reply()
     queue.finish(taken.token, answers("a", "b"), batches=1, busy_ms=5)
     assert proxy.dropped.is_set()
@@ -336,19 +338,19 @@ def test_a_wait_whose_reply_is_lost_loses_no_job(
     assert proxy.dropped.is_set()
     assert entries(client, KEYS.hold) == ["first", "second"]
     put(queue, "third")
-    assert ids(queue.claim(32, HELD, suspects=False)) == ["first", "second", "third"]
+    assert ids(queue.claim(32, HELD, redelivered=False)) == ["first", "second", "third"]
 
 
 def test_jobs_in_hold_still_count_and_go_back_in_order_with_a_release(queue: RedisQueue) -> None:
     put(queue, "a", "b", "c", "d")
-    taken = queue.claim(1, HELD, suspects=False)
+    taken = queue.claim(1, HELD, redelivered=False)
     queue.wait(1)
     queue.wait(1)
     assert queue.snapshot().queued == 3
     refused = queue.enqueue(a_job("e"), PIXELS, 60_000, Limits(max_jobs=3))
     assert refused.verdict is Verdict.FULL
     queue.release(taken.token, ["a"])
-    assert ids(queue.claim(32, HELD, suspects=False)) == ["a", "b", "c", "d"]
+    assert ids(queue.claim(32, HELD, redelivered=False)) == ["a", "b", "c", "d"]
 
 
 # Killed processes.
@@ -358,8 +360,9 @@ def _wait_and_die(url: str) -> None:
     import os
     import signal
 
+    from tests.queues import RedisQueue
+
     from imageserve.queue.redis.connection import RedisAccess
-    from imageserve.queue.redis_queue import RedisQueue
 
     RedisQueue(RedisAccess(url), "image_queue").wait(2)
     os.kill(os.getpid(), signal.SIGKILL)
@@ -369,27 +372,29 @@ def _claim_and_die(url: str) -> None:
     import os
     import signal
 
-    from imageserve.queue.queue import Lease
-    from imageserve.queue.redis.connection import RedisAccess
-    from imageserve.queue.redis_queue import RedisQueue
+    from tests.queues import RedisQueue
 
-    RedisQueue(RedisAccess(url), "image_queue").claim(3, Lease(lease_ms=1), suspects=False)
+    from imageserve.queue.consumer import Lease
+    from imageserve.queue.redis.connection import RedisAccess
+
+    RedisQueue(RedisAccess(url), "image_queue").claim(3, Lease(lease_ms=1), redelivered=False)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _work_until_killed(url: str) -> None:
     import time
 
-    from imageserve.queue.queue import Finished, Lease
+    from tests.queues import RedisQueue
+
+    from imageserve.queue.consumer import Lease
     from imageserve.queue.redis.connection import RedisAccess
-    from imageserve.queue.redis_queue import RedisQueue
-    from imageserve.queue.wire import Result, decode_job
+    from imageserve.queue.wire import Finished, Result, decode_job
 
     queue, turn = RedisQueue(RedisAccess(url), "image_queue"), 0
     while True:
         turn += 1
         # So many attempts that chance never gives a job up.
-        claim = queue.claim(8, Lease(lease_ms=700, max_attempts=99), suspects=turn % 2 == 0)
+        claim = queue.claim(8, Lease(lease_ms=700, max_attempts=99), redelivered=turn % 2 == 0)
         if not claim.entries:
             queue.wait(0.1)
         time.sleep(0.02)  # The model.
@@ -406,8 +411,8 @@ def test_a_job_whose_waiter_was_killed_before_it_claimed_comes_with_the_next_cla
     with apart(_wait_and_die, shared_redis.url) as process:
         assert process.wait(20) == -9
     assert entries(client, KEYS.hold) == ["a"]
-    taken = queue.claim(32, HELD, suspects=False)
-    assert (ids(taken), taken.solo) == (["a", "b"], False)
+    taken = queue.claim(32, HELD, redelivered=False)
+    assert (ids(taken), taken.redelivered) == (["a", "b"], False)
 
 
 def test_all_jobs_of_a_killed_worker_are_recovered_and_run_alone(
@@ -416,9 +421,9 @@ def test_all_jobs_of_a_killed_worker_are_recovered_and_run_alone(
     put(queue, "a", "b", "c", "d")
     with apart(_claim_and_die, shared_redis.url) as process:
         assert process.wait(20) == -9
-    taken = [queue.claim(32, HELD, suspects=suspects) for suspects in (True, True, False, True)]
+    taken = [queue.claim(32, HELD, redelivered=suspects) for suspects in (True, True, False, True)]
     assert [ids(each) for each in taken] == [["a"], ["b"], ["d"], ["c"]]
-    assert [each.solo for each in taken] == [True, True, False, True]
+    assert [each.redelivered for each in taken] == [True, True, False, True]
 
 
 def test_no_job_is_lost_or_done_twice_while_workers_are_killed_at_random(
@@ -460,7 +465,7 @@ def test_eight_workers_share_2000_jobs_and_finish_each_once(
 
     def work(mine: list[str], queue: RedisQueue) -> None:
         while not stop.is_set():
-            claim = queue.claim(32, HELD, suspects=True)
+            claim = queue.claim(32, HELD, redelivered=True)
             if not claim.entries:
                 queue.wait(0.05)
             mine += ids(claim)
@@ -504,7 +509,7 @@ def test_jobs_go_through_while_somebody_flushes_the_scripts(
     try:
         for i in range(100):
             assert put(queue, f"job-{i}") == [Verdict.ACCEPTED]
-            taken = queue.claim(32, HELD, suspects=True)
+            taken = queue.claim(32, HELD, redelivered=True)
             assert queue.extend(taken.token, ids(taken), 60_000) == 1
             assert queue.finish(taken.token, answers(f"job-{i}")) == [True]
     finally:
@@ -558,12 +563,12 @@ def test_a_batch_in_hand_is_finished_after_a_restart_of_redis(
 ) -> None:
     queue = make_queue(durable_server.url)
     put(queue, "a", "b", "c")
-    taken = queue.claim(2, HELD, suspects=False)
+    taken = queue.claim(2, HELD, redelivered=False)
     durable_server.kill()
     durable_server.restart()
     assert queue.extend(taken.token, ids(taken), 60_000) == 2
     assert queue.finish(taken.token, answers("a", "b")) == [True, True]
-    assert ids(queue.claim(32, HELD, suspects=True)) == ["c"]
+    assert ids(queue.claim(32, HELD, redelivered=True)) == ["c"]
 
 
 def test_work_in_hand_goes_on_while_redis_has_no_memory_left(
@@ -571,8 +576,8 @@ def test_work_in_hand_goes_on_while_redis_has_no_memory_left(
 ) -> None:
     queue, client = make_queue(redis_server.url), redis_server.client()
     put(queue, "a", "b", "c", "d")
-    queue.claim(1, LOST, suspects=False)
-    taken = queue.claim(2, HELD, suspects=False)
+    queue.claim(1, LOST, redelivered=False)
+    taken = queue.claim(2, HELD, redelivered=False)
     client.config_set("maxmemory", 1)
 
     before = all_keys(client)
@@ -582,7 +587,7 @@ def test_work_in_hand_goes_on_while_redis_has_no_memory_left(
     assert queue.extend(taken.token, ["b", "c"], 60_000) == 2
     assert queue.release(taken.token, ["c"]) == 1
     assert queue.finish(taken.token, answers("b"), batches=1) == [True]
-    assert ids(queue.claim(32, HELD, suspects=False)) == ["c", "d"]
+    assert ids(queue.claim(32, HELD, redelivered=False)) == ["c", "d"]
     suspect = next_suspect(queue)
     assert queue.finish(suspect.token, answers("a")) == [True]
     assert None not in queue.results(["a", "b"])
@@ -637,10 +642,10 @@ def test_a_worker_of_an_older_release_tells_no_version(
     assert replace(found, last_seen=0) == replace(info, version="")
 
 
-def test_no_heartbeat_fails_for_what_somebody_else_has_put_where_the_wanted_version_is(
+def test_no_heartbeat_fails_for_what_somebody_else_has_put_where_the_desired_version_is(
     queue: RedisQueue, client: "redis.Redis"
 ) -> None:
-    client.rpush(queue.keys.wanted, "a list")
+    client.rpush(queue.keys.desired, "a list")
 
     assert queue.heartbeat(WorkerInfo("w", "m", (1, 1, 3), 1, {}, "ready", "here")) == ""
     assert [worker.id for worker in queue.snapshot().workers] == ["w"]

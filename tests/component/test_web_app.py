@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from flask import Flask, abort
 from flask.testing import FlaskClient
-from tests.memory_queue import MemoryQueue
+from tests.memory_queue import MemoryMonitor, MemoryQueue, producer_on
 from tests.pictures import encoded, hostile_pictures, jpeg, photo
 from tests.redis_server import PATIENCE_S
 from werkzeug.test import TestResponse
@@ -24,15 +24,16 @@ from imageserve.decoding import DecodingPolicy, decode
 from imageserve.errors import QueueUnavailable, UploadTooSlow
 from imageserve.models.entries import ModelEntry
 from imageserve.models.stand_in import StandIn, stand_in_label
-from imageserve.queue.queue import Admission, Lease, Limits, Snapshot, Verdict, WorkerInfo
+from imageserve.queue.consumer import Consumer, Lease
+from imageserve.queue.producer import Admission, Limits, ProducerConfig, Verdict
+from imageserve.queue.snapshot import Snapshot, WorkerInfo
 from imageserve.queue.wire import Job, Result
 from imageserve.web.api_keys import ApiKeys
 from imageserve.web.app import Server, WebConfig, create_app
-from imageserve.web.capacity_view import CapacityView
-from imageserve.web.predictor import Offload, Predictor, PredictorConfig, Served, Wait
+from imageserve.web.predict import Offload, Predictor, ServedModel, Wait
 from imageserve.web.upload import UploadLimits
+from imageserve.worker.loop import Worker, WorkerConfig
 from imageserve.worker.runner import Runner
-from imageserve.worker.worker import Worker, WorkerConfig
 
 SIZE = (8, 8)
 A, B = jpeg(32, 24, 1), jpeg(32, 24, 2)
@@ -93,20 +94,19 @@ class Site:
         self.offload: Offload = lambda call, _: call()
 
     def app(self) -> Flask:
-        models = {
-            "m": Served(
-                ModelEntry("m", self.queue.name, SIZE), self.queue, CapacityView(self.queue)
-            ),
-            "n": Served(
-                ModelEntry("n", self.other.name, (16, 8), "box"),
-                self.other,
-                CapacityView(self.other),
-            ),
+        entries = {
+            "m": ModelEntry("m", self.queue.name, SIZE),
+            "n": ModelEntry("n", self.other.name, (16, 8), "box"),
         }
-        limits = PredictorConfig(POLICY, 100, 2**20, 60.0)
-        return create_app(
-            Predictor(models, self.queue, limits, self.offload), self.config, self.server
-        )
+        queues = {"m": self.queue, "n": self.other}
+        limits = ProducerConfig(100, 2**20, 60.0)
+        models = {
+            name: ServedModel(entry, producer_on(queues[name], limits))
+            for name, entry in entries.items()
+        }
+        monitor = MemoryMonitor(self.queue, self.other)
+        predictor = Predictor(models, POLICY, self.offload)
+        return create_app(predictor, monitor, self.config, self.server)
 
     def client(self) -> FlaskClient:
         return self.app().test_client()
@@ -114,7 +114,8 @@ class Site:
     @contextmanager
     def worker(self) -> Iterator[None]:
         model = StandIn(SIZE, poison=True, sleep=lambda _: None)
-        worker = Worker(self.queue, Runner(model, 4), "m", WorkerConfig("w", "h", Lease()))
+        consumer = Consumer(self.queue, "m", Lease())
+        worker = Worker(consumer, Runner(model, 4), "m", WorkerConfig("w", "h"))
         thread = threading.Thread(target=worker.run, name="worker")
         thread.start()
         yield
@@ -449,7 +450,7 @@ def test_no_result_in_time_is_504_and_the_job_is_cancelled(site: Site) -> None:
 
     assert code(response) == (504, "timed_out")
     assert "Retry-After" not in response.headers
-    claim = site.queue.claim(1, Lease(), suspects=False)
+    claim = site.queue.claim(1, Lease(), redelivered=False)
     assert site.queue.pixels([json.loads(entry)["id"] for entry in claim.entries]) in ([None], [])
 
 
@@ -577,7 +578,7 @@ def test_a_bug_is_500_with_a_fixed_sentence_and_a_traceback_in_the_log(
     def buggy(call: Callable[[], bytes], seconds: float) -> bytes:
         raise TypeError("the secret inside")
 
-    monkeypatch.setattr("imageserve.web.predictor.LARGE_BYTES", 10)
+    monkeypatch.setattr("imageserve.web.predict.LARGE_BYTES", 10)
     site.offload = buggy
     client = site.client()
 

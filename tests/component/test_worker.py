@@ -22,12 +22,13 @@ from imageserve import metrics
 from imageserve.errors import QueueError, QueueUnavailable
 from imageserve.models.stand_in import StandIn, stand_in_label
 from imageserve.predictions import Prediction
-from imageserve.queue.queue import Lease, Limits, WorkerInfo
+from imageserve.queue import consumer
+from imageserve.queue.consumer import Claim, Consumer, Lease
+from imageserve.queue.producer import Limits
+from imageserve.queue.snapshot import WorkerInfo
 from imageserve.queue.wire import Job, Result, encode_job
-from imageserve.worker import link
-from imageserve.worker.batch import read_batch
+from imageserve.worker.loop import Worker, WorkerConfig
 from imageserve.worker.runner import Runner
-from imageserve.worker.worker import Worker, WorkerConfig
 
 SHAPE = (2, 2, 3)
 BATCH_SIZE = 4
@@ -84,9 +85,9 @@ class UnreliableQueue(MemoryQueue):
 
         return called
 
-    def claim(self, n: int, lease: Lease, *, suspects: bool, min_depth: int = 0) -> Any:
-        claim = super().claim(n, lease, suspects=suspects, min_depth=min_depth)
-        self.claims.append((suspects, min_depth))
+    def claim(self, n: int, lease: Lease, *, redelivered: bool, min_depth: int = 0) -> Any:
+        claim = super().claim(n, lease, redelivered=redelivered, min_depth=min_depth)
+        self.claims.append((redelivered, min_depth))
         return claim
 
     def wait(self, block_s: float) -> None:
@@ -112,9 +113,11 @@ class Bench:
         self._threads: list[tuple[Worker, threading.Thread]] = []
 
     def worker(self, **config: Any) -> Worker:
-        config = {"worker_id": "w-1", "host": "here", "lease": Lease(HOUR_MS), **config}
+        lease = config.pop("lease", Lease(HOUR_MS))
+        config = {"worker_id": "w-1", "host": "here", **config}
+        self.consumer = Consumer(self.queue, "gated", lease)
         runner = Runner(self.model, BATCH_SIZE)
-        return Worker(self.queue, runner, "gated", WorkerConfig(**config))
+        return Worker(self.consumer, runner, "gated", WorkerConfig(**config))
 
     def start(self, worker: Worker | None = None, **config: Any) -> Worker:
         worker = worker or self.worker(**config)
@@ -172,8 +175,8 @@ class Bench:
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    monkeypatch.setattr(link, "FIRST_PAUSE_S", 0.001)
-    monkeypatch.setattr(link, "LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr(consumer, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(consumer, "LONGEST_PAUSE_S", 0.01)
     bench = Bench()
     yield bench
     bench.stop_all()
@@ -283,7 +286,7 @@ def test_with_a_batch_delay_it_waits_for_more_unless_a_batch_is_full(
     bench.send("a", "b", "c", "d")
     worker = bench.worker(batch_delay_s=3600)
     delayed = threading.Event()
-    waited = worker.stopping.wait
+    waited = worker._consumer.stopping.wait
 
     def wait(timeout: float | None = None) -> bool:
         if timeout != 3600:
@@ -292,7 +295,7 @@ def test_with_a_batch_delay_it_waits_for_more_unless_a_batch_is_full(
         delayed.set()
         return False
 
-    worker.stopping.wait = wait  # type: ignore[method-assign]
+    worker._consumer.stopping.wait = wait  # type: ignore[method-assign]
 
     bench.start(worker)
     bench.assert_answered("a", "b", "c", "d")
@@ -379,16 +382,22 @@ def test_an_entry_that_python_cannot_read_is_left_to_its_lease(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench.send("ours")
-    good = bench.queue.claim(1, Lease(HOUR_MS), suspects=False)
     foreign = '{"id":"foreign","v":0x1}'  # Redis reads hexadecimal numbers.
+    claim = bench.queue.claim
 
-    batch = read_batch(bench.queue, replace(good, entries=(foreign, *good.entries)), "gated", SHAPE)
-    nothing = read_batch(bench.queue, replace(good, entries=(foreign,)), "gated", SHAPE)
+    def with_foreign(*args: Any, **kwargs: Any) -> Claim:
+        claimed: Claim = claim(*args, **kwargs)
+        return replace(claimed, entries=(foreign, *claimed.entries))
+
+    bench.queue.claim = with_foreign  # type: ignore[method-assign]
+    claiming = Consumer(bench.queue, "gated", Lease(HOUR_MS))
+
+    batch, nothing = claiming.claim(1), claiming.claim(1)
 
     assert batch is not None
     assert batch.ids == ["ours"]
     assert nothing is None
-    assert foreign in caplog.text
+    assert "1 entries are no jobs" in caplog.text
 
 
 # -- jobs that harm -------------------------------------------------------------------------------
@@ -413,7 +422,7 @@ def test_a_picture_that_breaks_the_model_is_answered_and_buried_and_its_neighbou
 
 
 def _lose_its_worker(bench: Bench) -> None:
-    MemoryQueue.claim(bench.queue, BATCH_SIZE, Lease(1), suspects=True)
+    MemoryQueue.claim(bench.queue, BATCH_SIZE, Lease(1), redelivered=True)
     bench.now += 1
 
 
@@ -471,7 +480,7 @@ def test_a_result_that_comes_after_the_lease_was_lost_changes_nothing_and_counts
 
     bench.now += HOUR_MS
     bench.queue.push(encode_job(bench.job("other")))
-    stolen = MemoryQueue.claim(bench.queue, 9, Lease(HOUR_MS), suspects=True)
+    stolen = MemoryQueue.claim(bench.queue, 9, Lease(HOUR_MS), redelivered=True)
     bench.model.gate.set()
 
     eventually(lambda: lines(caplog, "batch"), "its line")
@@ -493,14 +502,14 @@ def test_the_leases_of_the_batch_in_hand_and_of_the_next_are_kept(bench: Bench) 
         return extend(token, job_ids, lease_ms)
 
     bench.queue.extend = note  # type: ignore[method-assign]
-    worker.leases._lease_ms = 30
+    worker._consumer.leases._lease_ms = 30
 
     bench.start(worker)
 
     eventually(lambda: len(renewed) == 2 * BATCH_SIZE, "renewals of both batches")
     bench.model.gate.set()
     bench.assert_answered(*bench.sent)
-    eventually(lambda: not worker.leases._held, "leases to be dropped")
+    eventually(lambda: not worker._consumer.leases._held, "leases to be dropped")
 
 
 def test_it_is_unhealthy_while_a_call_of_the_model_hangs(bench: Bench) -> None:
@@ -510,7 +519,7 @@ def test_it_is_unhealthy_while_a_call_of_the_model_hangs(bench: Bench) -> None:
     bench.in_a_batch()
     before = worker.healthy
 
-    worker.leases.patience_s = -1.0
+    worker._consumer.leases.patience_s = -1.0
     after = worker.healthy
 
     assert (before, after) == (True, False)
@@ -538,22 +547,22 @@ def test_it_stops_by_finishing_the_batch_in_hand_and_giving_the_next_one_back(
     bench.stop(worker)
 
     bench.assert_answered(*first)
-    left = bench.queue.claim(9, Lease(HOUR_MS), suspects=True)
+    left = bench.queue.claim(9, Lease(HOUR_MS), redelivered=True)
     assert [json.loads(entry)["id"] for entry in left.entries] == [*second, "third"]
     assert bench.model.calls == 1
     assert "gave 4 jobs back" in caplog.text
 
 
-def test_it_looks_for_no_next_batch_once_it_is_to_stop(bench: Bench) -> None:
+def test_it_looks_for_no_next_work_once_it_is_to_stop(bench: Bench) -> None:
     worker = bench.worker()
     batch = [f"job-{n}" for n in range(BATCH_SIZE)]
     bench.send(*batch)
-    taken = worker._next_batch()
+    taken = worker._next_work()
     worker.stop()
 
     assert taken is not None
     assert worker._prefetch() is None
-    assert worker._next_batch() is None
+    assert worker._next_work() is None
     worker._give_back(taken)
     assert bench.queue.snapshot().queued == BATCH_SIZE
 
@@ -656,7 +665,7 @@ def test_an_outage_between_two_batches_loses_nothing_and_is_two_lines(
     worker = bench.start()
     bench.send("before")
     bench.assert_answered("before")
-    eventually(lambda: worker.link.met, "the first contact")
+    eventually(lambda: worker.met_redis, "the first contact")
 
     bench.queue.go_away()
     tries = counting_sleeps(worker)
@@ -672,18 +681,18 @@ def test_an_outage_between_two_batches_loses_nothing_and_is_two_lines(
 def counting_sleeps(worker: Worker) -> list[float]:
     """Return the pauses between tries from now on."""
     pauses: list[float] = []
-    wait = worker.link._stopping.wait
+    wait = worker._consumer.connection._stopping.wait
 
     def note(timeout: float | None = None) -> bool:
         pauses.append(timeout or 0)
         return wait(timeout)
 
-    worker.link._stopping.wait = note  # type: ignore[method-assign]
+    worker._consumer.connection._stopping.wait = note  # type: ignore[method-assign]
     return pauses
 
 
 def changes_of_state(caplog: pytest.LogCaptureFixture) -> list[str]:
-    found = [r.getMessage() for r in caplog.records if r.name == "imageserve.worker.link"]
+    found = [r.getMessage() for r in caplog.records if r.name == "imageserve.queue.consumer"]
     return [message.partition(",")[0] for message in found]
 
 
@@ -711,7 +720,7 @@ def test_a_dead_job_whose_result_cannot_be_stored_holds_nobody_up(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     bench.send("killer")
-    waiter = bench.queue.waiters.expect("killer", "image_queue", threading.Event())
+    waiter = bench.queue.tickets.add("killer", threading.Event())
     _lose_its_worker(bench)
     _lose_its_worker(bench)
     bench.send("a")
@@ -728,7 +737,7 @@ def test_an_outage_while_looking_ahead_leaves_the_batch_in_hand_alone(bench: Ben
     bench.model.gate.clear()
     bench.send(*[f"job-{n}" for n in range(BATCH_SIZE)])
     worker = bench.worker()
-    batch = worker._next_batch()
+    batch = worker._next_work()
     assert batch is not None
 
     bench.queue.go_away("claim")
@@ -748,7 +757,7 @@ def test_what_redis_refuses_for_good_is_not_tried_again(
     bench.start()
 
     eventually(lambda: "stopped before 1 results" in caplog.text, "the error")
-    assert "Redis refuses what must be done" in caplog.text
+    assert "Redis refuses a command" in caplog.text
     assert [r for r in caplog.records if r.exc_info]
     bench.queue.come_back()
     bench.send("b")
@@ -763,7 +772,7 @@ def test_a_claim_whose_pixels_redis_refuses_is_left_to_its_lease(
 
     bench.start()
 
-    eventually(lambda: "Redis refuses what must be done" in caplog.text, "the error")
+    eventually(lambda: "Redis refuses a command" in caplog.text, "the error")
     assert bench.model.calls == 0
     assert bench.queue.snapshot().in_flight == 1
 
@@ -791,7 +800,7 @@ def test_a_bug_in_finishing_is_logged_and_the_worker_goes_on(
     assert line.exc_info
 
 
-# -- the link -------------------------------------------------------------------------------------
+# -- back-off -------------------------------------------------------------------------------------
 
 
 def test_pauses_between_tries_grow_up_to_a_limit_and_start_over(
@@ -806,12 +815,12 @@ def test_pauses_between_tries_grow_up_to_a_limit_and_start_over(
         return False
 
     stopping.wait = wait  # type: ignore[method-assign]
-    state = link.Link(stopping)
+    state = consumer.RedisBackoff(stopping)
 
     for _ in range(8):
-        state.down(QueueUnavailable("away"))
-    state.up()
-    state.down(QueueUnavailable("away"))
+        state.failed(QueueUnavailable("away"))
+    state.succeeded()
+    state.failed(QueueUnavailable("away"))
 
     assert pauses == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 0.05]
 
@@ -821,10 +830,10 @@ def test_pauses_differ_between_workers_and_outlast_a_stop(monkeypatch: pytest.Mo
     monkeypatch.setattr(time, "sleep", slept.append)
     stopping = threading.Event()
     stopping.set()
-    state = link.Link(stopping)
+    state = consumer.RedisBackoff(stopping)
 
     for _ in range(4):
-        state.down(QueueUnavailable("away"))
+        state.failed(QueueUnavailable("away"))
 
     assert len(slept) == 4
     assert all(

@@ -16,12 +16,13 @@ from typing import Any
 import pytest
 import yaml
 from tests.kubernetes_api import KubernetesApi, Request
+from tests.queues import RedisQueue
 from tests.redis_server import RedisServer, eventually, free_port
 from tests.system.stack import START_S, Program, clean_environment
 
-from imageserve.queue.queue import Limits, WorkerInfo
+from imageserve.queue.producer import Limits
 from imageserve.queue.redis.connection import RedisAccess
-from imageserve.queue.redis_queue import RedisQueue
+from imageserve.queue.snapshot import WorkerInfo
 from imageserve.queue.wire import Job
 
 MODEL = "imageserve-model-shapes"

@@ -20,7 +20,7 @@ from imageserve.errors import (
     ClusterMissing,
     ClusterUnavailable,
 )
-from imageserve.queue.queue import LIVE_MS, Snapshot, WorkerInfo
+from imageserve.queue.snapshot import LIVE_MS, Snapshot, WorkerInfo
 
 SEEN = Observation(10.0, False, "", 0, 0, 0, 0, 0.0, replicas=2, ready=1)
 

@@ -8,10 +8,10 @@ import pytest
 
 from imageserve.errors import ModelLoadError
 from imageserve.models.entries import ModelEntry
-from imageserve.queue.desired import Wanted
-from imageserve.worker.versions import Versions, mark_of
+from imageserve.queue.wire import DesiredVersion
+from imageserve.worker.versions import Versions, fingerprint_of
 
-V2 = Wanted("shapes", "v2", 7)
+V2 = DesiredVersion("shapes", "v2", 7)
 UNREADABLE = Path("/", "x" * 300)
 """Too long a name: looking at it fails for root, too, whom no permission stops."""
 
@@ -43,7 +43,7 @@ def test_a_version_is_a_folder_below_that_of_its_name(tmp_path: Path) -> None:
 def test_a_version_of_another_name_is_shown_with_its_name(tmp_path: Path) -> None:
     a_folder(tmp_path / "flowers" / "v2")
 
-    found = Versions(an_entry(), str(tmp_path)).find(Wanted("flowers", "v2", 7))
+    found = Versions(an_entry(), str(tmp_path)).find(DesiredVersion("flowers", "v2", 7))
 
     assert found.version == "flowers@v2"
 
@@ -51,7 +51,12 @@ def test_a_version_of_another_name_is_shown_with_its_name(tmp_path: Path) -> Non
 def test_with_nothing_wanted_it_is_what_the_worker_is_set_up_with(tmp_path: Path) -> None:
     found = Versions(an_entry(), str(tmp_path)).find(None)
 
-    assert (found.entry, found.version, found.asked_at, found.mark) == (an_entry(), None, 0, ())
+    assert (found.entry, found.version, found.asked_at, found.fingerprint) == (
+        an_entry(),
+        None,
+        0,
+        (),
+    )
 
 
 @pytest.mark.parametrize(
@@ -114,7 +119,7 @@ def test_the_same_version_asked_for_again_is_the_same_model_and_another_wish(
     a_folder(tmp_path / "shapes" / "v2")
     versions = Versions(an_entry(), str(tmp_path))
 
-    one, again = versions.find(V2), versions.find(Wanted("shapes", "v2", 8))
+    one, again = versions.find(V2), versions.find(DesiredVersion("shapes", "v2", 8))
 
     assert one.is_same_model(again)
     assert one != again
@@ -166,13 +171,13 @@ def test_a_folder_has_changed_when_any_of_its_files_has(
 
 def test_a_folder_with_an_imageserve_yaml_has_changed_only_when_that_has(tmp_path: Path) -> None:
     folder = a_folder(tmp_path / "shapes", "version: '1'\n")
-    before = mark_of([folder])
+    before = fingerprint_of([folder])
 
     _write_over(folder)
-    assert mark_of([folder]) == before, "the rest may still be missing"
+    assert fingerprint_of([folder]) == before, "the rest may still be missing"
 
     (folder / "imageserve.yaml").write_text("version: '12'\n")
-    assert mark_of([folder]) != before
+    assert fingerprint_of([folder]) != before
 
 
 def test_a_link_that_leads_elsewhere_is_a_change(tmp_path: Path) -> None:
@@ -180,12 +185,12 @@ def test_a_link_that_leads_elsewhere_is_a_change(tmp_path: Path) -> None:
         a_folder(tmp_path / version)
     link = tmp_path / "current"
     link.symlink_to("v1")
-    before = mark_of([link])
+    before = fingerprint_of([link])
 
     (tmp_path / "next").symlink_to("v2")
     (tmp_path / "next").rename(link)
 
-    assert mark_of([link]) != before
+    assert fingerprint_of([link]) != before
 
 
 def test_a_mounted_config_map_is_a_change_when_kubernetes_writes_it_anew(tmp_path: Path) -> None:
@@ -195,13 +200,13 @@ def test_a_mounted_config_map_is_a_change_when_kubernetes_writes_it_anew(tmp_pat
     (mount / "..data").symlink_to("..2026_01")
     for name in ("model.keras", "labels.txt"):
         (mount / name).symlink_to(f"..data/{name}")
-    before = mark_of([mount])
+    before = fingerprint_of([mount])
     assert [Path(file[0]).name for file in before] == ["labels.txt", "model.keras"]
 
     (mount / "..data_tmp").symlink_to("..2026_02")
     (mount / "..data_tmp").rename(mount / "..data")
 
-    assert mark_of([mount]) != before
+    assert fingerprint_of([mount]) != before
 
 
 def test_files_that_an_entry_names_are_looked_at_and_names_are_not(tmp_path: Path) -> None:
@@ -218,4 +223,4 @@ def test_files_that_an_entry_names_are_looked_at_and_names_are_not(tmp_path: Pat
 
 
 def names_in(entry: ModelEntry) -> list[str]:
-    return [Path(file[0]).name for file in Versions(entry, None).find(None).mark]
+    return [Path(file[0]).name for file in Versions(entry, None).find(None).fingerprint]

@@ -11,12 +11,12 @@ from imageserve.autoscaler.cluster import Cluster
 from imageserve.autoscaler.lease import Election, Leadership
 from imageserve.autoscaler.model_scaler import ModelScaler
 from imageserve.autoscaler.scaling_file import Scaling, read_scaling_file
-from imageserve.cli.access import redis_access
 from imageserve.config.settings import Settings
 from imageserve.errors import SettingsError
 from imageserve.logger import setup_logging
 from imageserve.probes import ProbeServer
 from imageserve.queue.observations import JobLook, QueueReader
+from imageserve.queue.redis.connection import RedisAccess
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +89,7 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _assembled(settings: Settings, scaling: Scaling, cluster: Cluster, dry_run: bool) -> Autoscaler:
-    access = redis_access(settings)
+    access = RedisAccess.from_settings(settings)
     models = scaling.models.values()
     leadership = _leadership(settings, scaling, cluster)
     return Autoscaler(

@@ -15,12 +15,12 @@ from imageserve.autoscaler.pod_watch import PodWatch
 from imageserve.autoscaler.sample import with_queue
 from imageserve.autoscaler.scaling_file import ModelScaling, Scaling
 from imageserve.autoscaler.sizing import State, size
-from imageserve.cli.access import redis_access
 from imageserve.cli.autoscaler import add_cluster_options, scaling_of
 from imageserve.config.settings import Settings
 from imageserve.errors import ClusterError, QueueError, SettingsError
 from imageserve.queue.observations import QueueReader, Reading
 from imageserve.queue.queue import live_tables
+from imageserve.queue.redis.connection import RedisAccess
 
 ASK_TIMEOUT_S = 1.0
 
@@ -104,7 +104,7 @@ def _cluster(namespace: str | None, kubeconfig: str | None) -> tuple[Cluster | N
 
 def _look(settings: Settings, models: Sequence[ModelScaling], seconds: float) -> _Looks:
     """Read the queues at the beginning and at the end of some seconds."""
-    reader = QueueReader(redis_access(settings), [model.queue for model in models])
+    reader = QueueReader(RedisAccess.from_settings(settings), [model.queue for model in models])
     try:
         first = (time.monotonic(), reader.read())
         time.sleep(max(0.0, min(seconds, 60.0)))

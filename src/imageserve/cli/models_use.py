@@ -1,18 +1,18 @@
-"""``imageserve models use``: have the workers change to another version while they serve."""
+"""``imageserve models use``: set the desired version of a model, and wait for the workers."""
 
 import argparse
 import time
 from collections.abc import Iterator, Mapping
 
-from imageserve.cli.access import redis_access
 from imageserve.config.settings import Settings
-from imageserve.errors import SettingsError
+from imageserve.errors import QueueError, SettingsError
 from imageserve.models.entries import ModelEntry, model_entries
-from imageserve.queue.desired import decode_wanted, encode_wanted, parse_wanted
-from imageserve.queue.queue import LIVE_MS, JobQueue, Snapshot, WorkerInfo
-from imageserve.queue.redis_queue import RedisQueue
+from imageserve.queue.monitor import Monitor
+from imageserve.queue.redis.connection import RedisAccess
+from imageserve.queue.snapshot import Snapshot, WorkerInfo
+from imageserve.queue.wire import decode_desired, encode_desired, parse_desired
 
-LOOK_S = 0.5
+POLL_S = 0.5
 
 
 def add_use(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -44,12 +44,21 @@ def add_use(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
 def _use(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     settings = Settings.from_env(environ)
     entry = _entry(model_entries(settings), options.model, options.version)
-    queue = RedisQueue(redis_access(settings), entry.queue, connections=1)
+    monitor = Monitor(RedisAccess.from_settings(settings), [entry.queue])
     if not options.status:
-        queue.want(_text(options.version, queue.snapshot().now))
-    have_changed = _wait(queue, options.wait)
-    print("\n".join(_report(entry, queue.wanted(), queue.snapshot())))
+        now = _snapshot(monitor, entry.queue).now
+        monitor.set_desired(entry.queue, _text(options.version, now))
+    have_changed = _wait(monitor, entry.queue, options.wait)
+    report = _report(entry, monitor.desired(entry.queue), _snapshot(monitor, entry.queue))
+    print("\n".join(report))
     return int(options.wait > 0 and not have_changed)
+
+
+def _snapshot(monitor: Monitor, queue: str) -> Snapshot:
+    snapshot = monitor.snapshots()[queue]
+    if isinstance(snapshot, QueueError):
+        raise snapshot
+    return snapshot
 
 
 def _entry(entries: Mapping[str, ModelEntry], model: str | None, version: str | None) -> ModelEntry:
@@ -65,55 +74,47 @@ def _text(version: str | None, now: int) -> str:
     if version is None:
         return ""
     try:
-        return encode_wanted(parse_wanted(version, now))
+        return encode_desired(parse_desired(version, now))
     except ValueError as error:
         raise SettingsError(str(error)) from error
 
 
-def _wait(queue: JobQueue, seconds: float) -> bool:
-    """Wait until all workers serve what they should; False where one cannot, or time is up."""
+def _wait(monitor: Monitor, queue: str, seconds: float) -> bool:
+    """Wait until all workers serve the desired version; False where one cannot, or time is up."""
     end = time.monotonic() + seconds
     while True:
-        wanted, workers = queue.wanted(), _live(queue.snapshot())
-        answers = [worker for worker in workers if worker.answered == wanted]
+        desired, workers = monitor.desired(queue), _snapshot(monitor, queue).live_workers
+        answers = [worker for worker in workers if worker.answered == desired]
         if any(worker.problem for worker in answers):
             return False
         if workers and len(answers) == len(workers):
             return True
         if time.monotonic() >= end:
             return False
-        time.sleep(LOOK_S)
+        time.sleep(POLL_S)
 
 
-def _live(snapshot: Snapshot) -> list[WorkerInfo]:
-    return [
-        worker
-        for worker in snapshot.workers
-        if worker.state != "stopping" and snapshot.now - worker.last_seen <= LIVE_MS
-    ]
-
-
-def _report(entry: ModelEntry, wanted: str, snapshot: Snapshot) -> Iterator[str]:
-    yield f"{entry.name}: wanted is {_shown(wanted)}"
-    workers = _live(snapshot)
+def _report(entry: ModelEntry, desired: str, snapshot: Snapshot) -> Iterator[str]:
+    yield f"{entry.name}: wanted is {_shown(desired)}"
+    workers = snapshot.live_workers
     if not workers:
         yield "no worker is there to serve it"
     for worker in workers:
         serves = worker.version or "a version it does not name"
-        yield f"{worker.id}: serves {serves}, {_state(worker, wanted)}"
+        yield f"{worker.id}: serves {serves}, {_state(worker, desired)}"
 
 
-def _state(worker: WorkerInfo, wanted: str) -> str:
+def _state(worker: WorkerInfo, desired: str) -> str:
     if worker.loading:
         return f"loads {worker.loading}"
-    if worker.answered != wanted:
+    if worker.answered != desired:
         return "has not answered yet"
     return f"cannot change: {worker.problem}" if worker.problem else "as wanted"
 
 
 def _shown(text: str) -> str:
     try:
-        wanted = decode_wanted(text)
+        desired = decode_desired(text)
     except ValueError as error:
         return f"not known: {error}"
-    return wanted.text if wanted else "what the workers are set up with"
+    return desired.text if desired else "what the workers are set up with"

@@ -1,4 +1,4 @@
-"""``imageserve queue``: look into a queue, read its dead list, empty it."""
+"""``imageserve queue``: show a queue, print its dead list, empty it."""
 
 import argparse
 import json
@@ -6,44 +6,42 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
-from imageserve.cli.access import redis_access
 from imageserve.config.settings import Settings
-from imageserve.errors import SettingsError
+from imageserve.errors import QueueError, SettingsError
 from imageserve.models.entries import ModelEntry, model_entries
-from imageserve.queue.capacity import expected_wait_ms, per_second
-from imageserve.queue.queue import live_tables
-from imageserve.queue.redis_queue import RedisQueue
+from imageserve.queue.monitor import Monitor
+from imageserve.queue.redis.connection import RedisAccess
+from imageserve.queue.snapshot import Snapshot, expected_wait_ms
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     options = _parser().parse_args(arguments)
     settings = Settings.from_env(environ)
-    for entry in _entries(settings, options.model):
-        queue = RedisQueue(redis_access(settings), entry.queue, connections=1)
-        if options.action == "status":
-            _status(entry, queue, as_json=options.json)
-        elif options.action == "dead":
-            _dead(queue, options.count)
+    entries = _entries(settings, options.model)
+    monitor = Monitor(RedisAccess.from_settings(settings), [entry.queue for entry in entries])
+    if options.action == "status":
+        return _status(entries, monitor, as_json=options.json)
+    for entry in entries:
+        if options.action == "dead":
+            _dead(monitor, entry.queue, options.count)
         else:
-            _purge(queue, confirmed=options.yes)
+            _purge(monitor, entry.queue, confirmed=options.yes)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="imageserve queue",
-        description="Look into the queues of the models. REDIS_URL, MODEL and MODELS_FILE say "
-        "which ones.",
+        description="Show or empty the queues of the models that REDIS_URL, MODEL and "
+        "MODELS_FILE name.",
     )
     parser.add_argument("--model", help="only this model's queue")
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    status = actions.add_parser("status", help="what waits, what is in work, who works")
+    status = actions.add_parser("status", help="print waiting jobs, jobs in work, and workers")
     status.add_argument("--json", action="store_true", help="print JSON")
     dead = actions.add_parser("dead", help="print the dead list, newest first, as JSON lines")
     dead.add_argument("--count", type=int, default=20, help="how many entries (default 20)")
-    purge = actions.add_parser(
-        "purge", help="drop all waiting jobs; those who wait for them are answered 503"
-    )
+    purge = actions.add_parser("purge", help="drop all waiting jobs; their clients get 503")
     purge.add_argument("--yes", action="store_true", help="do not ask")
     return parser
 
@@ -57,19 +55,31 @@ def _entries(settings: Settings, name: str | None) -> list[ModelEntry]:
     return [entries[name]]
 
 
-def _status(entry: ModelEntry, queue: RedisQueue, *, as_json: bool) -> None:
-    snapshot = queue.snapshot()
-    capacity = sum(map(per_second, live_tables(snapshot)))
-    wait_ms = expected_wait_ms(snapshot.backlog, capacity)
+def _status(entries: Sequence[ModelEntry], monitor: Monitor, *, as_json: bool) -> int:
+    """Print each queue that can be read; the exit status is 1 where one cannot."""
+    unread = 0
+    snapshots = monitor.snapshots()
+    for entry in entries:
+        snapshot = snapshots[entry.queue]
+        if isinstance(snapshot, QueueError):
+            unread += 1
+            print(f"imageserve queue: {entry.queue}: {snapshot}", file=sys.stderr)
+        else:
+            _print_queue(entry, snapshot, as_json=as_json)
+    return int(unread > 0)
+
+
+def _print_queue(entry: ModelEntry, snapshot: Snapshot, *, as_json: bool) -> None:
+    wait_ms = expected_wait_ms(snapshot.backlog, snapshot.capacity_per_s)
     facts = {
         "model": entry.name,
-        "queue": queue.name,
+        "queue": entry.queue,
         "queued": snapshot.queued,
         "retry": snapshot.retry,
         "in_flight": snapshot.in_flight,
         "oldest_ms": snapshot.oldest_ms,
         "dead": snapshot.dead,
-        "capacity_per_s": round(capacity, 1),
+        "capacity_per_s": round(snapshot.capacity_per_s, 1),
         "expected_wait_ms": None if wait_ms is None else round(wait_ms),
         **snapshot.stats,
     }
@@ -84,16 +94,16 @@ def _status(entry: ModelEntry, queue: RedisQueue, *, as_json: bool) -> None:
     print()
 
 
-def _dead(queue: RedisQueue, count: int) -> None:
-    for item in queue.dead(count):
+def _dead(monitor: Monitor, queue: str, count: int) -> None:
+    for item in monitor.dead(queue, count):
         at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(item["at"] / 1000))
         print(json.dumps({"at": at, "reason": item["reason"], "entry": item["entry"]}))
 
 
-def _purge(queue: RedisQueue, *, confirmed: bool) -> None:
+def _purge(monitor: Monitor, queue: str, *, confirmed: bool) -> None:
     if not confirmed:
         if not sys.stdin.isatty():
             raise SettingsError("queue purge needs --yes where nobody can be asked")
-        if input(f"Drop all jobs that wait in {queue.name}? [y/N] ").strip().lower() != "y":
+        if input(f"Drop all jobs that wait in {queue}? [y/N] ").strip().lower() != "y":
             return
-    print(f"dropped {queue.purge()} jobs of {queue.name}")
+    print(f"dropped {monitor.purge(queue)} jobs of {queue}")

@@ -16,19 +16,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from imageserve.cli.access import redis_access
 from imageserve.config.settings import Settings
 from imageserve.errors import QueueError, QueueForbidden, QueueUnavailable
 from imageserve.logger import setup_logging
 from imageserve.models.entries import model_entries
+from imageserve.queue.redis.connection import RedisAccess
 from imageserve.web.run_dir import run_dir
 
 if TYPE_CHECKING:
+    from imageserve.queue.redis.connection import RedisAccess
     from imageserve.web.api_keys import ApiKeys
     from imageserve.web.app import WebConfig
-    from imageserve.web.predictor import Predictor
+    from imageserve.web.predict import Predictor
 
 log = logging.getLogger(__name__)
+
+MONITOR_CONNECTIONS = 4
+"""Clients of ``/status`` and ``/metrics`` that are answered at the same time."""
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -71,7 +75,7 @@ def _check(settings: Settings) -> None:
     from imageserve.queue.self_test import check_server
 
     for entry in model_entries(settings).values():
-        check_server(redis_access(settings), entry.queue, settings.queue_bytes_limit)
+        check_server(RedisAccess.from_settings(settings), entry.queue, settings.queue_bytes_limit)
 
 
 def _fresh_directory(path: Path) -> Path:
@@ -84,6 +88,7 @@ def _fresh_directory(path: Path) -> Path:
 def application() -> object:
     """Build the WSGI application of one web process. Called by gunicorn, after it forked."""
     # Imported here: the parent must not load Redis clients and Flask before it forks.
+    from imageserve.queue.monitor import Monitor
     from imageserve.web.app import Server, create_app
     from imageserve.web.drain import DrainFlag
     from imageserve.web.gunicorn_worker import Worker, upload_deadline, watch_hang_up
@@ -99,42 +104,33 @@ def application() -> object:
         is_draining=lambda: flag.is_set,
         is_stopping=lambda: Worker.stopping,
     )
-    return create_app(_predictor(settings), _web_config(settings), server)
+    access = RedisAccess.from_settings(settings)
+    queues = [entry.queue for entry in model_entries(settings).values()]
+    monitor = Monitor(access, queues, connections=MONITOR_CONNECTIONS)
+    return create_app(_predictor(settings, access), monitor, _web_config(settings), server)
 
 
-def _predictor(settings: Settings) -> "Predictor":
+def _predictor(settings: Settings, access: RedisAccess) -> "Predictor":
     from imageserve.decoding import DecodingPolicy
-    from imageserve.queue.redis_queue import RedisQueue
-    from imageserve.queue.redis_replies import RedisReplies
-    from imageserve.web.capacity_view import CapacityView
+    from imageserve.queue.producer import ProducerConfig, connect_producers
     from imageserve.web.gunicorn_worker import offload
-    from imageserve.web.predictor import Predictor, PredictorConfig, Served
+    from imageserve.web.predict import Predictor, ServedModel
 
-    access = redis_access(settings)
-    models: dict[str, Served] = {}
-    queues: dict[str, RedisQueue] = {}
-    for name, entry in model_entries(settings).items():
-        # One for every request in hand: made on demand, and never waited for. A process that is
-        # short of processor time holds each for a whole turn of its event loop; a request that
-        # waited two seconds for one would take Redis for dead and have the next ones refused.
-        queue = queues[entry.queue] = RedisQueue(
-            access, entry.queue, connections=settings.web_slots
-        )
-        models[name] = Served(entry, queue, CapacityView(queue))
-    config = PredictorConfig(
-        decoding=DecodingPolicy(
-            settings.max_image_bytes,
-            settings.max_image_pixels,
-            settings.image_formats,
-            settings.fast_jpeg,
-        ),
-        max_jobs=settings.queue_limit,
-        max_bytes=settings.queue_bytes_limit,
-        result_ttl_s=settings.result_ttl_s,
+    entries = model_entries(settings)
+    limits = ProducerConfig(settings.queue_limit, settings.queue_bytes_limit, settings.result_ttl_s)
+    queues = [entry.queue for entry in entries.values()]
+    # A connection for each request in hand: made on demand, and never waited for. A process that is
+    # short of processor time holds each for a whole turn of its event loop; a request that waited
+    # two seconds for one would take Redis for dead and have the next ones refused.
+    producers = connect_producers(access, queues, limits, connections=settings.web_slots)
+    models = {name: ServedModel(entry, producers[entry.queue]) for name, entry in entries.items()}
+    decoding = DecodingPolicy(
+        settings.max_image_bytes,
+        settings.max_image_pixels,
+        settings.image_formats,
+        settings.fast_jpeg,
     )
-    replies = RedisReplies(access, queues)
-    replies.start()
-    return Predictor(models, replies, config, offload)
+    return Predictor(models, decoding, offload)
 
 
 def _web_config(settings: Settings) -> "WebConfig":

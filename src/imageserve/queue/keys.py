@@ -1,13 +1,13 @@
-"""Every Redis key of one queue, in one place.
+"""The name of each Redis key of one queue. Pure.
 
-With Q = ``image_queue``; all of it shares one cluster slot through the hash tag ``{Q}``.
+With Q = ``image_queue``. The hash tag ``{Q}`` puts all of them into one cluster slot.
 
 ========================  =======  ===========================================  ====================
 key                       type     content                                      lifetime
 ========================  =======  ===========================================  ====================
 ``Q``                     list     jobs, JSON                                   capped: QUEUE_LIMIT
 ``{Q}:hold``              list     jobs moved by a waking BLMOVE                drained by any claim
-``{Q}:retry``             list     suspects: jobs whose lease was lost          1 h guard
+``{Q}:retry``             list     redelivered jobs: their worker died          1 h guard
 ``{Q}:leases``            zset     id -> lease expiry, ms                       1 h guard
 ``{Q}:inflight``          hash     id -> claim token, newline, job              1 h guard
 ``{Q}:attempts``          hash     id -> leases lost so far                     1 h guard
@@ -18,14 +18,14 @@ key                       type     content                                      
 ``{Q}:stats``             hash     monotonic counters                           none; fixed fields
 ``{Q}:workers``           zset     worker id -> last seen, ms                   pruned, 1 h guard
 ``{Q}:workers:info``      hash     worker id -> WorkerInfo, JSON                pruned, 1 h guard
-``{Q}:wanted``            string   the version that workers are told to serve   none; one short text
+``{Q}:wanted``            string   the desired version of the model             none; one short text
 ``{Q}:reply:<process>``   channel  results for one web process
 ``{Q}:selftest:<uuid>:*``            the start-up self-test's own keys            seconds
 ========================  =======  ===========================================  ====================
 """
 
 GUARD_MS = 3_600_000
-"""Lifetime of keys that are renewed while in use, so that nothing outlives an abandoned queue."""
+"""TTL of keys that are renewed while in use: an abandoned queue leaves nothing behind."""
 
 
 class Keys:
@@ -43,7 +43,7 @@ class Keys:
         self.stats = f"{prefix}:stats"
         self.workers = f"{prefix}:workers"
         self.workers_info = f"{prefix}:workers:info"
-        self.wanted = f"{prefix}:wanted"
+        self.desired = f"{prefix}:wanted"
 
     def nonce(self, job_id: str) -> str:
         return f"{self._prefix}:id:{job_id}"
@@ -66,7 +66,7 @@ class Keys:
         """The keys that belong to the queue as a whole, not to one job."""
         waiting = (self.queue, self.hold, self.retry)
         taken = (self.leases, self.inflight, self.attempts, self.dead)
-        return (*waiting, *taken, self.stats, self.workers, self.workers_info, self.wanted)
+        return (*waiting, *taken, self.stats, self.workers, self.workers_info, self.desired)
 
     # The keys of a script, in the order in which it takes them.
 

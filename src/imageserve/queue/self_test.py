@@ -1,41 +1,48 @@
-"""The start-up self-test finds out whether this Redis allows what the protocol needs.
+"""The start-up self-test: whether this Redis allows what the protocol needs.
 
-Run once per process, on keys of its own in the slot of the real queue, so that a server that
-forbids a command or evicts keys is found before the first picture, and the message says what.
+Each process runs it once, on keys of its own in the slot of the real queue. A server that forbids a
+command or evicts keys is found before the first picture, and the message names the problem.
 """
 
 import logging
 import uuid
+from typing import Any
 
 from imageserve.errors import QueueError, QueueForbidden, QueueUnavailable
-from imageserve.queue.queue import Finished, Lease, Limits, Verdict, WorkerInfo
-from imageserve.queue.redis.connection import RedisAccess
-from imageserve.queue.redis_queue import RedisQueue
-from imageserve.queue.wire import Job, Result, ResultError
+from imageserve.queue.consumer import Lease, RedisConsumerStore
+from imageserve.queue.keys import Keys
+from imageserve.queue.producer import Limits, RedisProducerStore, Verdict
+from imageserve.queue.redis.connection import COMMAND_TIMEOUT_S, RedisAccess, redis_errors
+from imageserve.queue.redis.queue import RedisQueue
+from imageserve.queue.snapshot import WorkerInfo
+from imageserve.queue.wire import Job, result_of_error
 
 log = logging.getLogger(__name__)
 
 FLOOR = (6, 2)
 MAXMEMORY_SHARE = 0.6
-"""Pixels may take this share of Redis's memory: results, jobs, copies and the AOF need the rest."""
+"""The share of Redis's memory that pixels may take. Results, jobs and the AOF need the rest."""
 
 
 def check_server(access: RedisAccess, queue: str, queue_bytes_limit: int) -> None:
-    """Check version, memory policy and every script.
+    """Check version, memory policy and each script.
 
     Raises QueueUnavailable where Redis cannot be reached (try again), QueueForbidden where it
     cannot serve the protocol as it is (an operator has to change something).
     """
     real = RedisQueue(access, queue, connections=1)
-    facts = real.server_facts()
+    try:
+        with redis_errors():
+            facts: Any = real.client.info()
+    finally:
+        real.close()
     _check_version(str(facts.get("redis_version", "")), "valkey_version" in facts)
     _check_memory(
         int(facts.get("maxmemory", 0)), str(facts.get("maxmemory_policy", "")), queue_bytes_limit
     )
     if not facts.get("aof_enabled", 1):
         log.warning("Redis keeps no append-only file: if it restarts, waiting jobs are lost")
-    keys = real.keys.selftest(uuid.uuid4().hex[:12])
-    _run_scripts(RedisQueue(access, keys.queue, connections=1, keys=keys))
+    _run_scripts(access, real.keys.selftest(uuid.uuid4().hex[:12]))
 
 
 def _check_version(version: str, is_valkey: bool) -> None:
@@ -65,45 +72,59 @@ def _check_memory(maxmemory: int, policy: str, queue_bytes_limit: int) -> None:
         )
 
 
-def _run_scripts(queue: RedisQueue) -> None:
+def _run_scripts(access: RedisAccess, keys: Keys) -> None:
     job_id = uuid.uuid4().hex
-    keys = queue.keys
+    producer = RedisProducerStore(access, keys.queue, connections=1, keys=keys)
+    consumer = RedisConsumerStore(access, keys.queue, connections=1, keys=keys)
     names = [*keys.shared(), keys.nonce(job_id), keys.pixels(job_id), keys.result(job_id)]
     try:
-        _one_job_through(queue, job_id)
+        _try_subscribing(producer)
+        _one_job_through(producer, consumer, job_id)
     except (QueueUnavailable, QueueForbidden):
         raise
     except QueueError as error:
         raise QueueForbidden(f"Redis cannot serve as the queue: {error}") from error
     finally:
-        queue.delete(names)
+        producer.delete(names)
+        producer.close()
+        consumer.close()
 
 
-def _one_job_through(queue: RedisQueue, job_id: str) -> None:
+def _try_subscribing(queue: RedisQueue) -> None:
+    """Subscribe once to a channel of the queue. Raises QueueForbidden where that is refused."""
+    with redis_errors():
+        pubsub = queue.once.pubsub()
+        try:
+            pubsub.subscribe(queue.keys.reply("selftest"))
+            pubsub.get_message(timeout=COMMAND_TIMEOUT_S)
+        finally:
+            pubsub.close()
+
+
+def _one_job_through(
+    producer: RedisProducerStore, consumer: RedisConsumerStore, job_id: str
+) -> None:
     """Take one job through enqueue, wait, claim, extend, release, claim, finish."""
-    job = Job(job_id, "selftest", (1, 1, 3), 1, queue.keys.reply("selftest"), "selftest", 1000)
+    reply = producer.keys.reply("selftest")
+    job = Job(job_id, "selftest", (1, 1, 3), 1, reply, "selftest", 1000)
     lease = Lease(lease_ms=2000)
     info = WorkerInfo("selftest", "selftest", (1, 1, 3), 1, {1: 1.0}, "testing", "selftest")
-    queue.heartbeat(info)
-    queue.try_listening()
-    admission = queue.enqueue(job, b"\0\0\0", 2000, Limits())
+    consumer.heartbeat(info)
+    admission = producer.enqueue(job, b"\0\0\0", 2000, Limits())
     _expect(admission.verdict is Verdict.ACCEPTED, "enqueue")
-    queue.wait(0.1)
-    claim = queue.claim(1, lease, suspects=True)
+    consumer.wait(0.1)
+    claim = consumer.claim(1, lease, redelivered=True)
     _expect(len(claim.entries) == 1, "claim")
-    _expect(queue.extend(claim.token, [job_id], 2000) == 1, "extend")
-    _expect(queue.release(claim.token, [job_id]) == 1, "release")
-    claim = queue.claim(1, lease, suspects=False)
-    _expect(queue.pixels([job_id]) == [b"\0\0\0"], "pixels")
-    error = ResultError("selftest", "selftest")
-    done = Finished(
-        job_id, job.reply, Result(job_id, "selftest", 0, 0, 1, error=error), 1000, "failed"
-    )
-    _expect(queue.finish(claim.token, [done], batches=1) == [True], "finish")
-    _expect(queue.results([job_id]) != [None], "result")
-    _expect(queue.snapshot().stats.get("failed") == 1, "snapshot")
-    queue.bury("{}", "selftest")
-    queue.leave("selftest")
+    _expect(consumer.extend(claim.token, [job_id], 2000) == 1, "extend")
+    _expect(consumer.release(claim.token, [job_id]) == 1, "release")
+    claim = consumer.claim(1, lease, redelivered=False)
+    _expect(consumer.pixels([job_id]) == [b"\0\0\0"], "pixels")
+    done = result_of_error(job, "selftest", "selftest")
+    _expect(consumer.finish(claim.token, [done], batches=1) == [True], "finish")
+    _expect(producer.results([job_id]) != [None], "result")
+    _expect(producer.snapshot().stats.get("failed") == 1, "snapshot")
+    consumer.bury("{}", "selftest")
+    consumer.leave("selftest")
 
 
 def _expect(held: bool, step: str) -> None:

@@ -1,11 +1,12 @@
-"""The wire format, version 1: what crosses Redis, and how it is written and read. Pure.
+"""The wire format, version 1: jobs, results and the desired version. Pure.
 
-Unknown fields are ignored, so a later release can add some; a job of an unknown ``v`` is
-answered ``unsupported_job``. Times are milliseconds of the Redis clock.
+Readers ignore unknown fields, so a later release can add some. A worker answers a job of an unknown
+``v`` with ``unsupported_job``. Times are milliseconds of the Redis clock.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,15 +25,15 @@ class Job:
     shape: tuple[int, int, int]
     top: int
     reply: str
-    """Channel that hears of the result."""
+    """The channel to which the result is published."""
     trace: str
-    """The request id of the HTTP request it came from."""
+    """The id of the HTTP request that sent it."""
     result_ttl_ms: int
     encoding: str = ENCODING
     ts: int = 0
     """When it was queued; set by the queue."""
     deadline: int = 0
-    """When nobody waits for it any more; set by the queue."""
+    """When its client stops waiting; set by the queue."""
 
     @property
     def bytes(self) -> int:
@@ -42,7 +43,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class UnsupportedJob:
-    """A job that this version cannot read, with what is needed to answer it all the same."""
+    """A job that this version cannot run, with the fields that an error answer needs."""
 
     id: str
     reply: str
@@ -72,9 +73,24 @@ class Result:
     predictions: tuple[Prediction, ...] = ()
     error: ResultError | None = None
     shape: tuple[int, int, int] | None = None
-    """With ``model_changed``: the input shape that the answering worker's model takes."""
+    """With ``model_changed``: the input shape of the model of the worker that answered."""
     version: str = ""
-    """Which version of the model has answered; empty where none has, or an older worker."""
+    """The version of the model that answered; empty where no model or an older worker did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A job with its result, ready to be acknowledged."""
+
+    id: str
+    reply: str
+    result: Result
+    ttl_ms: int
+    counter: str
+    """The counter it adds to: ``completed``, ``failed`` or ``expired``."""
+
+
+# -- jobs ---------------------------------------------------------------------------------------
 
 
 def encode_job(job: Job) -> str:
@@ -100,18 +116,20 @@ def encode_open_job(job: Job) -> str:
 
 
 def decode_job(text: str | bytes) -> Job | UnsupportedJob:
-    """Read a job that CLAIM has let through: a JSON object with a string id.
+    """Read an entry of a queue.
 
-    Raises ValueError where Redis's parser takes more than Python's: hexadecimal numbers, depth,
-    half characters.
+    Raises ValueError where it has no id or is no JSON for Python. CLAIM lets some of the latter
+    pass: Redis's parser accepts hexadecimal numbers, deeper nesting and lone surrogates.
     """
     try:
         fields = json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
+    if not isinstance(fields.get("id"), str):
+        raise ValueError("it has no id")
     for name in ("id", "reply", "model", "trace"):
         if isinstance(fields.get(name), str):
-            fields[name].encode()  # Half a character (a lone surrogate) is JSON, and no text.
+            fields[name].encode()  # A lone surrogate is valid JSON and cannot be encoded.
     problem = _job_problem(fields)
     if problem is not None:
         return _unsupported(fields, problem)
@@ -169,7 +187,7 @@ def _is_time(value: Any) -> bool:
 
 
 def _is_count(value: Any) -> bool:
-    # True is an int to Python. A lifetime that Redis refuses would abort the FINISH of its batch.
+    # Python takes True for an int. A TTL that Redis refuses would abort the FINISH of its batch.
     return type(value) is int and 0 < value < 2**53
 
 
@@ -192,6 +210,9 @@ def _unsupported(fields: Mapping[str, Any], reason: str) -> UnsupportedJob:
         reason=reason,
         ts=int(ts) if _is_time(ts) else 0,
     )
+
+
+# -- results ------------------------------------------------------------------------------------
 
 
 def encode_result(result: Result) -> str:
@@ -219,7 +240,7 @@ def encode_result(result: Result) -> str:
 def decode_result(text: str | bytes) -> Result:
     """Read a result.
 
-    Raises ValueError where it is none: a bug of a foreign writer, for the reader to log and drop.
+    Raises ValueError where it is none: another program wrote it, and the caller drops it.
     """
     try:
         fields = json.loads(text)
@@ -245,3 +266,78 @@ def _string(value: Any) -> str:
     if not isinstance(value, str):
         raise TypeError(f"{value!r} is not a string")
     return value
+
+
+def result_of_error(
+    job: Job | UnsupportedJob, code: str, message: str, counter: str = "failed"
+) -> Finished:
+    """Return a job that ends with an error and without the model."""
+    result = Result(job.id, job.model, 0, 0, 0, error=ResultError(code, message))
+    return Finished(job.id, job.reply, result, job.result_ttl_ms, counter)
+
+
+# -- entries of the list, whoever wrote them ----------------------------------------------------
+
+
+def readable(entries: Sequence[str]) -> Iterator[tuple[str, Job | UnsupportedJob]]:
+    """Yield the entries that are jobs, each with its job; the rest is left out."""
+    for entry in entries:
+        try:
+            yield entry, decode_job(entry)
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            continue
+
+
+# -- the desired version ------------------------------------------------------------------------
+
+_PART = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+_ALLOWED = "letters, digits, dots, dashes and underscores, at most 64, a letter or digit first"
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredVersion:
+    """The version of a model that the workers of a queue should serve.
+
+    ``{Q}:wanted`` holds it until an operator removes it, so it outlives every worker. Workers read
+    it in the reply to each heartbeat. The same version with another ``at`` is tried again.
+    """
+
+    name: str
+    version: str
+    at: int
+    """When it was set, Redis time in ms."""
+
+    @property
+    def text(self) -> str:
+        return f"{self.name}@{self.version}"
+
+
+def parse_desired(text: str, at: int) -> DesiredVersion:
+    """Read ``NAME@VERSION``.
+
+    Both become names of folders, so neither may contain a slash or begin with a dot.
+
+    Raises ValueError where it is anything else.
+    """
+    match = re.fullmatch(f"({_PART})@({_PART})", text)
+    if match is None:
+        raise ValueError(f"{text[:150]!r} is not NAME@VERSION, each of {_ALLOWED}")
+    return DesiredVersion(match[1], match[2], at)
+
+
+def encode_desired(desired: DesiredVersion) -> str:
+    """Write the value of ``{Q}:wanted``."""
+    return f"{desired.text} {desired.at}"
+
+
+def decode_desired(text: str) -> DesiredVersion | None:
+    """Read the value of ``{Q}:wanted``; None where it is empty.
+
+    Raises ValueError where another program wrote it.
+    """
+    if not text:
+        return None
+    named, _, at = text.rpartition(" ")
+    if not re.fullmatch(r"\d{1,15}", at):
+        raise ValueError(f"{text[:150]!r} is not NAME@VERSION and a time")
+    return parse_desired(named, int(at))

@@ -26,9 +26,9 @@ from imageserve.errors import (
     ShuttingDown,
 )
 from imageserve.web.api_keys import ApiKeys
-from imageserve.web.overview import Overview
+from imageserve.web.overview import Overview, SnapshotReader
 from imageserve.web.parameters import checked_timeout_s, checked_top, listed, sane_request_id
-from imageserve.web.predictor import Answer, Ask, ClientGone, Predictor, Wait
+from imageserve.web.predict import Answer, ClassifyOptions, ClientGone, Predictor, Wait
 from imageserve.web.slots import Slots, UploadMemory
 from imageserve.web.upload import Deadline, UploadLimits, UploadReader
 
@@ -88,12 +88,18 @@ class _Call:
     version: str = ""
 
 
-def create_app(predictor: Predictor, config: WebConfig, server: Server | None = None) -> Flask:
-    """Build the application around a predictor."""
+def create_app(
+    predictor: Predictor,
+    monitor: SnapshotReader,
+    config: WebConfig,
+    server: Server | None = None,
+) -> Flask:
+    """Build the application around a predictor and a monitor of its queues."""
     app = Flask("imageserve", static_folder=None)
     server = server or Server()
     _add_predict(app, predictor, config, server)
-    _add_overview(app, Overview(predictor.models))
+    entries = {name: served.entry for name, served in predictor.models.items()}
+    _add_overview(app, Overview(entries, monitor))
     _add_probes(app, server)
     _add_errors(app)
     _add_hooks(app, server)
@@ -113,19 +119,19 @@ def _add_predict(app: Flask, predictor: Predictor, config: WebConfig, server: Se
             headers = request.headers
             config.api_keys.check(headers.get("Authorization", ""), headers.get("X-API-Key", ""))
         slots.check()
-        ask = _read_ask(config.request_timeout_s)
-        predictor.model(ask.model)
+        options = _read_options(config.request_timeout_s)
+        predictor.model(options.model)
         with memory.account() as account:
             upload = reader.read(request.environ, account)
             call: _Call = g.call
             call.body_read = True
             call.bytes = upload.bytes
             with slots.taken():
-                return _predict(predictor, server, upload.pictures, ask)
+                return _predict(predictor, server, upload.pictures, options)
 
 
-def _read_ask(longest_s: float) -> Ask:
-    return Ask(
+def _read_options(longest_s: float) -> ClassifyOptions:
+    return ClassifyOptions(
         model=request.args.get("model"),
         top=checked_top(request.args.get("top")),
         timeout_s=checked_timeout_s(request.headers.get("X-Request-Timeout"), longest_s),
@@ -134,13 +140,16 @@ def _read_ask(longest_s: float) -> Ask:
 
 
 def _predict(
-    predictor: Predictor, server: Server, pictures: tuple[bytes | RequestError, ...], ask: Ask
+    predictor: Predictor,
+    server: Server,
+    pictures: tuple[bytes | RequestError, ...],
+    options: ClassifyOptions,
 ) -> Response:
     wait = Wait()
     stop_watching = server.watch(request.environ, wait)
     try:
         with metrics.request_seconds.time():
-            answers = predictor.predict(pictures, ask, wait)
+            answers = predictor.predict(pictures, options, wait)
     finally:
         stop_watching()
     return _respond(answers)

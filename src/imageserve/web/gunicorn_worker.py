@@ -24,7 +24,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from imageserve.errors import BadRequest, RequestError, TimedOut, UploadTooSlow
 from imageserve.web.polling import look_without_waiting
-from imageserve.web.predictor import Wait
+from imageserve.web.predict import Wait
 
 log = logging.getLogger(__name__)
 

@@ -1,82 +1,89 @@
-"""What is served and how it is doing: read from the queues when somebody asks."""
+"""What is served and how it is doing: read from the queues when a client asks."""
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from imageserve.errors import QueueError
 from imageserve.metrics import QueueReadings
-from imageserve.queue.capacity import expected_wait_ms, per_second
-from imageserve.queue.queue import Snapshot, live_tables
-from imageserve.web.predictor import Served
+from imageserve.models.entries import ModelEntry
+from imageserve.queue.monitor import Snapshots
+from imageserve.queue.snapshot import Snapshot, expected_wait_ms
 
 log = logging.getLogger(__name__)
 
 
-class Overview:
-    """Reads every model's queue."""
+class SnapshotReader(Protocol):
+    """Reads several queues; `imageserve.queue.monitor.Monitor` does it."""
 
-    def __init__(self, models: Mapping[str, Served]) -> None:
-        self._models = models
+    def snapshots(self) -> Snapshots:
+        """Return the state of each queue, or why it could not be read."""
+
+
+class Overview:
+    """Reads the queue of each model."""
+
+    def __init__(self, entries: Mapping[str, ModelEntry], monitor: SnapshotReader) -> None:
+        self._entries = entries
+        self._monitor = monitor
 
     def models(self) -> dict[str, dict[str, Any]]:
         """Return the models with their queue, input size and live workers (None: unknown)."""
         snapshots = self._snapshots()
         return {
             name: {
-                "queue": served.entry.queue,
-                "input_size": list(served.entry.input_size),
-                "interpolation": served.entry.interpolation,
-                "workers": len(live_tables(snapshots[name])) if name in snapshots else None,
+                "queue": entry.queue,
+                "input_size": list(entry.input_size),
+                "interpolation": entry.interpolation,
+                "workers": len(snapshots[name].tables) if name in snapshots else None,
             }
-            for name, served in self._models.items()
+            for name, entry in self._entries.items()
         }
 
     def status(self) -> dict[str, Any]:
-        """Return the state of every queue; without the models Redis was not asked about."""
+        """Return the state of each queue, without those that could not be read."""
         snapshots = self._snapshots()
         return {
             "models": {name: _status(snapshot) for name, snapshot in snapshots.items()},
-            "redis": "ok" if len(snapshots) == len(self._models) else "unavailable",
+            "redis": "ok" if len(snapshots) == len(self._entries) else "unavailable",
         }
 
     def readings(self) -> QueueReadings:
-        """Return the queues' gauges; nothing for a queue that cannot be read."""
+        """Return the queues' gauges, without queues that could not be read."""
         return {
-            (name, self._models[name].entry.queue): {
-                "imageserve_queue_length": snapshot.queued + snapshot.retry,
+            (name, self._entries[name].queue): {
+                "imageserve_queue_length": snapshot.waiting,
                 "imageserve_queue_in_flight": snapshot.in_flight,
                 "imageserve_queue_oldest_seconds": snapshot.oldest_ms / 1000,
                 "imageserve_queue_dead": snapshot.dead,
-                "imageserve_capacity_per_second": _capacity(snapshot),
-                "imageserve_workers": len(live_tables(snapshot)),
+                "imageserve_capacity_per_second": round(snapshot.capacity_per_s, 2),
+                "imageserve_workers": len(snapshot.tables),
             }
             for name, snapshot in self._snapshots().items()
         }
 
     def _snapshots(self) -> dict[str, Snapshot]:
-        snapshots = {}
-        for name, served in self._models.items():
-            try:
-                snapshots[name] = served.queue.snapshot()
-            except QueueError as error:
-                log.debug("queue %s cannot be read: %s", served.entry.queue, error)
-                break  # One Redis: the next queue would only take another time-out.
-        return snapshots
-
-
-def _capacity(snapshot: Snapshot) -> float:
-    return round(sum(map(per_second, live_tables(snapshot))), 2)
+        """Return the snapshots of the models whose queue could be read."""
+        found = self._monitor.snapshots()
+        known: dict[str, Snapshot] = {}
+        for name, entry in self._entries.items():
+            snapshot = found[entry.queue]
+            if isinstance(snapshot, QueueError):
+                log.debug("queue %s cannot be read: %s", entry.queue, snapshot)
+            else:
+                known[name] = snapshot
+        return known
 
 
 def _status(snapshot: Snapshot) -> dict[str, Any]:
-    wait_ms = expected_wait_ms(snapshot.backlog, _capacity(snapshot))
+    capacity_per_s = round(snapshot.capacity_per_s, 2)
+    wait_ms = expected_wait_ms(snapshot.backlog, capacity_per_s)
     return {
-        "queued": snapshot.queued + snapshot.retry,
+        "queued": snapshot.waiting,
         "in_flight": snapshot.in_flight,
         "oldest_ms": snapshot.oldest_ms,
         "expected_wait_ms": None if wait_ms is None else round(wait_ms),
-        "capacity_per_s": _capacity(snapshot),
+        "capacity_per_s": capacity_per_s,
         "dead": snapshot.dead,
         "workers": [
             {

@@ -1,16 +1,20 @@
-"""A claimed batch: jobs with their pixels, and those that are answered without the model."""
+"""A claimed batch on its way through the worker: what the model runs, and what is answered for it.
+
+Jobs that need no model (cancelled, of another model, of an unknown version) are answered beside
+those that do.
+"""
 
 import logging
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
+from imageserve import metrics
 from imageserve.predictions import Prediction
-from imageserve.queue.queue import Claim, Finished, JobQueue
-from imageserve.queue.wire import Job, Result, ResultError, UnsupportedJob, decode_job
+from imageserve.queue.consumer import Batch, ClaimedJob
+from imageserve.queue.wire import Finished, Job, Result, ResultError, UnsupportedJob
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +25,7 @@ class Task:
 
     job: Job
     entry: str
+    """As it was queued, JSON."""
     image: NDArray[np.uint8]
     """(height, width, 3) RGB."""
 
@@ -33,80 +38,64 @@ class Outcome:
     error: str | None
     """Why it failed, alone; None where it did not."""
     model_ms: float
+    """Time of the model call that it was part of."""
     batch: int
+    """Pictures in that call."""
     version: str = ""
-    """Of the model that made it."""
+    """The version of the model."""
 
 
 @dataclass(frozen=True, slots=True)
-class Batch:
-    """What one claim brought."""
+class Work:
+    """A batch, sorted: tasks for the model, and jobs that are answered without it."""
 
-    claim: Claim
+    batch: Batch
     tasks: tuple[Task, ...]
     answered: tuple[Finished, ...]
-    """Jobs that need no model: cancelled, of another model, of an unknown version."""
-    taken_at: float = field(default_factory=time.monotonic)
-
-    @property
-    def ids(self) -> list[str]:
-        return [*(task.job.id for task in self.tasks), *(done.id for done in self.answered)]
 
     def finished(
         self, outcomes: Sequence[Outcome], started_at: float, model: str
     ) -> list[Finished]:
-        """Return every job of the batch with its result; ``started_at`` is the model's start."""
-        waited_ms = (started_at - self.taken_at) * 1000
+        """Return each job of the batch with its result.
+
+        ``started_at`` is when the model started on it, on the clock of `Batch.claimed_at`: a
+        prefetched batch waits for the one before, and that counts as time in the queue.
+        """
+        waited_ms = (started_at - self.batch.claimed_at) * 1000
         done = [
-            _finished(task.job, outcome, self.claim.now - task.job.ts + waited_ms, model)
+            _finished(task.job, outcome, self.batch.now - task.job.ts + waited_ms, model)
             for task, outcome in zip(self.tasks, outcomes, strict=True)
         ]
         return [*done, *self.answered]
 
 
-def read_batch(
-    queue: JobQueue, claim: Claim, model: str, shape: tuple[int, int, int]
-) -> Batch | None:
-    """Fetch the pixels of a claim and sort out what this model cannot run; None if it is empty."""
-    jobs = list(_readable(claim.entries))
-    if not jobs:
-        return None
-    pixels = queue.pixels([job.id for _, job in jobs])
+def sort_batch(batch: Batch, model: str, shape: tuple[int, int, int]) -> Work:
+    """Separate the jobs that this model can run from those that are answered without it."""
     tasks: list[Task] = []
     answered: list[Finished] = []
-    for (entry, job), data in zip(jobs, pixels, strict=True):
-        refusal = _refusal(job, data, model, shape)
+    for claimed in batch.jobs:
+        job, pixels = claimed.job, claimed.pixels
+        refusal = _refusal(claimed, model, shape)
         if refusal is not None:
-            answered.append(_refused(job, claim.now, model, shape, refusal))
-        elif isinstance(job, Job) and data is not None:
-            tasks.append(Task(job, entry, np.frombuffer(data, np.uint8).reshape(shape)))
-    return Batch(claim, tuple(tasks), tuple(answered))
+            answered.append(_refused(job, batch.now, model, shape, refusal))
+        elif isinstance(job, Job) and pixels is not None:
+            image = np.frombuffer(pixels, np.uint8).reshape(shape)
+            tasks.append(Task(job, claimed.entry, image))
+    return Work(batch, tuple(tasks), tuple(answered))
 
 
-def _readable(entries: Sequence[str]) -> Iterator[tuple[str, Job | UnsupportedJob]]:
-    """Yield entries with their jobs.
-
-    One that Redis's JSON parser takes and Python's does not is left to its lease: it comes back
-    as a suspect and ends on the dead list. Only a foreign writer can have queued it.
-    """
-    for entry in entries:
-        try:
-            yield entry, decode_job(entry)
-        except (ValueError, TypeError, KeyError, AttributeError):
-            log.error("an entry that is no job is left to its lease or its end: %.200s", entry)
-
-
-def _refusal(
-    job: Job | UnsupportedJob, data: bytes | None, model: str, shape: tuple[int, int, int]
-) -> ResultError | None:
+def _refusal(claimed: ClaimedJob, model: str, shape: tuple[int, int, int]) -> ResultError | None:
+    """Return why a job cannot be run here; None where it can."""
+    job, pixels = claimed.job, claimed.pixels
     if isinstance(job, UnsupportedJob):
         return ResultError("unsupported_job", job.reason)
     if job.model != model or job.shape != shape:
         return ResultError("model_changed", f"this worker runs {model} at {list(shape)}")
-    if data is None:
+    if pixels is None:
         return ResultError("timed_out", "the job was cancelled, or its deadline has passed")
-    if len(data) != job.bytes:
-        return ResultError("unsupported_job", f"{len(data)} bytes of pixels instead of {job.bytes}")
+    if len(pixels) != job.bytes:
+        message = f"{len(pixels)} bytes of pixels instead of {job.bytes}"
+        return ResultError("unsupported_job", message)
     return None
 
 
@@ -146,11 +135,34 @@ def _finished(job: Job, outcome: Outcome, queue_ms: float, model: str) -> Finish
     return Finished(job.id, job.reply, result, job.result_ttl_ms, counter)
 
 
-def given_up(entries: Sequence[str]) -> list[Finished]:
-    """Return the results of jobs that a claim has put on the dead list."""
-    results = []
-    for _, job in _readable(entries):
-        error = ResultError("model_failed", "its worker died each time it ran")
-        result = Result(job.id, job.model, 0, 0, 0, error=error)
-        results.append(Finished(job.id, job.reply, result, job.result_ttl_ms, "failed"))
-    return results
+def report(
+    model: str, work: Work, finished: Sequence[Finished], kept: Sequence[bool], busy_ms: int
+) -> None:
+    """Count the jobs of a finished batch and log one line; ``kept`` is False for a lost lease."""
+    for job, mine in zip(finished, kept, strict=True):
+        if mine:
+            metrics.jobs_total.labels(model, job.counter).inc()
+    late = list(kept).count(False)
+    metrics.leases_lost_total.labels(model).inc(late)
+    log.info(
+        "batch",
+        extra={
+            "fields": {
+                "model": model,
+                "version": next((j.result.version for j in finished if j.result.version), ""),
+                "jobs": len(finished),
+                "run": len(work.tasks),
+                "solo": work.batch.redelivered,
+                "queue_ms": round(max((j.result.queue_ms for j in finished), default=0), 1),
+                "model_ms": busy_ms,
+                "failed": sum(job.counter == "failed" for job in finished),
+                "late": late,
+                "ids": [job.id for job in finished],
+            }
+        },
+    )
+
+
+def busy_time_ms(outcomes: Sequence[Outcome]) -> float:
+    """Return the model's time for a batch: each call counted once, however it was split."""
+    return sum(outcome.model_ms / outcome.batch for outcome in outcomes)

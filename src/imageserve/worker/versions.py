@@ -1,7 +1,7 @@
-"""Where the versions of a model lie, and whether one has become another on disk.
+"""Where the versions of a model are on disk, and whether the files of one have changed.
 
-``MODELS_DIR/NAME/VERSION`` is a model folder. Nothing is loaded here: files are looked at, cheaply
-enough to be done every few seconds, on a network disk, too.
+``MODELS_DIR/NAME/VERSION`` is a model folder. Nothing is loaded here. Looking at files is cheap
+enough to be done every few seconds, on a network disk too.
 """
 
 import os
@@ -15,28 +15,28 @@ from imageserve.models.catalog import is_model_path
 from imageserve.models.entries import ModelEntry
 from imageserve.models.folder import FACTS_FILE, FolderFacts, read_facts
 from imageserve.models.reading import reading
-from imageserve.queue.desired import Wanted
+from imageserve.queue.wire import DesiredVersion
 
 MOST_FILES = 1000
-"""So many files of a folder are looked at; a model has a handful."""
+"""Most files of a folder that are looked at; a model has a handful."""
 
-Mark = tuple[tuple[str, int, int, int, int], ...]
-"""What tells files apart from others at the same place: path, device, inode, bytes, mtime in ns."""
+Fingerprint = tuple[tuple[str, int, int, int, int], ...]
+"""Changes when a file is replaced: path, device, inode, bytes, mtime in ns of each file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A model that can be loaded, as its files are at this moment."""
+    """A model that can be loaded, with the state of its files at one moment."""
 
     entry: ModelEntry
     version: str | None
-    """What it was asked for as; None: the model itself says."""
+    """The version that was asked for; None: the model itself says."""
     asked_at: int
-    """When it was asked for; 0 where it is what the worker is set up with."""
-    mark: Mark
+    """When it was asked for, Redis time in ms; 0 for the model of the worker's own settings."""
+    fingerprint: Fingerprint
 
     def is_same_model(self, other: "Candidate") -> bool:
-        """Whether loading the other would give the same, whenever it was asked for."""
+        """Whether loading the other would give the same model, whenever it was asked for."""
         return replace(self, asked_at=0) == replace(other, asked_at=0)
 
     @property
@@ -45,39 +45,39 @@ class Candidate:
 
 
 class Versions:
-    """Finds what a worker should serve: what is wanted, or what it is set up with."""
+    """Finds what a worker should serve: the desired version, or the model of its settings."""
 
     def __init__(self, entry: ModelEntry, models_dir: str | None) -> None:
         self.entry = entry
         self._models_dir = models_dir
 
-    def find(self, wanted: Wanted | None) -> Candidate:
-        """Return the wanted version, or with None what the worker is set up with.
+    def find(self, desired: DesiredVersion | None) -> Candidate:
+        """Return the desired version, or with None the model of the worker's settings.
 
         Raises:
-            ModelLoadError: it is not there, or may not be looked at.
+            ModelLoadError: it is not there, or may not be read.
         """
-        if wanted is None:
+        if desired is None:
             with reading(self.entry.network):
-                return Candidate(self.entry, None, 0, mark_of(_paths(self.entry)))
-        with reading(f"{wanted.text} in {self._models_dir}"):
-            return self._wanted(wanted)
+                return Candidate(self.entry, None, 0, fingerprint_of(_paths(self.entry)))
+        with reading(f"{desired.text} in {self._models_dir}"):
+            return self._desired(desired)
 
-    def _wanted(self, wanted: Wanted) -> Candidate:
-        folder = self._folder(wanted)
+    def _desired(self, desired: DesiredVersion) -> Candidate:
+        folder = self._folder(desired)
         entry = replace(self.entry, network=str(folder), labels=None)
-        is_own = wanted.name == self.entry.name
-        version = wanted.version if is_own else wanted.text
-        return Candidate(entry, version, wanted.at, mark_of([folder]))
+        is_own = desired.name == self.entry.name
+        version = desired.version if is_own else desired.text
+        return Candidate(entry, version, desired.at, fingerprint_of([folder]))
 
-    def _folder(self, wanted: Wanted) -> Path:
+    def _folder(self, desired: DesiredVersion) -> Path:
         if self._models_dir is None:
             raise ModelLoadError(
-                f"{wanted.text} cannot be looked for: set MODELS_DIR on the workers to the folder "
+                f"{desired.text} cannot be looked for: set MODELS_DIR on the workers to the folder "
                 "that holds NAME/VERSION"
             )
-        name = Path(self._models_dir, wanted.name)
-        folder = name / wanted.version
+        name = Path(self._models_dir, desired.name)
+        folder = name / desired.version
         if not folder.is_dir():
             there = ", ".join(_folders(name)) or "none"
             raise ModelLoadError(
@@ -86,12 +86,12 @@ class Versions:
         return folder
 
     def check_pictures(self, candidate: Candidate) -> None:
-        """Check what a model folder says of its pictures.
+        """Check that a model folder takes the pictures that the web server makes.
 
-        Those that wait were resized for the entry, and the web server goes on doing so.
+        Waiting pictures were resized for the entry, and the web server goes on doing so.
 
         Raises:
-            ModelLoadError: it says something else than the entry.
+            ModelLoadError: its size or interpolation differs from the entry's.
         """
         folder, entry = Path(candidate.entry.network), self.entry
         facts = read_facts(folder) if folder.is_dir() else FolderFacts()
@@ -123,17 +123,17 @@ def _folders(parent: Path) -> list[str]:
 
 
 def _paths(entry: ModelEntry) -> list[Path]:
-    """Return the files that an entry names; what it knows by name never changes."""
+    """Return the files that an entry names; a network known by name never changes."""
     network = [entry.network] if is_model_path(entry.network) else []
     weights = [] if entry.weights in ("imagenet", "random") else [entry.weights]
     return [Path(each) for each in (*network, *weights, *([entry.labels] if entry.labels else []))]
 
 
-def mark_of(paths: list[Path]) -> Mark:
-    """Look at files and folders.
+def fingerprint_of(paths: list[Path]) -> Fingerprint:
+    """Return the state of files and folders.
 
-    A folder with an ``imageserve.yaml`` counts as changed only when that file has: written last, it
-    says that the rest is complete. Links are followed, so one that is set to another target counts.
+    Of a folder with an ``imageserve.yaml`` only that file counts: it is written last, so it says
+    that the rest is complete. Links are followed: one that gets another target counts as a change.
     """
     files = [file for path in paths for file in _files(path)]
     return tuple(_stat(file) for file in files)

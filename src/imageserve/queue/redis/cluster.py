@@ -1,8 +1,8 @@
 """A queue on Redis Cluster: connections that follow the queue's slot to its node.
 
-All keys of one queue share a slot, so one queue lives on one node and needs no client that spreads
-commands: only connections that ask, whenever they are made, which node has the slot. Capacity comes
-from several queues on several nodes. Published results reach every node by the cluster's own bus.
+All keys of one queue share a slot, so one queue lives on one node. It needs no client that spreads
+commands over nodes, only connections that look up the owner of the slot when they are made. More
+queues on more nodes give more capacity.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from imageserve.queue.redis.address import Node
 
 
 class SlotFinder:
-    """Finds the node that has the slot of a key, by asking one node after the other.
+    """Finds the node that owns the slot of a key, by asking one node after the other.
 
     ``client`` makes a client of one node; it is closed after its answer.
     """
@@ -27,14 +27,15 @@ class SlotFinder:
         self._slot = key_slot(key.encode())
         self._seeds = tuple(seeds)
         self._client = client
-        # Those that had slots when last asked: the ones named at first may all be gone by now.
+        # The nodes that had slots at the last answer, this slot's owner first: the seeds may all
+        # be gone by now, and a node that is away must not delay queues on other nodes.
         self._masters: tuple[Node, ...] = ()
 
     def __call__(self) -> Node:
-        """Return where the slot is now.
+        """Return the node that owns the slot now.
 
         Raises redis.ConnectionError or redis.TimeoutError where no node answers, ClusterDownError
-        where no node has the slot, redis.ResponseError where a node refuses to tell.
+        where no node has the slot, redis.ResponseError where a node refuses the question.
         """
         failure: redis.RedisError = redis.ConnectionError("no node of the cluster is known")
         for node in dict.fromkeys(self._masters + self._seeds):
@@ -48,9 +49,9 @@ class SlotFinder:
         with self._client(node) as client:
             ranges: Any = client.execute_command("CLUSTER SLOTS")
         owners = {(start, end): _address(master, node) for start, end, master, *_ in ranges}
-        self._masters = tuple(owners.values())
         for (start, end), owner in owners.items():
             if start <= self._slot <= end:
+                self._masters = (owner, *owners.values())
                 return owner
         raise ClusterDownError(f"no node of the cluster has slot {self._slot}")
 
@@ -63,7 +64,7 @@ def _address(master: Sequence[Any], asked: Node) -> Node:
 
 
 class _FollowingConnection(redis.Connection):
-    """Connects to wherever the slot is, and lets go when a node says that it has moved."""
+    """Connects to the owner of the slot, and disconnects when a node says that it has moved."""
 
     def __init__(self, *, find: SlotFinder, **options: Any) -> None:
         self._find = find

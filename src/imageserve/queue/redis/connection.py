@@ -19,6 +19,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
+from imageserve.config.settings import Settings
 from imageserve.errors import QueueError, QueueForbidden, QueueUnavailable
 from imageserve.queue.redis.address import Node, database, nodes, split_address
 from imageserve.queue.redis.cluster import SlotFinder, connection_class
@@ -41,6 +42,16 @@ class RedisAccess:
     password: str | None = field(default=None, repr=False)
     ca_file: str | None = None
     sentinel_password: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "RedisAccess":
+        return cls(
+            url=settings.redis_url,
+            username=settings.redis_username,
+            password=settings.redis_password,
+            ca_file=settings.redis_ca_file,
+            sentinel_password=settings.redis_sentinel_password,
+        )
 
 
 def connect(

@@ -1,18 +1,19 @@
-"""Results reach those who wait for them, also after the connection was lost."""
+"""Results reach their tickets, also after the connection was lost."""
 
 import logging
 import threading
 
 import pytest
 from tests.component.conftest import Listen
+from tests.queues import RedisQueue
 from tests.redis_server import PATIENCE_S, QueueMaker, RedisServer, eventually
 
 from imageserve.errors import QueueUnavailable
-from imageserve.queue import redis_replies
-from imageserve.queue.queue import Finished, Lease, Limits
-from imageserve.queue.redis_queue import RedisQueue
-from imageserve.queue.redis_replies import RedisReplies
-from imageserve.queue.wire import Job, Result, ResultError, encode_result
+from imageserve.queue import listener as module
+from imageserve.queue.consumer import Lease
+from imageserve.queue.listener import ReplyListener
+from imageserve.queue.producer import Limits
+from imageserve.queue.wire import Finished, Job, Result, ResultError, encode_result
 
 HELD = Lease(lease_ms=60_000)
 QUEUE = "image_queue"
@@ -27,16 +28,16 @@ def a_result(job_id: str) -> Result:
     return Result(job_id, "m", 1.0, 2.0, 1, error=ResultError("model_failed", "a reason"))
 
 
-def put(queue: RedisQueue, replies: RedisReplies, *job_ids: str) -> None:
+def put(queue: RedisQueue, listener: ReplyListener, *job_ids: str) -> None:
     for each in job_ids:
-        job = Job(each, "m", (1, 1, 3), 5, replies.channel(queue.name), "trace", 60_000)
+        job = Job(each, "m", (1, 1, 3), 5, listener.tickets[queue.name].channel, "trace", 60_000)
         queue.enqueue(job, b"\0\0\0", 60_000, Limits())
 
 
-def work(queue: RedisQueue, replies: RedisReplies, *job_ids: str) -> None:
+def work(queue: RedisQueue, listener: ReplyListener, *job_ids: str) -> None:
     """Claim and finish what waits."""
-    claim = queue.claim(len(job_ids), HELD, suspects=False)
-    channel = replies.channel(queue.name)
+    claim = queue.claim(len(job_ids), HELD, redelivered=False)
+    channel = listener.tickets[queue.name].channel
     done = [Finished(each, channel, a_result(each), 60_000, "failed") for each in job_ids]
     assert queue.finish(claim.token, done) == [True] * len(job_ids)
 
@@ -44,14 +45,14 @@ def work(queue: RedisQueue, replies: RedisReplies, *job_ids: str) -> None:
 def test_a_result_wakes_the_one_who_waits_for_it(
     redis_server: RedisServer, queue: RedisQueue, listen: Listen
 ) -> None:
-    replies = listen(redis_server, queue)
+    listener = listen(redis_server, queue)
     wake, other_wake = threading.Event(), threading.Event()
-    waiter = replies.waiters.expect("a", QUEUE, wake)
-    other = replies.waiters.expect("b", QUEUE, other_wake)
-    put(queue, replies, "a")
-    work(queue, replies, "a")
+    ticket = listener.tickets[QUEUE].add("a", wake)
+    other = listener.tickets[QUEUE].add("b", other_wake)
+    put(queue, listener, "a")
+    work(queue, listener, "a")
     assert wake.wait(PATIENCE_S)
-    assert waiter.result == a_result("a")
+    assert ticket.result == a_result("a")
     assert (other.result, other_wake.is_set()) == (None, False)
 
 
@@ -59,10 +60,10 @@ def test_each_process_hears_of_its_own_jobs_only(
     redis_server: RedisServer, queue: RedisQueue, listen: Listen
 ) -> None:
     mine, other = listen(redis_server, queue), listen(redis_server, queue)
-    assert mine.channel(QUEUE) != other.channel(QUEUE)
+    assert mine.tickets[QUEUE].channel != other.tickets[QUEUE].channel
     wake = threading.Event()
-    mine.waiters.expect("a", QUEUE, wake)
-    not_mine = other.waiters.expect("a", QUEUE, threading.Event())
+    mine.tickets[QUEUE].add("a", wake)
+    not_mine = other.tickets[QUEUE].add("a", threading.Event())
     put(queue, mine, "a")
     work(queue, mine, "a")
     assert wake.wait(PATIENCE_S)
@@ -74,39 +75,41 @@ def test_a_thousand_waiters_share_one_connection(
 ) -> None:
     names = [f"job-{i}" for i in range(1000)]
     queue, other = make_queue(redis_server.url, QUEUE), make_queue(redis_server.url, "other")
-    replies = listen(redis_server, queue, other)
+    listener = listen(redis_server, queue, other)
     wakes = [threading.Event() for _ in names]
-    for name, wake in zip(names, wakes, strict=True):
-        replies.waiters.expect(name, QUEUE, wake)
-    put(queue, replies, *names)
+    tickets = {
+        name: listener.tickets[QUEUE].add(name, wake)
+        for name, wake in zip(names, wakes, strict=True)
+    }
+    put(queue, listener, *names)
     assert len(redis_server.client().client_list(_type="pubsub")) == 1
-    work(queue, replies, *names)
+    work(queue, listener, *names)
     assert all(wake.wait(PATIENCE_S) for wake in wakes)
     for name in names:
-        replies.waiters.forget(name)
-    assert len(replies.waiters) == 0
+        listener.tickets[QUEUE].remove(tickets[name])
+    assert len(listener.tickets[QUEUE]) == 0
 
 
 def test_results_that_came_while_the_connection_was_killed_are_caught_up(
     redis_server: RedisServer, queue: RedisQueue, listen: Listen
 ) -> None:
-    replies, client = listen(redis_server, queue), redis_server.client()
+    listener, client = listen(redis_server, queue), redis_server.client()
     for turn in range(5):
         wake = threading.Event()
-        waiter = replies.waiters.expect(f"job-{turn}", QUEUE, wake)
-        put(queue, replies, f"job-{turn}")
+        ticket = listener.tickets[QUEUE].add(f"job-{turn}", wake)
+        put(queue, listener, f"job-{turn}")
         client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
-        work(queue, replies, f"job-{turn}")
+        work(queue, listener, f"job-{turn}")
         assert wake.wait(PATIENCE_S)
-        assert waiter.result == a_result(f"job-{turn}")
+        assert ticket.result == a_result(f"job-{turn}")
 
 
 def test_a_result_that_was_stored_but_never_published_is_caught_up(
     redis_server: RedisServer, queue: RedisQueue, listen: Listen
 ) -> None:
-    replies, client = listen(redis_server, queue), redis_server.client()
+    listener, client = listen(redis_server, queue), redis_server.client()
     wake = threading.Event()
-    replies.waiters.expect("a", QUEUE, wake)
+    listener.tickets[QUEUE].add("a", wake)
     client.set(queue.keys.result("a"), encode_result(a_result("a")))
     client.set(queue.keys.result("unasked"), "not a result")
     assert not wake.is_set()
@@ -120,22 +123,22 @@ def test_a_restart_of_redis_is_survived_and_noticed(
     listen: Listen,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    replies = listen(redis_server, queue)
+    listener = listen(redis_server, queue)
     before, after = threading.Event(), threading.Event()
-    replies.waiters.expect("a", QUEUE, before)
-    connections = replies.connections
+    listener.tickets[QUEUE].add("a", before)
+    connections = listener.connections
     redis_server.kill()
-    eventually(lambda: not replies.connected, "a lost connection")
+    eventually(lambda: not listener.connected, "a lost connection")
     redis_server.restart()
     redis_server.client().set(queue.keys.result("a"), encode_result(a_result("a")))
-    assert replies.wait_connected(PATIENCE_S)
-    assert replies.connections == connections + 1
-    replies.waiters.expect("b", QUEUE, after)
-    put(queue, replies, "b")
-    work(queue, replies, "b")
+    assert listener.wait_connected(PATIENCE_S)
+    assert listener.connections == connections + 1
+    listener.tickets[QUEUE].add("b", after)
+    put(queue, listener, "b")
+    work(queue, listener, "b")
     assert after.wait(PATIENCE_S)
     errors = [each for each in caplog.records if each.levelno >= logging.ERROR]
-    assert [each.getMessage()[:25] for each in errors] == ["results are not heard of:"]
+    assert [each.getMessage()[:25] for each in errors] == ["results of image_queue ar"]
 
 
 def test_a_redis_that_hangs_is_noticed(
@@ -144,12 +147,12 @@ def test_a_redis_that_hangs_is_noticed(
     listen: Listen,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(redis_replies, "SILENCE_S", 0.3)
-    replies = listen(redis_server, queue)
+    monkeypatch.setattr(module, "SILENCE_S", 0.3)
+    listener = listen(redis_server, queue)
     redis_server.pause()
-    eventually(lambda: not replies.connected, "a connection that does not answer", timeout_s=10)
+    eventually(lambda: not listener.connected, "a connection that does not answer", timeout_s=10)
     redis_server.resume()
-    assert replies.wait_connected(PATIENCE_S)
+    assert listener.wait_connected(PATIENCE_S)
 
 
 def test_a_quiet_connection_is_kept(
@@ -158,8 +161,8 @@ def test_a_quiet_connection_is_kept(
     listen: Listen,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(redis_replies, "SILENCE_S", 0.8)
-    replies, client = listen(redis_server, queue), redis_server.client()
+    monkeypatch.setattr(module, "SILENCE_S", 0.8)
+    listener, client = listen(redis_server, queue), redis_server.client()
     (first,) = client.client_list(_type="pubsub")
 
     def pinged() -> bool:
@@ -169,7 +172,7 @@ def test_a_quiet_connection_is_kept(
 
     pings = int(client.info("commandstats")["cmdstat_ping"]["calls"])
     eventually(pinged, "two pings on the quiet connection")
-    assert replies.connected
+    assert listener.connected
 
 
 @pytest.mark.parametrize(
@@ -195,14 +198,14 @@ def test_a_message_that_is_no_answer_disturbs_nobody(
     message: bytes,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    replies, client = listen(redis_server, queue), redis_server.client()
+    listener, client = listen(redis_server, queue), redis_server.client()
     (connection,) = client.client_list(_type="pubsub")
     wake = threading.Event()
-    waiter = replies.waiters.expect("a", QUEUE, wake)
-    client.publish(replies.channel(QUEUE), message)
-    client.publish(replies.channel(QUEUE), encode_result(a_result("a")))
+    ticket = listener.tickets[QUEUE].add("a", wake)
+    client.publish(listener.tickets[QUEUE].channel, message)
+    client.publish(listener.tickets[QUEUE].channel, encode_result(a_result("a")))
     assert wake.wait(PATIENCE_S)
-    assert waiter.result == a_result("a")
+    assert ticket.result == a_result("a")
     assert [each["id"] for each in client.client_list(_type="pubsub")] == [connection["id"]]
     assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
 
@@ -213,7 +216,7 @@ def test_listening_begins_as_soon_as_redis_is_there(
     redis_server.kill()
     with pytest.raises(QueueUnavailable):
         queue.snapshot()
-    replies = listen(redis_server, queue, wait=False)
-    assert not replies.wait_connected(0.1)
+    listener = listen(redis_server, queue, wait=False)
+    assert not listener.wait_connected(0.1)
     redis_server.restart()
-    assert replies.wait_connected(PATIENCE_S)
+    assert listener.wait_connected(PATIENCE_S)

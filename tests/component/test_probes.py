@@ -1,4 +1,4 @@
-"""The worker's port for probes."""
+"""The HTTP port for probes and metrics."""
 
 import http.client
 import logging
@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from imageserve import metrics
 from imageserve.errors import SettingsError
-from imageserve.worker.health import HealthServer
+from imageserve.probes import ProbeServer, state_answer
 
 
 class State:
@@ -33,13 +34,17 @@ def state(shared_state: State) -> State:
 
 
 @pytest.fixture(scope="module")
-def server(shared_state: State) -> Iterator[HealthServer]:
-    server = HealthServer(
+def server(shared_state: State) -> Iterator[ProbeServer]:
+    server = ProbeServer(
         0,
-        warm=lambda: shared_state.warm,
-        healthy=lambda: shared_state.healthy,
-        ready=lambda: shared_state.ready,
-        reason=lambda: shared_state.reason,
+        {
+            "/startupz": lambda: state_answer(shared_state.warm, b"warm\n", b"loading\n"),
+            "/healthz": lambda: state_answer(shared_state.healthy, b"ok\n", b"it hangs\n"),
+            "/readyz": lambda: state_answer(
+                shared_state.ready, b"ready\n", f"{shared_state.reason}\n".encode()
+            ),
+            "/metrics": lambda: (200, metrics.CONTENT_TYPE, metrics.exposition()),
+        },
     )
     server.start()
     yield server
@@ -48,7 +53,7 @@ def server(shared_state: State) -> Iterator[HealthServer]:
 
 
 @pytest.fixture
-def get(server: HealthServer) -> Get:
+def get(server: ProbeServer) -> Get:
     def ask(path: str) -> tuple[int, str]:
         connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
         try:
@@ -65,10 +70,10 @@ def test_it_is_asked_each_time(state: State, get: Get) -> None:
     assert (get("/healthz"), get("/readyz")) == ((200, "ok\n"), (200, "ready\n"))
 
     state.warm = False
-    assert get("/startupz") == (503, "loading the model\n")
+    assert get("/startupz") == (503, "loading\n")
 
     state.healthy = False
-    assert (get("/healthz"), get("/readyz")) == ((503, "the model hangs\n"), (200, "ready\n"))
+    assert (get("/healthz"), get("/readyz")) == ((503, "it hangs\n"), (200, "ready\n"))
 
     state.healthy, state.ready = True, False
     assert (get("/healthz"), get("/readyz")) == ((200, "ok\n"), (503, "not ready\n"))
@@ -104,6 +109,6 @@ def test_probes_are_logged_only_where_debugging(get: Get, caplog: pytest.LogCapt
     assert [record.levelno for record in caplog.records] == [logging.DEBUG]
 
 
-def test_a_port_that_is_taken_is_a_wrong_setting(server: HealthServer) -> None:
+def test_a_port_that_is_taken_is_a_wrong_setting(server: ProbeServer) -> None:
     with pytest.raises(SettingsError, match=f"METRICS_PORT: port {server.port} cannot be used"):
-        HealthServer(server.port, warm=bool, healthy=bool, ready=bool)
+        ProbeServer(server.port, {})

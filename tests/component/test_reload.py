@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from tests.memory_queue import MemoryQueue
+from tests.queues import AnyQueue
 from tests.redis_server import (
     PATIENCE_S,
     Executable,
@@ -31,13 +32,14 @@ from imageserve import metrics
 from imageserve.errors import ModelLoadError, ModelOutOfMemory
 from imageserve.models.entries import ModelEntry
 from imageserve.predictions import Prediction
-from imageserve.queue.desired import Wanted, encode_wanted
-from imageserve.queue.queue import JobQueue, Lease, Limits, WorkerInfo
-from imageserve.queue.wire import Job, Result
+from imageserve.queue.consumer import Consumer, Lease
+from imageserve.queue.producer import Limits
+from imageserve.queue.snapshot import WorkerInfo
+from imageserve.queue.wire import DesiredVersion, Job, Result, encode_desired
+from imageserve.worker.loop import Worker, WorkerConfig
+from imageserve.worker.reload import Reloader
 from imageserve.worker.runner import Runner
-from imageserve.worker.swap import Swapper
 from imageserve.worker.versions import Candidate, Versions
-from imageserve.worker.worker import Worker, WorkerConfig
 
 SIZE = (8, 8)
 BATCH_SIZE = 4
@@ -67,7 +69,7 @@ class LabelModel:
 class Stage:
     """A folder of versions, a worker on a queue, and what a web process and an operator do."""
 
-    def __init__(self, queue: JobQueue, folder: Path) -> None:
+    def __init__(self, queue: AnyQueue, folder: Path) -> None:
         self.queue = queue
         # Only so that tests end sooner: a worker that stops waits for this to come back.
         wait = queue.wait
@@ -104,11 +106,12 @@ class Stage:
         runner.warm_up(beside=beside)
         return runner
 
-    def start(self, wanted: str = "") -> None:
+    def start(self, desired: str = "") -> None:
         entry = ModelEntry("shapes", "image_queue", SIZE, network=self.network)
-        swapper = Swapper(Versions(entry, self.models_dir), self.prepare, look_s=0.01)
-        config = WorkerConfig("w-1", "here", Lease(HOUR_MS), shutdown_s=5)
-        worker = Worker(self.queue, swapper.first(wanted), "shapes", config, swapper)
+        reloader = Reloader(Versions(entry, self.models_dir), self.prepare, poll_s=0.01)
+        config = WorkerConfig("w-1", "here", shutdown_s=5)
+        consumer = Consumer(self.queue, "shapes", Lease(HOUR_MS))
+        worker = Worker(consumer, reloader.first(desired), "shapes", config, reloader)
         thread = threading.Thread(target=worker.run, name="worker")
         self._worker = worker, thread
         thread.start()
@@ -124,11 +127,11 @@ class Stage:
 
     def use(self, version: str, at: int = 1) -> str:
         """Ask for a version, and have the worker hear it at once instead of within five seconds."""
-        wanted = encode_wanted(Wanted("shapes", version, at)) if version else ""
-        self.queue.want(wanted)
+        desired = encode_desired(DesiredVersion("shapes", version, at)) if version else ""
+        self.queue.set_desired(desired)
         if self._worker is not None:
-            self._worker[0]._heart.beat()
-        return wanted
+            self._worker[0].publish()
+        return desired
 
     @property
     def info(self) -> WorkerInfo:
@@ -169,7 +172,7 @@ def stage(
     make_queue: QueueMaker,
     tmp_path: Path,
 ) -> Iterator[Stage]:
-    queue: JobQueue
+    queue: AnyQueue
     if isinstance(request.param, Executable):
         queue = make_queue(redis_servers.get(request.param).url)
     else:
@@ -203,7 +206,7 @@ def test_it_serves_on_while_a_version_is_loaded_and_then_changes_to_it(stage: St
     stage.start()
     stage.gate.clear()
 
-    wanted = stage.use("v2")
+    desired = stage.use("v2")
     eventually(lambda: stage.info.loading == "v2", "the loading to be told")
     before = [stage.ask() for _ in range(3)]
     assert {(label_of(each), each.version) for each in before} == {("built-in", "hash-of-built-in")}
@@ -211,7 +214,7 @@ def test_it_serves_on_while_a_version_is_loaded_and_then_changes_to_it(stage: St
 
     stage.gate.set()
     stage.serves("two")
-    eventually(lambda: stage.info.answered == wanted, "the answer to what was wanted")
+    eventually(lambda: stage.info.answered == desired, "the answer to what was desired")
     info = stage.info
     assert (info.version, info.loading, info.problem) == ("v2", "", "")
     assert stage.ask().version == "v2"
@@ -322,33 +325,33 @@ def test_a_version_that_fails_leaves_the_old_one_serving_and_is_not_tried_in_a_l
     twin.version("v2", label)
     twin.start()
 
-    wanted = twin.use("v2")
+    desired = twin.use("v2")
 
     twin.has_problem(problem)
-    assert (twin.info.version, twin.info.answered) == ("hash-of-built-in", wanted)
+    assert (twin.info.version, twin.info.answered) == ("hash-of-built-in", desired)
     assert label_of(twin.ask()) == "built-in"
     assert "another version cannot be served" in caplog.text
     assert failures() == before + 1
     assert metrics.model_change_failed.labels("shapes")._value.get() == 1
-    looks = looked(twin)
-    eventually(lambda: len(looks) > 5, "several looks")
+    checks = checks_of(twin)
+    eventually(lambda: len(checks) > 5, "several checks")
     assert twin.loads == ["built-in", label]
 
 
-def looked(stage: Stage) -> list[str]:
-    """Return the looks of the swapper from now on."""
+def checks_of(stage: Stage) -> list[str]:
+    """Return the checks of the reloader from now on."""
     assert stage._worker is not None
-    swapper = stage._worker[0]._swapper
-    assert swapper is not None
-    looks: list[str] = []
-    find = swapper._versions.find
+    reloader = stage._worker[0]._reloader
+    assert reloader is not None
+    checks: list[str] = []
+    find = reloader._versions.find
 
-    def note(wanted: Wanted | None) -> Candidate:
-        looks.append(wanted.text if wanted else "")
-        return find(wanted)
+    def note(desired: DesiredVersion | None) -> Candidate:
+        checks.append(desired.text if desired else "")
+        return find(desired)
 
-    swapper._versions.find = note  # type: ignore[method-assign]
-    return looks
+    reloader._versions.find = note  # type: ignore[method-assign]
+    return checks
 
 
 def test_a_version_that_failed_is_tried_again_when_it_is_asked_for_again(stage: Stage) -> None:
@@ -383,8 +386,8 @@ def test_a_version_that_is_not_there_is_told_once_and_served_when_it_comes(
     stage.start()
     stage.use("v2")
     stage.has_problem("choose one of: none")
-    looks = looked(stage)
-    eventually(lambda: len(looks) > 3, "several looks")
+    checks = checks_of(stage)
+    eventually(lambda: len(checks) > 3, "several checks")
     assert len([r for r in caplog.records if r.levelno == logging.ERROR]) == 1
 
     stage.version("v2", "two")
@@ -402,18 +405,18 @@ def test_without_a_folder_of_versions_the_worker_says_so(twin: Stage) -> None:
     assert label_of(twin.ask()) == "built-in"
 
 
-def test_a_wish_that_cannot_be_read_changes_nothing(stage: Stage) -> None:
+def test_a_desired_version_that_cannot_be_read_changes_nothing(stage: Stage) -> None:
     stage.start()
 
-    stage.queue.want("../../etc")
+    stage.queue.set_desired("../../etc")
     assert stage._worker is not None
-    stage._worker[0]._heart.beat()
+    stage._worker[0].publish()
 
     stage.has_problem("is not NAME@VERSION")
     assert label_of(stage.ask()) == "built-in"
 
 
-def test_taking_a_failed_wish_back_ends_the_problem(twin: Stage) -> None:
+def test_removing_a_failed_desired_version_ends_the_problem(twin: Stage) -> None:
     twin.start()
     twin.use("v2")
     twin.has_problem("no folder")
@@ -430,16 +433,16 @@ def test_a_bug_while_looking_is_logged_and_does_not_end_the_looking(
     twin.version("v2", "two")
     twin.start()
     assert twin._worker is not None
-    swapper = twin._worker[0]._swapper
-    assert swapper is not None
-    find, broken = swapper._versions.find, [True]
+    reloader = twin._worker[0]._reloader
+    assert reloader is not None
+    find, broken = reloader._versions.find, [True]
 
-    def buggy(wanted: Wanted | None) -> Candidate:
+    def buggy(desired: DesiredVersion | None) -> Candidate:
         if broken and broken.pop():
             raise TypeError("a bug")
-        return find(wanted)
+        return find(desired)
 
-    swapper._versions.find = buggy  # type: ignore[method-assign]
+    reloader._versions.find = buggy  # type: ignore[method-assign]
     eventually(lambda: "bug while looking for another version" in caplog.text, "its line")
 
     twin.use("v2")
@@ -500,35 +503,37 @@ def test_files_that_change_while_they_are_loaded_are_loaded_again(twin: Stage) -
 
 def test_a_worker_that_starts_loads_what_is_wanted_alone(stage: Stage) -> None:
     stage.version("v2", "greedy")
-    wanted = stage.use("v2")
+    desired = stage.use("v2")
 
-    stage.start(wanted)
+    stage.start(desired)
 
     assert label_of(stage.ask()) == "greedy"
     assert stage.loads == ["greedy"]
     info = stage.info
-    assert (info.version, info.answered, info.batch_size) == ("v2", wanted, 1)
+    assert (info.version, info.answered, info.batch_size) == ("v2", desired, 1)
 
 
 @pytest.mark.parametrize(
-    ("wanted", "problem"),
+    ("desired", "problem"),
     [
         pytest.param("shapes@v2 1", "save it anew", id="a version that cannot be loaded"),
         pytest.param("shapes@v3 1", "no folder", id="a version that is not there"),
         pytest.param("nonsense", "is not NAME@VERSION", id="a wish that cannot be read"),
     ],
 )
-def test_a_wrong_wish_keeps_no_worker_from_starting(twin: Stage, wanted: str, problem: str) -> None:
+def test_a_wrong_wish_keeps_no_worker_from_starting(
+    twin: Stage, desired: str, problem: str
+) -> None:
     twin.version("v2", "corrupt")
-    twin.queue.want(wanted)
+    twin.queue.set_desired(desired)
 
-    twin.start(wanted)
+    twin.start(desired)
 
     assert label_of(twin.ask()) == "built-in"
     twin.has_problem(problem)
-    assert twin.info.answered == wanted
-    looks = looked(twin)
-    eventually(lambda: len(looks) > 3 or wanted == "nonsense", "several looks")
+    assert twin.info.answered == desired
+    checks = checks_of(twin)
+    eventually(lambda: len(checks) > 3 or desired == "nonsense", "several checks")
     assert twin.loads.count("corrupt") <= 1
 
 
@@ -547,9 +552,9 @@ def test_a_worker_that_stops_while_it_loads_does_not_wait_for_it(twin: Stage) ->
     assert not thread.is_alive()
     assert twin.queue.snapshot().workers == ()
     twin.gate.set()
-    swapper = worker._swapper
-    assert swapper is not None
-    eventually(lambda: swapper.loading == "", "the end of the loading")
+    reloader = worker._reloader
+    assert reloader is not None
+    eventually(lambda: reloader.loading == "", "the end of the loading")
     assert worker.runner.version == "hash-of-built-in"
     assert twin.queue.snapshot().workers == (), "it is not heard of again"
 

@@ -1,4 +1,4 @@
-"""What every JobQueue promises: one suite for the in-memory twin and for real servers.
+"""What every AnyQueue promises: one suite for the in-memory twin and for real servers.
 
 A lease that a test wants lost lasts 1 ms, and time is let pass; one it wants held lasts a minute.
 So no test depends on how fast this machine is.
@@ -14,25 +14,16 @@ from typing import Any, Protocol
 import pytest
 import redis
 from tests.memory_queue import MemoryQueue
+from tests.queues import AnyQueue, RedisQueue
 from tests.redis_server import QueueMaker, RedisServers, eventually, executables
 
 from imageserve.predictions import Prediction
-from imageserve.queue.queue import (
-    LIVE_MS,
-    SILENT_MS,
-    Admission,
-    Claim,
-    Finished,
-    JobQueue,
-    Lease,
-    Limits,
-    Verdict,
-    WorkerInfo,
-    live_tables,
-)
-from imageserve.queue.redis_queue import RedisQueue
-from imageserve.queue.replies import Waiters
+from imageserve.queue.consumer import Claim, Lease
+from imageserve.queue.listener import Tickets
+from imageserve.queue.producer import Admission, Limits, Verdict
+from imageserve.queue.snapshot import LIVE_MS, SILENT_MS, WorkerInfo
 from imageserve.queue.wire import (
+    Finished,
     Job,
     Result,
     ResultError,
@@ -53,7 +44,7 @@ CHANNEL = "{image_queue}:reply:test"
 class Bench(Protocol):
     """A queue under test, with what a test does to it from outside."""
 
-    queue: JobQueue
+    queue: AnyQueue
 
     def push(self, *entries: str) -> None:
         """Queue entries as a foreign writer would."""
@@ -73,9 +64,9 @@ class Bench(Protocol):
     def close(self) -> None: ...
 
 
-class _RecordingWaiters(Waiters):
+class _RecordingTickets(Tickets):
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(CHANNEL)
         self.delivered: list[Result] = []
 
     def deliver(self, result: Result) -> None:
@@ -87,10 +78,10 @@ class MemoryBench:
 
     def __init__(self) -> None:
         self._now = 1_760_000_000_000
-        self._waiters = _RecordingWaiters()
+        self._tickets = _RecordingTickets()
         self._memory = MemoryQueue("image_queue", lambda: self._now)
-        self._memory.waiters = self._waiters
-        self.queue: JobQueue = self._memory
+        self._memory.tickets = self._tickets
+        self.queue: AnyQueue = self._memory
 
     def push(self, *entries: str) -> None:
         for entry in entries:
@@ -103,7 +94,7 @@ class MemoryBench:
         self._now += ms
 
     def heard(self) -> list[Result]:
-        return self._waiters.delivered
+        return self._tickets.delivered
 
     def someone_waits(self) -> bool:
         return bool(vars(self._memory._changed)["_waiters"])
@@ -116,7 +107,7 @@ class RedisBench:
     """A queue on a real server, whose clock is the only one."""
 
     def __init__(self, queue: RedisQueue, client: "redis.Redis") -> None:
-        self.queue: JobQueue = queue
+        self.queue: AnyQueue = queue
         self._keys = queue.keys
         self._client = client
         self._heard: list[Result] = []
@@ -185,13 +176,13 @@ def an_entry(job_id: str, **changes: Any) -> str:
     return json.dumps({**fields, **changes})
 
 
-def claim(bench: Bench, n: int = 32, *, suspects: bool = False, lease: Lease = HELD) -> Claim:
-    return bench.queue.claim(n, lease, suspects=suspects)
+def claim(bench: Bench, n: int = 32, *, redelivered: bool = False, lease: Lease = HELD) -> Claim:
+    return bench.queue.claim(n, lease, redelivered=redelivered)
 
 
-def lose(bench: Bench, n: int = 32, *, suspects: bool = False) -> Claim:
+def lose(bench: Bench, n: int = 32, *, redelivered: bool = False) -> Claim:
     """Claim, and let the lease lapse as a dead worker would."""
-    lost = claim(bench, n, suspects=suspects, lease=LOST)
+    lost = claim(bench, n, redelivered=redelivered, lease=LOST)
     assert lost.entries
     bench.lapse(5)
     return lost
@@ -247,7 +238,7 @@ def test_jobs_come_out_in_the_order_they_went_in(bench: Bench) -> None:
 def test_a_job_is_claimed_only_once(bench: Bench) -> None:
     put(bench, "a")
     assert ids(claim(bench)) == ["a"]
-    assert ids(claim(bench, suspects=True)) == []
+    assert ids(claim(bench, redelivered=True)) == []
 
 
 def test_every_claim_has_a_token_of_its_own(bench: Bench) -> None:
@@ -386,8 +377,8 @@ def test_a_suspect_past_its_deadline_is_dropped_and_the_next_one_taken(bench: Be
     put(bench, "b")
     assert len(lose(bench).entries) == 2
     bench.lapse(SOON_MS)
-    taken = claim(bench, suspects=True)
-    assert (ids(taken), taken.expired, taken.solo) == (["b"], 1, True)
+    taken = claim(bench, redelivered=True)
+    assert (ids(taken), taken.expired, taken.redelivered) == (["b"], 1, True)
 
 
 def test_a_cancelled_job_has_no_pixels_and_can_be_finished_without_the_model(bench: Bench) -> None:
@@ -415,7 +406,7 @@ def test_a_claim_takes_nothing_unless_enough_jobs_wait(
     bench: Bench, min_depth: int, taken: list[str]
 ) -> None:
     put(bench, "a", "b", "c")
-    claimed = bench.queue.claim(32, HELD, suspects=False, min_depth=min_depth)
+    claimed = bench.queue.claim(32, HELD, redelivered=False, min_depth=min_depth)
     assert ids(claimed) == taken
 
 
@@ -523,8 +514,8 @@ def test_waiting_does_not_block_where_a_job_lies_there_already(bench: Bench) -> 
 def test_a_job_whose_worker_died_is_done_by_another(bench: Bench) -> None:
     put(bench, "a")
     lose(bench)
-    second = claim(bench, suspects=True)
-    assert (ids(second), second.solo) == (["a"], True)
+    second = claim(bench, redelivered=True)
+    assert (ids(second), second.redelivered) == (["a"], True)
     assert finish(bench, second, "a") == [True]
     assert bench.heard() == [answer("a").result]
     assert bench.queue.snapshot().backlog == 0
@@ -534,7 +525,7 @@ def test_suspects_run_alone_and_only_in_claims_that_ask_for_them(bench: Bench) -
     put(bench, "s1", "s2", "s3")
     lose(bench)
     put(bench, "a", "b", "c", "d")
-    taken = [claim(bench, 2, suspects=turn % 2 == 1) for turn in range(6)]
+    taken = [claim(bench, 2, redelivered=turn % 2 == 1) for turn in range(6)]
     assert [ids(each) for each in taken] == [
         ["a", "b"],
         ["s1"],
@@ -543,19 +534,19 @@ def test_suspects_run_alone_and_only_in_claims_that_ask_for_them(bench: Bench) -
         [],
         ["s3"],
     ]
-    assert [each.solo for each in taken] == [False, True] * 3
+    assert [each.redelivered for each in taken] == [False, True] * 3
 
 
 def test_a_claim_that_asks_for_suspects_takes_a_batch_where_there_are_none(bench: Bench) -> None:
     put(bench, "a", "b")
-    taken = claim(bench, suspects=True)
-    assert (ids(taken), taken.solo) == (["a", "b"], False)
+    taken = claim(bench, redelivered=True)
+    assert (ids(taken), taken.redelivered) == (["a", "b"], False)
 
 
 def test_a_job_that_loses_its_worker_twice_is_given_up_and_its_waiter_told(bench: Bench) -> None:
     put(bench, "a")
     entry = lose(bench).entries[0]
-    assert lose(bench, suspects=True).solo
+    assert lose(bench, redelivered=True).redelivered
     taken = claim(bench)
     assert (ids(taken), taken.dead) == ([], (entry,))
     (told,) = bench.heard()
@@ -581,19 +572,19 @@ def test_a_job_may_lose_as_many_workers_as_the_lease_says(bench: Bench) -> None:
     put(bench, "a")
     patient = Lease(lease_ms=1, max_attempts=4)
     for turn in range(4):
-        assert ids(claim(bench, suspects=True, lease=patient)) == ["a"], turn
+        assert ids(claim(bench, redelivered=True, lease=patient)) == ["a"], turn
         bench.lapse(5)
-    taken = claim(bench, suspects=True, lease=patient)
+    taken = claim(bench, redelivered=True, lease=patient)
     assert (ids(taken), len(taken.dead)) == ([], 1)
 
 
 def test_a_job_that_was_finished_after_a_loss_starts_afresh(bench: Bench) -> None:
     bench.push(an_entry("a"))
     lose(bench)
-    finish(bench, claim(bench, suspects=True), "a")
+    finish(bench, claim(bench, redelivered=True), "a")
     bench.push(an_entry("a"))
     lose(bench)
-    assert ids(claim(bench, suspects=True)) == ["a"]
+    assert ids(claim(bench, redelivered=True)) == ["a"]
 
 
 def test_one_poisonous_job_among_32_costs_the_others_nothing(bench: Bench) -> None:
@@ -602,7 +593,7 @@ def test_one_poisonous_job_among_32_costs_the_others_nothing(bench: Bench) -> No
     lose(bench)
     ran, given_up = [], 0
     for _ in range(33):
-        alone = claim(bench, suspects=True, lease=LOST)
+        alone = claim(bench, redelivered=True, lease=LOST)
         ran += ids(alone)
         given_up += len(alone.dead)
         if ids(alone) == ["job-13"]:
@@ -619,7 +610,7 @@ def test_one_poisonous_job_among_32_costs_the_others_nothing(bench: Bench) -> No
 def test_a_worker_that_outlived_its_lease_changes_nothing(bench: Bench) -> None:
     put(bench, "a")
     zombie = lose(bench)
-    owner = claim(bench, suspects=True)
+    owner = claim(bench, redelivered=True)
 
     late = [answer("a", label="late")]
     assert bench.queue.finish(zombie.token, late, batches=1, busy_ms=5) == [False]
@@ -657,7 +648,7 @@ def test_an_extended_lease_is_not_lost(bench: Bench) -> None:
     taken = claim(bench, lease=LOST)
     assert bench.queue.extend(taken.token, ["a"], 60_000) == 1
     bench.lapse(5)
-    assert ids(claim(bench, suspects=True)) == ["b"]
+    assert ids(claim(bench, redelivered=True)) == ["b"]
     assert finish(bench, taken, "a", "b") == [True, False]
 
 
@@ -681,18 +672,18 @@ def test_releasing_is_no_loss(bench: Bench) -> None:
     put(bench, "a")
     for _ in range(5):
         taken = claim(bench)
-        assert (ids(taken), taken.solo) == (["a"], False)
+        assert (ids(taken), taken.redelivered) == (["a"], False)
         bench.queue.release(taken.token, ["a"])
 
 
 def test_a_released_suspect_still_runs_alone(bench: Bench) -> None:
     put(bench, "a", "b")
     lose(bench)
-    taken = claim(bench, suspects=True)
+    taken = claim(bench, redelivered=True)
     assert bench.queue.release(taken.token, ["a"]) == 1
     assert ids(claim(bench)) == []
-    taken = claim(bench, suspects=True)
-    assert (ids(taken), taken.solo) == (["a"], True)
+    taken = claim(bench, redelivered=True)
+    assert (ids(taken), taken.redelivered) == (["a"], True)
 
 
 def test_release_wakes_a_worker_that_waits(bench: Bench) -> None:
@@ -766,17 +757,17 @@ def test_a_heartbeat_says_what_a_worker_can_do(bench: Bench) -> None:
 def test_what_is_wanted_is_heard_with_every_heartbeat_until_it_is_taken_back(
     bench: Bench,
 ) -> None:
-    assert bench.queue.heartbeat(a_worker("w1")) == bench.queue.wanted() == ""
+    assert bench.queue.heartbeat(a_worker("w1")) == bench.queue.desired() == ""
 
-    bench.queue.want("resnet50@v2 1760000000000")
+    bench.queue.set_desired("resnet50@v2 1760000000000")
     assert bench.queue.heartbeat(a_worker("w1")) == "resnet50@v2 1760000000000"
-    assert bench.queue.heartbeat(a_worker("w2")) == bench.queue.wanted() != ""
+    assert bench.queue.heartbeat(a_worker("w2")) == bench.queue.desired() != ""
     bench.queue.leave("w1")
-    bench.queue.want("resnet50@v3 1760000000001")
-    assert bench.queue.wanted() == "resnet50@v3 1760000000001"
+    bench.queue.set_desired("resnet50@v3 1760000000001")
+    assert bench.queue.desired() == "resnet50@v3 1760000000001"
 
-    bench.queue.want("")
-    assert bench.queue.heartbeat(a_worker("w2")) == bench.queue.wanted() == ""
+    bench.queue.set_desired("")
+    assert bench.queue.heartbeat(a_worker("w2")) == bench.queue.desired() == ""
 
 
 def test_a_heartbeat_says_which_version_is_served_loaded_and_refused(bench: Bench) -> None:
@@ -801,7 +792,7 @@ def test_only_workers_heard_of_lately_count_as_capacity(bench: Bench) -> None:
     bench.queue.heartbeat(a_worker("alive"))
     shot = bench.queue.snapshot()
     assert len(shot.workers) == 3
-    assert live_tables(shot) == [{1: 9.5, 32: 80.25}]
+    assert shot.tables == [{1: 9.5, 32: 80.25}]
 
 
 def test_a_worker_that_leaves_is_gone_at_once(bench: Bench) -> None:

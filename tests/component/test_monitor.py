@@ -1,4 +1,4 @@
-"""What the autoscaler sees of queues on a real Redis: all of it or nothing, and without a trace."""
+"""What a monitor sees of queues on a real Redis: each queue or why not, and without a trace."""
 
 import threading
 from collections.abc import Callable
@@ -7,18 +7,26 @@ from typing import cast
 
 import pytest
 import redis
+from tests.queues import RedisQueue, monitored
 from tests.redis_server import DroppingProxy, QueueMaker, RedisServer, eventually
 
 from imageserve.errors import QueueError, QueueUnavailable
+from imageserve.queue.consumer import Lease
 from imageserve.queue.keys import Keys
-from imageserve.queue.observations import JobLook, QueueReader
-from imageserve.queue.queue import Lease, Limits
+from imageserve.queue.monitor import FirstJobWaiter, Monitor
+from imageserve.queue.producer import Limits
 from imageserve.queue.redis.connection import RedisAccess
-from imageserve.queue.redis_queue import RedisQueue
+from imageserve.queue.snapshot import Snapshot
 from imageserve.queue.wire import Job, decode_job
 
 HELD = Lease(lease_ms=60_000)
-KEYS = Keys("image_queue")
+QUEUE = "image_queue"
+KEYS = Keys(QUEUE)
+
+
+def known(snapshot: Snapshot | QueueError) -> Snapshot:
+    assert isinstance(snapshot, Snapshot)
+    return snapshot
 
 
 def put(queue: RedisQueue, *job_ids: str) -> None:
@@ -32,8 +40,8 @@ def waiting(client: "redis.Redis") -> list[str]:
     return [decode_job(entry).id for entry in entries]
 
 
-def reader_of(server: RedisServer, *queues: str) -> QueueReader:
-    return QueueReader(RedisAccess(server.url), queues or ("image_queue",))
+def monitor_of(server: RedisServer, *queues: str) -> Monitor:
+    return Monitor(RedisAccess(server.url), queues or ("image_queue",))
 
 
 def test_all_queues_are_read_in_one_round_trip(
@@ -41,13 +49,13 @@ def test_all_queues_are_read_in_one_round_trip(
 ) -> None:
     put(make_queue(shared_redis.url), "a", "b", "c")
     put(make_queue(shared_redis.url, "other"), "d")
-    make_queue(shared_redis.url).claim(1, HELD, suspects=False)
-    reader = reader_of(shared_redis, "image_queue", "other", "nobody's")
-    reader.read()
+    make_queue(shared_redis.url).claim(1, HELD, redelivered=False)
+    monitor = monitor_of(shared_redis, "image_queue", "other", "nobody's")
+    monitor.snapshots()
     client = shared_redis.client()
     before = client.info("clients"), client.info("stats")["total_reads_processed"]
 
-    seen = reader.read().snapshots
+    seen = {queue: known(snapshot) for queue, snapshot in monitor.snapshots().items()}
 
     reads = client.info("stats")["total_reads_processed"] - before[1]
     assert (seen["image_queue"].queued, seen["image_queue"].in_flight) == (2, 1)
@@ -60,15 +68,15 @@ def test_the_run_stays_the_same_while_redis_remembers(
     shared_redis: RedisServer, make_queue: QueueMaker
 ) -> None:
     queue = make_queue(shared_redis.url)
-    reader = reader_of(shared_redis)
-    runs = [reader.read().run]
+    monitor = monitor_of(shared_redis)
+    runs = [monitored(monitor, QUEUE).run]
 
     put(queue, "a", "b")
-    runs.append(reader.read().run)
-    claim = queue.claim(2, HELD, suspects=False)
+    runs.append(monitored(monitor, QUEUE).run)
+    claim = queue.claim(2, HELD, redelivered=False)
     queue.release(claim.token, ["a"])
     queue.purge()
-    runs.append(reader.read().run)
+    runs.append(monitored(monitor, QUEUE).run)
 
     assert len(set(runs)) == 1
 
@@ -77,52 +85,57 @@ def test_an_emptied_database_is_another_run(
     shared_redis: RedisServer, make_queue: QueueMaker
 ) -> None:
     put(make_queue(shared_redis.url), "a")
-    reader = reader_of(shared_redis)
-    before = reader.read().run
+    monitor = monitor_of(shared_redis)
+    before = monitored(monitor, QUEUE).run
 
     shared_redis.client().flushall()
 
-    after = reader.read().run
+    after = monitored(monitor, QUEUE).run
     assert after != before
-    assert reader.read().run == after
+    assert monitored(monitor, QUEUE).run == after
 
 
 def test_a_restarted_server_is_another_run(
     redis_server: RedisServer, make_queue: QueueMaker
 ) -> None:
     put(make_queue(redis_server.url), "a")
-    reader = reader_of(redis_server)
-    before = reader.read()
+    monitor = monitor_of(redis_server)
+    before = monitored(monitor, QUEUE)
 
     redis_server.restart()
 
-    after = reader.read()
-    assert after.snapshots["image_queue"].queued == before.snapshots["image_queue"].queued == 1
+    after = monitored(monitor, QUEUE)
+    assert after.queued == before.queued == 1
     assert after.run != before.run
 
 
-def test_half_an_answer_is_none(shared_redis: RedisServer) -> None:
+def test_half_an_answer_is_none_and_hides_no_other_queue(shared_redis: RedisServer) -> None:
     shared_redis.client().set(KEYS.leases, "not a set of leases")
 
-    with pytest.raises(QueueError, match="WRONGTYPE"):
-        reader_of(shared_redis, "other", "image_queue").read()
+    seen = monitor_of(shared_redis, "other", QUEUE).snapshots()
+
+    assert isinstance(seen[QUEUE], QueueError)
+    assert "WRONGTYPE" in str(seen[QUEUE])
+    assert known(seen["other"]).backlog == 0
 
 
 def test_a_counter_that_is_no_number_is_no_answer(shared_redis: RedisServer) -> None:
     shared_redis.client().hset(KEYS.stats, "accepted", "many")
 
-    with pytest.raises(QueueError, match="cannot be read"):
-        reader_of(shared_redis).read()
+    seen = monitor_of(shared_redis, "other", QUEUE).snapshots()
+
+    assert "cannot be read" in str(seen[QUEUE])
+    assert known(seen["other"]).backlog == 0
 
 
 def test_a_lost_answer_is_asked_for_again(shared_redis: RedisServer) -> None:
     proxy = DroppingProxy(shared_redis.port)
     try:
-        reader = QueueReader(RedisAccess(proxy.url), ["image_queue"])
-        reader.read()
+        monitor = Monitor(RedisAccess(proxy.url), [QUEUE])
+        monitored(monitor, QUEUE)
         proxy.drop_next_reply()
 
-        reader.read()
+        monitored(monitor, QUEUE)
 
         assert proxy.dropped.is_set()
     finally:
@@ -132,20 +145,20 @@ def test_a_lost_answer_is_asked_for_again(shared_redis: RedisServer) -> None:
 def test_a_server_that_hangs_is_given_up(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imageserve.queue.observations.COMMAND_TIMEOUT_S", 0.2)
-    reader = reader_of(redis_server)
-    reader.read()
+    monkeypatch.setattr("imageserve.queue.redis.queue.COMMAND_TIMEOUT_S", 0.2)
+    monitor = monitor_of(redis_server)
+    monitored(monitor, QUEUE)
     redis_server.pause()
 
     with pytest.raises(QueueUnavailable):
-        reader.read()
+        monitored(monitor, QUEUE)
 
     redis_server.resume()
-    assert reader.read().run
+    assert monitored(monitor, QUEUE).run
 
 
-def look_at(server: RedisServer) -> JobLook:
-    return JobLook(RedisAccess(server.url), "image_queue")
+def waiter_on(server: RedisServer) -> FirstJobWaiter:
+    return FirstJobWaiter(RedisAccess(server.url), "image_queue")
 
 
 def in_thread(function: Callable[[], object]) -> tuple[threading.Thread, list[object]]:
@@ -164,30 +177,30 @@ def blocked_clients(client: "redis.Redis") -> int:
     return int(client.info("clients")["blocked_clients"])
 
 
-def test_a_look_ends_without_a_job(shared_redis: RedisServer) -> None:
-    assert not look_at(shared_redis).wait(0.01)
+def test_a_wait_ends_without_a_job(shared_redis: RedisServer) -> None:
+    assert not waiter_on(shared_redis).wait(0.01)
     assert not shared_redis.client().exists(KEYS.queue)
 
 
-def test_a_look_leaves_the_queue_as_it_is(
+def test_a_wait_leaves_the_queue_unchanged(
     shared_redis: RedisServer, make_queue: QueueMaker
 ) -> None:
     put(make_queue(shared_redis.url), "a", "b", "c")
     client = shared_redis.client()
     before = {key: client.dump(key) for key in client.scan_iter()}
 
-    assert look_at(shared_redis).wait()
+    assert waiter_on(shared_redis).wait()
 
     assert waiting(client) == ["a", "b", "c"]
     assert {key: client.dump(key) for key in client.scan_iter()} == before
 
 
-def test_a_waiting_look_sees_the_first_job_and_leaves_it(
+def test_a_waiter_sees_the_first_job_and_leaves_it(
     shared_redis: RedisServer, make_queue: QueueMaker
 ) -> None:
     client = shared_redis.client()
-    thread, results = in_thread(look_at(shared_redis).wait)
-    eventually(lambda: blocked_clients(client) == 1, "the look waits")
+    thread, results = in_thread(waiter_on(shared_redis).wait)
+    eventually(lambda: blocked_clients(client) == 1, "it waits")
 
     put(make_queue(shared_redis.url), "a")
 
@@ -196,24 +209,26 @@ def test_a_waiting_look_sees_the_first_job_and_leaves_it(
     assert waiting(client) == ["a"]
 
 
-@pytest.mark.parametrize("look_first", [True, False], ids=["look first", "worker first"])
-def test_a_worker_that_waits_beside_a_look_gets_the_job(
-    look_first: bool, shared_redis: RedisServer, make_queue: QueueMaker
+@pytest.mark.parametrize("monitor_first", [True, False], ids=["monitor first", "worker first"])
+def test_a_worker_that_waits_beside_a_monitor_gets_the_job(
+    monitor_first: bool, shared_redis: RedisServer, make_queue: QueueMaker
 ) -> None:
-    # The commands of a look and of a waiting worker, with time for a busy machine.
-    look = ["BLMOVE", KEYS.queue, KEYS.queue, "LEFT", "LEFT", "30"]
+    # The commands of a waiting monitor and of a waiting worker, with time for a busy machine.
+    monitor = ["BLMOVE", KEYS.queue, KEYS.queue, "LEFT", "LEFT", "30"]
     worker = ["BLMOVE", KEYS.queue, KEYS.hold, "LEFT", "RIGHT", "30"]
     client = shared_redis.client()
     queue = make_queue(shared_redis.url)
     threads = []
-    for count, command in enumerate([look, worker] if look_first else [worker, look], start=1):
+    for count, command in enumerate(
+        [monitor, worker] if monitor_first else [worker, monitor], start=1
+    ):
         threads.append(in_thread(partial(patient(shared_redis).execute_command, *command))[0])
         eventually(lambda n=count: blocked_clients(client) == n, "it waits")  # type: ignore[misc]
 
     put(queue, "a")
     eventually(lambda: client.llen(KEYS.hold) == 1, "the worker has the job")
-    claim = queue.claim(8, HELD, suspects=False)
-    put(queue, "b")  # For the look, where the worker was before it.
+    claim = queue.claim(8, HELD, redelivered=False)
+    put(queue, "b")  # For the monitor, where the worker was before it.
     for thread in threads:
         thread.join(30)
 
@@ -221,30 +236,30 @@ def test_a_worker_that_waits_beside_a_look_gets_the_job(
     assert waiting(client) == ["b"]
 
 
-def test_looking_all_the_time_neither_loses_nor_reorders_nor_doubles_a_job(
+def test_waiting_all_the_time_neither_loses_nor_reorders_nor_doubles_a_job(
     shared_redis: RedisServer, make_queue: QueueMaker
 ) -> None:
     expected = [f"job-{n:04}" for n in range(400)]
     queue, producer = make_queue(shared_redis.url), make_queue(shared_redis.url)
-    look = look_at(shared_redis)
+    waiter = waiter_on(shared_redis)
     done = threading.Event()
 
-    def keep_looking() -> None:
+    def keep_waiting() -> None:
         while not done.is_set():
-            look.wait(0.01)
+            waiter.wait(0.01)
 
-    looking, _ = in_thread(keep_looking)
+    waiting_thread, _ = in_thread(keep_waiting)
     producing, _ = in_thread(lambda: put(producer, *expected))
     taken: list[str] = []
 
     def took_all() -> bool:
-        entries = queue.claim(7, HELD, suspects=True).entries
+        entries = queue.claim(7, HELD, redelivered=True).entries
         taken.extend(decode_job(entry).id for entry in entries)
         return len(taken) >= len(expected)
 
     eventually(took_all, "all jobs", 60)
     done.set()
-    looking.join(20)
+    waiting_thread.join(20)
     producing.join(20)
 
     assert taken == expected

@@ -1,6 +1,6 @@
-"""Keeps the leases of claimed jobs alive while the model runs, from a thread of its own.
+"""Renews the leases of claimed jobs while the model runs, in a thread of its own.
 
-Only for so long: a worker that hangs must lose its jobs to a healthy one.
+Renewal is bounded in time: a worker that hangs must lose its jobs to a healthy one.
 """
 
 import logging
@@ -8,15 +8,22 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from imageserve.errors import QueueError
-from imageserve.queue.queue import JobQueue
 
 log = logging.getLogger(__name__)
 
 LEAST_PATIENCE_S = 30.0
 PATIENCE_FACTOR = 5
-"""A batch may take this many times its slowest bucket before it counts as hung."""
+"""A batch may take this many times the slowest known batch before it counts as hung."""
+
+
+class LeaseStore(Protocol):
+    """A queue whose leases can be renewed."""
+
+    def extend(self, token: str, job_ids: Sequence[str], lease_ms: int) -> int:
+        """Renew leases; returns how many are still held."""
 
 
 @dataclass
@@ -26,11 +33,11 @@ class _Held:
 
 
 class LeaseKeeper:
-    """Renews every held claim three times per lease."""
+    """Renews each held claim three times per lease."""
 
-    def __init__(self, queue: JobQueue, lease_ms: int) -> None:
+    def __init__(self, store: LeaseStore, lease_ms: int) -> None:
         self.patience_s = LEAST_PATIENCE_S
-        self._queue = queue
+        self._store = store
         self._lease_ms = lease_ms
         self._held: dict[str, _Held] = {}
         self._stopped = threading.Event()
@@ -43,11 +50,11 @@ class LeaseKeeper:
         self._stopped.set()
 
     def set_slowest_ms(self, slowest_ms: float) -> None:
-        """Size the patience on the slowest known batch."""
+        """Derive the patience from the slowest known batch."""
         self.patience_s = max(LEAST_PATIENCE_S, PATIENCE_FACTOR * slowest_ms / 1000)
 
     def hold(self, token: str, ids: Sequence[str]) -> None:
-        """Begin to renew; called again when the model starts on them, it renews the patience."""
+        """Renew from now on. A second call, when the model starts, restarts the patience."""
         self._held[token] = _Held(ids, time.monotonic())
 
     def drop(self, token: str) -> None:
@@ -58,7 +65,7 @@ class LeaseKeeper:
             for token, held in list(self._held.items()):
                 try:
                     self._renew(token, held)
-                # A loop that must not end: without it every long batch would run twice.
+                # This loop must never end: without it each long batch would run twice.
                 except Exception:
                     log.critical("bug while renewing a lease", exc_info=True)
 
@@ -68,7 +75,7 @@ class LeaseKeeper:
             self.drop(token)
             return
         try:
-            if self._queue.extend(token, held.ids, self._lease_ms) == 0 and token in self._held:
+            if self._store.extend(token, held.ids, self._lease_ms) == 0 and token in self._held:
                 log.warning("lost the lease of a batch of %d", len(held.ids))
                 self.drop(token)
         except QueueError as error:

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imageserve.queue.desired import Wanted, decode_wanted, encode_wanted, parse_wanted
+from imageserve.queue.wire import DesiredVersion, decode_desired, encode_desired, parse_desired
 
 AT = 1_760_000_000_000
 
@@ -19,8 +19,8 @@ AT = 1_760_000_000_000
     ],
 )
 def test_a_name_and_a_version_are_read(text: str, name: str, version: str) -> None:
-    assert parse_wanted(text, AT) == Wanted(name, version, AT)
-    assert parse_wanted(text, AT).text == text
+    assert parse_desired(text, AT) == DesiredVersion(name, version, AT)
+    assert parse_desired(text, AT).text == text
 
 
 @pytest.mark.parametrize(
@@ -42,27 +42,27 @@ def test_a_name_and_a_version_are_read(text: str, name: str, version: str) -> No
 )
 def test_anything_else_is_refused_with_what_is_allowed(text: str) -> None:
     with pytest.raises(ValueError, match="is not NAME@VERSION, each of letters, digits"):
-        parse_wanted(text, AT)
+        parse_desired(text, AT)
 
 
 @given(
     st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True), st.integers(0, 10**15 - 1)
 )
 def test_what_is_written_is_read_again_and_stays_short(part: str, at: int) -> None:
-    wanted = Wanted(part, part, at)
+    wanted = DesiredVersion(part, part, at)
 
-    written = encode_wanted(wanted)
+    written = encode_desired(wanted)
 
-    assert decode_wanted(written) == wanted
+    assert decode_desired(written) == wanted
     assert len(written) <= 64 + 1 + 64 + 1 + 15
 
 
 def test_nothing_written_is_nothing_wanted() -> None:
-    assert decode_wanted("") is None
+    assert decode_desired("") is None
 
 
 @pytest.mark.parametrize("text", ["shapes@v2", "shapes@v2 soon", "shapes 5", " 5", "x" * 10_000])
 def test_what_somebody_else_has_written_is_refused_in_few_words(text: str) -> None:
     with pytest.raises(ValueError, match="is not NAME@VERSION") as caught:
-        decode_wanted(text)
+        decode_desired(text)
     assert len(str(caught.value)) < 400

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.memory_queue import MemoryQueue
+from tests.memory_queue import MemoryQueue, producer_on
 from tests.pictures import encoded, jpeg, photo
 from tests.redis_server import PATIENCE_S, eventually
 
@@ -35,19 +35,19 @@ from imageserve.errors import (
 from imageserve.models.entries import ModelEntry
 from imageserve.models.stand_in import stand_in_label
 from imageserve.predictions import Prediction
-from imageserve.queue.queue import Admission, Finished, Lease, Limits, Verdict, WorkerInfo
-from imageserve.queue.replies import JOB_LOST, Waiters
-from imageserve.queue.wire import Job, Result, ResultError, UnsupportedJob, decode_job
-from imageserve.web import predictor as module
-from imageserve.web.capacity_view import CapacityView
-from imageserve.web.predictor import (
-    MOST_SENDINGS,
+from imageserve.queue.consumer import Lease
+from imageserve.queue.listener import JOB_LOST, Breaker, Tickets
+from imageserve.queue.producer import Admission, Limits, Producer, ProducerConfig, Verdict
+from imageserve.queue.snapshot import WorkerInfo
+from imageserve.queue.wire import Finished, Job, Result, ResultError, UnsupportedJob, decode_job
+from imageserve.web import predict as module
+from imageserve.web.predict import (
+    MOST_SUBMISSIONS,
     Answer,
-    Ask,
+    ClassifyOptions,
     ClientGone,
     Predictor,
-    PredictorConfig,
-    Served,
+    ServedModel,
     Wait,
 )
 
@@ -94,22 +94,6 @@ class UnreliableQueue(MemoryQueue):
         return super().results(job_ids)
 
 
-class DeafReplies:
-    """Hears of no result: its notifications are all lost."""
-
-    connected = False
-    connections = 0
-
-    def __init__(self) -> None:
-        self.waiters = Waiters()
-
-    def channel(self, queue: str) -> str:
-        return f"{queue}:reply:deaf"
-
-    def start(self) -> None:
-        """Nothing to start."""
-
-
 class Clock:
     """Stands in for the module ``time``: the test says when a deadline has passed."""
 
@@ -126,21 +110,26 @@ class Bench:
         self.clock = clock
         self.queue = UnreliableQueue()
         self.entry = ModelEntry("m", "image_queue", SIZE)
-        self.config = PredictorConfig(DecodingPolicy(), 100, 2**20, 60.0)
+        self.config = ProducerConfig(100, 2**20, 60.0)
         self.predictor = self.make()
         self._pool = pool
 
-    def make(self, replies: Any = None, offload: Any = None) -> Predictor:
+    def make(self, *, deaf: bool = False, offload: Any = None) -> Predictor:
+        """``deaf``: all notifications are lost."""
         more = () if offload is None else (offload,)
-        served = Served(self.entry, self.queue, CapacityView(self.queue))
-        return Predictor({"m": served}, replies or self.queue, self.config, *more)
+        tickets = Tickets("image_queue:reply:deaf") if deaf else self.queue.tickets
+        producer = Producer(self.queue, tickets, Breaker(), self.config)
+        served = ServedModel(self.entry, producer)
+        return Predictor({"m": served}, DecodingPolicy(), *more)
 
     def predict(
         self, *pictures: bytes | RequestError, timeout_s: float = LONG_S, **more: Any
     ) -> Answers:
         wait = more.pop("wait", None) or Wait()
-        ask = Ask(**{"model": None, "top": 5, "timeout_s": timeout_s, "trace": "t-1", **more})
-        return self.predictor.predict(pictures, ask, wait)
+        options = ClassifyOptions(
+            **{"model": None, "top": 5, "timeout_s": timeout_s, "trace": "t-1", **more}
+        )
+        return self.predictor.predict(pictures, options, wait)
 
     def begin(self, *pictures: bytes | RequestError, **more: Any) -> "Future[Answers]":
         return self._pool.submit(self.predict, *pictures, **more)
@@ -152,7 +141,7 @@ class Bench:
     def take(self, count: int) -> list[Job]:
         """Claim jobs, as many as are expected and no more."""
         eventually(lambda: self.queue.snapshot().queued >= count, f"{count} jobs")
-        claim = self.queue.claim(count + 1, Lease(), suspects=False)
+        claim = self.queue.claim(count + 1, Lease(), redelivered=False)
         self.token = claim.token
         jobs = [decode_job(entry) for entry in claim.entries]
         assert len(jobs) == count
@@ -182,7 +171,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
         bench = Bench(pool, clock)
         yield bench
     # Whatever way a request takes, at its end it waits for nothing any more.
-    assert len(bench.predictor.replies.waiters) == 0
+    assert len(bench.queue.tickets) == 0
 
 
 def done(request: "Future[Answers]") -> Answers:
@@ -231,7 +220,7 @@ def test_a_job_says_what_is_asked_and_where_the_answer_goes(bench: Bench) -> Non
     done(request)
 
     assert (job.model, job.shape, job.top, job.trace) == ("m", (8, 8, 3), 3, "request-7")
-    assert job.reply == bench.queue.channel("image_queue")
+    assert job.reply == bench.queue.tickets.channel
     assert 29_000 < job.deadline - NOW <= 30_000
     assert job.result_ttl_ms == job.deadline - NOW + 60_000
 
@@ -358,7 +347,7 @@ def test_at_the_deadline_what_is_done_is_answered_and_the_rest_is_cancelled(benc
 
 
 def test_a_stored_result_of_which_nobody_heard_is_found_at_the_deadline(bench: Bench) -> None:
-    bench.predictor = bench.make(DeafReplies())
+    bench.predictor = bench.make(deaf=True)
     wait = Wait()
     request = bench.begin(A, B, wait=wait)
 
@@ -422,7 +411,7 @@ def test_a_picture_that_met_another_model_is_queued_once_more_at_its_size(bench:
 
 def test_a_picture_that_meets_another_model_every_time_is_given_up(bench: Bench) -> None:
     request = bench.begin(A)
-    for number in range(MOST_SENDINGS):
+    for number in range(MOST_SUBMISSIONS):
         bench.answer_all(1, **changed((4, 6) if number % 2 else (8, 8)))
 
     answer = refusal(done(request))
@@ -443,7 +432,7 @@ def test_a_changed_model_whose_queue_is_full_is_answered_so(bench: Bench) -> Non
 def _lose(bench: Bench) -> None:
     (job,) = bench.take(1)
     error = ResultError(JOB_LOST, "the queue has lost the job")
-    bench.queue.waiters.deliver(Result(job.id, "", 0, 0, 0, error=error))
+    bench.queue.tickets.deliver(Result(job.id, "", 0, 0, 0, error=error))
 
 
 def test_a_job_that_redis_has_lost_is_queued_once_more(bench: Bench) -> None:
@@ -458,7 +447,7 @@ def test_a_job_that_redis_has_lost_is_queued_once_more(bench: Bench) -> None:
 
 def test_a_job_that_is_lost_every_time_is_answered_redis_unavailable(bench: Bench) -> None:
     request = bench.begin(A)
-    for _ in range(MOST_SENDINGS):
+    for _ in range(MOST_SUBMISSIONS):
         _lose(bench)
 
     assert isinstance(refusal(done(request)), RedisUnavailable)
@@ -489,7 +478,7 @@ def test_a_job_that_is_not_let_in_is_refused_at_once_with_a_time_to_come_back(
 
 
 def test_the_limits_of_the_settings_reach_the_queue(bench: Bench) -> None:
-    bench.config = PredictorConfig(DecodingPolicy(), 1, 500, 60.0)
+    bench.config = ProducerConfig(1, 500, 60.0)
     bench.predictor = bench.make()
 
     first = bench.begin(A)
@@ -503,7 +492,7 @@ def test_the_limits_of_the_settings_reach_the_queue(bench: Bench) -> None:
 
 
 def test_bytes_are_limited_too(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    bench.config = PredictorConfig(DecodingPolicy(), 100, 2 * 8 * 8 * 3, 60.0)
+    bench.config = ProducerConfig(100, 2 * 8 * 8 * 3, 60.0)
     bench.predictor = bench.make()
     admissions: list[Admission] = []
     enqueue = bench.queue.enqueue
@@ -543,7 +532,7 @@ def test_what_could_not_be_done_in_time_is_refused_with_a_computed_time(bench: B
 
 def test_a_full_queue_asks_to_come_back_when_a_tenth_of_it_is_done(bench: Bench) -> None:
     worker(bench, {1: 1000.0})
-    bench.config = PredictorConfig(DecodingPolicy(), 25, 2**20, 60.0)
+    bench.config = ProducerConfig(25, 2**20, 60.0)
     bench.predictor = bench.make()
     waiting = bench.begin(*25 * [A])
     eventually(lambda: bench.queue.snapshot().queued == 25, "a full queue")
@@ -637,3 +626,22 @@ def test_a_bug_leaves_nobody_waiting(bench: Bench, monkeypatch: pytest.MonkeyPat
 
     with pytest.raises(TypeError):
         bench.predict(A)
+
+
+# -- several models -------------------------------------------------------------------------------
+
+
+def test_an_outage_of_one_queues_node_refuses_nothing_for_another(bench: Bench) -> None:
+    lost = UnreliableQueue()
+    lost.failing = {"enqueue"}
+    models = {
+        "lost": ServedModel(ModelEntry("lost", "lost_queue", SIZE), producer_on(lost)),
+        "m": ServedModel(bench.entry, producer_on(bench.queue)),
+    }
+    bench.predictor = Predictor(models, DecodingPolicy())
+
+    for _ in range(5):
+        assert isinstance(refusal(bench.predict(A, model="lost")), RedisUnavailable)
+        request = bench.begin(A, model="m")
+        bench.answer_all(1)
+        assert labels(done(request)) == [label(A)]

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imageserve.queue.capacity import (
+from imageserve.queue.snapshot import (
     BucketMs,
     expected_wait_ms,
     largest_backlog_in_time,

@@ -10,11 +10,11 @@ from tests.redis_server import eventually
 
 from imageserve.models import Engine
 from imageserve.models.entries import ModelEntry, load_entry
-from imageserve.queue.queue import Lease
+from imageserve.queue.consumer import Consumer, Lease
+from imageserve.worker.loop import Worker, WorkerConfig
+from imageserve.worker.reload import Reloader
 from imageserve.worker.runner import Runner
-from imageserve.worker.swap import Reins, Swapper
 from imageserve.worker.versions import Candidate, Versions
-from imageserve.worker.worker import Worker, WorkerConfig
 
 SIZE = 32
 WIDTHS = {"v1": 17, "v2": 19}
@@ -66,9 +66,9 @@ def test_the_weights_of_the_old_model_leave_the_memory(models: Path) -> None:
         runner.warm_up(beside=beside)
         return runner
 
-    swapper = Swapper(Versions(entry, str(models)), prepare)
-    config = WorkerConfig("w-1", "here", Lease())
-    worker = Worker(queue, swapper.first(""), "sizes", config, swapper)
+    reloader = Reloader(Versions(entry, str(models)), prepare)
+    consumer = Consumer(queue, "sizes", Lease())
+    worker = Worker(consumer, reloader.first(""), "sizes", WorkerConfig("w-1", "here"), reloader)
     assert kernels() == {17}
 
     def change(runner: Runner) -> bool:
@@ -76,10 +76,10 @@ def test_the_weights_of_the_old_model_leave_the_memory(models: Path) -> None:
         worker._change_runner()
         return worker.runner is runner
 
-    reins = Reins(lambda: worker.runner.batch_size, change, lambda: None)
-    swapper.want("sizes@v2 1")
-    swapper.look(reins)
-    swapper.look(reins)
+    worker.change_to = change  # type: ignore[method-assign]
+    reloader.set_desired("sizes@v2 1")
+    reloader.check(worker)
+    reloader.check(worker)
 
     assert worker.runner.version == "v2"
     eventually(lambda: kernels() == {19}, "only the new weights to be left")

@@ -1,0 +1,378 @@
+"""The consumer's face of a queue, for workers: claim a batch of jobs and answer for it.
+
+A claimed batch is leased: `LeaseKeeper` renews the leases until the batch is finished or given
+back. What must be done (finish, give back) is tried through outages of Redis until it is done or
+the time after SIGTERM is over.
+"""
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar, cast
+
+from imageserve import metrics
+from imageserve.backoff import Backoff
+from imageserve.errors import QueueError, QueueUnavailable
+from imageserve.queue.keys import GUARD_MS
+from imageserve.queue.leases import LeaseKeeper
+from imageserve.queue.redis.connection import redis_errors
+from imageserve.queue.redis.queue import BLOCK_S, RedisQueue
+from imageserve.queue.redis.scripts import BURY, CLAIM, EXTEND, FINISH, HEARTBEAT, RELEASE
+from imageserve.queue.snapshot import SILENT_MS, WorkerInfo, encode_worker_info, texts
+from imageserve.queue.wire import (
+    Finished,
+    Job,
+    UnsupportedJob,
+    encode_result,
+    readable,
+    result_of_error,
+)
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+FINISH_AT_ONCE = 128
+"""Most jobs per FINISH: some managed servers refuse more than 4,000 arguments."""
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
+
+GIVEN_UP = "its worker died each time it ran"
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """How long a claim holds its jobs, and how many workers one job may lose."""
+
+    lease_ms: int = 10_000
+    max_attempts: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The reply of CLAIM: jobs that are leased to one token, and what was dropped on the way."""
+
+    token: str
+    now: int
+    """Redis time of the claim, ms."""
+    entries: tuple[str, ...] = ()
+    """Jobs as they were queued, JSON."""
+    expired: int = 0
+    """Jobs dropped because their deadline had passed."""
+    dead: tuple[str, ...] = ()
+    """Jobs given up; their waiters were told, their results are still to be stored."""
+    redelivered: bool = False
+    """Its worker died when this job last ran, so it runs alone."""
+
+
+class ConsumerStore(Protocol):
+    """What a consumer asks of a queue. Each call raises QueueUnavailable where it is away."""
+
+    name: str
+
+    def claim(self, n: int, lease: Lease, *, redelivered: bool, min_depth: int = 0) -> Claim:
+        """Take up to ``n`` jobs and lease them; none where fewer than ``min_depth`` wait."""
+
+    def wait(self, block_s: float) -> None:
+        """Block until a job may be there, or ``block_s`` seconds have passed."""
+
+    def pixels(self, job_ids: Sequence[str]) -> list[bytes | None]:
+        """Read pixels; None where the job was cancelled or has expired."""
+
+    def finish(
+        self, token: str, finished: Sequence[Finished], *, batches: int = 0, busy_ms: int = 0
+    ) -> list[bool]:
+        """Acknowledge, store and publish; False where the lease was lost (nothing is changed)."""
+
+    def extend(self, token: str, job_ids: Sequence[str], lease_ms: int) -> int:
+        """Renew leases; returns how many are still held."""
+
+    def release(self, token: str, job_ids: Sequence[str]) -> int:
+        """Give unstarted jobs back to the head of the queue; returns how many."""
+
+    def bury(self, entry: str, reason: str) -> None:
+        """Put a job on the dead list."""
+
+    def store(self, finished: Sequence[Finished], *, publish: bool) -> None:
+        """Store results of jobs that no worker holds; the first result of a job wins."""
+
+    def heartbeat(self, info: WorkerInfo) -> str:
+        """Publish that a worker lives; returns the desired version as text."""
+
+    def leave(self, worker_id: str) -> None:
+        """Remove a worker from the list of workers."""
+
+
+class RedisConsumerStore(RedisQueue):
+    """The consumer's commands on Redis."""
+
+    def claim(self, n: int, lease: Lease, *, redelivered: bool, min_depth: int = 0) -> Claim:
+        # A token per claim, not per worker: a worker cannot finish its own earlier, lost claim.
+        token = secrets.token_hex(8)
+        args: list[str | int | bytes] = [
+            n,
+            lease.lease_ms,
+            token,
+            lease.max_attempts,
+            GUARD_MS,
+            int(redelivered),
+            min_depth,
+        ]
+        with redis_errors():
+            now, entries, expired, dead, alone = CLAIM(self.once, self.keys.of_claim(), args)
+        return Claim(token, now, texts(entries), len(expired), texts(dead), bool(alone))
+
+    def wait(self, block_s: float) -> None:
+        # 0 means for ever to Redis, and 6.2 rounds one millisecond down to 0.
+        block_s = max(0.01, min(block_s, BLOCK_S))
+        with redis_errors():
+            # Not .blmove(): its type wants whole seconds.
+            self.blocking.execute_command(
+                "BLMOVE", self.keys.queue, self.keys.hold, "LEFT", "RIGHT", block_s
+            )
+
+    def pixels(self, job_ids: Sequence[str]) -> list[bytes | None]:
+        if not job_ids:
+            return []
+        with redis_errors():
+            values = self.client.mget([self.keys.pixels(job_id) for job_id in job_ids])
+        return cast(list[bytes | None], values)
+
+    def finish(
+        self, token: str, finished: Sequence[Finished], *, batches: int = 0, busy_ms: int = 0
+    ) -> list[bool]:
+        kept: list[bool] = []
+        for part in _parts(finished, FINISH_AT_ONCE):
+            kept += self._finish_part(token, part, batches, busy_ms)
+            batches = busy_ms = 0
+        return kept
+
+    def _finish_part(
+        self, token: str, finished: Sequence[Finished], batches: int, busy_ms: int
+    ) -> list[bool]:
+        keys = [self.keys.leases, self.keys.inflight, self.keys.attempts, self.keys.stats]
+        args: list[str | int | bytes] = [token, batches, busy_ms]
+        for job in finished:
+            keys += [self.keys.result(job.id), self.keys.pixels(job.id)]
+            args += [job.id, job.reply, encode_result(job.result), job.ttl_ms, job.counter]
+        with redis_errors():
+            return [bool(kept) for kept in FINISH(self.client, keys, args)]
+
+    def extend(self, token: str, job_ids: Sequence[str], lease_ms: int) -> int:
+        keys = [self.keys.leases, self.keys.inflight]
+        with redis_errors():
+            return int(EXTEND(self.client, keys, [token, lease_ms, GUARD_MS, *job_ids]))
+
+    def release(self, token: str, job_ids: Sequence[str]) -> int:
+        names = self.keys.of_release()
+        with redis_errors():
+            return int(RELEASE(self.client, names, [token, GUARD_MS, *job_ids]))
+
+    def bury(self, entry: str, reason: str) -> None:
+        with redis_errors():
+            BURY(self.once, [self.keys.dead, self.keys.stats], [entry, reason])
+
+    def heartbeat(self, info: WorkerInfo) -> str:
+        return self._set_info(info.id, encode_worker_info(info))
+
+    def leave(self, worker_id: str) -> None:
+        self._set_info(worker_id, "")
+
+    def _set_info(self, worker_id: str, text: str) -> str:
+        keys = [self.keys.workers, self.keys.workers_info, self.keys.desired]
+        args: list[str | int | bytes] = [worker_id, text, SILENT_MS, GUARD_MS]
+        with redis_errors():
+            reply: Any = HEARTBEAT(self.client, keys, args)
+        return texts([reply])[0] if reply else ""
+
+
+def _parts(items: Sequence[Finished], size: int) -> Iterator[Sequence[Finished]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
+
+
+class RedisBackoff:
+    """Whether Redis answers: one log line per change, and a growing pause between failures."""
+
+    def __init__(self, stopping: threading.Event) -> None:
+        self.met = False
+        """Whether Redis has ever answered."""
+        self._stopping = stopping
+        self._is_up: bool | None = None
+        self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
+
+    def succeeded(self) -> None:
+        self.met = True
+        self._backoff.reset()
+        if not self._is_up:
+            log.info("Redis answers")
+            metrics.redis_up.set(1)
+        self._is_up = True
+
+    def failed(self, error: Exception) -> None:
+        """Note a failure and wait, longer each time."""
+        if self._is_up is not False:
+            log.error("Redis does not answer, trying until it does: %s", error)
+            metrics.redis_up.set(0)
+        self._is_up = False
+        pause_s = self._backoff.next()
+        if self._stopping.wait(pause_s):
+            time.sleep(pause_s)  # SIGTERM ends one pause, not all: a batch is still to be finished.
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedJob:
+    """One job of a batch."""
+
+    job: Job | UnsupportedJob
+    entry: str
+    """As it was queued, JSON."""
+    pixels: bytes | None
+    """None: the job was cancelled, or its deadline has passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Jobs that this worker holds. Each must be finished or given back."""
+
+    consumer: "Consumer" = field(repr=False)
+    token: str
+    now: int
+    """Redis time of the claim, ms."""
+    jobs: tuple[ClaimedJob, ...]
+    redelivered: bool
+    """One job whose worker died when it last ran."""
+    claimed_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def ids(self) -> list[str]:
+        return [claimed.job.id for claimed in self.jobs]
+
+    def started(self) -> None:
+        """Say that the model starts on it now: from here on it may take as long as a batch may."""
+        self.consumer.leases.hold(self.token, self.ids)
+
+    def finish(
+        self, finished: Sequence[Finished], *, batches: int, busy_ms: int
+    ) -> list[bool] | None:
+        """Store and publish the results and end the leases.
+
+        Returns per job whether its lease was still held; None where the time after SIGTERM was
+        over before Redis answered.
+        """
+        kept = self.consumer.persist(
+            lambda: self.consumer.store.finish(
+                self.token, finished, batches=batches, busy_ms=busy_ms
+            )
+        )
+        self.consumer.leases.drop(self.token)
+        return kept
+
+    def release(self) -> None:
+        """Give all jobs back to the head of the queue, unstarted."""
+        self.consumer.persist(lambda: self.consumer.store.release(self.token, self.ids))
+        self.consumer.leases.drop(self.token)
+
+
+class Consumer:
+    """Claims batches from one queue for one worker."""
+
+    def __init__(self, store: ConsumerStore, model: str, lease: Lease) -> None:
+        """``model`` is the name under which jobs are counted."""
+        self.store = store
+        self.leases = LeaseKeeper(store, lease.lease_ms)
+        self.stopping = threading.Event()
+        self.connection = RedisBackoff(self.stopping)
+        self._model = model
+        self._lease = lease
+        self._redelivered = False
+        self._give_up_at = float("inf")
+
+    def stop(self, within_s: float) -> None:
+        """Claim no more; what must be done is tried for ``within_s`` longer.
+
+        Safe to call from a signal handler.
+        """
+        self._give_up_at = time.monotonic() + within_s
+        self.stopping.set()
+
+    def claim(self, n: int, *, min_depth: int = 0) -> Batch | None:
+        """Take up to ``n`` jobs; None where fewer than ``min_depth`` or no usable ones wait.
+
+        Raises QueueError.
+        """
+        # At most every second claim may bring a redelivered job, so that these, which run alone,
+        # never starve the others.
+        self._redelivered = not self._redelivered
+        claim = self.store.claim(n, self._lease, redelivered=self._redelivered, min_depth=min_depth)
+        self._settle_dropped(claim)
+        # An entry that Redis reads as JSON and Python does not keeps its lease until that ends,
+        # and dies as redelivered. Only another program can have queued it.
+        jobs = list(readable(claim.entries))
+        if len(jobs) < len(claim.entries):
+            log.error("%d entries are no jobs", len(claim.entries) - len(jobs))
+        if not jobs:
+            return None
+        ids = [job.id for _, job in jobs]
+        pixels = self.persist(lambda: self.store.pixels(ids))
+        if pixels is None:
+            return None
+        self.leases.hold(claim.token, ids)
+        claimed = (
+            ClaimedJob(job, entry, data) for (entry, job), data in zip(jobs, pixels, strict=True)
+        )
+        return Batch(self, claim.token, claim.now, tuple(claimed), claim.redelivered)
+
+    def wait(self, block_s: float = BLOCK_S) -> None:
+        """Block until a job may wait, at most ``block_s``. Raises QueueError."""
+        self.store.wait(block_s)
+
+    def heartbeat(self, info: WorkerInfo) -> str:
+        """Publish that this worker lives; returns the desired version. Raises QueueError."""
+        return self.store.heartbeat(info)
+
+    def leave(self, worker_id: str) -> None:
+        """Remove this worker from the list of workers. Raises QueueError."""
+        # An empty release empties hold: a wait that the stop cut short may have filled it.
+        self.store.release("", [])
+        self.store.leave(worker_id)
+
+    def bury(self, entry: str, reason: str) -> None:
+        """Put a job that failed alone on the dead list."""
+        self.persist(lambda: self.store.bury(entry, reason))
+
+    def _settle_dropped(self, claim: Claim) -> None:
+        """Count what a claim dropped, and store results for those who read late."""
+        if claim.dead:
+            log.error("%d jobs were given up: each lost its worker again", len(claim.dead))
+            given_up = [
+                result_of_error(job, "model_failed", GIVEN_UP) for _, job in readable(claim.dead)
+            ]
+            try:
+                self.store.store(given_up, publish=False)
+            except QueueError as error:
+                log.warning("results of dead jobs are not stored: %s", error)
+        metrics.jobs_total.labels(self._model, "dead").inc(len(claim.dead))
+        metrics.jobs_total.labels(self._model, "expired").inc(claim.expired)
+
+    def persist(self, action: Callable[[], T]) -> T | None:
+        """Try until it is done, through outages of Redis; None where that was not possible.
+
+        Safe for FINISH: it changes nothing where the lease is lost meanwhile.
+        """
+        while time.monotonic() < self._give_up_at:
+            try:
+                result = action()
+            except QueueUnavailable as error:
+                self.connection.failed(error)
+                continue
+            except QueueError:
+                # Another try would fail as well. The lease ends and another worker takes over.
+                log.exception("Redis refuses a command")
+                return None
+            self.connection.succeeded()
+            return result
+        return None

@@ -1,0 +1,241 @@
+"""Results on their way back: one pub/sub connection per Redis node, and the tickets that wait.
+
+A subscription per request would open a TCP connection per request; one shared connection carries
+five times the requests. A message that is lost while the connection is down delays an answer and
+loses none: results are stored too, and each subscription reads what was stored meanwhile.
+"""
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+import redis
+
+from imageserve import metrics
+from imageserve.backoff import Backoff
+from imageserve.errors import QueueError, QueueUnavailable
+from imageserve.queue.keys import Keys
+from imageserve.queue.redis.connection import RedisAccess, connect, redis_errors
+from imageserve.queue.wire import Result, ResultError, decode_result
+
+log = logging.getLogger(__name__)
+
+JOB_LOST = "job_lost"
+"""An error code that never crosses the wire: this process noticed that Redis lost the job."""
+
+SILENCE_S = 10.0
+"""After this long without a message the connection is tested with a PING."""
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
+
+OUTAGE_S = 0.5
+"""How long a breaker stays open after a failure."""
+
+
+class Ticket:
+    """One submitted job. Its first result counts; later ones are ignored."""
+
+    __slots__ = ("_wake", "accepted", "job_id", "result")
+
+    def __init__(self, job_id: str, wake: threading.Event) -> None:
+        self.job_id = job_id
+        self.accepted = False
+        """Whether Redis took the job: only then can Redis lose it."""
+        self.result: Result | None = None
+        self._wake = wake
+
+    def resolve(self, result: Result) -> None:
+        if self.result is None:
+            self.result = result
+            self._wake.set()
+
+
+class Tickets:
+    """The open tickets of one queue in this process, by job id."""
+
+    def __init__(self, channel: str) -> None:
+        self.channel = channel
+        """The channel on which the results of these jobs are published."""
+        self._by_id: dict[str, Ticket] = {}
+
+    def add(self, job_id: str, wake: threading.Event) -> Ticket:
+        """Register a job before it is sent: its result may arrive before the enqueue's reply."""
+        ticket = self._by_id[job_id] = Ticket(job_id, wake)
+        return ticket
+
+    def remove(self, ticket: Ticket) -> None:
+        self._by_id.pop(ticket.job_id, None)
+
+    def deliver(self, result: Result) -> None:
+        """Give a result to its ticket; drop it where there is none."""
+        ticket = self._by_id.get(result.id)
+        if ticket is not None:
+            ticket.resolve(result)
+
+    def open(self) -> list[Ticket]:
+        return [ticket for ticket in list(self._by_id.values()) if ticket.result is None]
+
+    def __len__(self) -> int:
+        return len(self._by_id)
+
+
+class Breaker:
+    """Refuses calls to a Redis node for a moment after one failed.
+
+    A Redis that hangs costs each try two seconds. Requests that come right after a failure are
+    refused at once instead. A new pub/sub connection to the node closes the breaker.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._open_until = float("-inf")
+
+    def trip(self) -> None:
+        self._open_until = self._clock() + OUTAGE_S
+
+    def reset(self) -> None:
+        self._open_until = float("-inf")
+
+    def check(self) -> None:
+        """Raise QueueUnavailable while the breaker is open."""
+        if self._clock() < self._open_until:
+            raise QueueUnavailable("Redis did not answer a moment ago")
+
+
+class StoredResults(Protocol):
+    """A queue from which missed results can be read."""
+
+    name: str
+    keys: Keys
+
+    def results(self, job_ids: Sequence[str]) -> list[Result | None]:
+        """Read stored results."""
+
+    def missing(self, job_ids: Sequence[str]) -> list[str]:
+        """Return those accepted jobs of which Redis holds nothing any more."""
+
+
+class ReplyListener:
+    """Hears the results of queues that share a Redis node, in a thread of its own."""
+
+    def __init__(
+        self,
+        access: RedisAccess,
+        queues: Sequence[StoredResults],
+        peers: "list[ReplyListener] | None" = None,
+    ) -> None:
+        """``peers`` are all listeners of this process: Redis is up while each is connected."""
+        process = uuid.uuid4().hex
+        self.tickets = {queue.name: Tickets(queue.keys.reply(process)) for queue in queues}
+        self.breaker = Breaker()
+        self.connections = 0
+        """How many subscriptions were made."""
+        self._access = access
+        self._queues = {self.tickets[queue.name].channel: queue for queue in queues}
+        self._connected = threading.Event()
+        self._peers = [] if peers is None else peers
+        self._peers.append(self)
+
+    @property
+    def connected(self) -> bool:
+        return self._connected.is_set()
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name="replies", daemon=True).start()
+
+    def wait_connected(self, timeout_s: float) -> bool:
+        return self._connected.wait(timeout_s)
+
+    def _run(self) -> None:
+        backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
+        reported = False
+        while True:
+            try:
+                self._listen()
+            except QueueError as error:
+                if self.connected:
+                    backoff.reset()
+                    reported = False
+                if not reported:
+                    log.error("results of %s are not received: %s", ", ".join(self.tickets), error)
+                reported = True
+            # This loop must never end: without it each request would wait until its deadline.
+            except Exception:
+                log.critical("bug while listening for results", exc_info=True)
+            self._connected.clear()
+            self._set_redis_up()
+            time.sleep(backoff.next())
+
+    def _listen(self) -> None:
+        client = connect(
+            self._access,
+            key=next(iter(self.tickets)),
+            retries=0,
+            timeout_s=SILENCE_S / 2,
+            connections=1,
+        )
+        with redis_errors():
+            pubsub = client.pubsub()
+            try:
+                pubsub.subscribe(*self._queues)
+                while True:
+                    self._handle(self._next_message(pubsub))
+            finally:
+                pubsub.close()
+                client.connection_pool.disconnect()
+
+    def _next_message(self, pubsub: "redis.client.PubSub") -> Mapping[str, Any]:
+        """Return the next message; test a silent connection with a PING.
+
+        Raises redis.TimeoutError where the PING gets no answer either.
+        """
+        message: Mapping[str, Any] | None = pubsub.get_message(timeout=SILENCE_S)
+        if message is None:
+            pubsub.ping()
+            message = pubsub.get_message(timeout=SILENCE_S / 2)
+        if message is None:
+            raise redis.TimeoutError("the pub/sub connection does not answer")
+        return message
+
+    def _handle(self, message: Mapping[str, Any]) -> None:
+        channel = message["channel"].decode() if message["channel"] else ""
+        if message["type"] == "subscribe":
+            self._catch_up(self._queues[channel])
+            if not self.connected:
+                self._note_connected()
+        elif message["type"] == "message":
+            self._deliver(self._queues[channel].name, message["data"])
+
+    def _note_connected(self) -> None:
+        self.connections += 1
+        self.breaker.reset()
+        self._connected.set()
+        self._set_redis_up()
+        log.info("listening for results of %s", ", ".join(self.tickets))
+
+    def _deliver(self, queue: str, text: bytes) -> None:
+        try:
+            self.tickets[queue].deliver(decode_result(text))
+        except ValueError:
+            log.warning("ignored a message that is no result: %.200r", text)
+
+    def _catch_up(self, queue: StoredResults) -> None:
+        """Read the results of one queue that were published while nobody listened.
+
+        A job that Redis accepted and holds no longer is lost: its ticket is told so.
+        """
+        tickets = self.tickets[queue.name]
+        waiting = tickets.open()
+        for result in queue.results([ticket.job_id for ticket in waiting]):
+            if result is not None:
+                tickets.deliver(result)
+        accepted = [t.job_id for t in waiting if t.accepted and t.result is None]
+        for job_id in queue.missing(accepted):
+            error = ResultError(JOB_LOST, "Redis has lost the job")
+            tickets.deliver(Result(job_id, "", 0, 0, 0, error=error))
+
+    def _set_redis_up(self) -> None:
+        metrics.redis_up.set(all(listener.connected for listener in self._peers))

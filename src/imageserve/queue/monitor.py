@@ -1,0 +1,178 @@
+"""The monitor's face of a queue: look at it without taking part in it.
+
+For the autoscaler, ``/status``, ``/metrics`` and the commands of an operator. A number that could
+not be read is an error and never 0: a zero would take pods away.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, cast
+
+from imageserve.errors import QueueError
+from imageserve.queue.redis.connection import RedisAccess, connect, is_cluster, redis_errors
+from imageserve.queue.redis.queue import RedisQueue
+from imageserve.queue.redis.scripts import SNAPSHOT
+from imageserve.queue.snapshot import Snapshot, decode_snapshot, texts
+from imageserve.queue.wire import readable, result_of_error
+
+PURGE_AT_ONCE = 128
+"""Jobs that `Monitor.purge` takes from the list per round trip."""
+
+PURGED = "the queue was emptied by its operator; send the picture again"
+
+LONGEST_BLOCK_S = 2.0
+"""Longest single wait for a first job. It bounds how long a half-open connection goes unnoticed."""
+
+NODES_AT_ONCE = 16
+"""Most nodes of a cluster that are read at the same time."""
+
+Snapshots = Mapping[str, Snapshot | QueueError]
+"""Queue -> its state, or why it could not be read."""
+
+
+class Monitor:
+    """Reads queues, and does what an operator asks."""
+
+    def __init__(self, access: RedisAccess, queues: Sequence[str], *, connections: int = 1) -> None:
+        """``connections`` bounds the sockets per queue; further callers wait."""
+        self._queues = {name: RedisQueue(access, name, connections=connections) for name in queues}
+        together = [[name] for name in queues] if is_cluster(access) else [list(queues)]
+        self._nodes = [[self._queues[name] for name in group] for group in together]
+        self._runs = {name: _Run() for name in queues}
+
+    def snapshots(self) -> Snapshots:
+        """Return the state of each queue, or why it could not be read. Never raises.
+
+        One round trip to one Redis serves all queues. On a cluster each queue is read from the node
+        of its slot, all at the same time: a node that is away delays and hides no other.
+        """
+        if len(self._nodes) == 1:
+            return self._read(self._nodes[0])
+        with ThreadPoolExecutor(NODES_AT_ONCE, thread_name_prefix="monitor") as threads:
+            parts = list(threads.map(self._read, self._nodes))
+        return {queue: snapshot for part in parts for queue, snapshot in part.items()}
+
+    def _read(self, queues: Sequence[RedisQueue]) -> Snapshots:
+        """Read the queues of one node in one round trip."""
+        pipeline = queues[0].client.pipeline(transaction=False)
+        pipeline.info("server")
+        for queue in queues:
+            # EVAL and not EVALSHA: a script that is missing would cost a second round trip.
+            names = queue.keys.of_snapshot()
+            pipeline.eval(SNAPSHOT.source, len(names), *names)
+        try:
+            with redis_errors():
+                server, *replies = pipeline.execute(raise_on_error=False)
+                if isinstance(server, Exception):
+                    raise server
+        except QueueError as error:
+            return dict.fromkeys((queue.name for queue in queues), error)
+        run = str(server.get("run_id", ""))
+        return {
+            queue.name: self._snapshot(queue.name, reply, run)
+            for queue, reply in zip(queues, replies, strict=True)
+        }
+
+    def _snapshot(self, queue: str, reply: Any, run: str) -> Snapshot | QueueError:
+        try:
+            with redis_errors():
+                if isinstance(reply, Exception):
+                    raise reply
+            return self._runs[queue].noted(decode_snapshot(reply, run))
+        except QueueError as error:
+            return error
+        except (ValueError, TypeError) as error:
+            # Another program wrote into a counter, perhaps: no reason to end the process.
+            return QueueError(f"Redis: the queue's numbers cannot be read: {error}")
+
+    def dead(self, queue: str, count: int) -> list[dict[str, Any]]:
+        """Read the newest ``count`` entries of the dead list: ``{entry, reason, at}``.
+
+        Raises QueueError.
+        """
+        if count < 1:
+            return []
+        read = self._queues[queue]
+        with redis_errors():
+            newest = read.client.lrange(read.keys.dead, 0, count - 1)
+        return [json.loads(text) for text in texts(cast(list[bytes], newest))]
+
+    def purge(self, queue: str) -> int:
+        """Drop all waiting jobs and tell their clients; returns how many.
+
+        Jobs in work are left alone. Raises QueueError.
+        """
+        total = 0
+        emptied = self._queues[queue]
+        with redis_errors():
+            while popped := emptied.once.lpop(emptied.keys.queue, PURGE_AT_ONCE):
+                entries = texts(cast(list[bytes], popped))
+                dropped = [result_of_error(job, "busy", PURGED) for _, job in readable(entries)]
+                emptied.store(dropped, publish=True)
+                total += len(entries)
+        return total
+
+    def desired(self, queue: str) -> str:
+        """Return the desired version as text, "" where none is set. Raises QueueError."""
+        read = self._queues[queue]
+        with redis_errors():
+            text = read.client.get(read.keys.desired)
+        return texts([cast(bytes, text)])[0] if text else ""
+
+    def set_desired(self, queue: str, text: str) -> None:
+        """Set the desired version; "" removes it. Raises QueueError."""
+        written = self._queues[queue]
+        with redis_errors():
+            if text:
+                written.client.set(written.keys.desired, text)
+            else:
+                written.client.unlink(written.keys.desired)
+
+    def close(self) -> None:
+        """Close all connections."""
+        for queue in self._queues.values():
+            queue.close()
+
+
+class _Run:
+    """Notices that a queue was lost although the server is the same: its counters fell."""
+
+    def __init__(self) -> None:
+        self._accepted = 0
+        self._losses = 0
+
+    def noted(self, snapshot: Snapshot) -> Snapshot:
+        """Return the snapshot with a ``run`` that changes with each loss."""
+        accepted = snapshot.stats.get("accepted", 0)
+        self._losses += accepted < self._accepted
+        self._accepted = accepted
+        return replace(snapshot, run=f"{snapshot.run}/{self._losses}")
+
+
+class FirstJobWaiter:
+    """Waits until a queue holds a job, and leaves the job there.
+
+    ``BLMOVE Q Q LEFT LEFT`` takes the head and puts it back in one step: nobody sees the queue
+    without it, its order stays, and no lease, counter or other key changes. Where a worker waits as
+    well, Redis serves the job to it right after.
+    """
+
+    def __init__(self, access: RedisAccess, queue: str) -> None:
+        self._queue = queue
+        self._client = connect(
+            access, key=queue, retries=0, timeout_s=LONGEST_BLOCK_S + 3, connections=1
+        )
+
+    def wait(self, block_s: float = LONGEST_BLOCK_S) -> bool:
+        """Return True once a job waits, False when none came within ``block_s`` (at most 2 s).
+
+        Raises QueueError.
+        """
+        block_s = max(0.01, min(block_s, LONGEST_BLOCK_S))  # 0 means for ever to Redis.
+        with redis_errors():
+            head = self._client.execute_command(
+                "BLMOVE", self._queue, self._queue, "LEFT", "LEFT", block_s
+            )
+        return head is not None

@@ -1,0 +1,350 @@
+"""The producer's face of a queue, for web processes: submit a job and get its result.
+
+One `Producer` per queue. It holds what this process knows of that queue: the tickets of the jobs in
+hand, the capacity that admission relies on, and whether its Redis node answers.
+"""
+
+import contextlib
+import logging
+import secrets
+import threading
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any, Protocol
+
+from redis.exceptions import NoScriptError, OutOfMemoryError
+
+from imageserve.errors import QueueError, QueueRefused, QueueUnavailable
+from imageserve.queue.listener import Breaker, ReplyListener, Ticket, Tickets
+from imageserve.queue.redis.connection import RedisAccess, is_cluster, redis_errors
+from imageserve.queue.redis.queue import RedisQueue
+from imageserve.queue.redis.scripts import ENQUEUE
+from imageserve.queue.snapshot import Snapshot, largest_backlog_in_time, retry_after_s
+from imageserve.queue.wire import Job, Result, decode_result, encode_open_job
+
+log = logging.getLogger(__name__)
+
+NONCE_EXTRA_MS = 60_000
+"""How long the id of a job stays known after its deadline."""
+
+FRESH_S = 1.0
+"""How often, at most, admission reads the snapshot."""
+
+STALE_S = 15.0
+"""A snapshot older than this is not used."""
+
+ID_TRIES = 3
+"""Tries to find an unused job id."""
+
+
+class Verdict(IntEnum):
+    """The answer to an enqueue; the numbers are those of ``enqueue.lua``."""
+
+    ACCEPTED = 0
+    OWN_RETRY = 1
+    """The same enqueue, sent again because the reply to the first was lost."""
+    FULL = -1
+    COLLISION = -2
+    NO_ROOM = -3
+    """Redis is out of memory and refused the pixels."""
+    BYTES_FULL = -4
+    WOULD_TIME_OUT = -5
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a queue may hold."""
+
+    max_jobs: int = 2048
+    max_bytes: int = 512 * 2**20
+    max_backlog: int = 0
+    """Most jobs that can be done before this one's deadline; 0 where that is unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """The answer to an enqueue: the verdict, and how many jobs wait or are in work."""
+
+    verdict: Verdict
+    backlog: int
+
+
+class ProducerStore(Protocol):
+    """What a producer asks of a queue. Each call raises QueueUnavailable where it is away."""
+
+    name: str
+
+    def enqueue(self, job: Job, pixels: bytes, timeout_ms: int, limits: Limits) -> Admission:
+        """Store the pixels and queue the job. Safe to send again after a lost reply."""
+
+    def cancel(self, job_ids: Sequence[str]) -> None:
+        """Remove the pixels: a worker that claims such a job drops it without the model."""
+
+    def results(self, job_ids: Sequence[str]) -> list[Result | None]:
+        """Read stored results."""
+
+    def missing(self, job_ids: Sequence[str]) -> list[str]:
+        """Return those accepted jobs of which Redis holds nothing any more, not even a result."""
+
+    def snapshot(self) -> Snapshot:
+        """Read the state of the queue at one instant."""
+
+
+class RedisProducerStore(RedisQueue):
+    """The producer's commands on Redis."""
+
+    def enqueue(self, job: Job, pixels: bytes, timeout_ms: int, limits: Limits) -> Admission:
+        names = self.keys.of_enqueue(job.id)
+        args: list[str | int | bytes] = [
+            secrets.token_hex(8),
+            limits.max_jobs,
+            timeout_ms,
+            timeout_ms + NONCE_EXTRA_MS,
+            encode_open_job(job),
+            job.bytes,
+            limits.max_bytes,
+            limits.max_backlog,
+        ]
+        with redis_errors():
+            try:
+                code, backlog = self._send_pixels_and_job(names, args, pixels, timeout_ms)
+            except OutOfMemoryError:
+                self.client.unlink(self.keys.pixels(job.id))
+                return Admission(Verdict.NO_ROOM, 0)
+        return Admission(Verdict(code), backlog)
+
+    def _send_pixels_and_job(
+        self, keys: list[str], args: list[str | int | bytes], pixels: bytes, timeout_ms: int
+    ) -> tuple[int, int]:
+        """Send both in one round trip: the pixels first, a fast worker must find them."""
+        pipeline = self.client.pipeline(transaction=False)
+        pipeline.set(keys[3], pixels, nx=True, px=timeout_ms)
+        pipeline.execute_command("EVALSHA", ENQUEUE.sha, len(keys), *keys, *args)
+        stored, reply = pipeline.execute(raise_on_error=False)
+        if isinstance(stored, Exception) and not isinstance(stored, OutOfMemoryError):
+            raise stored
+        if isinstance(reply, NoScriptError):
+            reply = ENQUEUE(self.client, keys, args)
+        if isinstance(reply, Exception):
+            raise reply
+        code, backlog = reply
+        return code, backlog
+
+    def cancel(self, job_ids: Sequence[str]) -> None:
+        if job_ids:
+            with redis_errors():
+                self.client.unlink(*map(self.keys.pixels, job_ids))
+
+    def results(self, job_ids: Sequence[str]) -> list[Result | None]:
+        if not job_ids:
+            return []
+        with redis_errors():
+            stored: Any = self.client.mget([self.keys.result(job_id) for job_id in job_ids])
+        return [_stored_result(text) for text in stored]
+
+    def missing(self, job_ids: Sequence[str]) -> list[str]:
+        with redis_errors():
+            pipeline = self.client.pipeline(transaction=False)
+            for job_id in job_ids:
+                pipeline.exists(self.keys.nonce(job_id), self.keys.result(job_id))
+            known = pipeline.execute()
+        return [job_id for job_id, count in zip(job_ids, known, strict=True) if not count]
+
+
+def _stored_result(text: bytes | str | None) -> Result | None:
+    if text is None:
+        return None
+    try:
+        return decode_result(text)
+    except ValueError as error:
+        log.warning("ignored a stored result: %s", error)
+        return None
+
+
+class AdmissionView:
+    """What a web process knows of the workers of one queue: a snapshot, read when it is needed."""
+
+    def __init__(self, store: ProducerStore, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._clock = clock
+        self._snapshot: Snapshot | None = None
+        self._read_at = float("-inf")
+        self._tried_at = float("-inf")
+
+    def largest_backlog_in_time(self, timeout_ms: int) -> int:
+        """Return how many jobs may be ahead of one with this deadline; 0 for unknown."""
+        snapshot = self._recent()
+        return 0 if snapshot is None else largest_backlog_in_time(snapshot.tables, timeout_ms)
+
+    @property
+    def capacity_per_s(self) -> float:
+        """Pictures per second that the live workers can do; 0 for unknown."""
+        snapshot = self._recent()
+        return 0.0 if snapshot is None else snapshot.capacity_per_s
+
+    def _recent(self) -> Snapshot | None:
+        now = self._clock()
+        # One request reads for all; the others use the last snapshot meanwhile.
+        if now - self._tried_at > FRESH_S:
+            self._tried_at = now
+            with contextlib.suppress(QueueError):  # The enqueue that follows reports the outage.
+                self._snapshot = self._store.snapshot()
+                self._read_at = self._clock()
+        return self._snapshot if now - self._read_at <= STALE_S else None
+
+
+@dataclass(frozen=True, slots=True)
+class JobRequest:
+    """What a client asks for one picture."""
+
+    model: str
+    shape: tuple[int, int, int]
+    top: int
+    trace: str
+    """The id of the HTTP request."""
+
+
+@dataclass(frozen=True, slots=True)
+class ProducerConfig:
+    """The limits of the queues of one web process."""
+
+    max_jobs: int = 2048
+    max_bytes: int = 512 * 2**20
+    result_ttl_s: float = 60.0
+    """How long a result outlives the deadline of its job."""
+
+
+class Producer:
+    """Submits jobs to one queue. Safe to share between threads (and greenlets)."""
+
+    def __init__(
+        self,
+        store: ProducerStore,
+        tickets: Tickets,
+        breaker: Breaker,
+        config: ProducerConfig,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Use ``tickets`` and ``breaker`` of the listener that hears this queue's results."""
+        self.name = store.name
+        self.admission = AdmissionView(store, clock)
+        self._store = store
+        self._tickets = tickets
+        self._breaker = breaker
+        self._config = config
+
+    @property
+    def channel(self) -> str:
+        """The channel on which the results of its jobs are published."""
+        return self._tickets.channel
+
+    def submit(
+        self, request: JobRequest, pixels: bytes, timeout_ms: int, wake: threading.Event
+    ) -> Ticket:
+        """Queue one picture; ``wake`` is set when its ticket has a result.
+
+        Raises QueueUnavailable where Redis does not answer or did not a moment ago, and
+        QueueRefused where the queue does not take the job; neither leaves anything behind.
+        """
+        # First: reading the capacity, too, would wait for a Redis that hangs.
+        self._breaker.check()
+        limits = Limits(
+            self._config.max_jobs,
+            self._config.max_bytes,
+            self.admission.largest_backlog_in_time(timeout_ms),
+        )
+        for _ in range(ID_TRIES):
+            ticket = self._tickets.add(uuid.uuid4().hex, wake)
+            admission = self._enqueue(ticket, request, pixels, timeout_ms, limits)
+            if admission.verdict in (Verdict.ACCEPTED, Verdict.OWN_RETRY):
+                ticket.accepted = True
+                return ticket
+            self._tickets.remove(ticket)
+            if admission.verdict is not Verdict.COLLISION:
+                break
+        raise self._refused(admission, limits)
+
+    def _enqueue(
+        self,
+        ticket: Ticket,
+        request: JobRequest,
+        pixels: bytes,
+        timeout_ms: int,
+        limits: Limits,
+    ) -> Admission:
+        job = Job(
+            id=ticket.job_id,
+            model=request.model,
+            shape=request.shape,
+            top=request.top,
+            reply=self._tickets.channel,
+            trace=request.trace,
+            # The result is stored before the deadline and must still be there a while after it.
+            result_ttl_ms=timeout_ms + round(self._config.result_ttl_s * 1000),
+        )
+        try:
+            return self._store.enqueue(job, pixels, timeout_ms, limits)
+        except QueueError as error:
+            self._tickets.remove(ticket)
+            self._breaker.trip()
+            log.warning("a picture could not be queued: %s", error)
+            raise QueueUnavailable(str(error)) from error
+
+    def _refused(self, admission: Admission, limits: Limits) -> QueueRefused:
+        """Return the refusal, with the seconds after which another try makes sense."""
+        capacity = self.admission.capacity_per_s
+        verdict, backlog = admission.verdict, admission.backlog
+        if verdict is Verdict.COLLISION:
+            return QueueRefused("collision", backlog, retry_after_s=1)
+        if verdict is Verdict.WOULD_TIME_OUT:
+            excess = backlog - limits.max_backlog + 1
+            return QueueRefused(
+                "would_time_out", backlog, retry_after_s=retry_after_s(excess, capacity)
+            )
+        if verdict is Verdict.NO_ROOM:
+            return QueueRefused("no_room", backlog, retry_after_s=retry_after_s(1, capacity))
+        # Not when the first place is free, which the nearest client takes, but when a tenth of the
+        # queue is done.
+        wait_s = retry_after_s(max(1, backlog // 10), capacity)
+        return QueueRefused("full", backlog, retry_after_s=wait_s)
+
+    def read_stored(self, tickets: Sequence[Ticket]) -> None:
+        """Give open tickets the results that are stored. Raises QueueError."""
+        still_open = [ticket for ticket in tickets if ticket.result is None]
+        results = self._store.results([ticket.job_id for ticket in still_open])
+        for ticket, result in zip(still_open, results, strict=True):
+            if result is not None:
+                ticket.resolve(result)
+
+    def cancel(self, tickets: Sequence[Ticket]) -> None:
+        """Cancel the jobs of open tickets. Raises QueueError."""
+        self._store.cancel([ticket.job_id for ticket in tickets if ticket.result is None])
+
+    def forget(self, ticket: Ticket) -> None:
+        """Stop listening for the result of a ticket."""
+        self._tickets.remove(ticket)
+
+
+def connect_producers(
+    access: RedisAccess, queues: Sequence[str], config: ProducerConfig, *, connections: int
+) -> dict[str, Producer]:
+    """Return a producer per queue, and start the listeners that hear their results.
+
+    On a cluster each queue has a listener and a breaker of its own, on the node of its slot. One
+    server needs one of each for all queues. Call it after a fork, never before.
+    """
+    stores = {name: RedisProducerStore(access, name, connections=connections) for name in queues}
+    groups = [[name] for name in queues] if is_cluster(access) else [list(queues)]
+    producers: dict[str, Producer] = {}
+    listeners: list[ReplyListener] = []
+    for group in groups:
+        listener = ReplyListener(access, [stores[name] for name in group], listeners)
+        listener.start()
+        for name in group:
+            producers[name] = Producer(
+                stores[name], listener.tickets[name], listener.breaker, config
+            )
+    return producers

@@ -1,0 +1,229 @@
+"""One queue at one instant: its counts, its workers, and what they can do.
+
+Capacity is measured, never configured: each worker times its model per batch size and publishes the
+table as ``bucket_ms``. Recent throughput is not used: an idle system has none, and small batches
+hide what a worker could do.
+"""
+
+import json
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+log = logging.getLogger(__name__)
+
+BucketMs = Mapping[int, float]
+"""Batch size -> milliseconds of one model call."""
+
+HEARTBEAT_S = 5.0
+"""How often a worker sends its heartbeat."""
+
+LIVE_MS = 15_000
+"""A worker whose last heartbeat is younger than this (three heartbeats) counts as capacity."""
+
+SILENT_MS = 30_000
+"""A worker without a heartbeat for this long is removed."""
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """One worker, as its heartbeat describes it."""
+
+    id: str
+    model: str
+    shape: tuple[int, int, int]
+    batch_size: int
+    bucket_ms: BucketMs
+    state: str
+    """``ready``, ``busy`` or ``stopping``."""
+    host: str
+    last_seen: int = 0
+    """Redis time of the last heartbeat, ms; set by the queue."""
+    version: str = ""
+    """The version of the model that it serves."""
+    loading: str = ""
+    """The version that it is loading, if any."""
+    problem: str = ""
+    """Why it does not serve the desired version; empty where it does."""
+    answered: str = ""
+    """The last desired version that was handled, with success or not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """One queue at one instant. Times are Redis times in ms."""
+
+    now: int
+    queued: int
+    retry: int
+    """Redelivered jobs: their worker died, and each waits to run alone."""
+    in_flight: int
+    dead: int
+    oldest_ms: int
+    """Age of the oldest waiting job; 0 when none waits."""
+    stats: Mapping[str, int] = field(default_factory=dict)
+    """Counters that only grow: accepted, rejected, completed, failed, expired, dead, batches..."""
+    workers: tuple[WorkerInfo, ...] = ()
+    run: str = ""
+    """Changes when Redis may have lost the queue and its counters; "" where it was not read."""
+
+    @property
+    def waiting(self) -> int:
+        """Jobs that wait, redelivered ones included."""
+        return self.queued + self.retry
+
+    @property
+    def backlog(self) -> int:
+        """Jobs that wait or are in work."""
+        return self.waiting + self.in_flight
+
+    @property
+    def live_workers(self) -> list[WorkerInfo]:
+        """The workers that take jobs: neither silent nor stopping."""
+        return [
+            worker
+            for worker in self.workers
+            if worker.state != "stopping" and self.now - worker.last_seen <= LIVE_MS
+        ]
+
+    @property
+    def tables(self) -> list[BucketMs]:
+        """``bucket_ms`` of each live worker."""
+        return [worker.bucket_ms for worker in self.live_workers]
+
+    @property
+    def capacity_per_s(self) -> float:
+        """Pictures per second that the live workers can do together."""
+        return sum(map(per_second, self.tables))
+
+
+# -- capacity -----------------------------------------------------------------------------------
+
+
+def per_second(bucket_ms: BucketMs) -> float:
+    """Return the most pictures per second that a worker with this table can do."""
+    return max((size * 1000.0 / ms for size, ms in bucket_ms.items() if ms > 0), default=0.0)
+
+
+def largest_backlog_in_time(tables: Iterable[BucketMs], timeout_ms: int) -> int:
+    """Return how many jobs may be ahead of one that must be answered within ``timeout_ms``.
+
+    0 means unknown: no worker has published a table, so only the hard limits can refuse.
+    Otherwise at least 1: a job with nothing ahead of it is never refused.
+    """
+    tables = [table for table in tables if table]
+    capacity = sum(per_second(table) for table in tables)
+    if capacity <= 0:
+        return 0
+    # The job's own batch runs at the end of the wait. Under load it is one of the best size.
+    own_batch_ms = min(max(table) * 1000.0 / per_second(table) for table in tables)
+    return max(1, math.floor(capacity * (timeout_ms - own_batch_ms) / 1000.0))
+
+
+def expected_wait_ms(backlog: int, capacity_per_s: float) -> float | None:
+    """Return how long a new job waits behind ``backlog`` others; None where it is unknown."""
+    if capacity_per_s <= 0:
+        return None
+    return backlog * 1000.0 / capacity_per_s
+
+
+def retry_after_s(excess: int, capacity_per_s: float, *, unknown_s: int = 5) -> int:
+    """Return the whole seconds, 1 to 60, that the workers need for ``excess`` jobs."""
+    if capacity_per_s <= 0:
+        return unknown_s
+    return min(60, max(1, math.ceil(excess / capacity_per_s)))
+
+
+# -- encoding -----------------------------------------------------------------------------------
+
+
+def encode_worker_info(info: WorkerInfo) -> str:
+    """Write the JSON that ``{Q}:workers:info`` holds of one worker."""
+    return json.dumps(
+        {
+            "model": info.model,
+            "shape": info.shape,
+            "batch_size": info.batch_size,
+            "bucket_ms": {str(size): round(ms, 3) for size, ms in info.bucket_ms.items()},
+            "state": info.state,
+            "host": info.host,
+            "version": info.version,
+            "loading": info.loading,
+            "problem": info.problem,
+            "answered": info.answered,
+        },
+        separators=(",", ":"),
+    )
+
+
+def decode_worker_info(worker_id: str, last_seen: int, text: str | bytes) -> WorkerInfo:
+    """Read what `encode_worker_info` wrote, in this version or another.
+
+    Raises ValueError where it cannot be read.
+    """
+    try:
+        fields = json.loads(text)
+        height, width, channels = fields["shape"]
+        return WorkerInfo(
+            id=worker_id,
+            model=fields["model"],
+            shape=(height, width, channels),
+            batch_size=fields["batch_size"],
+            bucket_ms={int(size): float(ms) for size, ms in fields["bucket_ms"].items()},
+            state=fields["state"],
+            host=fields["host"],
+            last_seen=last_seen,
+            version=str(fields.get("version", "")),
+            loading=str(fields.get("loading", "")),
+            problem=str(fields.get("problem", "")),
+            answered=str(fields.get("answered", "")),
+        )
+    except (TypeError, KeyError, AttributeError, ValueError, RecursionError) as error:
+        raise ValueError(f"worker {worker_id} cannot be read: {error!r}") from error
+
+
+def decode_snapshot(reply: Sequence[Any], run: str = "") -> Snapshot:
+    """Read the reply of ``snapshot.lua``. A worker that cannot be read is left out.
+
+    Raises ValueError or TypeError where a number is none.
+    """
+    now, queued, hold, retry, in_flight, dead, head, stats, seen, info = reply
+    infos = dict(zip(texts(info[::2]), info[1::2], strict=True))
+    workers = zip(texts(seen[::2]), seen[1::2], strict=True)
+    return Snapshot(
+        now=now,
+        queued=queued + hold,
+        retry=retry,
+        in_flight=in_flight,
+        dead=dead,
+        oldest_ms=_age_ms(head, now),
+        stats={k: int(v) for k, v in zip(texts(stats[::2]), stats[1::2], strict=True)},
+        workers=tuple(
+            worker
+            for worker_id, score in workers
+            if (worker := _worker(worker_id, int(float(score)), infos.get(worker_id)))
+        ),
+        run=run,
+    )
+
+
+def _worker(worker_id: str, last_seen: int, text: bytes | None) -> WorkerInfo | None:
+    try:
+        return None if text is None else decode_worker_info(worker_id, last_seen, text)
+    except ValueError as error:
+        log.warning("a worker of another version, perhaps, is left out: %s", error)
+        return None
+
+
+def _age_ms(head: bytes, now: int) -> int:
+    try:
+        return max(0, now - int(json.loads(head)["ts"]))
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
+        return 0  # Not a job of ours: the next claim puts it on the dead list.
+
+
+def texts(values: Sequence[bytes]) -> tuple[str, ...]:
+    """Decode byte strings of Redis; bytes that are no UTF-8 are replaced."""
+    return tuple(value.decode(errors="replace") for value in values)

@@ -1,0 +1,339 @@
+"""Pictures in, answers out: decode, submit, wait. Knows nothing of HTTP.
+
+A picture that fails takes no other with it: each picture of a request gets its own answer or its
+own error.
+"""
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from imageserve import metrics
+from imageserve.decoding import DecodingPolicy, decode, open_picture
+from imageserve.errors import (
+    Busy,
+    ModelFailed,
+    QueueError,
+    QueueFull,
+    QueueRefused,
+    RedisUnavailable,
+    RequestError,
+    TimedOut,
+    UnknownModel,
+    WouldTimeOut,
+)
+from imageserve.models.entries import ModelEntry
+from imageserve.predictions import Prediction
+from imageserve.queue.listener import JOB_LOST, Ticket
+from imageserve.queue.producer import JobRequest, Producer
+from imageserve.queue.wire import ResultError
+
+log = logging.getLogger(__name__)
+
+LARGE_PIXELS = 1_000_000
+LARGE_BYTES = 1_000_000
+"""Pictures above these are decoded off the event loop: 10 ms and more would delay every probe."""
+
+MOST_SUBMISSIONS = 10
+"""While an old and a new model serve side by side, a picture may meet the wrong one many times."""
+
+Offload = Callable[[Callable[[], bytes], float], bytes]
+"""Runs a function without blocking other requests, for at most this many seconds."""
+
+
+def _at_once(call: Callable[[], bytes], seconds: float) -> bytes:
+    del seconds
+    return call()
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifyOptions:
+    """What a client asks for, besides its pictures."""
+
+    model: str | None
+    top: int
+    timeout_s: float
+    trace: str
+    """The id of the HTTP request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One picture's labels, best first, and where the time went, in ms."""
+
+    predictions: tuple[Prediction, ...]
+    decode_ms: float
+    queue_ms: float
+    model_ms: float
+    version: str = ""
+    """The version of the model that answered; empty where its worker does not say."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """One model as this process reaches it."""
+
+    entry: ModelEntry
+    producer: Producer
+
+
+@dataclass(slots=True)
+class Wait:
+    """One request's wait: results wake it, and a client that hangs up."""
+
+    wake: threading.Event = field(default_factory=threading.Event)
+    gone: bool = False
+
+    def hang_up(self) -> None:
+        self.gone = True
+        self.wake.set()
+
+
+class ClientGone(Exception):
+    """The client closed its connection and its jobs are cancelled: nobody reads an answer."""
+
+
+class Predictor:
+    """Classifies the pictures of requests through the queues of the served models."""
+
+    def __init__(
+        self,
+        models: Mapping[str, ServedModel],
+        decoding: DecodingPolicy,
+        offload: Offload = _at_once,
+    ) -> None:
+        self.models = models
+        self.decoding = decoding
+        self.offload = offload
+
+    def model(self, name: str | None) -> ServedModel:
+        """Return a served model, by default the first.
+
+        Raises UnknownModel.
+        """
+        if name is None:
+            return next(iter(self.models.values()))
+        if name not in self.models:
+            raise UnknownModel(
+                f"no model {name[:80]!r} is served; there are {', '.join(self.models)}"
+            )
+        return self.models[name]
+
+    def predict(
+        self, pictures: Sequence[bytes | RequestError], options: ClassifyOptions, wait: Wait
+    ) -> list[Answer | RequestError]:
+        """Return one answer or error per picture, in order, within ``options.timeout_s``.
+
+        Raises UnknownModel, and ClientGone where ``wait`` was told that the client hung up.
+        """
+        served = self.model(options.model)
+        answers = _Request(self, served, options, wait).answers(pictures)
+        for answer in answers:
+            _count(served.entry.name, answer)
+        return answers
+
+
+@dataclass(slots=True)
+class _Submitted:
+    """One picture whose job is queued."""
+
+    picture: bytes
+    ticket: Ticket
+    decode_ms: float
+    model: str
+    shape: tuple[int, int, int]
+    submissions: int = 1
+
+    @property
+    def must_go_again(self) -> bool:
+        """Whether its job met another model or was lost, and another try makes sense."""
+        result = self.ticket.result
+        if result is None or result.error is None or self.submissions >= MOST_SUBMISSIONS:
+            return False
+        return result.error.code in ("model_changed", JOB_LOST)
+
+
+_Slot = _Submitted | RequestError
+
+
+class _Request:
+    """One request on its way: a slot per picture, which holds its job or its error."""
+
+    def __init__(
+        self, predictor: Predictor, served: ServedModel, options: ClassifyOptions, wait: Wait
+    ) -> None:
+        self._decoding = predictor.decoding
+        self._offload = predictor.offload
+        self._entry = served.entry
+        self._producer = served.producer
+        self._options = options
+        self._wait = wait
+        self._deadline = time.monotonic() + options.timeout_s
+        self._slots: list[_Slot] = []
+
+    def answers(self, pictures: Sequence[bytes | RequestError]) -> list[Answer | RequestError]:
+        try:
+            for picture in pictures:
+                self._slots.append(self._submit(picture))
+            self._wait_for_results()
+            self._close_open()
+            return [_answer(slot) for slot in self._slots]
+        finally:
+            for slot in self._submitted():
+                self._producer.forget(slot.ticket)
+
+    def _submitted(self) -> list[_Submitted]:
+        return [slot for slot in self._slots if isinstance(slot, _Submitted)]
+
+    def _open(self) -> list[Ticket]:
+        return [slot.ticket for slot in self._submitted() if slot.ticket.result is None]
+
+    def _submit(self, picture: bytes | RequestError) -> _Slot:
+        if isinstance(picture, RequestError):
+            return picture
+        entry = self._entry
+        try:
+            began = time.monotonic()
+            pixels = self._decode(picture, entry.input_size)
+            seconds = time.monotonic() - began
+            metrics.decode_seconds.observe(seconds)
+            ticket = self._queue(entry.name, entry.shape, pixels)
+        except RequestError as error:
+            return error
+        return _Submitted(picture, ticket, seconds * 1000, entry.name, entry.shape)
+
+    def _decode(self, data: bytes, size: tuple[int, int]) -> bytes:
+        interpolation = self._entry.interpolation
+        if len(data) > LARGE_BYTES:
+            whole = partial(decode, data, size, interpolation, self._decoding)
+            return self._offload(whole, self._seconds_left())
+        picture = open_picture(data, self._decoding)
+        if picture.pixels > LARGE_PIXELS:
+            return self._offload(partial(picture.to_rgb, size, interpolation), self._seconds_left())
+        return picture.to_rgb(size, interpolation)
+
+    def _seconds_left(self) -> float:
+        return max(0.0, self._deadline - time.monotonic())
+
+    def _queue(self, model: str, shape: tuple[int, int, int], pixels: bytes) -> Ticket:
+        timeout_ms = math.floor(self._seconds_left() * 1000)
+        if timeout_ms <= 0:
+            raise TimedOut("decoding took all the time there was")
+        request = JobRequest(model, shape, self._options.top, self._options.trace)
+        try:
+            return self._producer.submit(request, pixels, timeout_ms, self._wait.wake)
+        except QueueRefused as refusal:
+            raise _not_admitted(refusal) from refusal
+        except QueueError as error:
+            raise _redis_unavailable() from error
+
+    def _wait_for_results(self) -> None:
+        """Block until each picture has its result, the deadline has passed or the client left."""
+        while not self._wait.gone:
+            self._submit_again()
+            remaining_s = self._seconds_left()
+            if remaining_s <= 0 or not self._open():
+                return
+            self._wait.wake.wait(remaining_s)
+            self._wait.wake.clear()
+
+    def _submit_again(self) -> None:
+        for index, slot in enumerate(self._slots):
+            if isinstance(slot, _Submitted) and slot.must_go_again:
+                self._slots[index] = self._resubmitted(slot)
+
+    def _resubmitted(self, slot: _Submitted) -> _Slot:
+        """Queue a picture again, at the size of the model that its job has met.
+
+        It is decoded again: pixels that were kept would double the memory of each picture in hand.
+        """
+        result = slot.ticket.result
+        self._producer.forget(slot.ticket)
+        model, shape = slot.model, slot.shape
+        if result is not None and result.shape is not None:
+            model, shape = result.model, result.shape
+        try:
+            pixels = self._decode(slot.picture, shape[:2])
+            ticket = self._queue(model, shape, pixels)
+        except RequestError as error:
+            return error
+        return _Submitted(slot.picture, ticket, slot.decode_ms, model, shape, slot.submissions + 1)
+
+    def _close_open(self) -> None:
+        """Read stored results once more, then cancel what is still open.
+
+        Raises ClientGone where the client hung up.
+        """
+        try:
+            if not self._wait.gone:
+                self._producer.read_stored(self._open())
+            self._producer.cancel(self._open())
+        except QueueError as error:
+            log.warning("jobs could not be cancelled: %s", error)
+            for index, slot in enumerate(self._slots):
+                if isinstance(slot, _Submitted) and slot.ticket.result is None:
+                    self._producer.forget(slot.ticket)
+                    self._slots[index] = _redis_unavailable()
+        if self._wait.gone:
+            raise ClientGone
+
+
+# -- answers and errors --------------------------------------------------------------------------
+
+
+def _answer(slot: _Slot) -> Answer | RequestError:
+    if isinstance(slot, RequestError):
+        return slot
+    result = slot.ticket.result
+    if result is None:
+        return TimedOut("no result came in time; the job is cancelled")
+    if result.error is not None:
+        return not_classified(result.error)
+    return Answer(
+        result.predictions, slot.decode_ms, result.queue_ms, result.model_ms, result.version
+    )
+
+
+def _not_admitted(refusal: QueueRefused) -> RequestError:
+    """Return the error for a job that the queue refused."""
+    backlog, wait_s = refusal.backlog, refusal.retry_after_s
+    if refusal.reason == "would_time_out":
+        message = f"{backlog} pictures are ahead: the answer would come too late"
+        return WouldTimeOut(message, retry_after_s=wait_s)
+    if refusal.reason == "collision":
+        return Busy("no free job id was found", retry_after_s=wait_s)
+    if refusal.reason == "no_room":
+        return QueueFull("Redis is out of memory", retry_after_s=wait_s)
+    return QueueFull(f"{backlog} pictures are waiting, which is the limit", retry_after_s=wait_s)
+
+
+def not_classified(error: ResultError) -> RequestError:
+    """Return the error for a job whose result has no labels."""
+    if error.code == "model_failed":
+        return ModelFailed(error.message)
+    if error.code == "timed_out":
+        return TimedOut("the deadline passed before the picture was run")
+    if error.code == "busy":
+        return Busy(error.message, retry_after_s=1)
+    if error.code == JOB_LOST:
+        return _redis_unavailable()
+    if error.code in ("model_changed", "unsupported_job"):
+        # A rollout is under way, and this picture met the wrong side of it each time.
+        return Busy("the model is being changed; send the picture again", retry_after_s=1)
+    log.error("a result with an unknown error: %s %s", error.code, error.message)
+    return RequestError("the request could not be served")
+
+
+def _redis_unavailable() -> RequestError:
+    return RedisUnavailable("the queue cannot be reached at the moment", retry_after_s=2)
+
+
+def _count(model: str, answer: Answer | RequestError) -> None:
+    outcome = answer.code if isinstance(answer, RequestError) else "ok"
+    metrics.pictures_total.labels(model, outcome).inc()
+    if isinstance(answer, Answer):
+        metrics.queue_seconds.labels(model).observe(answer.queue_ms / 1000)

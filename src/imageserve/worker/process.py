@@ -1,0 +1,206 @@
+"""The life of a worker process: load, warm up, check Redis, work, stop."""
+
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import uuid
+from functools import partial
+
+from imageserve import metrics
+from imageserve.backoff import Backoff
+from imageserve.config.settings import Settings
+from imageserve.errors import ModelError, QueueError, QueueUnavailable
+from imageserve.models.entries import engine_of, load_entry, worker_entry
+from imageserve.probes import ProbeServer, state_answer
+from imageserve.queue.consumer import Consumer, Lease, RedisConsumerStore
+from imageserve.queue.monitor import Monitor
+from imageserve.queue.redis.connection import RedisAccess
+from imageserve.queue.self_test import check_server
+from imageserve.worker.loop import Worker, WorkerConfig
+from imageserve.worker.memory import keep_freed_memory
+from imageserve.worker.reload import Reloader
+from imageserve.worker.runner import Runner
+from imageserve.worker.versions import Candidate, Versions
+
+log = logging.getLogger(__name__)
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 300.0
+"""Between tries to load a model that cannot be loaded."""
+
+
+class WorkerProcess:
+    """One worker with its probes."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._access = RedisAccess.from_settings(settings)
+        self._entry = worker_entry(settings)
+        self._load = partial(load_entry, engine=engine_of(settings))
+        self._worker: Worker | None = None
+        self._refused = ""
+        """Why the model cannot be served; "" while it can."""
+        self._stopping = threading.Event()
+
+    def run(self) -> int:
+        """Work until SIGTERM or SIGINT; returns the exit status."""
+        # Between two model calls the main thread needs the interpreter, which the Redis thread may
+        # hold: release it after half a millisecond, not after Python's five.
+        sys.setswitchinterval(0.0005)
+        keep_freed_memory()
+        signal.signal(signal.SIGTERM, self._on_signal)
+        signal.signal(signal.SIGINT, self._on_signal)
+        self._serve_probes()
+        reloader = Reloader(Versions(self._entry, self._settings.models_dir), self._prepare)
+        consumer = self._consumer()
+        # No variable for the runner: the first model must be freed when another takes its place.
+        worker = self._worker = Worker(
+            consumer, self._first_runner(reloader), self._entry.name, self._config(), reloader
+        )
+        self._meet_redis(consumer)
+        fields = {"model": worker.name, "queue": self._entry.queue}
+        log.info("ready", extra={"fields": fields})
+        worker.run()
+        log.info("stopped")
+        if reloader.loading:
+            # A model that is being loaded can be neither interrupted nor torn down safely.
+            logging.shutdown()
+            os._exit(0)
+        return 0
+
+    def _on_signal(self, number: int, frame: object) -> None:
+        del number, frame
+        self._stopping.set()
+        if self._worker is None:
+            sys.exit(0)  # Still loading: there is no job to finish.
+        self._worker.stop()
+
+    # -- probes -------------------------------------------------------------------------------
+
+    def _serve_probes(self) -> None:
+        if self._settings.metrics_port:
+            ProbeServer(
+                self._settings.metrics_port,
+                {
+                    # Not whether Redis answers: during an outage a startup probe would have the
+                    # model loaded again and again.
+                    "/startupz": lambda: state_answer(
+                        self._is_warm(), b"warm\n", b"loading the model\n"
+                    ),
+                    "/healthz": lambda: state_answer(
+                        self._is_healthy(), b"ok\n", b"the model hangs\n"
+                    ),
+                    "/readyz": lambda: state_answer(
+                        self._is_ready(), b"ready\n", f"{self._refused or 'not ready'}\n".encode()
+                    ),
+                    "/metrics": lambda: (200, metrics.CONTENT_TYPE, metrics.exposition()),
+                },
+            ).start()
+
+    def _is_warm(self) -> bool:
+        # True for a model that cannot be served, too: a restart would not mend it.
+        return self._worker is not None or bool(self._refused)
+
+    def _is_healthy(self) -> bool:
+        return self._worker is None or self._worker.healthy
+
+    def _is_ready(self) -> bool:
+        worker = self._worker
+        return worker is not None and worker.met_redis and not self._stopping.is_set()
+
+    # -- the model ----------------------------------------------------------------------------
+
+    def _first_runner(self, reloader: Reloader) -> Runner:
+        """Return the first model, warm, as soon as one can serve.
+
+        A process that ended over a bad model would be restarted and load it again each time. With
+        probes that say what is wrong it stays and tries again, ever more rarely: a download may
+        work later, and a folder may be mended.
+        """
+        backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
+        while True:
+            try:
+                runner = reloader.first(self._desired())
+            # A model may raise anything.
+            except Exception as error:
+                if not self._settings.metrics_port:
+                    raise
+                pause_s = backoff.next()
+                self._refuse(error, pause_s)
+            else:
+                self._refused = ""
+                failed = bool(reloader.problem)
+                metrics.model_change_failed.labels(self._entry.name).set(failed)
+                return runner
+            self._stopping.wait(pause_s)
+
+    def _desired(self) -> str:
+        """Return the desired version; "" where Redis is away, then a heartbeat tells it later."""
+        try:
+            return Monitor(self._access, [self._entry.queue]).desired(self._entry.queue)
+        except QueueError as error:
+            log.warning("the desired version is not known yet: %s", error)
+            return ""
+
+    def _refuse(self, error: Exception, pause_s: float) -> None:
+        """Log once, and tell the probes, why there is no model."""
+        is_expected = isinstance(error, ModelError)
+        reason = str(error) if is_expected else f"the model fails: {type(error).__name__}: {error}"
+        if reason != self._refused:
+            log.error(
+                "the model cannot be served: %s",
+                reason,
+                exc_info=None if is_expected else error,
+                extra={"fields": {"model": self._entry.name, "again_in_s": round(pause_s, 1)}},
+            )
+        self._refused = reason
+        metrics.model_change_failed.labels(self._entry.name).set(1)
+
+    def _prepare(self, candidate: Candidate, beside: bool) -> Runner:
+        """Load and warm a model, ``beside`` another one that serves meanwhile."""
+        log.info("loading the model", extra={"fields": {"model": candidate.entry.network}})
+        runner = Runner(
+            self._load(candidate.entry),
+            self._settings.batch_size,
+            name=self._entry.name,
+            version=candidate.version,
+        )
+        log.info("warming up", extra={"fields": {"batches": list(runner.times.sizes)}})
+        runner.warm_up(beside=beside)
+        times = {size: round(ms, 1) for size, ms in runner.times.ms.items()}
+        log.info("warm", extra={"fields": {"version": runner.version, "bucket_ms": times}})
+        return runner
+
+    # -- the queue ----------------------------------------------------------------------------
+
+    def _consumer(self) -> Consumer:
+        settings = self._settings
+        lease = Lease(round(settings.lease_s * 1000), settings.max_attempts)
+        store = RedisConsumerStore(self._access, self._entry.queue, connections=4)
+        return Consumer(store, self._entry.name, lease)
+
+    def _config(self) -> WorkerConfig:
+        host = socket.gethostname()
+        return WorkerConfig(
+            worker_id=f"{host}-{os.getpid()}-{uuid.uuid4().hex[:6]}",
+            host=host,
+            batch_delay_s=self._settings.batch_delay_ms / 1000,
+            shutdown_s=self._settings.shutdown_s,
+        )
+
+    def _meet_redis(self, consumer: Consumer) -> None:
+        """Wait until Redis answers and has passed the self-test.
+
+        Raises QueueForbidden where it answers and cannot be used: an operator has to act.
+        """
+        limit = self._settings.queue_bytes_limit
+        while not self._stopping.is_set():
+            try:
+                check_server(self._access, self._entry.queue, limit)
+            except QueueUnavailable as error:
+                consumer.connection.failed(error)
+                continue
+            consumer.connection.succeeded()
+            return

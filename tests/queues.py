@@ -1,0 +1,61 @@
+"""A whole queue for tests: all that producer, consumer and monitor ask of one, on a real Redis."""
+
+from typing import Any, Protocol
+
+from imageserve.errors import QueueError
+from imageserve.queue.consumer import ConsumerStore, RedisConsumerStore
+from imageserve.queue.keys import Keys
+from imageserve.queue.monitor import Monitor
+from imageserve.queue.producer import ProducerStore, RedisProducerStore
+from imageserve.queue.redis.connection import RedisAccess
+from imageserve.queue.snapshot import Snapshot
+
+
+class AnyQueue(ProducerStore, ConsumerStore, Protocol):
+    """A queue as a test sees it: `RedisQueue`, or its in-memory twin."""
+
+    def dead(self, count: int) -> list[dict[str, Any]]:
+        """Read the newest entries of the dead list."""
+
+    def purge(self) -> int:
+        """Drop all waiting jobs."""
+
+    def desired(self) -> str:
+        """Return the desired version as text."""
+
+    def set_desired(self, text: str) -> None:
+        """Set the desired version."""
+
+
+class RedisQueue(RedisProducerStore, RedisConsumerStore):
+    """One queue on Redis with the commands of all three faces."""
+
+    def __init__(
+        self, access: RedisAccess, name: str, *, connections: int = 8, keys: Keys | None = None
+    ) -> None:
+        super().__init__(access, name, connections=connections, keys=keys)
+        self._monitor = Monitor(access, [name])
+
+    def dead(self, count: int) -> list[dict[str, Any]]:
+        return self._monitor.dead(self.name, count)
+
+    def purge(self) -> int:
+        return self._monitor.purge(self.name)
+
+    def desired(self) -> str:
+        return self._monitor.desired(self.name)
+
+    def set_desired(self, text: str) -> None:
+        self._monitor.set_desired(self.name, text)
+
+    def close(self) -> None:
+        super().close()
+        self._monitor.close()
+
+
+def monitored(monitor: Monitor, queue: str) -> Snapshot:
+    """Return the snapshot of a queue that must be readable."""
+    snapshot = monitor.snapshots()[queue]
+    if isinstance(snapshot, QueueError):
+        raise snapshot
+    return snapshot
