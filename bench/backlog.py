@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from random import Random
 
+from tests.queues import RedisQueue
+
 from bench.plan import say
 from bench.stacks import Redis
 from imageserve.queue.keys import Keys
 from imageserve.queue.producer import Limits, Verdict
 from imageserve.queue.redis.connection import RedisAccess
-from tests.queues import RedisQueue
 from imageserve.queue.wire import Job
 
 _TIMEOUT_MS = 1_800_000

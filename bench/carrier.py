@@ -10,13 +10,13 @@ import threading
 import uuid
 from itertools import count
 
+from tests.queues import RedisQueue
+
 from imageserve.predictions import Prediction
-from imageserve.queue.wire import Finished
 from imageserve.queue.consumer import Lease
 from imageserve.queue.producer import Limits, Verdict
 from imageserve.queue.redis.connection import RedisAccess
-from tests.queues import RedisQueue
-from imageserve.queue.wire import Job, Result, decode_job
+from imageserve.queue.wire import Finished, Job, Result, decode_job
 
 BATCH = 32
 _LEASE = Lease(lease_ms=60_000)

@@ -21,11 +21,11 @@ from dataclasses import dataclass
 from random import Random
 
 import redis
+from tests.queues import RedisQueue
 
 from bench.processes import Bed, python
 from imageserve.queue.producer import Limits, Verdict
 from imageserve.queue.redis.connection import RedisAccess
-from tests.queues import RedisQueue
 from imageserve.queue.wire import Job, decode_result
 
 PATIENCE_S = 10.0

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import pytest
 import redis
@@ -334,18 +334,24 @@ class RedisServers:
             server.stop()
 
 
+class Closable(Protocol):
+    """What has connections to close."""
+
+    def close(self) -> None: ...
+
+
 class QueueMaker:
     """Makes queues on the server of a URL, and closes their connections after the test."""
 
     def __init__(self) -> None:
-        self._made: list[RedisQueue] = []
+        self._made: list[Closable] = []
 
     def __call__(self, url: str, name: str = "image_queue", *, connections: int = 8) -> RedisQueue:
         queue = RedisQueue(RedisAccess(url), name, connections=connections)
         self.close_later(queue)
         return queue
 
-    def close_later(self, queue: RedisQueue) -> None:
+    def close_later(self, queue: Closable) -> None:
         self._made.append(queue)
 
     def close(self) -> None:

@@ -28,6 +28,7 @@ from imageserve.config.settings import Settings, table
 from imageserve.errors import QueueForbidden, QueueUnavailable
 from imageserve.queue.consumer import Lease
 from imageserve.queue.producer import Limits
+from imageserve.queue.monitor import Monitor
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.snapshot import WorkerInfo
 from imageserve.queue.wire import Job
@@ -333,12 +334,12 @@ def queue(
     monkeypatch.setenv("REDIS_URL", shared_redis.url)
     monkeypatch.setenv("IMAGE_QUEUE", "cli_queue")
 
-    def make(access: RedisAccess, name: str, *, connections: int) -> RedisQueue:
-        made = RedisQueue(access, name, connections=connections)
+    def make(access: RedisAccess, queues: Sequence[str]) -> Monitor:
+        made = Monitor(access, queues)
         make_queue.close_later(made)
         return made
 
-    monkeypatch.setattr("imageserve.cli.queue.RedisQueue", make)
+    monkeypatch.setattr("imageserve.cli.queue.Monitor", make)
     queue = make_queue(shared_redis.url, "cli_queue")
     for number in range(3):
         job = Job(f"job-{number}", "shapes", (1, 1, 3), 1, "reply", "trace", 60_000)
@@ -424,7 +425,7 @@ def test_queue_says_that_redis_does_not_answer(
     monkeypatch.setenv("REDIS_URL", f"redis://127.0.0.1:{free_port()}")
 
     assert main(["queue", "status"]) == 1
-    assert capsys.readouterr().err.startswith("imageserve queue: Redis: ")
+    assert capsys.readouterr().err.startswith("imageserve queue: image_queue: Redis: ")
 
 
 # -- web ------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """``imageserve models use`` on a real Redis, with workers that are played by heartbeats."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from tests.queues import RedisQueue
 from tests.redis_server import QueueMaker, RedisServer
 
 from imageserve.cli import main
+from imageserve.queue.monitor import Monitor
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.snapshot import WorkerInfo
 from imageserve.queue.wire import decode_desired
@@ -25,12 +27,12 @@ def queue(
     monkeypatch.setenv("REDIS_URL", shared_redis.url)
     monkeypatch.setenv("IMAGE_QUEUE", "use_queue")
 
-    def make(access: RedisAccess, name: str, *, connections: int) -> RedisQueue:
-        made = RedisQueue(access, name, connections=connections)
+    def make(access: RedisAccess, queues: Sequence[str]) -> Monitor:
+        made = Monitor(access, queues)
         make_queue.close_later(made)
         return made
 
-    monkeypatch.setattr("imageserve.cli.models_use.RedisQueue", make)
+    monkeypatch.setattr("imageserve.cli.models_use.Monitor", make)
     return make_queue(shared_redis.url, "use_queue")
 
 
