@@ -10,10 +10,9 @@ from tests.queues import RedisQueue
 
 from bench.plan import say
 from bench.stacks import Redis
-from imageserve.queue.keys import Keys
 from imageserve.queue.producer import Limits, Verdict
 from imageserve.queue.redis.connection import RedisAccess
-from imageserve.queue.wire import Job
+from imageserve.queue.wire import Job, Keys
 
 _TIMEOUT_MS = 1_800_000
 _PATIENCE_S = 180.0

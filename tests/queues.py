@@ -4,11 +4,11 @@ from typing import Any, Protocol
 
 from imageserve.errors import QueueError
 from imageserve.queue.consumer import ConsumerStore, RedisConsumerStore
-from imageserve.queue.keys import Keys
 from imageserve.queue.monitor import Monitor
 from imageserve.queue.producer import ProducerStore, RedisProducerStore
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.snapshot import Snapshot
+from imageserve.queue.wire import Keys
 
 
 class AnyQueue(ProducerStore, ConsumerStore, Protocol):

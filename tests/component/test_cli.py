@@ -27,8 +27,8 @@ from imageserve.cli import web as web_command
 from imageserve.config.settings import Settings, table
 from imageserve.errors import QueueForbidden, QueueUnavailable
 from imageserve.queue.consumer import Lease
-from imageserve.queue.producer import Limits
 from imageserve.queue.monitor import Monitor
+from imageserve.queue.producer import Limits
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.snapshot import WorkerInfo
 from imageserve.queue.wire import Job

@@ -12,12 +12,11 @@ from tests.redis_server import DroppingProxy, QueueMaker, RedisServer, eventuall
 
 from imageserve.errors import QueueError, QueueUnavailable
 from imageserve.queue.consumer import Lease
-from imageserve.queue.keys import Keys
 from imageserve.queue.monitor import FirstJobWaiter, Monitor
 from imageserve.queue.producer import Limits
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.snapshot import Snapshot
-from imageserve.queue.wire import Job, decode_job
+from imageserve.queue.wire import Job, Keys, decode_job
 
 HELD = Lease(lease_ms=60_000)
 QUEUE = "image_queue"

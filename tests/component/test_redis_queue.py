@@ -32,10 +32,9 @@ from tests.redis_server import (
 
 from imageserve.errors import QueueUnavailable
 from imageserve.queue.consumer import Claim, Lease
-from imageserve.queue.keys import Keys
 from imageserve.queue.producer import Limits, Verdict
 from imageserve.queue.snapshot import WorkerInfo
-from imageserve.queue.wire import Finished, Job, Result, decode_job, decode_result
+from imageserve.queue.wire import Finished, Job, Keys, Result, decode_job, decode_result
 
 HELD = Lease(lease_ms=60_000)
 LOST = Lease(lease_ms=1)

@@ -22,9 +22,9 @@ from imageserve import metrics
 from imageserve.errors import QueueError, QueueUnavailable
 from imageserve.models.stand_in import StandIn, stand_in_label
 from imageserve.predictions import Prediction
-from imageserve.queue import consumer
 from imageserve.queue.consumer import Claim, Consumer, Lease
 from imageserve.queue.producer import Limits
+from imageserve.queue.redis import connection
 from imageserve.queue.snapshot import WorkerInfo
 from imageserve.queue.wire import Job, Result, encode_job
 from imageserve.worker.loop import Worker, WorkerConfig
@@ -175,8 +175,8 @@ class Bench:
 
 @pytest.fixture
 def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    monkeypatch.setattr(consumer, "FIRST_PAUSE_S", 0.001)
-    monkeypatch.setattr(consumer, "LONGEST_PAUSE_S", 0.01)
+    monkeypatch.setattr(connection, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(connection, "LONGEST_PAUSE_S", 0.01)
     bench = Bench()
     yield bench
     bench.stop_all()
@@ -692,7 +692,9 @@ def counting_sleeps(worker: Worker) -> list[float]:
 
 
 def changes_of_state(caplog: pytest.LogCaptureFixture) -> list[str]:
-    found = [r.getMessage() for r in caplog.records if r.name == "imageserve.queue.consumer"]
+    found = [
+        r.getMessage() for r in caplog.records if r.name == "imageserve.queue.redis.connection"
+    ]
     return [message.partition(",")[0] for message in found]
 
 
@@ -815,7 +817,7 @@ def test_pauses_between_tries_grow_up_to_a_limit_and_start_over(
         return False
 
     stopping.wait = wait  # type: ignore[method-assign]
-    state = consumer.RedisBackoff(stopping)
+    state = connection.RedisBackoff(stopping)
 
     for _ in range(8):
         state.failed(QueueUnavailable("away"))
@@ -830,7 +832,7 @@ def test_pauses_differ_between_workers_and_outlast_a_stop(monkeypatch: pytest.Mo
     monkeypatch.setattr(time, "sleep", slept.append)
     stopping = threading.Event()
     stopping.set()
-    state = consumer.RedisBackoff(stopping)
+    state = connection.RedisBackoff(stopping)
 
     for _ in range(4):
         state.failed(QueueUnavailable("away"))

@@ -20,7 +20,7 @@ from tests.redis_server import RedisServer, eventually, free_port
 from tests.system.client import Client, at_once
 
 from imageserve.config.settings import Settings
-from imageserve.queue.keys import Keys
+from imageserve.queue.wire import Keys
 
 START_S = 60.0
 """How long a process may take to start on a busy machine; TensorFlow takes its time."""

@@ -21,7 +21,7 @@ from bench.chaos.witness import EVENTS, Ledger, Witness
 from tests.redis_server import RedisServer, eventually, running
 
 from imageserve.loadtest.result import Outcome
-from imageserve.queue.keys import Keys
+from imageserve.queue.wire import Keys
 
 # -- what the witness notes -----------------------------------------------------------------------
 

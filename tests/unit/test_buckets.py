@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from imageserve.worker.buckets import BucketTimes, bucket_sizes
+from imageserve.worker.runner import BucketTimes, bucket_sizes
 
 
 @pytest.mark.parametrize(

@@ -14,15 +14,21 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar, cast
 
 from imageserve import metrics
-from imageserve.backoff import Backoff
 from imageserve.errors import QueueError, QueueUnavailable
-from imageserve.queue.keys import GUARD_MS
-from imageserve.queue.leases import LeaseKeeper
-from imageserve.queue.redis.connection import redis_errors
-from imageserve.queue.redis.queue import BLOCK_S, RedisQueue
-from imageserve.queue.redis.scripts import BURY, CLAIM, EXTEND, FINISH, HEARTBEAT, RELEASE
+from imageserve.queue.redis.connection import RedisBackoff, redis_errors
+from imageserve.queue.redis.queue import (
+    BLOCK_S,
+    BURY,
+    CLAIM,
+    EXTEND,
+    FINISH,
+    HEARTBEAT,
+    RELEASE,
+    RedisQueue,
+)
 from imageserve.queue.snapshot import SILENT_MS, WorkerInfo, encode_worker_info, texts
 from imageserve.queue.wire import (
+    GUARD_MS,
     Finished,
     Job,
     UnsupportedJob,
@@ -33,12 +39,14 @@ from imageserve.queue.wire import (
 
 log = logging.getLogger(__name__)
 
+LEAST_PATIENCE_S = 30.0
+PATIENCE_FACTOR = 5
+"""A batch may take this many times the slowest known batch before it counts as hung."""
+
 T = TypeVar("T")
 
 FINISH_AT_ONCE = 128
 """Most jobs per FINISH: some managed servers refuse more than 4,000 arguments."""
-
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
 
 GIVEN_UP = "its worker died each time it ran"
 
@@ -194,33 +202,61 @@ def _parts(items: Sequence[Finished], size: int) -> Iterator[Sequence[Finished]]
         yield items[start : start + size]
 
 
-class RedisBackoff:
-    """Whether Redis answers: one log line per change, and a growing pause between failures."""
+@dataclass
+class _Held:
+    ids: Sequence[str]
+    since: float
 
-    def __init__(self, stopping: threading.Event) -> None:
-        self.met = False
-        """Whether Redis has ever answered."""
-        self._stopping = stopping
-        self._is_up: bool | None = None
-        self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
 
-    def succeeded(self) -> None:
-        self.met = True
-        self._backoff.reset()
-        if not self._is_up:
-            log.info("Redis answers")
-            metrics.redis_up.set(1)
-        self._is_up = True
+class LeaseKeeper:
+    """Renews each held claim three times per lease."""
 
-    def failed(self, error: Exception) -> None:
-        """Note a failure and wait, longer each time."""
-        if self._is_up is not False:
-            log.error("Redis does not answer, trying until it does: %s", error)
-            metrics.redis_up.set(0)
-        self._is_up = False
-        pause_s = self._backoff.next()
-        if self._stopping.wait(pause_s):
-            time.sleep(pause_s)  # SIGTERM ends one pause, not all: a batch is still to be finished.
+    def __init__(self, store: ConsumerStore, lease_ms: int) -> None:
+        self.patience_s = LEAST_PATIENCE_S
+        self._store = store
+        self._lease_ms = lease_ms
+        self._held: dict[str, _Held] = {}
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stopped.set()
+
+    def set_slowest_ms(self, slowest_ms: float) -> None:
+        """Derive the patience from the slowest known batch."""
+        self.patience_s = max(LEAST_PATIENCE_S, PATIENCE_FACTOR * slowest_ms / 1000)
+
+    def hold(self, token: str, ids: Sequence[str]) -> None:
+        """Renew from now on. A second call, when the model starts, restarts the patience."""
+        self._held[token] = _Held(ids, time.monotonic())
+
+    def drop(self, token: str) -> None:
+        self._held.pop(token, None)
+
+    def _run(self) -> None:
+        while not self._stopped.wait(self._lease_ms / 3000):
+            for token, held in list(self._held.items()):
+                try:
+                    self._renew(token, held)
+                # This loop must never end: without it each long batch would run twice.
+                except Exception:
+                    log.critical("bug while renewing a lease", exc_info=True)
+
+    def _renew(self, token: str, held: _Held) -> None:
+        if time.monotonic() - held.since > self.patience_s:
+            log.error("a batch of %d hangs: its jobs go to another worker", len(held.ids))
+            self.drop(token)
+            return
+        try:
+            if self._store.extend(token, held.ids, self._lease_ms) == 0 and token in self._held:
+                log.warning("lost the lease of a batch of %d", len(held.ids))
+                self.drop(token)
+        except QueueError as error:
+            # The main loop reports the outage; leases may survive it.
+            log.debug("leases not renewed: %s", error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,9 +17,8 @@ import redis
 from imageserve import metrics
 from imageserve.backoff import Backoff
 from imageserve.errors import QueueError, QueueUnavailable
-from imageserve.queue.keys import Keys
 from imageserve.queue.redis.connection import RedisAccess, connect, redis_errors
-from imageserve.queue.wire import Result, ResultError, decode_result
+from imageserve.queue.wire import Keys, Result, ResultError, decode_result
 
 log = logging.getLogger(__name__)
 

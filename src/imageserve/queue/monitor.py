@@ -12,8 +12,7 @@ from typing import Any, cast
 
 from imageserve.errors import QueueError
 from imageserve.queue.redis.connection import RedisAccess, connect, is_cluster, redis_errors
-from imageserve.queue.redis.queue import RedisQueue
-from imageserve.queue.redis.scripts import SNAPSHOT
+from imageserve.queue.redis.queue import SNAPSHOT, RedisQueue
 from imageserve.queue.snapshot import Snapshot, decode_snapshot, texts
 from imageserve.queue.wire import readable, result_of_error
 

@@ -20,8 +20,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError
 from imageserve.errors import QueueError, QueueRefused, QueueUnavailable
 from imageserve.queue.listener import Breaker, ReplyListener, Ticket, Tickets
 from imageserve.queue.redis.connection import RedisAccess, is_cluster, redis_errors
-from imageserve.queue.redis.queue import RedisQueue
-from imageserve.queue.redis.scripts import ENQUEUE
+from imageserve.queue.redis.queue import ENQUEUE, RedisQueue
 from imageserve.queue.snapshot import Snapshot, largest_backlog_in_time, retry_after_s
 from imageserve.queue.wire import Job, Result, decode_result, encode_open_job
 

@@ -10,12 +10,11 @@ from typing import Any
 
 from imageserve.errors import QueueError, QueueForbidden, QueueUnavailable
 from imageserve.queue.consumer import Lease, RedisConsumerStore
-from imageserve.queue.keys import Keys
 from imageserve.queue.producer import Limits, RedisProducerStore, Verdict
 from imageserve.queue.redis.connection import COMMAND_TIMEOUT_S, RedisAccess, redis_errors
 from imageserve.queue.redis.queue import RedisQueue
 from imageserve.queue.snapshot import WorkerInfo
-from imageserve.queue.wire import Job, result_of_error
+from imageserve.queue.wire import Job, Keys, result_of_error
 
 log = logging.getLogger(__name__)
 

@@ -5,9 +5,11 @@ a retried claim strands the first batch until its lease ends, and a blocking wai
 than the socket timeout never returns. So every client made here says what it wants.
 """
 
+import logging
 import re
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -19,10 +21,14 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
+from imageserve import metrics
+from imageserve.backoff import Backoff
 from imageserve.config.settings import Settings
 from imageserve.errors import QueueError, QueueForbidden, QueueUnavailable
 from imageserve.queue.redis.address import Node, database, nodes, split_address
 from imageserve.queue.redis.cluster import SlotFinder, connection_class
+
+log = logging.getLogger(__name__)
 
 Client = redis.Redis
 """One server's client, for those who only hand it on."""
@@ -31,6 +37,9 @@ COMMAND_TIMEOUT_S = 2.0
 """How long one command may take. Redis answers in microseconds; two seconds is an outage."""
 
 CONNECT_TIMEOUT_S = 2.0
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
+"""Between tries while Redis is away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,3 +208,32 @@ def redis_errors() -> Iterator[None]:
         raise QueueError(f"Redis: {error}") from error
     except redis.RedisError as error:
         raise QueueError(f"Redis: {error}") from error
+
+
+class RedisBackoff:
+    """Whether Redis answers: one log line per change, and a growing pause between failures."""
+
+    def __init__(self, stopping: threading.Event) -> None:
+        self.met = False
+        """Whether Redis has ever answered."""
+        self._stopping = stopping
+        self._is_up: bool | None = None
+        self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
+
+    def succeeded(self) -> None:
+        if self._is_up:
+            return
+        self.met = self._is_up = True
+        self._backoff.reset()
+        metrics.redis_up.set(1)
+        log.info("Redis answers")
+
+    def failed(self, error: Exception) -> None:
+        """Note a failure and wait, longer each time."""
+        if self._is_up is not False:
+            log.error("Redis does not answer, trying until it does: %s", error)
+            metrics.redis_up.set(0)
+        self._is_up = False
+        pause_s = self._backoff.next()
+        if self._stopping.wait(pause_s):
+            time.sleep(pause_s)  # SIGTERM ends one pause, not all: a batch is still to be finished.

@@ -1,17 +1,49 @@
-"""The connections of one queue on Redis, and the calls that more than one face of it needs."""
+"""One queue on Redis: its connections, its Lua scripts, and the calls that several faces need."""
 
+import hashlib
 from collections.abc import Sequence
 from functools import partial
+from importlib.resources import files
+from typing import Any
 
-from imageserve.queue.keys import Keys
+import redis
+from redis.exceptions import NoScriptError
+
 from imageserve.queue.redis.connection import COMMAND_TIMEOUT_S, RedisAccess, connect, redis_errors
-from imageserve.queue.redis.scripts import SNAPSHOT
 from imageserve.queue.snapshot import Snapshot, decode_snapshot
-from imageserve.queue.wire import Finished, encode_result
+from imageserve.queue.wire import Finished, Keys, encode_result
 
 BLOCK_S = 2.0
 """Longest single blocking call. It bounds how long a half-open connection goes unnoticed, and how
 long a job that BLMOVE moved to ``hold`` for a dying worker stays there."""
+
+
+class Script:
+    """One Lua script, called by its digest and loaded where the server does not know it."""
+
+    def __init__(self, name: str) -> None:
+        self.source = (files("imageserve.queue") / "lua" / f"{name}.lua").read_text()
+        # Redis names scripts by SHA-1; nothing is kept secret by it.
+        self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
+
+    def __call__(
+        self, client: "redis.Redis", keys: Sequence[str], args: Sequence[str | int | bytes]
+    ) -> Any:
+        try:
+            return client.evalsha(self.sha, len(keys), *keys, *args)
+        except NoScriptError:
+            # A restart empties the script cache. EVAL runs the script and caches it.
+            return client.eval(self.source, len(keys), *keys, *args)
+
+
+ENQUEUE = Script("enqueue")
+CLAIM = Script("claim")
+FINISH = Script("finish")
+EXTEND = Script("extend")
+RELEASE = Script("release")
+BURY = Script("bury")
+HEARTBEAT = Script("heartbeat")
+SNAPSHOT = Script("snapshot")
 
 
 class RedisQueue:
