@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from imageserve import metrics
+from imageserve.backoff import Backoff
 from imageserve.cli.access import redis_access
 from imageserve.config.settings import Settings
 from imageserve.errors import ModelError, QueueError, QueueUnavailable
@@ -29,9 +30,9 @@ from imageserve.worker.worker import Worker, WorkerConfig
 
 log = logging.getLogger(__name__)
 
-FIRST_TRY_AGAIN_S = 2.0
-LONGEST_TRY_AGAIN_S = 300.0
-"""How long a worker whose model cannot be loaded waits before it tries again; doubled each time."""
+FIRST_LOAD_PAUSE_S = 2.0
+LONGEST_LOAD_PAUSE_S = 300.0
+"""Pauses between the attempts to load a model that cannot be loaded; doubled each time."""
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 class _Process:
-    """The life of a worker process: load, warm up, meet Redis, work, stop."""
+    """The life of a worker process: load, warm up, connect to Redis, work, stop."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -60,8 +61,8 @@ class _Process:
         self._stopping = threading.Event()
 
     def run(self) -> int:
-        # Between two model calls the main thread needs the interpreter, which the Redis thread may
-        # hold: let it go after half a millisecond, not after Python's five.
+        # Between two model calls the main thread needs the interpreter lock, which the Redis thread
+        # may hold: pass it on after half a millisecond instead of Python's five.
         sys.setswitchinterval(0.0005)
         keep_freed_memory()
         signal.signal(signal.SIGTERM, self._on_signal)
@@ -69,7 +70,7 @@ class _Process:
         queue = RedisQueue(redis_access(self._settings), self._entry.queue, connections=4)
         self._serve_health()
         swapper = Swapper(Versions(self._entry, self._settings.models_dir), self._prepare)
-        # Not kept in a variable: the first model must go when another one takes its place.
+        # The runner is kept in no variable: its memory must be free once another model replaces it.
         worker = self._worker = Worker(
             queue, self._first_runner(swapper, queue), self._entry.name, self._config(), swapper
         )
@@ -78,7 +79,7 @@ class _Process:
         worker.run()
         log.info("stopped")
         if swapper.loading:
-            # A model that is being loaded cannot be interrupted, nor be torn down safely.
+            # The loading of a model cannot be interrupted, and the process cannot end safely in it.
             logging.shutdown()
             os._exit(0)
         return 0
@@ -87,7 +88,7 @@ class _Process:
         del number, frame
         self._stopping.set()
         if self._worker is None:
-            sys.exit(0)  # Still loading: there is no job to finish.
+            sys.exit(0)  # Still loading: no job is in work.
         self._worker.stop()
 
     def _serve_health(self) -> None:
@@ -104,7 +105,8 @@ class _Process:
         return self._worker is None or self._worker.healthy
 
     def _is_warm(self) -> bool:
-        # Refused counts as started, too: a startup probe that failed would only restart it.
+        # A model that cannot be served counts as started: a failed startup probe would only restart
+        # the pod.
         return self._worker is not None or bool(self._refused)
 
     def _is_ready(self) -> bool:
@@ -112,17 +114,18 @@ class _Process:
         return worker is not None and worker.link.met and not self._stopping.is_set()
 
     def _first_runner(self, swapper: Swapper, queue: RedisQueue) -> Runner:
-        """Return the first model, warm, as soon as there is one that can serve.
+        """Return the first model that can serve, warmed up.
 
-        A process that ended over a bad model would be started again and again, and load it each
-        time. With a port on which to say what is wrong, it stays, and tries again ever more rarely:
-        a download may work later, and a folder may be mended.
+        A process that ended because of a bad model would be restarted again and again, and load it
+        each time. With a metrics port to report the error on, the process stays and tries again
+        after longer and longer pauses: a download may work later, a folder may be repaired.
         """
-        pause_s = FIRST_TRY_AGAIN_S
+        backoff = Backoff(FIRST_LOAD_PAUSE_S, LONGEST_LOAD_PAUSE_S, jitter=False)
         while True:
+            pause_s = backoff.next()
             try:
                 runner = swapper.first(_wanted(queue))
-            # Whatever a model may raise.
+            # A model may raise anything.
             except Exception as error:
                 if not self._settings.metrics_port:
                     raise
@@ -132,10 +135,9 @@ class _Process:
                 metrics.model_change_failed.labels(self._entry.name).set(bool(swapper.problem))
                 return runner
             self._stopping.wait(pause_s)
-            pause_s = min(2 * pause_s, LONGEST_TRY_AGAIN_S)
 
     def _refuse(self, error: Exception, pause_s: float) -> None:
-        """Say once, and on the port, why there is no model."""
+        """Report why there is no model: once in the log, and at the readiness probe."""
         is_expected = isinstance(error, ModelError)
         reason = str(error) if is_expected else f"the model fails: {type(error).__name__}: {error}"
         if reason != self._refused:
@@ -149,7 +151,7 @@ class _Process:
         metrics.model_change_failed.labels(self._entry.name).set(1)
 
     def _prepare(self, candidate: Candidate, beside: bool) -> Runner:
-        """Load and warm a model, ``beside`` another one that serves meanwhile."""
+        """Load and warm up a model; ``beside``: while another one serves."""
         log.info("loading the model", extra={"fields": {"model": candidate.entry.network}})
         runner = Runner(
             self._load(candidate.entry),
@@ -177,7 +179,7 @@ class _Process:
     def _meet_redis(self, worker: Worker) -> None:
         """Wait until Redis answers and has passed the self-test.
 
-        Raises QueueForbidden where it answers and cannot be used: an operator has to act.
+        Raises QueueForbidden where Redis answers and cannot be used: an operator has to act.
         """
         while not self._stopping.is_set():
             try:
@@ -194,9 +196,9 @@ class _Process:
 
 
 def _wanted(queue: RedisQueue) -> str:
-    """Return what the workers are told to serve; where Redis is away, it is heard of later."""
+    """Return the version that the workers are told to serve; "" while Redis does not answer."""
     try:
         return queue.wanted()
     except QueueError as error:
-        log.warning("not known whether another version is wanted: %s", error)
+        log.warning("the version to serve cannot be read: %s", error)
         return ""
