@@ -196,7 +196,7 @@ def _checked_scans(image: Jpeg, data: bytes, source: Source, policy: DecodingPol
     if scans > _MOST_JPEG_SCANS or scans * image.width * image.height > most_pixels:
         raise ImageTooLarge(
             f"the picture has {scans} scans of {image.width} x {image.height} pixels; at most "
-            f"{_MOST_JPEG_SCANS} scans are allowed, and {most_pixels} pixels in all of them together"
+            f"{_MOST_JPEG_SCANS} scans are allowed, and {most_pixels} pixels in all of them"
         )
     return scans
 
