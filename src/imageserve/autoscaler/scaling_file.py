@@ -61,8 +61,9 @@ def _scaling(content: Any) -> Scaling:
     for attribute in ("queue", "deployment"):
         if len({getattr(model, attribute) for model in models}) < len(models):
             raise SettingsError(f"models: two of them share a {attribute}; each needs its own")
-    timing = {field: given.pop(key) for key, field in _TIMING.items() if key in given}
-    return Scaling(**given, timing=_timing(**timing))
+    times = [key for key in given if key.startswith("lease_")]
+    timing = _timing(**{key.removeprefix("lease_"): given.pop(key) for key in times})
+    return Scaling(**given, timing=timing)
 
 
 def _timing(**given: Any) -> Timing:
@@ -84,12 +85,6 @@ def _model(name: str, content: Any) -> ModelScaling:
 def _policy(batch_size: int, given: Mapping[str, Any]) -> Policy:
     return Policy(**given, batch_size=batch_size)
 
-
-_TIMING = {
-    "lease_duration_s": "duration_s",
-    "lease_renew_deadline_s": "renew_deadline_s",
-    "lease_retry_s": "retry_s",
-}
 
 _object_name = matching(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", "the name of a Kubernetes object")
 

@@ -155,7 +155,8 @@ def whole(low: int, high: int) -> Parser[int]:
 def number(low: float, high: float) -> Parser[float]:
     def parse(value: Any) -> float:
         given = _number(value, float)
-        if type(given) not in (int, float) or not low <= given <= high:
+        is_number = isinstance(given, int | float) and not isinstance(given, bool)
+        if not is_number or not low <= given <= high:
             raise ValueError(f"must be a number from {low} to {high}")
         return float(given)
 
@@ -163,7 +164,7 @@ def number(low: float, high: float) -> Parser[float]:
 
 
 def _number(value: Any, kind: Callable[[str], float]) -> Any:
-    """Return the number in the text of a variable; None where there is none."""
+    """Return the number in the text of a variable, None if it is no number; else the value."""
     if not isinstance(value, EnvText):
         return value
     try:
