@@ -29,18 +29,11 @@ from imageserve.errors import SettingsError
 
 
 def setting(
-    default: Any,
-    parse: Parser[Any],
-    doc: str,
-    *,
-    shown: str | None = None,
-    is_secret: bool = False,
+    default: Any, parse: Parser[Any], doc: str, *, shown: str | None = None, is_secret: bool = False
 ) -> Any:
     """Declare one field of Settings; ``shown`` is how its default reads in the documentation."""
     return field(
-        default=default,
-        metadata={"parse": parse, "doc": doc, "shown": shown},
-        repr=not is_secret,
+        default=default, metadata={"parse": parse, "doc": doc, "shown": shown}, repr=not is_secret
     )
 
 
@@ -60,10 +53,7 @@ class Settings:
     )
     redis_username: str | None = setting(None, text, "User of a Redis ACL.")
     redis_password: str | None = setting(
-        None,
-        text,
-        "Password for Redis. Any characters; never part of the URL.",
-        is_secret=True,
+        None, text, "Password for Redis. Any characters; never part of the URL.", is_secret=True
     )
     redis_ca_file: str | None = setting(
         None, existing_file, "Certificate authority that signed the Redis certificate."
@@ -124,7 +114,7 @@ class Settings:
     keras_backend: str = setting(
         choices.DEFAULT_BACKEND,
         one_of(*choices.BACKENDS),
-        f"Backend of Keras: {_listed(choices.BACKENDS)}. All but the first must be installed.",
+        f"Backend of Keras: {_listed(choices.BACKENDS)}. The last two must be installed.",
     )
     precision: str = setting(
         choices.DEFAULT_PRECISION,
@@ -133,10 +123,7 @@ class Settings:
         "models check` shows how much the answers change.",
     )
     xla: bool = setting(
-        False,
-        switch,
-        "`1`: TensorFlow compiles the model with XLA. JAX always does.",
-        shown="`0`",
+        False, switch, "`1`: TensorFlow compiles the model with XLA. JAX always does.", shown="`0`"
     )
     model_threads: int | None = setting(
         None,
@@ -158,12 +145,12 @@ class Settings:
     batch_delay_ms: int = setting(
         0,
         whole(0, 10_000),
-        "How long a worker waits for more pictures before it runs a batch that is not full.",
+        "How long a worker waits for more pictures before a batch that is not full.",
     )
     request_timeout_s: float = setting(
         30.0,
         number(0.1, 3600),
-        "A request is answered within this time after its upload, with 504 if there is no result.",
+        "Longest time from the upload of a request to its answer; then 504.",
     )
     upload_timeout_s: float = setting(
         10.0, number(0.1, 3600), "A request must have arrived within this time."
@@ -181,12 +168,12 @@ class Settings:
     lease_s: float = setting(
         10.0,
         number(0.5, 3600),
-        "A worker that has not renewed its lease for this long loses its jobs to other workers.",
+        "A worker that does not renew its lease for this long loses its jobs.",
     )
     max_attempts: int = setting(
         2,
         whole(1, 100),
-        "How many workers may be lost with one job before the job is given up (422, dead list).",
+        "Workers that may be lost with one job before it is given up (422, dead list).",
     )
     max_image_bytes: int = setting(
         choices.MAX_IMAGE_BYTES, byte_count, "Largest picture in bytes, as uploaded.", shown="10MiB"
@@ -195,9 +182,7 @@ class Settings:
         32 * 2**20, byte_count, "Largest request body in bytes.", shown="32MiB"
     )
     max_image_pixels: int = setting(
-        choices.MAX_IMAGE_PIXELS,
-        whole(1, 2**31 - 1),
-        "Largest picture in pixels; checked before it is decoded.",
+        choices.MAX_IMAGE_PIXELS, whole(1, 2**31 - 1), "Largest picture in pixels."
     )
     max_images: int = setting(16, whole(1, 1024), "Most pictures in one multipart request.")
     image_formats: frozenset[str] = setting(
@@ -237,7 +222,7 @@ class Settings:
     drain_s: float = setting(
         5.0,
         number(0, 600),
-        "How long `imageserve drain` keeps serving, so that load balancers take notice.",
+        "How long `imageserve drain` keeps serving, so that load balancers notice.",
     )
     api_keys_file: str | None = setting(
         None,
@@ -264,9 +249,7 @@ class Settings:
         "may have.",
     )
     pod_name: str | None = setting(
-        None,
-        text,
-        "Name of the autoscaler's own pod: its identity where several share a lease.",
+        None, text, "Name of the autoscaler's own pod: its identity where several share a lease."
     )
     pod_namespace: str | None = setting(
         None,
@@ -275,14 +258,12 @@ class Settings:
         shown="that of the kubeconfig's context",
     )
     shutdown_s: float = setting(
-        30.0,
-        number(1, 3600),
-        "After SIGTERM a worker has this long to finish its batch and give the rest back.",
+        30.0, number(1, 3600), "Time that a worker has after SIGTERM to finish its batch."
     )
     log_level: str = setting(
         "info",
         one_of(*choices.LOG_LEVELS),
-        f"Least severe level that is logged: {_listed(choices.LOG_LEVELS)}.",
+        f"Least severe level logged: {_listed(choices.LOG_LEVELS)}.",
     )
     log_format: str = setting(
         "auto",
