@@ -194,6 +194,12 @@ def test_a_worker_of_a_model_that_is_not_in_the_file_stops(tmp_path: Path) -> No
         worker_entry(from_file(tmp_path, SEVERAL, MODEL="vgg"))
 
 
+def test_an_empty_value_counts_as_left_out(tmp_path: Path) -> None:
+    content = "shapes: {queue: q, network: , weights: '', labels: '', input_size: }"
+
+    assert worker_entry(from_file(tmp_path, content)) == ModelEntry("shapes", "q", (96, 96))
+
+
 def test_a_number_may_be_a_models_name(tmp_path: Path) -> None:
     assert list(model_entries(from_file(tmp_path, "7: {queue: q, network: shapes}"))) == ["7"]
 

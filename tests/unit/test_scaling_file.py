@@ -83,6 +83,7 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
         pytest.param("interval", 5, "interval: is unknown; known are interval_s", id="unknown key"),
         pytest.param("dry_run", "yes", "dry_run: must be true or false", id="text for a flag"),
         pytest.param("lease", "A B", "lease: must be the name of a Kube", id="no object's name"),
+        pytest.param("lease", "", "lease: must be the name of a Kube", id="an empty name"),
         pytest.param("lease_duration_s", 2.5, "lease_duration_s: must be a whole", id="fraction"),
         pytest.param("lease_duration_s", 8, "lease_renew_deadline_s: must be above", id="order"),
         pytest.param("models", {}, "models: must map at least one", id="no model"),

@@ -13,7 +13,6 @@ from imageserve.config.reader import (
     fields_of,
     matching,
     number,
-    optional,
     parsed,
     queue_name,
     read_file,
@@ -104,7 +103,8 @@ _file = fields_of(
     {
         "interval_s": number(0.1, 60),
         "dry_run": switch,
-        "lease": optional(_object_name),
+        # "" is refused: without a lease, several autoscalers would act at once.
+        "lease": lambda value: None if value is None else _object_name(value),
         "lease_duration_s": whole(1, 3600),
         "lease_renew_deadline_s": number(0.1, 3600),
         "lease_retry_s": number(0.05, 3600),

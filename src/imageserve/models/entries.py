@@ -125,8 +125,8 @@ _fields = fields_of(
         "queue": queue_name,
         "input_size": optional(image_size),
         "interpolation": one_of(*choices.INTERPOLATIONS),
-        "network": text,
-        "weights": text,
+        "network": optional(text),
+        "weights": optional(text),
         "labels": optional(text),
     },
     required=["queue"],
@@ -135,7 +135,7 @@ _fields = fields_of(
 
 def _from_file(settings: Settings, name: str, content: Any) -> ModelEntry:
     given = _fields(content)
-    network = given.get("network", name)
+    network = given.get("network") or name
     if given.get("input_size") is None:
         given["input_size"] = _known_size("network", network)
     return _entry(settings, name, network, given, ("network", "input_size"))
@@ -160,7 +160,7 @@ def _entry(
         input_size=input_size,
         interpolation=given.get("interpolation", usual),
         network=network,
-        weights=given.get("weights", settings.model_weights),
+        weights=given.get("weights") or settings.model_weights,
         labels=given.get("labels"),
     )
 
