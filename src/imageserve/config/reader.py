@@ -227,5 +227,5 @@ def image_size(value: Any) -> tuple[int, int]:
         value = [int(match[1]), int(match[2] or match[1])] if match else None
     size = value if isinstance(value, list) else [value, value]
     if len(size) != 2 or not all(type(n) is int and 8 <= n <= 4096 for n in size):
-        raise ValueError(f"must be one number or {both}, 8 to 4096 pixels")
+        raise ValueError(f"must be {both} or one number, 8 to 4096 pixels")
     return size[0], size[1]
