@@ -10,12 +10,12 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from imageserve.config.settings import Settings
+from imageserve.config.settings import variables
 
 ROOT = Path(__file__).parents[1]
 START_S = 120.0
@@ -206,6 +206,6 @@ def _parents() -> Iterator[tuple[int, int]]:
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
     """Return our environment without settings of imageserve, plus the given ones."""
-    names = {field.metadata["env"] for field in fields(Settings)}
+    names = set(variables())
     kept = {name: value for name, value in os.environ.items() if name not in names}
     return {**kept, "TF_CPP_MIN_LOG_LEVEL": "3", **settings}

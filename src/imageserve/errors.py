@@ -3,20 +3,20 @@
 ::
 
     ImageserveError
-    ├── SettingsError             a setting is wrong: the process stops and names it
-    ├── ModelError                the worker's side: the model cannot be used
-    │   ├── ModelLoadError        it cannot be loaded; the message names the mend
-    │   └── ModelOutOfMemory      this batch was too large for the device
-    ├── QueueError                the protocol's side, never shown as it is
+    ├── SettingsError             a setting cannot be used; the message names it
+    ├── ModelError                worker: the model cannot be used
+    │   ├── ModelLoadError        it cannot be loaded; the message says what to change
+    │   └── ModelOutOfMemory      the batch was too large for the device
+    ├── QueueError                Redis did not do what the protocol needs; clients never see it
     │   ├── QueueUnavailable      Redis cannot be reached, or did not answer in time
-    │   ├── QueueForbidden        the server forbids or lacks something the protocol needs
+    │   ├── QueueForbidden        Redis forbids or lacks something that the protocol needs
     │   └── QueueRefused          the queue is full, or too long for the deadline of a job
-    ├── ClusterError              the autoscaler's side: the Kubernetes API did not do as asked
-    │   ├── ClusterUnavailable    it did not answer, or not now
+    ├── ClusterError              autoscaler: the Kubernetes API did not do what was asked
+    │   ├── ClusterUnavailable    it did not answer, or asked to come back later
     │   ├── ClusterForbidden      a right is missing; the message names it
-    │   ├── ClusterConflict       somebody else changed the object meanwhile
+    │   ├── ClusterConflict       another process has changed the object meanwhile
     │   └── ClusterMissing        there is no such object
-    └── RequestError              answered to the client: code, HTTP status, message
+    └── RequestError              sent to the client: code, HTTP status, message
         ├── BadRequest (400)      NoImage, NotAnImage, CorruptImage, TruncatedImage, BadParameter
         ├── Unauthorized (401), Forbidden (403)   where API keys are switched on
         ├── NotFound (404)        UnknownModel, NotFound
@@ -28,15 +28,15 @@
         ├── Unavailable (503)     Busy, QueueFull, WouldTimeOut, RedisUnavailable, ShuttingDown
         └── TimedOut (504)
 
-A RequestError's text goes to the client, so it says what was wrong and what is allowed, and
-nothing about the inside. Its ``code`` and ``status`` are part of the HTTP contract.
+The message of a RequestError goes to the client, so it says what was wrong and what is allowed, and
+nothing about internals. Its ``code`` and ``status`` are part of the HTTP contract.
 """
 
 from http import HTTPStatus
 
 
 class ImageserveError(Exception):
-    """The root: anything imageserve raises on purpose."""
+    """The root of all errors that imageserve raises on purpose."""
 
 
 class SettingsError(ImageserveError):
@@ -52,7 +52,7 @@ class ModelLoadError(ModelError):
 
 
 class ModelOutOfMemory(ModelError):
-    """The device has not enough memory for a batch of this size."""
+    """The device has too little memory for a batch of this size."""
 
 
 class QueueError(ImageserveError):
@@ -64,7 +64,7 @@ class QueueUnavailable(QueueError):
 
 
 class QueueForbidden(QueueError):
-    """The Redis server forbids, lacks or is set up against something the protocol needs."""
+    """The Redis server forbids or lacks something that the protocol needs."""
 
 
 class QueueRefused(QueueError):
@@ -83,7 +83,7 @@ class ClusterError(ImageserveError):
 
 
 class ClusterUnavailable(ClusterError):
-    """The Kubernetes API did not answer, or not now; ``retry_after_s`` is what it asked for."""
+    """The Kubernetes API did not answer, or asked to wait for ``retry_after_s``."""
 
     def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -91,11 +91,11 @@ class ClusterUnavailable(ClusterError):
 
 
 class ClusterForbidden(ClusterError):
-    """The Role lacks a right. The message names verb and resource."""
+    """A right is missing in the Role. The message names verb and resource."""
 
 
 class ClusterConflict(ClusterError):
-    """The object was changed since it was read."""
+    """The object has changed since it was read."""
 
 
 class ClusterMissing(ClusterError):
@@ -103,7 +103,7 @@ class ClusterMissing(ClusterError):
 
 
 class RequestError(ImageserveError):
-    """An error that is answered to the client."""
+    """An error that is sent to the client."""
 
     code = "internal"
     status = HTTPStatus.INTERNAL_SERVER_ERROR
@@ -132,13 +132,13 @@ class NoImage(BadRequest):
 
 
 class NotAnImage(BadRequest):
-    """The bytes are not a picture of any kind we know."""
+    """The bytes are not a picture of a known format."""
 
     code = "not_an_image"
 
 
 class CorruptImage(BadRequest):
-    """The bytes begin like a picture and then make no sense."""
+    """The bytes begin like a picture, but cannot be decoded."""
 
     code = "corrupt_image"
 
@@ -150,14 +150,14 @@ class TruncatedImage(BadRequest):
 
 
 class Unauthorized(RequestError):
-    """The request carries no API key, and one is needed."""
+    """The request needs an API key and has none."""
 
     code = "unauthorized"
     status = HTTPStatus.UNAUTHORIZED
 
 
 class Forbidden(RequestError):
-    """The request carries an API key that is not valid."""
+    """The request has an API key that is not valid."""
 
     code = "forbidden"
     status = HTTPStatus.FORBIDDEN
@@ -177,65 +177,65 @@ class UnknownModel(NotFound):
 
 
 class MethodNotAllowed(RequestError):
-    """The address exists, the method does not fit it."""
+    """The address does not support the method."""
 
     code = "method_not_allowed"
     status = HTTPStatus.METHOD_NOT_ALLOWED
 
 
 class UploadTooSlow(RequestError):
-    """Headers and body did not arrive in time."""
+    """The request did not arrive in time."""
 
     code = "upload_too_slow"
     status = HTTPStatus.REQUEST_TIMEOUT
 
 
 class TooLarge(RequestError):
-    """Something in the request is over its limit."""
+    """Something in the request exceeds its limit."""
 
     code = "body_too_large"
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
 
 
 class BodyTooLarge(TooLarge):
-    """The whole request body is over its limit."""
+    """The whole request body exceeds its limit."""
 
 
 class ImageTooLarge(TooLarge):
-    """One picture is over its limit, in bytes or in pixels."""
+    """One picture exceeds its limit, in bytes or in pixels."""
 
     code = "image_too_large"
 
 
 class TooManyImages(TooLarge):
-    """One request carries too many pictures."""
+    """The request carries too many pictures."""
 
     code = "too_many_images"
 
 
 class UnsupportedFormat(RequestError):
-    """It is a picture, of a format that is not accepted here."""
+    """The picture has a format that is not accepted."""
 
     code = "unsupported_format"
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
 
 
 class ModelFailed(RequestError):
-    """This picture, alone, makes the model fail."""
+    """The model fails on this picture, even in a batch of its own."""
 
     code = "model_failed"
     status = HTTPStatus.UNPROCESSABLE_ENTITY
 
 
 class Unavailable(RequestError):
-    """Not now; Retry-After says when to come back."""
+    """The request cannot be served now; Retry-After says when to try again."""
 
     code = "busy"
     status = HTTPStatus.SERVICE_UNAVAILABLE
 
 
 class Busy(Unavailable):
-    """No request slot of this web process is free."""
+    """This web process has no free request slot."""
 
 
 class QueueFull(Unavailable):
@@ -245,7 +245,7 @@ class QueueFull(Unavailable):
 
 
 class WouldTimeOut(Unavailable):
-    """The backlog is so long that the answer would come too late."""
+    """The backlog is so long that the answer would come after the deadline."""
 
     code = "would_time_out"
 
@@ -257,7 +257,7 @@ class RedisUnavailable(Unavailable):
 
 
 class ShuttingDown(Unavailable):
-    """This web process is about to stop."""
+    """This web process is stopping."""
 
     code = "shutting_down"
 

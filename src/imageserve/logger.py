@@ -1,11 +1,11 @@
 """Logging: JSON lines in a container, readable lines in a terminal.
 
-Everything uses the standard library's loggers; ``setup_logging`` is called once, by the command
-that starts a process. What belongs to a line besides its sentence (ids, sizes, times) is given as
-``extra={"fields": {...}}`` and becomes JSON members, or ``key=value`` behind the sentence.
+All code uses the standard library's loggers; ``setup_logging`` is called once, by the command that
+starts a process. Values (ids, sizes, times) are passed as ``extra={"fields": {...}}``. They become
+members of the JSON object, or ``key=value`` after the sentence.
 
-Levels are a policy: debug for single steps, info for a request, a batch or a change of state,
-warning for what was repaired, error for a failed job or a lost connection, critical for a bug.
+Levels: debug for single steps, info for a request, a batch or a change of state, warning for a
+problem that was solved, error for a failed job or a lost connection, critical for a bug.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Any, TextIO
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """One JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
@@ -62,7 +62,7 @@ def make_formatter(log_format: str, stream: TextIO) -> logging.Formatter:
 
 
 def setup_logging(level: str, log_format: str, stream: TextIO | None = None) -> None:
-    """Send every log line to ``stream`` (standard error) in the one format."""
+    """Send all log lines to ``stream`` (default: standard error) in one format."""
     stream = stream or sys.stderr
     handler = logging.StreamHandler(stream)
     handler.setFormatter(make_formatter(log_format, stream))

@@ -1,4 +1,4 @@
-"""The HTTP port for probes and metrics of a process that serves nothing else."""
+"""The HTTP port for the probes and metrics of a process that is no web server."""
 
 import logging
 import socket
@@ -15,12 +15,12 @@ Answer = tuple[int, str, bytes]
 
 
 class ProbeServer:
-    """Serves each address of ``answers`` from a thread; they are asked each time."""
+    """Answers GET requests from a thread: ``answers`` has a function for each path."""
 
     def __init__(self, port: int, answers: Mapping[str, Callable[[], Answer]]) -> None:
-        """Bind the port (0: any free one).
+        """Bind the port; 0 takes any free one.
 
-        Raises SettingsError where it is taken.
+        Raises SettingsError where the port is taken.
         """
         try:
             self._server = _Server(("::" if _Server.dual_stack else "", port), _Handler)
@@ -37,7 +37,7 @@ class ProbeServer:
 
 
 def state_answer(good: bool, yes: bytes, no: bytes) -> Answer:
-    """Return what a probe is told: 200 and ``yes``, or 503 and ``no``."""
+    """Return the answer to a probe: 200 with ``yes``, or 503 with ``no``."""
     return (200, "text/plain", yes) if good else (503, "text/plain", no)
 
 
@@ -55,7 +55,7 @@ class _Server(ThreadingHTTPServer):
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
-    timeout = 5  # seconds: a client that says nothing must not keep a thread
+    timeout = 5  # Seconds. A silent client must not keep a thread.
 
     def do_GET(self) -> None:
         answer = self.server.answers.get(self.path.partition("?")[0])

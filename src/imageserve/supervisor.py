@@ -1,7 +1,7 @@
-"""Runs programs as children and starts them again when they die, on one machine.
+"""Runs programs as child processes on one machine, and restarts those that die.
 
-On a cluster Kubernetes does this. It knows nothing of what the programs do. A signal or a child's
-death becomes an event; one loop handles the events in turn.
+On a cluster Kubernetes does this. A signal or the death of a child becomes an event; one loop
+handles the events in turn.
 """
 
 import ctypes
@@ -17,24 +17,28 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from imageserve.backoff import Backoff
+
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 STEADY_S = 60.0
-"""A child that has lived this long starts over with the shortest pause."""
+"""After a child has lived this long, its next restart waits the shortest pause again."""
 
 STOP_WITHIN_S = 15.0
 
 
 @dataclass
 class Child:
-    """One program to keep running."""
+    """A program to keep running."""
 
     name: str
     command: Sequence[str]
     environ: Mapping[str, str]
-    pause_s: float = FIRST_PAUSE_S
+    backoff: Backoff = field(
+        default_factory=lambda: Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S, jitter=False), repr=False
+    )
     started_at: float = 0.0
     process: "subprocess.Popen[str] | None" = field(default=None, repr=False)
     follower: threading.Thread | None = field(default=None, repr=False)
@@ -44,7 +48,7 @@ Event = Callable[[], None]
 
 
 class Supervisor:
-    """Keeps its children running until it is told to stop."""
+    """Keeps its children running until a signal stops it."""
 
     def __init__(self, children: Sequence[Child]) -> None:
         self._children = list(children)
@@ -52,7 +56,7 @@ class Supervisor:
         self._stopping = False
 
     def run(self) -> None:
-        """Start everything, restart what dies; returns after SIGINT or SIGTERM, all stopped."""
+        """Start all children and restart those that die; SIGINT or SIGTERM stops them in order."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._on_signal)
         for child in self._children:
@@ -81,9 +85,9 @@ class Supervisor:
             stderr=subprocess.STDOUT,
             text=True,
             errors="replace",
-            # Ctrl-C goes to a whole process group; the children are to be stopped in order.
+            # Ctrl-C goes to a whole process group; the children must stop in order.
             start_new_session=True,
-            # One prctl call: no lock can be held.
+            # Safe in a process with threads: it makes one system call and takes no lock.
             preexec_fn=partial(_die_with, os.getpid()),  # noqa: PLW1509
         )
         child.follower = threading.Thread(
@@ -103,16 +107,16 @@ class Supervisor:
         if self._stopping:
             return
         if time.monotonic() - child.started_at > STEADY_S:
-            child.pause_s = FIRST_PAUSE_S
+            child.backoff.reset()
+        pause_s = child.backoff.next()
         cause = f"signal {-status}" if status < 0 else f"status {status}"
-        log.error("%s ended with %s: starting it again in %.1f s", child.name, cause, child.pause_s)
-        timer = threading.Timer(child.pause_s, lambda: self._events.put(lambda: self._start(child)))
+        log.error("%s ended with %s: starting it again in %.1f s", child.name, cause, pause_s)
+        timer = threading.Timer(pause_s, lambda: self._events.put(lambda: self._start(child)))
         timer.daemon = True
         timer.start()
-        child.pause_s = min(LONGEST_PAUSE_S, child.pause_s * 2)
 
     def _stop_all(self) -> None:
-        """Stop in order, each when the one before is gone: who asks before who answers."""
+        """Stop the children in reverse order, one after the other: clients before servers."""
         for child in reversed(self._children):
             if child.process is None or child.process.poll() is not None:
                 continue
@@ -124,7 +128,7 @@ class Supervisor:
                 child.process.kill()
                 child.process.wait()
             if child.follower is not None:
-                child.follower.join(timeout=1)  # Its last words are often the ones that matter.
+                child.follower.join(timeout=1)  # The last lines of its output often matter most.
 
     def _kill_all(self) -> None:
         for child in self._children:
@@ -133,9 +137,9 @@ class Supervisor:
 
 
 def _die_with(parent: int) -> None:
-    """In the child: have the kernel send SIGTERM when the supervisor dies, however it dies."""
+    """Have the kernel send SIGTERM to this child when the supervisor dies, in whatever way."""
     pr_set_pdeathsig = 1
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
-        if os.getppid() != parent:  # It died before; in a container it may itself be number 1.
+        if os.getppid() != parent:  # Died already. Not "== 1": in a container it may be number 1.
             os._exit(1)

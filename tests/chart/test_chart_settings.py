@@ -3,7 +3,6 @@
 import re
 from base64 import b64decode
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +12,14 @@ from tests.chart.helm import CHART, Helm, Object
 from tests.chart.objects import PodTemplate, of_kind, pod_templates, the, title
 from tests.chart.situations import EVERYTHING, KEYS, PASSWORD, SITUATIONS, Situation, each_situation
 
-from imageserve.config.settings import Settings
+from imageserve.config.settings import Settings, variables
 from imageserve.errors import Forbidden
 from imageserve.models import Engine
 from imageserve.models.entries import ModelEntry, engine_of, model_entries, worker_entry
 from imageserve.models.networks import NETWORKS
 from imageserve.web.api_keys import ApiKeys
 
-SETTINGS = {each.metadata["env"] for each in fields(Settings)}
+SETTINGS = set(variables())
 #: Read by others than imageserve: the C library, Keras, TensorFlow, redis-cli; one of a test's own.
 OTHERS = {"HOME", "KERAS_HOME", "TF_FORCE_GPU_ALLOW_GROWTH", "REDISCLI_AUTH", "TZ"}
 FILES = ("MODELS_FILE", "REDIS_CA_FILE", "API_KEYS_FILE", "SCALING_FILE")

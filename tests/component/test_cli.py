@@ -539,7 +539,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[Child]:
             """Nothing runs."""
 
     monkeypatch.setattr(run_command, "Supervisor", Recorder)
-    monkeypatch.setattr(run_command, "_announce", lambda port, environ: None)
+    monkeypatch.setattr(run_command, "_announce", lambda *_: None)
     monkeypatch.setattr(
         run_command, "redis_command", lambda port, directory: ["redis", str(port), directory]
     )
@@ -614,7 +614,7 @@ def test_run_says_where_to_go_once_a_picture_would_be_answered(
     monkeypatch.setattr(run_command, "time", _Pauses(pauses.append))
     site.body = lambda: states.pop(0)
 
-    run_command._announce(site.port, {"REDIS_URL": "redis://127.0.0.1:6390/0"})
+    run_command._announce(site.port, "redis://127.0.0.1:6390/0", "image_queue")
 
     said = capsys.readouterr().err
     assert len(pauses) == 3

@@ -14,11 +14,12 @@ from typing import Any
 import pytest
 from tests.redis_server import PATIENCE_S, eventually
 
-from imageserve.supervisor import FIRST_PAUSE_S, LONGEST_PAUSE_S, STEADY_S, Child, Supervisor
+from imageserve.supervisor import STEADY_S, Child, Supervisor
 
 PROGRAM = """
 import json, logging, sys
 from imageserve import supervisor
+from imageserve.backoff import Backoff
 from imageserve.supervisor import Child, Supervisor
 logging.basicConfig(format="LOG %(message)s")
 options = json.loads(sys.argv[1])
@@ -28,7 +29,7 @@ children = [
         name,
         [sys.executable, "-u", "-c", code],
         {"NAME": name, "STOPPED": options["stopped"]},
-        options["pause_s"],
+        Backoff(options["pause_s"], options["pause_s"] * 100, jitter=False),
     )
     for name, code in options["children"]
 ]
@@ -262,24 +263,16 @@ def test_as_the_first_process_of_a_container_it_starts_its_children_too(tmp_path
 # -- decisions, without processes -----------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("lived_s", "pause_s", "expected"),
-    [
-        pytest.param(0.0, FIRST_PAUSE_S, 2 * FIRST_PAUSE_S, id="the next pause is twice as long"),
-        pytest.param(0.0, LONGEST_PAUSE_S, LONGEST_PAUSE_S, id="up to the longest"),
-        pytest.param(STEADY_S + 1, LONGEST_PAUSE_S, 2 * FIRST_PAUSE_S, id="a steady child: anew"),
-    ],
-)
-def test_pauses_grow_and_start_over_for_a_child_that_was_steady(
-    monkeypatch: pytest.MonkeyPatch, lived_s: float, pause_s: float, expected: float
+def test_pauses_grow_and_begin_again_for_a_child_that_was_steady(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    timers: list[float] = []
+    pauses: list[float] = []
 
     class Timer:
         daemon = False
 
         def __init__(self, after_s: float, function: object) -> None:
-            timers.append(after_s)
+            pauses.append(after_s)
 
         def start(self) -> None:
             """Never goes off."""
@@ -289,12 +282,13 @@ def test_pauses_grow_and_start_over_for_a_child_that_was_steady(
 
     monkeypatch.setattr(threading, "Timer", Timer)
     monkeypatch.setattr("imageserve.supervisor.time", StoppedClock)
-    child = Child("web", ["true"], {}, pause_s, started_at=1000.0 - lived_s)
+    child = Child("web", ["true"], {})
 
-    Supervisor([child])._died(child, 1)
+    for lived_s in [0.0] * 8 + [STEADY_S, STEADY_S + 1, 0.0]:
+        child.started_at = 1000.0 - lived_s
+        Supervisor([child])._died(child, 1)
 
-    assert child.pause_s == expected
-    assert timers == [expected / 2 if expected < LONGEST_PAUSE_S else LONGEST_PAUSE_S]
+    assert pauses == [0.5, 1, 2, 4, 8, 16, 30, 30, 30, 0.5, 1]
 
 
 def test_a_missing_program_is_an_error(tmp_path: Path) -> None:

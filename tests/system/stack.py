@@ -11,7 +11,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +18,7 @@ from typing import Any, cast
 from tests.redis_server import RedisServer, eventually, free_port
 from tests.system.client import Client, at_once
 
-from imageserve.config.settings import Settings
+from imageserve.config.settings import variables
 from imageserve.queue.wire import Keys
 
 START_S = 60.0
@@ -34,7 +33,7 @@ stacks: list["Stack"] = []
 
 def clean_environment() -> dict[str, str]:
     """This process's environment, without any setting of the service."""
-    names = {f.metadata["env"] for f in fields(Settings)}
+    names = set(variables())
     kept = {name: value for name, value in os.environ.items() if name not in names}
     return {**kept, "PYTHONPATH": str(SOURCE), "TF_CPP_MIN_LOG_LEVEL": "2"}
 

@@ -117,7 +117,9 @@ def test_an_entrys_folder_says_what_the_entry_leaves_out(tmp_path: Path) -> None
 def test_a_folder_that_cannot_be_read_stops_with_its_reason(tmp_path: Path) -> None:
     folder = flowers(tmp_path, "size: 7")
 
-    with pytest.raises(SettingsError, match=r"MODEL: .*imageserve\.yaml: unknown 'size'"):
+    with pytest.raises(
+        SettingsError, match=r"MODEL: .*imageserve\.yaml: size: is unknown; known are input"
+    ):
         worker_entry(settings(MODEL=folder))
     # Where the size is known without it, loading the model is what fails, and is tried again.
     assert worker_entry(settings(MODEL=folder, INPUT_SIZE="64")).input_size == (64, 64)
@@ -192,6 +194,12 @@ def test_a_worker_of_a_model_that_is_not_in_the_file_stops(tmp_path: Path) -> No
         worker_entry(from_file(tmp_path, SEVERAL, MODEL="vgg"))
 
 
+def test_an_empty_value_counts_as_left_out(tmp_path: Path) -> None:
+    content = "shapes: {queue: q, network: , weights: '', labels: '', input_size: }"
+
+    assert worker_entry(from_file(tmp_path, content)) == ModelEntry("shapes", "q", (96, 96))
+
+
 def test_a_number_may_be_a_models_name(tmp_path: Path) -> None:
     assert list(model_entries(from_file(tmp_path, "7: {queue: q, network: shapes}"))) == ["7"]
 
@@ -202,33 +210,26 @@ SHAPES = "network: shapes"
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        pytest.param("", "must map model names", id="nothing"),
-        pytest.param("- shapes", "must map model names", id="a list"),
-        pytest.param("{}", "must map model names", id="no model"),
-        pytest.param("a: [", "cannot be read", id="not YAML"),
-        pytest.param(b"\xff\xfe\xfa", "cannot be read", id="not text"),
+        pytest.param("", "must map at least one name", id="nothing"),
+        pytest.param("- shapes", "must map at least one name", id="a list"),
+        pytest.param("{}", "must map at least one name", id="no model"),
+        pytest.param("a: [", "is not valid YAML", id="not YAML"),
+        pytest.param(b"\xff\xfe\xfa", "is not valid YAML", id="not text"),
         pytest.param("shapes:", "shapes: must be a mapping", id="an empty entry"),
         pytest.param("shapes: q", "shapes: must be a mapping", id="an entry of text"),
-        pytest.param("shapes: {list: q}", "shapes: unknown list; known are", id="an unknown key"),
-        pytest.param("shapes: {}", "queue must be a name", id="no queue"),
-        pytest.param("shapes: {queue: ''}", "queue must be a name", id="an empty queue"),
-        pytest.param("shapes: {queue: 'a b'}", "queue must be a name", id="a space"),
-        pytest.param("shapes: {queue: 'a\tb'}", "queue must be a name", id="a tab"),
-        pytest.param("shapes: {queue: '{a}'}", "queue must be a name", id="braces"),
-        pytest.param("shapes: {queue: 3}", "queue must be a name", id="a number for a queue"),
         pytest.param(
-            "shapes: {queue: q, interpolation: cubic}", "interpolation must be one of", id="cubic"
+            "shapes: {list: q}", "shapes.list: is unknown; known are queue", id="an unknown key"
         ),
-        pytest.param("shapes: {queue: q, input_size: big}", "input_size must be", id="size: text"),
-        pytest.param("shapes: {queue: q, input_size: 7}", "input_size must be", id="size: small"),
-        pytest.param("shapes: {queue: q, input_size: [8]}", "input_size must be", id="size: one"),
+        pytest.param("shapes: {}", "shapes.queue: is missing", id="no queue"),
+        pytest.param("shapes: {queue: 'a b'}", "shapes.queue: must be 1 to 200", id="a space"),
         pytest.param(
-            "shapes: {queue: q, input_size: [8, 8.5]}", "input_size must be", id="size: fraction"
+            "shapes: {queue: 3}", "shapes.queue: must be 1 to 200", id="a number for a queue"
         ),
         pytest.param(
-            "shapes: {queue: q, input_size: true}", "input_size must be", id="size: a truth value"
+            "shapes: {queue: q, interpolation: cubic}", "interpolation: must be one of", id="cubic"
         ),
-        pytest.param("f: {queue: q, network: f.keras}", "f: input_size must be", id="a file"),
+        pytest.param("shapes: {queue: q, input_size: big}", "input_size: must be", id="size: text"),
+        pytest.param("f: {queue: q, network: f.keras}", "f.input_size: must be given", id="a file"),
         pytest.param(
             f"a: {{queue: q, {SHAPES}}}\nb: {{queue: q, {SHAPES}}}", "share a queue", id="shared"
         ),
@@ -249,5 +250,5 @@ def test_a_file_that_vanished_stops_with_its_reason(tmp_path: Path) -> None:
     read = from_file(tmp_path, SEVERAL)
     (tmp_path / "models.yaml").unlink()
 
-    with pytest.raises(SettingsError, match=r"MODELS_FILE: .*models\.yaml cannot be read"):
+    with pytest.raises(SettingsError, match=r"MODELS_FILE: .*models\.yaml: cannot be read"):
         model_entries(read)

@@ -120,21 +120,23 @@ def test_the_facts_are_read(tmp_path: Path, content: str | None, expected: Folde
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        pytest.param("a: [", "imageserve.yaml cannot be read: ", id="not YAML"),
-        pytest.param(b"\xff\xfe\xfa", "imageserve.yaml cannot be read: ", id="not text"),
-        pytest.param("224", "must hold lines such as 'input_size: 224'", id="a number"),
-        pytest.param("size: 224", "unknown 'size'; known are input_size, ", id="an unknown key"),
-        pytest.param("input_size: big", "input_size must be a number or", id="no size"),
-        pytest.param("input_size: [224]", "input_size must be a number or", id="half a size"),
+        pytest.param("a: [", "imageserve.yaml: is not valid YAML: ", id="not YAML"),
+        pytest.param(b"\xff\xfe\xfa", "imageserve.yaml: is not valid YAML: ", id="not text"),
+        pytest.param("224", "must be a mapping, lines of 'key: value'", id="a number"),
+        pytest.param("size: 224", "size: is unknown; known are input_size, ", id="an unknown key"),
+        pytest.param("input_size: big", r"input_size: must be \[height, width\] or", id="no size"),
+        pytest.param(
+            "input_size: [224]", r"input_size: must be \[height, width\] or", id="half a size"
+        ),
         pytest.param("input_size: 7", "8 to 4096 pixels .it is 7.", id="a small size"),
-        pytest.param("input_size: true", "input_size must be", id="a truth value"),
+        pytest.param("input_size: true", "input_size: must be", id="a truth value"),
         pytest.param("interpolation: cubic", "must be one of nearest, bilinear", id="cubic"),
         pytest.param("scaling: 0-1", "must be one of none, 0..1, -1..1, torch", id="no scaling"),
         pytest.param("version: 2.10", "in quotes .it is 2.1.", id="a version that YAML rounds"),
         pytest.param(
-            "version: a b", "version must be 1 to 64 letters", id="a version of two words"
+            "version: a b", "version: must be 1 to 64 letters", id="a version of two words"
         ),
-        pytest.param("version:", "version must be", id="an empty version"),
+        pytest.param("version:", "version: must be", id="an empty version"),
     ],
 )
 def test_facts_that_cannot_be_used_are_named_with_what_they_must_be(
@@ -149,5 +151,5 @@ def test_facts_that_cannot_be_used_are_named_with_what_they_must_be(
 def test_facts_that_may_not_be_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "imageserve.yaml").mkdir()
 
-    with pytest.raises(ModelLoadError, match=r"imageserve\.yaml cannot be read"):
+    with pytest.raises(ModelLoadError, match=r"imageserve\.yaml: cannot be read"):
         read_facts(tmp_path)

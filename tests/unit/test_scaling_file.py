@@ -80,9 +80,10 @@ def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
         pytest.param("interval_s", 61, "interval_s: must be a number", id="too seldom"),
         pytest.param("interval_s", True, "interval_s: must be a number", id="true is no number"),
         pytest.param("interval_s", float("nan"), "interval_s: must be a number", id="NaN"),
-        pytest.param("interval", 5, "interval: is unknown; known are dry_run", id="unknown key"),
+        pytest.param("interval", 5, "interval: is unknown; known are interval_s", id="unknown key"),
         pytest.param("dry_run", "yes", "dry_run: must be true or false", id="text for a flag"),
         pytest.param("lease", "A B", "lease: must be the name of a Kube", id="no object's name"),
+        pytest.param("lease", "", "lease: must be the name of a Kube", id="an empty name"),
         pytest.param("lease_duration_s", 2.5, "lease_duration_s: must be a whole", id="fraction"),
         pytest.param("lease_duration_s", 8, "lease_renew_deadline_s: must be above", id="order"),
         pytest.param("models", {}, "models: must map at least one", id="no model"),
@@ -169,5 +170,5 @@ def test_a_file_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there_is_refused() -> None:
-    with pytest.raises(SettingsError, match="/no/such cannot be read"):
+    with pytest.raises(SettingsError, match="/no/such: cannot be read"):
         read_scaling_file("/no/such")

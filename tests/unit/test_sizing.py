@@ -338,8 +338,12 @@ def test_arrivals_are_not_known_before_half_a_window_was_seen() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        pytest.param({"min_replicas": -1}, "min_replicas: must be from 0", id="negative"),
-        pytest.param({"max_replicas": 0}, "max_replicas: must be from 1", id="no pods at all"),
+        pytest.param(
+            {"min_replicas": -1}, "min_replicas: must be a whole number from 0", id="negative"
+        ),
+        pytest.param(
+            {"max_replicas": 0}, "max_replicas: must be a whole number from 1", id="no pods at all"
+        ),
         pytest.param({"min_replicas": 5}, "max_replicas: must not be below", id="crossed"),
         pytest.param({"max_replicas": 2.5}, "max_replicas: must be a whole number", id="half"),
         pytest.param({"max_replicas": True}, "max_replicas: must be a whole number", id="yes"),

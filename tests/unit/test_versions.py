@@ -93,7 +93,7 @@ def test_folders_that_may_not_be_looked_at_are_named_with_the_mend() -> None:
     [
         pytest.param("input_size: 128", "takes pictures of 128x128 .* 96x96", id="another size"),
         pytest.param("interpolation: box", "resized by box .* bilinear", id="resized otherwise"),
-        pytest.param("input: 96", "unknown 'input'", id="a file that cannot be used"),
+        pytest.param("input: 96", "input: is unknown", id="a file that cannot be used"),
     ],
 )
 def test_a_version_for_other_pictures_is_refused(tmp_path: Path, yaml: str, message: str) -> None:

@@ -12,11 +12,10 @@ from pathlib import Path
 
 from imageserve.cli.models_export import export, load_written
 from imageserve.cli.models_options import is_onnx_only, load, settings_of
+from imageserve.config.choices import DEFAULT_INTERPOLATION, PRECISIONS, RUNTIMES
 from imageserve.config.settings import Settings
 from imageserve.errors import ModelLoadError, SettingsError
 from imageserve.models.base import ScoringModel
-from imageserve.models.engine import PRECISIONS, RUNTIMES
-from imageserve.models.entries import DEFAULT_INTERPOLATION
 from imageserve.models.processors import usable_processors
 from imageserve.models.speed import Plan, Speeds, measure
 

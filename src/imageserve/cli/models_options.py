@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from imageserve.config.settings import SHAPES, Settings
+from imageserve.config.choices import DEFAULT_INTERPOLATION, DEFAULT_MODEL
+from imageserve.config.settings import Settings
 from imageserve.errors import ModelLoadError
 from imageserve.models import load_model
-from imageserve.models.entries import DEFAULT_INTERPOLATION, engine_of, load_entry, worker_entry
+from imageserve.models.entries import engine_of, load_entry, worker_entry
 from imageserve.models.folder import read_facts
 from imageserve.models.source import find_source
 from imageserve.models.stand_in import is_stand_in
@@ -55,7 +56,9 @@ def settings_of(
 
 def network_of(settings: Settings) -> str:
     """Return what is loaded: a name or a path."""
-    return worker_entry(settings).network if settings.models_file else settings.model or SHAPES
+    if settings.models_file:
+        return worker_entry(settings).network
+    return settings.model or DEFAULT_MODEL
 
 
 def is_onnx_only(settings: Settings) -> bool:

@@ -1,4 +1,4 @@
-"""``imageserve run``: everything on this machine, each part in a process of its own."""
+"""``imageserve run``: everything on this machine, each part in its own process."""
 
 import argparse
 import json
@@ -44,7 +44,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         local |= {"WEB_HOST": options.host, "WEB_PORT": str(port), "RUN_DIR": f"{directory}/web"}
         children = [*_redis(local, directory), *_workers(local, settings, options.workers)]
         children.append(Child("web", _imageserve("web"), local))
-        threading.Thread(target=_announce, args=(port, local), daemon=True).start()
+        announced = (port, local["REDIS_URL"], settings.image_queue)
+        threading.Thread(target=_announce, args=announced, daemon=True).start()
         Supervisor(children).run()
     return 0
 
@@ -59,7 +60,7 @@ def _check_port(port: int) -> None:
 
 
 def _redis(environ: dict[str, str], directory: str) -> Iterator[Child]:
-    """Yield a Redis of our own, and point the others at it, where none is given."""
+    """Yield a Redis where REDIS_URL names none, and set REDIS_URL for the other programs."""
     if environ.get("REDIS_URL"):
         return
     port = free_port(DEFAULT_PORT)
@@ -72,7 +73,7 @@ def _redis(environ: dict[str, str], directory: str) -> Iterator[Child]:
 def _workers(environ: Mapping[str, str], settings: Settings, count: int) -> Iterator[Child]:
     for name in model_entries(settings):
         for number in range(count):
-            # Not on fixed ports: several workers share this machine. The web server's /metrics
+            # No metrics port: the workers of one machine would share it. /metrics of the web server
             # shows the queues.
             own = {**environ, "METRICS_PORT": "0"}
             if settings.models_file:
@@ -80,21 +81,19 @@ def _workers(environ: Mapping[str, str], settings: Settings, count: int) -> Iter
             yield Child(f"worker-{number + 1}", _imageserve("worker"), own)
 
 
-def _announce(port: int, environ: Mapping[str, str]) -> None:
-    """Say where to go, once a picture would be answered."""
+def _announce(port: int, redis_url: str, queue: str) -> None:
+    """Print the addresses as soon as each model has a worker."""
     url = f"http://127.0.0.1:{port}"
     while not _has_worker(url):
         time.sleep(0.2)
     sample = SAMPLE if SAMPLE.is_file() else "picture.jpg"
-    url_of_redis = environ["REDIS_URL"]
-    queue = environ.get("IMAGE_QUEUE") or "image_queue"
     lines = (
         "",
         f"imageserve is ready at {url}",
         "",
         f"  curl -F image=@{sample} {url}/predict",
         f"  curl {url}/status",
-        f"  redis-cli -u {url_of_redis} LLEN {queue}",
+        f"  redis-cli -u {redis_url} LLEN {queue}",
         "",
         "Ctrl-C stops everything.",
         "",

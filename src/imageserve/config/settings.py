@@ -1,111 +1,43 @@
 """Every setting: its environment variable, its default, what it means.
 
-``Settings.from_env`` reads them once, at the start of a process; a value that cannot be used stops
-the process and names itself. Parts of the system get plain values, never this object. The table in
-the README is written from here (``imageserve settings``).
+A variable has the name of its field, in capitals. ``Settings.from_env`` reads them once, at the
+start of a process, and refuses a value that cannot be used. Parts of the system get plain values,
+never this object. ``imageserve settings`` prints the table in the README from here.
 """
 
-import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
-from pathlib import Path
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, field, fields
 from typing import Any
 
+from imageserve.config import choices
+from imageserve.config.reader import (
+    EnvText,
+    Parser,
+    byte_count,
+    existing_file,
+    image_size,
+    number,
+    one_of,
+    parsed,
+    queue_name,
+    some_of,
+    switch,
+    text,
+    whole,
+)
 from imageserve.errors import SettingsError
-
-SHAPES = "shapes"
-
-
-def _text(value: str) -> str:
-    if not value:
-        raise ValueError("must not be empty")
-    return value
-
-
-def _number(
-    kind: Callable[[str], float], what: str, low: float, high: float
-) -> Callable[[str], Any]:
-    def parse(value: str) -> float:
-        allowed = f"must be a {what} from {low} to {high}"
-        try:
-            number = kind(value.replace("_", "?"))  # Python takes 1_0 for 10.
-        except ValueError as error:
-            raise ValueError(allowed) from error
-        if not low <= number <= high:
-            raise ValueError(allowed)
-        return number
-
-    return parse
-
-
-def _whole(low: int, high: int) -> Callable[[str], Any]:
-    return _number(int, "whole number", low, high)
-
-
-def _seconds(low: float, high: float) -> Callable[[str], Any]:
-    return _number(float, "number", low, high)
-
-
-_UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
-
-
-def _bytes(value: str) -> int:
-    match = re.fullmatch(r"(\d+)\s*([kmg]i?)?b?", value.strip().lower())
-    if match is None or int(match[1]) == 0:
-        raise ValueError("must be a number of bytes above 0, such as 10MiB or 10485760")
-    return int(match[1]) * _UNITS[match[2] or ""]
-
-
-def _one_of(*choices: str) -> Callable[[str], str]:
-    def parse(value: str) -> str:
-        if value.lower() not in choices:
-            raise ValueError(f"must be one of {', '.join(choices)}")
-        return value.lower()
-
-    return parse
-
-
-def _switch(value: str) -> bool:
-    choices = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-    if value.strip().lower() not in choices:
-        raise ValueError(f"must be one of {', '.join(choices)}")
-    return choices[value.strip().lower()]
-
-
-def _size(value: str) -> tuple[int, int]:
-    match = re.fullmatch(r"(\d{1,5})(?:x(\d{1,5}))?", value.strip().lower())
-    size = (int(match[1]), int(match[2] or match[1])) if match else (0, 0)
-    if not all(8 <= n <= 4096 for n in size):
-        raise ValueError("must be HEIGHTxWIDTH or one number for both, 8 to 4096, such as 224")
-    return size
-
-
-IMAGE_FORMATS = ("jpeg", "png", "webp", "gif", "bmp")
-
-
-def _formats(value: str) -> frozenset[str]:
-    names = frozenset(name.strip().lower() for name in value.split(",") if name.strip())
-    unknown = names - set(IMAGE_FORMATS)
-    if unknown or not names:
-        raise ValueError(f"must be a comma-separated list out of {', '.join(IMAGE_FORMATS)}")
-    return names
-
-
-def _queue_name(value: str) -> str:
-    if not re.fullmatch(r"[^\s{}]{1,200}", value):
-        raise ValueError("must be 1 to 200 characters without spaces and braces")
-    return value
-
-
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "hamming", "box", "lanczos")
 
 
 def setting(
-    env: str, default: Any, parse: Callable[[str], Any], doc: str, shown: str | None = None
+    default: Any, parse: Parser[Any], doc: str, *, shown: str | None = None, is_secret: bool = False
 ) -> Any:
     """Declare one field of Settings; ``shown`` is how its default reads in the documentation."""
-    meta = {"env": env, "parse": parse, "doc": doc, "shown": shown}
-    return field(default=default, metadata=meta, repr="PASSWORD" not in env)
+    return field(
+        default=default, metadata={"parse": parse, "doc": doc, "shown": shown}, repr=not is_secret
+    )
+
+
+_listed = ", ".join
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,272 +45,229 @@ class Settings:
     """All settings of one process."""
 
     redis_url: str = setting(
-        "REDIS_URL",
         "redis://localhost:6379/0",
-        _text,
+        text,
         "Where Redis is: `redis://`, `rediss://` (TLS), `unix://` or "
-        "`redis+sentinel://h1:26379,h2:26379/master/db`, "
-        "`redis+cluster://h1:6379,h2:6379`. Redis 6.2 or later.",
+        "`redis+sentinel://h1:26379,h2:26379/master/db`, `redis+cluster://h1:6379,h2:6379`. "
+        "Redis 6.2 or later.",
     )
-    redis_username: str | None = setting("REDIS_USERNAME", None, _text, "User of a Redis ACL.")
+    redis_username: str | None = setting(None, text, "User of a Redis ACL.")
     redis_password: str | None = setting(
-        "REDIS_PASSWORD", None, _text, "Password for Redis. Any characters; never part of the URL."
+        None, text, "Password for Redis. Any characters; never part of the URL.", is_secret=True
     )
     redis_ca_file: str | None = setting(
-        "REDIS_CA_FILE", None, _text, "Certificate authority that signed the Redis certificate."
+        None, existing_file, "Certificate authority that signed the Redis certificate."
     )
     redis_sentinel_password: str | None = setting(
-        "REDIS_SENTINEL_PASSWORD", None, _text, "Password of the Sentinels, where they have one."
+        None, text, "Password of the Sentinels, where they have one.", is_secret=True
     )
     models_file: str | None = setting(
-        "MODELS_FILE",
         None,
-        _text,
+        existing_file,
         "YAML file that names several models: name → `queue`, `input_size`, `interpolation`, "
         "`network`, `weights`, `labels`.",
     )
     model: str | None = setting(
-        "MODEL",
         None,
-        _text,
+        text,
         "The model: `shapes` (bundled), a network of keras.applications such as `resnet50` "
         "(`imageserve models list`), `stand-in`, or the path of a `.keras` or `.onnx` file or of a "
         "model folder. With `MODELS_FILE`, the name of the entry that a worker serves.",
         shown="`shapes`, or the first entry of `MODELS_FILE`",
     )
     image_queue: str = setting(
-        "IMAGE_QUEUE", "image_queue", _queue_name, "Redis list that holds the jobs of the model."
+        "image_queue", queue_name, "Redis list that holds the jobs of the model."
     )
     input_size: tuple[int, int] | None = setting(
-        "INPUT_SIZE",
         None,
-        _size,
+        image_size,
         "Height and width of the model's input, `224` or `224x320`. Needed for a `.keras` or "
         "`.onnx` file, and where a web process cannot read the model's folder.",
         shown="the model's own",
     )
     interpolation: str | None = setting(
-        "INTERPOLATION",
         None,
-        _one_of(*INTERPOLATIONS),
-        f"How pictures are resized: {', '.join(INTERPOLATIONS)}.",
-        shown="what the model's folder says, else `bilinear`",
+        one_of(*choices.INTERPOLATIONS),
+        f"How pictures are resized: {_listed(choices.INTERPOLATIONS)}.",
+        shown=f"what the model's folder says, else `{choices.DEFAULT_INTERPOLATION}`",
     )
     model_weights: str = setting(
-        "MODEL_WEIGHTS",
-        "imagenet",
-        _text,
+        choices.DEFAULT_WEIGHTS,
+        text,
         "Weights of a network named by `MODEL`: `imagenet` (downloaded by Keras), the path of a "
         "weights file, or `random` (seeded, for tests).",
     )
     model_labels: str | None = setting(
-        "MODEL_LABELS",
         None,
-        _text,
-        "Labels of a model: one a line, in class order. Needed for a `.keras` or `.onnx` file.",
+        existing_file,
+        "File with the labels of the model: one a line, in class order. Needed for a `.keras` or "
+        "`.onnx` file.",
         shown="the model's own",
     )
     model_runtime: str | None = setting(
-        "MODEL_RUNTIME",
         None,
-        _one_of("keras", "onnx"),
-        "What runs the model: `keras`, or `onnx` (ONNX Runtime) for what `imageserve models "
-        "export` wrote.",
+        one_of(*choices.RUNTIMES),
+        "What runs the model: `keras`, or `onnx` (ONNX Runtime) for a model that `imageserve "
+        "models export` wrote.",
         shown="`onnx` where there is only an `.onnx` file, else `keras`",
     )
     keras_backend: str = setting(
-        "KERAS_BACKEND",
-        "tensorflow",
-        _one_of("tensorflow", "jax", "torch"),
-        "What Keras runs on: tensorflow, jax, torch. The last two must be installed.",
+        choices.DEFAULT_BACKEND,
+        one_of(*choices.BACKENDS),
+        f"Backend of Keras: {_listed(choices.BACKENDS)}. The last two must be installed.",
     )
     precision: str = setting(
-        "PRECISION",
-        "float32",
-        _one_of("float32", "bfloat16", "float16"),
-        "In what most layers are computed: float32, bfloat16, and by Keras float16. `imageserve "
-        "models check` says what it changes.",
+        choices.DEFAULT_PRECISION,
+        one_of(*choices.PRECISIONS),
+        "Number format of most layers: float32, bfloat16, and with Keras float16. `imageserve "
+        "models check` shows how much the answers change.",
     )
     xla: bool = setting(
-        "XLA",
-        False,
-        _switch,
-        "Whether TensorFlow compiles the model with XLA, `1` or `0`. JAX always does.",
-        shown="`0`",
+        False, switch, "`1`: TensorFlow compiles the model with XLA. JAX always does.", shown="`0`"
     )
     model_threads: int | None = setting(
-        "MODEL_THREADS",
         None,
-        _whole(1, 1024),
-        "Threads that compute one call of the model on a CPU. JAX takes no notice.",
+        whole(1, 1024),
+        "Threads that compute one call of the model on a CPU. JAX ignores it.",
         shown="the processors that the container may use",
     )
     models_dir: str | None = setting(
-        "MODELS_DIR",
         None,
-        _text,
-        "Folder on the workers with versions to change to while they serve, `NAME/VERSION/`, each "
-        "a model folder: `imageserve models use NAME@VERSION`.",
+        text,
+        "Folder on the workers with more versions of models, `NAME/VERSION/`, each a model folder. "
+        "`imageserve models use NAME@VERSION` changes to one of them without a restart.",
     )
     batch_size: int = setting(
-        "BATCH_SIZE", 32, _whole(1, 1024), "Most pictures in one call of the model."
+        choices.DEFAULT_BATCH_SIZE,
+        whole(*choices.BATCH_SIZES),
+        "Most pictures in one call of the model.",
     )
     batch_delay_ms: int = setting(
-        "BATCH_DELAY_MS",
         0,
-        _whole(0, 10_000),
-        "How long a worker waits for more pictures before it runs a batch that is not full.",
+        whole(0, 10_000),
+        "How long a worker waits for more pictures before a batch that is not full.",
     )
     request_timeout_s: float = setting(
-        "REQUEST_TIMEOUT_S",
         30.0,
-        _seconds(0.1, 3600),
-        "A request is answered within this time after its upload, if only with 504.",
+        number(0.1, 3600),
+        "Longest time from the upload of a request to its answer; then 504.",
     )
     upload_timeout_s: float = setting(
-        "UPLOAD_TIMEOUT_S", 10.0, _seconds(0.1, 3600), "A request must have arrived within it."
+        10.0, number(0.1, 3600), "A request must have arrived within this time."
     )
     result_ttl_s: float = setting(
-        "RESULT_TTL_S", 60.0, _seconds(1, 86_400), "How long a result outlives its deadline."
+        60.0, number(1, 86_400), "How long a result is kept after the deadline of its job."
     )
-    queue_limit: int = setting(
-        "QUEUE_LIMIT", 2048, _whole(1, 10_000_000), "Most jobs that may wait in one queue."
-    )
+    queue_limit: int = setting(2048, whole(1, 10_000_000), "Most jobs waiting in one queue.")
     queue_bytes_limit: int = setting(
-        "QUEUE_BYTES_LIMIT",
         512 * 2**20,
-        _bytes,
-        "Most bytes of pixels of one queue, waiting and in work. At most 0.6 of Redis's maxmemory.",
+        byte_count,
+        "Most bytes of pixels in one queue, waiting and in work. At most 0.6 of Redis's maxmemory.",
         shown="512MiB",
     )
     lease_s: float = setting(
-        "LEASE_S",
         10.0,
-        _seconds(0.5, 3600),
-        "A worker that does not renew its lease for this long has lost its jobs to others.",
+        number(0.5, 3600),
+        "A worker that does not renew its lease for this long loses its jobs.",
     )
     max_attempts: int = setting(
-        "MAX_ATTEMPTS",
         2,
-        _whole(1, 100),
-        "How many workers one job may lose before it is given up (422, dead list).",
+        whole(1, 100),
+        "Workers that may be lost with one job before it is given up (422, dead list).",
     )
     max_image_bytes: int = setting(
-        "MAX_IMAGE_BYTES", 10 * 2**20, _bytes, "Largest picture, as uploaded.", shown="10MiB"
+        choices.MAX_IMAGE_BYTES, byte_count, "Largest picture in bytes, as uploaded.", shown="10MiB"
     )
     max_body_bytes: int = setting(
-        "MAX_BODY_BYTES", 32 * 2**20, _bytes, "Largest request body.", shown="32MiB"
+        32 * 2**20, byte_count, "Largest request body in bytes.", shown="32MiB"
     )
     max_image_pixels: int = setting(
-        "MAX_IMAGE_PIXELS",
-        50_000_000,
-        _whole(1, 2**31 - 1),
-        "Largest picture in pixels; read from its header, before decoding.",
+        choices.MAX_IMAGE_PIXELS, whole(1, 2**31 - 1), "Largest picture in pixels."
     )
-    max_images: int = setting(
-        "MAX_IMAGES", 16, _whole(1, 1024), "Most pictures in one multipart request."
-    )
+    max_images: int = setting(16, whole(1, 1024), "Most pictures in one multipart request.")
     image_formats: frozenset[str] = setting(
-        "IMAGE_FORMATS",
-        frozenset(IMAGE_FORMATS),
-        _formats,
-        "Formats that are accepted.",
-        shown=f"`{','.join(IMAGE_FORMATS)}`",
+        frozenset(choices.IMAGE_FORMATS),
+        some_of(*choices.IMAGE_FORMATS),
+        "Formats of pictures that are accepted.",
+        shown=f"`{','.join(choices.IMAGE_FORMATS)}`",
     )
     fast_jpeg: bool = setting(
-        "FAST_JPEG",
         True,
-        _switch,
-        "Whether a JPEG of four times the model's height and width or more is decoded at a reduced "
-        "size, `1` or `0`: up to three times as fast, for pixels that differ a little.",
+        switch,
+        "`1`: a JPEG of at least four times the model's height and width is decoded at a reduced "
+        "size. That is up to three times as fast; the pixels differ a little.",
         shown="`1`",
     )
-    web_host: str = setting("WEB_HOST", "0.0.0.0", _text, "Address the web server listens on.")  # noqa: S104 - a pod's own network
-    web_port: int = setting("WEB_PORT", 8000, _whole(1, 65_535), "Port of the web server.")
-    web_processes: int = setting("WEB_PROCESSES", 2, _whole(1, 256), "Processes of the web server.")
+    web_host: str = setting("0.0.0.0", text, "Address the web server listens on.")  # noqa: S104 - a pod's own network
+    web_port: int = setting(8000, whole(1, 65_535), "Port of the web server.")
+    web_processes: int = setting(2, whole(1, 256), "Processes of the web server.")
     web_slots: int = setting(
-        "WEB_SLOTS",
         256,
-        _whole(1, 100_000),
-        "Requests that one web process has in hand at once; one more is answered 503 `busy`. "
-        "Waiting requests are greenlets, so this is not a number of threads.",
+        whole(1, 100_000),
+        "Requests that one web process handles at once; one more is answered 503 `busy`. Each is a "
+        "greenlet, not a thread.",
     )
     web_memory_bytes: int = setting(
-        "WEB_MEMORY_BYTES",
         256 * 2**20,
-        _bytes,
-        "Bytes of uploads that one web process holds at once; beyond it, 503 `busy`.",
+        byte_count,
+        "Bytes of uploads that one web process holds at once; beyond that, 503 `busy`.",
         shown="256MiB",
     )
     keepalive_s: int = setting(
-        "KEEPALIVE_S",
         75,
-        _whole(1, 3600),
-        "How long an idle connection is kept. Longer than the idle time of what stands in front.",
+        whole(1, 3600),
+        "How long an idle connection is kept open. Must be longer than the idle timeout of a load "
+        "balancer in front.",
     )
     drain_s: float = setting(
-        "DRAIN_S",
         5.0,
-        _seconds(0, 600),
-        "How long `imageserve drain` keeps serving while load balancers take notice.",
+        number(0, 600),
+        "How long `imageserve drain` keeps serving, so that load balancers notice.",
     )
     api_keys_file: str | None = setting(
-        "API_KEYS_FILE",
         None,
-        _text,
-        "File with the keys that may call `/predict`, one a line, `#` for comments. Read again "
-        "when it changes. Without it no key is asked for.",
+        existing_file,
+        "File with the keys that may call `/predict`, one a line; `#` starts a comment. It is read "
+        "again when it changes. Without it no key is needed.",
     )
     run_dir: str = setting(
-        "RUN_DIR",
         "",
-        _text,
+        text,
         "Directory for the web server's shared counters and drain flag. Must be writable.",
         shown="a directory under the system's temporary one",
     )
     metrics_port: int = setting(
-        "METRICS_PORT",
         9100,
-        _whole(0, 65_535),
-        "Port of a worker's `/startupz`, `/healthz`, `/readyz` and `/metrics`, and of the "
-        "autoscaler's; 0 switches it off. The web server has them on its own port.",
+        whole(0, 65_535),
+        "Port for `/startupz`, `/healthz`, `/readyz` and `/metrics` of a worker and of the "
+        "autoscaler; 0 switches it off. The web server has them on its own port.",
     )
     scaling_file: str | None = setting(
-        "SCALING_FILE",
         None,
-        _text,
-        "YAML file for the autoscaler: which Deployment works on which queue, and how many pods it "
+        existing_file,
+        "YAML file for the autoscaler: the Deployment that serves each queue, and how many pods it "
         "may have.",
     )
     pod_name: str | None = setting(
-        "POD_NAME",
-        None,
-        _text,
-        "Name of the autoscaler's own pod: who it is where several share a lease.",
+        None, text, "Name of the autoscaler's own pod: its identity where several share a lease."
     )
     pod_namespace: str | None = setting(
-        "POD_NAMESPACE",
         None,
-        _text,
+        text,
         "Kubernetes namespace of the Deployments that the autoscaler sizes.",
         shown="that of the kubeconfig's context",
     )
     shutdown_s: float = setting(
-        "SHUTDOWN_S",
-        30.0,
-        _seconds(1, 3600),
-        "After SIGTERM a worker has this long to finish its batch and give the rest back.",
+        30.0, number(1, 3600), "Time that a worker has after SIGTERM to finish its batch."
     )
     log_level: str = setting(
-        "LOG_LEVEL",
         "info",
-        _one_of("debug", "info", "warning", "error", "critical"),
-        "Least severe level that is logged: debug, info, warning, error, critical.",
+        one_of(*choices.LOG_LEVELS),
+        f"Least severe level logged: {_listed(choices.LOG_LEVELS)}.",
     )
     log_format: str = setting(
-        "LOG_FORMAT",
         "auto",
-        _one_of("auto", "json", "text"),
+        one_of(*choices.LOG_FORMATS),
         "`json` (one object a line), `text`, or `auto`: text in a terminal, else json.",
     )
 
@@ -389,9 +278,9 @@ class Settings:
         Raises SettingsError, naming the variable, where a value cannot be used.
         """
         values = {
-            f.name: _parse(f.metadata["env"], f.metadata["parse"], environ[f.metadata["env"]])
-            for f in fields(cls)
-            if environ.get(f.metadata["env"])
+            f.name: parsed(env, f.metadata["parse"], EnvText(environ[env]), secret=not f.repr)
+            for env, f in variables().items()
+            if environ.get(env)
         }
         settings = cls(**values)
         settings._check()
@@ -402,38 +291,17 @@ class Settings:
             raise SettingsError("MAX_IMAGE_BYTES must not be larger than MAX_BODY_BYTES")
         if self.max_body_bytes > self.web_memory_bytes:
             raise SettingsError("MAX_BODY_BYTES must not be larger than WEB_MEMORY_BYTES")
-        for env, path in (
-            ("MODELS_FILE", self.models_file),
-            ("REDIS_CA_FILE", self.redis_ca_file),
-            ("MODEL_LABELS", self.model_labels),
-            ("API_KEYS_FILE", self.api_keys_file),
-            ("SCALING_FILE", self.scaling_file),
-        ):
-            if path is not None:
-                _check_file(env, path)
 
 
-def _check_file(env: str, path: str) -> None:
-    try:
-        is_there = Path(path).is_file()
-    except OSError as error:
-        raise SettingsError(f"{env}: {path!r} cannot be read ({error.strerror})") from error
-    if not is_there:
-        raise SettingsError(f"{env}: there is no file {path!r}")
-
-
-def _parse(env: str, parse: Callable[[str], Any], value: str) -> Any:
-    try:
-        return parse(value)
-    except ValueError as error:
-        shown = "" if "PASSWORD" in env else f" (it is {value!r})"
-        raise SettingsError(f"{env}: {error}{shown}") from error
+def variables() -> dict[str, Field[Any]]:
+    """Return the field of every environment variable."""
+    return {f.name.upper(): f for f in fields(Settings)}
 
 
 def table() -> str:
     """Return all settings as a Markdown table."""
     lines = ["| variable | default | meaning |", "| --- | --- | --- |"]
-    for f in fields(Settings):
+    for env, f in variables().items():
         default = f.metadata["shown"] or ("none" if f.default in (None, "") else f"`{f.default}`")
-        lines.append(f"| `{f.metadata['env']}` | {default} | {f.metadata['doc']} |")
+        lines.append(f"| `{env}` | {default} | {f.metadata['doc']} |")
     return "\n".join(lines)

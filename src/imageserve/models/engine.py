@@ -2,11 +2,8 @@
 
 from dataclasses import dataclass
 
+from imageserve.config.choices import DEFAULT_BACKEND, DEFAULT_PRECISION
 from imageserve.errors import ModelLoadError
-
-RUNTIMES = ("keras", "onnx")
-BACKENDS = ("tensorflow", "jax", "torch")
-PRECISIONS = ("float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,9 +12,9 @@ class Engine:
 
     runtime: str | None = None
     """One of `RUNTIMES`; None takes what fits the model: ONNX Runtime for .onnx, else Keras."""
-    backend: str = "tensorflow"
+    backend: str = DEFAULT_BACKEND
     """What Keras runs on, one of `BACKENDS`. Keras settles on one when it is first imported."""
-    precision: str = "float32"
+    precision: str = DEFAULT_PRECISION
     """In what most layers compute, one of `PRECISIONS`. Weights and answers stay float32."""
     xla: bool = False
     """Whether TensorFlow compiles with XLA. JAX always does."""

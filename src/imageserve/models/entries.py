@@ -1,27 +1,35 @@
 """Which models are served: one from plain settings, or several from MODELS_FILE.
 
 Web processes and workers read the same entries, so both know a model's queue and input size; only
-workers load it. What a model's folder says of itself counts where the settings say nothing; a web
-process without the folder has the settings alone.
+workers load it. What the settings leave out is taken from the ``imageserve.yaml`` of the model's
+folder, which a web process may not have.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from imageserve.config.settings import INTERPOLATIONS, SHAPES, Settings
+from imageserve.config import choices
+from imageserve.config.reader import (
+    by_name,
+    fields_of,
+    image_size,
+    one_of,
+    optional,
+    queue_name,
+    read_file,
+    text,
+)
+from imageserve.config.settings import Settings
 from imageserve.errors import ModelLoadError, SettingsError
 from imageserve.models import Engine, load_model
 from imageserve.models.catalog import default_input_size, is_model_path, short_name
-from imageserve.models.folder import FolderFacts, read_facts, size_of
+from imageserve.models.folder import FolderFacts, read_facts
 
 if TYPE_CHECKING:
     from imageserve.models.base import Model
-
-DEFAULT_INTERPOLATION = "bilinear"
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,10 +40,10 @@ class ModelEntry:
     queue: str
     input_size: tuple[int, int]
     """Height and width in pixels."""
-    interpolation: str = "bilinear"
-    network: str = SHAPES
+    interpolation: str = choices.DEFAULT_INTERPOLATION
+    network: str = choices.DEFAULT_MODEL
     """What to load: a network's name or the path of a model's file or folder."""
-    weights: str = "imagenet"
+    weights: str = choices.DEFAULT_WEIGHTS
     labels: str | None = None
 
     @property
@@ -51,9 +59,9 @@ def model_entries(settings: Settings) -> dict[str, ModelEntry]:
     if settings.models_file is None:
         entry = _single(settings)
         return {entry.name: entry}
-    entries = _from_file(Path(settings.models_file), settings)
-    queues = [entry.queue for entry in entries.values()]
-    if len(set(queues)) < len(queues):
+    parse = by_name(partial(_from_file, settings))
+    entries = read_file(Path(settings.models_file), parse, "MODELS_FILE")
+    if len({entry.queue for entry in entries.values()}) < len(entries):
         raise SettingsError("MODELS_FILE: two models share a queue; each needs its own")
     return entries
 
@@ -100,100 +108,76 @@ def load_entry(entry: ModelEntry, engine: Engine) -> "Model":
 
 
 def _single(settings: Settings) -> ModelEntry:
-    network = settings.model or SHAPES
-    known = _known_size("MODEL", network)
-    facts = _facts("MODEL", network, is_needed=settings.input_size is None)
-    size = settings.input_size or known or facts.input_size
-    if size is None:
-        raise SettingsError(f"INPUT_SIZE: must be given for {network!r}")
+    network = settings.model or choices.DEFAULT_MODEL
+    known_size = _known_size("MODEL", network)
+    given = {
+        "queue": settings.image_queue,
+        "input_size": settings.input_size or known_size,
+        "labels": settings.model_labels,
+    }
+    name = short_name(network) or Path(network).resolve().name
+    return _entry(settings, name, network, given, ("MODEL", "INPUT_SIZE"))
+
+
+# Whether the labels file exists is for the worker to find out: web processes do not have it.
+_fields = fields_of(
+    {
+        "queue": queue_name,
+        "input_size": optional(image_size),
+        "interpolation": one_of(*choices.INTERPOLATIONS),
+        "network": optional(text),
+        "weights": optional(text),
+        "labels": optional(text),
+    },
+    required=["queue"],
+)
+
+
+def _from_file(settings: Settings, name: str, content: Any) -> ModelEntry:
+    given = _fields(content)
+    network = given.get("network") or name
+    if given.get("input_size") is None:
+        given["input_size"] = _known_size("network", network)
+    return _entry(settings, name, network, given, ("network", "input_size"))
+
+
+def _entry(
+    settings: Settings, name: str, network: str, given: Mapping[str, Any], keys: tuple[str, str]
+) -> ModelEntry:
+    """Complete an entry with what the settings and the model's folder say.
+
+    ``keys`` are the names of network and input size for errors.
+    """
+    network_key, size_key = keys
+    facts = _facts(network_key, network, is_needed=given["input_size"] is None)
+    input_size = given["input_size"] or facts.input_size
+    if input_size is None:
+        raise SettingsError(f"{size_key}: must be given for {network!r}")
+    usual = settings.interpolation or facts.interpolation or choices.DEFAULT_INTERPOLATION
     return ModelEntry(
-        name=short_name(network) or Path(network).resolve().name,
-        queue=settings.image_queue,
-        input_size=size,
-        interpolation=settings.interpolation or facts.interpolation or DEFAULT_INTERPOLATION,
+        name=name,
+        queue=given["queue"],
+        input_size=input_size,
+        interpolation=given.get("interpolation", usual),
         network=network,
-        weights=settings.model_weights,
-        labels=settings.model_labels,
+        weights=given.get("weights") or settings.model_weights,
+        labels=given.get("labels"),
     )
 
 
-def _known_size(setting: str, network: str) -> tuple[int, int] | None:
+def _known_size(key: str, network: str) -> tuple[int, int] | None:
     try:
         return default_input_size(network)
     except ModelLoadError as error:
-        raise SettingsError(f"{setting}: {error}") from error
+        raise SettingsError(f"{key}: {error}") from error
 
 
-def _facts(setting: str, network: str, *, is_needed: bool) -> FolderFacts:
+def _facts(key: str, network: str, *, is_needed: bool) -> FolderFacts:
     if not is_model_path(network):
         return FolderFacts()
     try:
         return read_facts(Path(network))
     except ModelLoadError as error:
         if not is_needed:
-            return FolderFacts()  # Loading the model says what is wrong, and may be tried again.
-        raise SettingsError(f"{setting}: {error}") from error
-
-
-_KEYS = {"queue", "input_size", "interpolation", "network", "weights", "labels"}
-
-
-def _from_file(path: Path, settings: Settings) -> dict[str, ModelEntry]:
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise SettingsError(f"MODELS_FILE: {path} cannot be read: {error}") from error
-    if not isinstance(content, dict) or not content:
-        raise SettingsError(f"MODELS_FILE: {path} must map model names to their settings")
-    return {str(name): _entry(str(name), value, settings) for name, value in content.items()}
-
-
-def _entry(name: str, value: Any, settings: Settings) -> ModelEntry:
-    if not isinstance(value, Mapping):
-        raise SettingsError(f"MODELS_FILE: {name}: must be a mapping with at least 'queue'")
-    unknown = set(value) - _KEYS
-    if unknown:
-        raise SettingsError(
-            f"MODELS_FILE: {name}: unknown {', '.join(sorted(map(str, unknown)))}; "
-            f"known are {', '.join(sorted(_KEYS))}"
-        )
-    network = str(value.get("network", name))
-    facts = _facts(f"MODELS_FILE: {name}", network, is_needed="input_size" not in value)
-    usual = settings.interpolation or facts.interpolation or DEFAULT_INTERPOLATION
-    interpolation = str(value.get("interpolation", usual))
-    if interpolation not in INTERPOLATIONS:
-        raise SettingsError(
-            f"MODELS_FILE: {name}: interpolation must be one of {', '.join(INTERPOLATIONS)}"
-        )
-    return ModelEntry(
-        name=name,
-        queue=_queue(name, value),
-        input_size=_input_size(name, network, value.get("input_size", facts.input_size)),
-        interpolation=interpolation,
-        network=network,
-        weights=str(value.get("weights", settings.model_weights)),
-        labels=_labels(name, value.get("labels")),
-    )
-
-
-def _labels(name: str, value: Any) -> str | None:
-    # Whether the file is there is the worker's business: web processes do not have it.
-    if value is not None and not isinstance(value, str):
-        raise SettingsError(f"MODELS_FILE: {name}: labels must be the path of a file")
-    return value
-
-
-def _queue(name: str, value: Mapping[str, Any]) -> str:
-    queue = value.get("queue")
-    if not isinstance(queue, str) or not queue or set(queue) & set(" \t\n{}"):
-        raise SettingsError(f"MODELS_FILE: {name}: queue must be a name without spaces and braces")
-    return queue
-
-
-def _input_size(name: str, network: str, value: Any) -> tuple[int, int]:
-    # Files and folders are not known by name, so they need the value.
-    given = list(value) if isinstance(value, tuple) else value
-    size = _known_size(f"MODELS_FILE: {name}", network) if given is None else size_of(given)
-    if size is None:
-        raise SettingsError(f"MODELS_FILE: {name}: input_size must be a number or [height, width]")
-    return size
+            return FolderFacts()  # Loading the model reports the error, and is tried again.
+        raise SettingsError(f"{key}: {error}") from error

@@ -1,4 +1,4 @@
-"""A model as a folder: the classifier, its labels, and what else has to be known of it.
+"""A model as a folder: the classifier, its labels, and facts about it.
 
 ::
 
@@ -7,19 +7,17 @@
     ├── labels.txt   or  labels.json
     └── imageserve.yaml      optional: input_size, interpolation, scaling, version
 
-A SavedModel itself, a folder with ``saved_model.pb``, counts as one without labels. This module
-loads no model, so web processes read the facts as well.
+A folder that is a SavedModel itself, with ``saved_model.pb``, counts as a model folder without
+labels. This module loads no model, so web processes read the facts as well.
 """
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from imageserve.config.settings import INTERPOLATIONS
-from imageserve.errors import ModelLoadError
+from imageserve.config.choices import INTERPOLATIONS
+from imageserve.config.reader import fields_of, image_size, one_of, optional, read_file
+from imageserve.errors import ModelLoadError, SettingsError
 from imageserve.models.reading import reading
 from imageserve.models.scaling import SCALINGS
 from imageserve.models.version import is_version
@@ -33,20 +31,20 @@ _LABELS = ("labels.txt", "labels.json")
 
 @dataclass(frozen=True, slots=True)
 class FolderFacts:
-    """What ``imageserve.yaml`` says; None where it says nothing."""
+    """The content of ``imageserve.yaml``; None for what it leaves out."""
 
     input_size: tuple[int, int] | None = None
     """Height and width, in pixels."""
     interpolation: str | None = None
     """How pictures are resized."""
     scaling: str = "none"
-    """What is put in front of ``model.keras`` or ``saved_model``, by the name in `SCALINGS`."""
+    """Name of the scaling, in `SCALINGS`, that runs before ``model.keras`` or ``saved_model``."""
     version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFolder:
-    """A folder and what was found in it."""
+    """A folder and the files found in it."""
 
     path: Path
     facts: FolderFacts
@@ -57,10 +55,10 @@ class ModelFolder:
 
 
 def read_folder(path: Path) -> ModelFolder:
-    """Look for a model in a folder.
+    """Find the model in a folder.
 
     Raises:
-        ModelLoadError: there is none, or it can be read in two ways; the message says what to do.
+        ModelLoadError: there is none, or more than one; the message says what to do.
     """
     with reading(f"the model folder {path}"):
         return _found_in(path)
@@ -69,8 +67,8 @@ def read_folder(path: Path) -> ModelFolder:
 def _found_in(path: Path) -> ModelFolder:
     if path.is_file():
         raise ModelLoadError(
-            f"{path} is no model folder: a model in one file ends in .keras or .onnx; what ends in "
-            ".h5 must be loaded in Keras and saved as .keras"
+            f"{path} is no model folder: a model in one file ends in .keras or .onnx; an .h5 file "
+            "must be loaded in Keras and saved as .keras"
         )
     if not path.is_dir():
         raise ModelLoadError(f"the model folder {path} does not exist: correct its path")
@@ -84,39 +82,40 @@ def _found_in(path: Path) -> ModelFolder:
     return ModelFolder(path, read_facts(path), _only(path, *_LABELS), keras, onnx)
 
 
+def _version(value: Any) -> str:
+    # A version such as 2.10 needs quotes: YAML reads the number 2.1.
+    version = str(value) if type(value) in (int, str) else ""
+    if not is_version(version):
+        raise ValueError("must be 1 to 64 letters, digits, dots, dashes and underscores, in quotes")
+    return version
+
+
+_facts = optional(
+    fields_of(
+        {
+            "input_size": image_size,
+            "interpolation": one_of(*INTERPOLATIONS),
+            "scaling": one_of(*SCALINGS),
+            "version": _version,
+        }
+    )
+)
+
+
 def read_facts(folder: Path) -> FolderFacts:
-    """Read the folder's ``imageserve.yaml``; a missing one says nothing.
+    """Read the folder's ``imageserve.yaml``, which may be missing.
 
     Raises:
         ModelLoadError: it cannot be used; the message says what it must hold.
     """
     path = folder / FACTS_FILE
     with reading(path):
-        content = _yaml(path) if path.exists() else None
-    if content is None:
-        return FolderFacts()
-    if not isinstance(content, Mapping):
-        raise ModelLoadError(f"{path} must hold lines such as 'input_size: 224'")
-    return FolderFacts(**{str(key): _fact(path, str(key), content[key]) for key in content})
-
-
-def size_of(value: Any) -> tuple[int, int] | None:
-    """Read a size as YAML gives it: one number or [height, width], 8 to 4096; None for others."""
-    if isinstance(value, int):
-        value = [value, value]
-    if not isinstance(value, list) or len(value) != 2:
-        return None
-    height, width = value
-    if not all(isinstance(n, int) and 8 <= n <= 4096 for n in (height, width)):
-        return None
-    return height, width
-
-
-def _yaml(path: Path) -> Any:
+        if not path.exists():
+            return FolderFacts()
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ModelLoadError(f"{path} cannot be read: {_one_line(error)}") from error
+        return FolderFacts(**(read_file(path, _facts) or {}))
+    except SettingsError as error:
+        raise ModelLoadError(str(error)) from error
 
 
 def _only(folder: Path, *names: str) -> Path | None:
@@ -124,35 +123,3 @@ def _only(folder: Path, *names: str) -> Path | None:
     if len(found) > 1:
         raise ModelLoadError(f"{folder} holds {' and '.join(p.name for p in found)}: keep one")
     return found[0] if found else None
-
-
-def _fact(path: Path, key: str, value: Any) -> Any:
-    if key not in _FACTS:
-        raise ModelLoadError(f"{path}: unknown {key!r}; known are {', '.join(_FACTS)}")
-    read, allowed = _FACTS[key]
-    fact = read(value)
-    if fact is None:
-        raise ModelLoadError(f"{path}: {key} must be {allowed} (it is {value!r})")
-    return fact
-
-
-def _choice(choices: Mapping[str, Any] | tuple[str, ...]) -> Callable[[Any], str | None]:
-    return lambda value: value if isinstance(value, str) and value in choices else None
-
-
-def _version(value: Any) -> str | None:
-    # Not 2.10 without quotes, which YAML reads as the number 2.1.
-    text = str(value) if isinstance(value, str | int) else ""
-    return text if is_version(text) and not isinstance(value, bool) else None
-
-
-_FACTS: Mapping[str, tuple[Callable[[Any], Any], str]] = {
-    "input_size": (size_of, "a number or [height, width], 8 to 4096 pixels"),
-    "interpolation": (_choice(INTERPOLATIONS), f"one of {', '.join(INTERPOLATIONS)}"),
-    "scaling": (_choice(SCALINGS), f"one of {', '.join(SCALINGS)}"),
-    "version": (_version, "1 to 64 letters, digits, dots, dashes and underscores, in quotes"),
-}
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

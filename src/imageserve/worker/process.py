@@ -28,7 +28,7 @@ from imageserve.worker.versions import Candidate, Versions
 log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 300.0
-"""Between tries to load a model that cannot be loaded."""
+"""Between tries to load a model that cannot be loaded; doubled each time."""
 
 
 class WorkerProcess:
@@ -119,7 +119,7 @@ class WorkerProcess:
         probes that say what is wrong it stays and tries again, ever more rarely: a download may
         work later, and a folder may be mended.
         """
-        backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
+        backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S, jitter=False)
         while True:
             try:
                 runner = reloader.first(self._desired())
@@ -153,7 +153,7 @@ class WorkerProcess:
                 "the model cannot be served: %s",
                 reason,
                 exc_info=None if is_expected else error,
-                extra={"fields": {"model": self._entry.name, "again_in_s": round(pause_s, 1)}},
+                extra={"fields": {"model": self._entry.name, "again_in_s": pause_s}},
             )
         self._refused = reason
         metrics.model_change_failed.labels(self._entry.name).set(1)

@@ -1,0 +1,31 @@
+"""What can be chosen, and the defaults that several parts of the program share: each once."""
+
+from typing import Final
+
+IMAGE_FORMATS: Final = ("jpeg", "png", "webp", "gif", "bmp")
+"""Formats of pictures that can be accepted."""
+
+INTERPOLATIONS: Final = ("nearest", "bilinear", "bicubic", "hamming", "box", "lanczos")
+"""Ways to resize a picture: those of ``keras.utils.load_img`` that Pillow has."""
+DEFAULT_INTERPOLATION: Final = "bilinear"
+
+DEFAULT_MODEL: Final = "shapes"
+"""The bundled model."""
+DEFAULT_WEIGHTS: Final = "imagenet"
+
+RUNTIMES: Final = ("keras", "onnx")
+BACKENDS: Final = ("tensorflow", "jax", "torch")
+"""What Keras can run on."""
+DEFAULT_BACKEND: Final = "tensorflow"
+PRECISIONS: Final = ("float32", "bfloat16", "float16")
+DEFAULT_PRECISION: Final = "float32"
+
+BATCH_SIZES: Final = (1, 1024)
+"""Least and most pictures in one call of a model."""
+DEFAULT_BATCH_SIZE: Final = 32
+
+MAX_IMAGE_BYTES: Final = 10 * 2**20
+MAX_IMAGE_PIXELS: Final = 50_000_000
+
+LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
+LOG_FORMATS: Final = ("auto", "json", "text")
