@@ -12,8 +12,6 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
-import redis
-
 from imageserve import metrics
 from imageserve.backoff import Backoff
 from imageserve.errors import QueueError, QueueUnavailable
@@ -186,17 +184,17 @@ class ReplyListener:
                 pubsub.close()
                 client.connection_pool.disconnect()
 
-    def _next_message(self, pubsub: "redis.client.PubSub") -> Mapping[str, Any]:
+    def _next_message(self, pubsub: Any) -> Mapping[str, Any]:
         """Return the next message; test a silent connection with a PING.
 
-        Raises redis.TimeoutError where the PING gets no answer either.
+        Raises QueueUnavailable where the PING gets no answer either.
         """
         message: Mapping[str, Any] | None = pubsub.get_message(timeout=SILENCE_S)
         if message is None:
             pubsub.ping()
             message = pubsub.get_message(timeout=SILENCE_S / 2)
         if message is None:
-            raise redis.TimeoutError("the pub/sub connection does not answer")
+            raise QueueUnavailable("Redis: the pub/sub connection does not answer")
         return message
 
     def _handle(self, message: Mapping[str, Any]) -> None:

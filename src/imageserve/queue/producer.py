@@ -15,8 +15,6 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any, Protocol
 
-from redis.exceptions import NoScriptError, OutOfMemoryError
-
 from imageserve.errors import QueueError, QueueRefused, QueueUnavailable
 from imageserve.queue.listener import Breaker, ReplyListener, Ticket, Tickets
 from imageserve.queue.redis.connection import RedisAccess, is_cluster, redis_errors
@@ -107,30 +105,14 @@ class RedisProducerStore(RedisQueue):
             limits.max_bytes,
             limits.max_backlog,
         ]
+        pixels_key = self.keys.pixels(job.id)
         with redis_errors():
-            try:
-                code, backlog = self._send_pixels_and_job(names, args, pixels, timeout_ms)
-            except OutOfMemoryError:
-                self.client.unlink(self.keys.pixels(job.id))
+            reply = ENQUEUE.after_set(self.client, pixels_key, pixels, timeout_ms, names, args)
+            if reply is None:
+                self.client.unlink(pixels_key)
                 return Admission(Verdict.NO_ROOM, 0)
-        return Admission(Verdict(code), backlog)
-
-    def _send_pixels_and_job(
-        self, keys: list[str], args: list[str | int | bytes], pixels: bytes, timeout_ms: int
-    ) -> tuple[int, int]:
-        """Send both in one round trip: the pixels first, a fast worker must find them."""
-        pipeline = self.client.pipeline(transaction=False)
-        pipeline.set(keys[3], pixels, nx=True, px=timeout_ms)
-        pipeline.execute_command("EVALSHA", ENQUEUE.sha, len(keys), *keys, *args)
-        stored, reply = pipeline.execute(raise_on_error=False)
-        if isinstance(stored, Exception) and not isinstance(stored, OutOfMemoryError):
-            raise stored
-        if isinstance(reply, NoScriptError):
-            reply = ENQUEUE(self.client, keys, args)
-        if isinstance(reply, Exception):
-            raise reply
         code, backlog = reply
-        return code, backlog
+        return Admission(Verdict(code), backlog)
 
     def cancel(self, job_ids: Sequence[str]) -> None:
         if job_ids:

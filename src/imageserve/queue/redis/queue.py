@@ -7,7 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 import redis
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, OutOfMemoryError
 
 from imageserve.queue.redis.connection import COMMAND_TIMEOUT_S, RedisAccess, connect, redis_errors
 from imageserve.queue.snapshot import Snapshot, decode_snapshot
@@ -34,6 +34,34 @@ class Script:
         except NoScriptError:
             # A restart empties the script cache. EVAL runs the script and caches it.
             return client.eval(self.source, len(keys), *keys, *args)
+
+    def after_set(
+        self,
+        client: "redis.Redis",
+        key: str,
+        value: bytes,
+        ttl_ms: int,
+        keys: Sequence[str],
+        args: Sequence[str | int | bytes],
+    ) -> Any:
+        """SET a value and run the script, in one round trip and in this order.
+
+        Returns the reply of the script; None where Redis has no memory for the script itself.
+        """
+        pipeline = client.pipeline(transaction=False)
+        pipeline.set(key, value, nx=True, px=ttl_ms)
+        pipeline.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
+        stored, reply = pipeline.execute(raise_on_error=False)
+        if isinstance(stored, Exception) and not isinstance(stored, OutOfMemoryError):
+            raise stored
+        try:
+            if isinstance(reply, NoScriptError):
+                return self(client, keys, args)
+            if isinstance(reply, Exception):
+                raise reply
+        except OutOfMemoryError:
+            return None
+        return reply
 
 
 ENQUEUE = Script("enqueue")
