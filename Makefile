@@ -48,7 +48,7 @@ run: $(VENV)/local.stamp  ## start Redis, web server and a worker; Ctrl-C stops 
 test: $(VENV)/dev.stamp  ## run all tests
 	$(BIN)/python -m pytest $(ARGS)
 
-check: $(VENV)/dev.stamp  ## formatting, lint, import walls, types, spelling, chart documentation
+check: $(VENV)/dev.stamp  ## formatting, lint, import walls, types, sizes, spelling, chart documentation
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
@@ -56,6 +56,7 @@ check: $(VENV)/dev.stamp  ## formatting, lint, import walls, types, spelling, ch
 	$(BIN)/codespell
 	$(BIN)/shellcheck .ci/run images/build.sh
 	$(BIN)/python tools/chart_docs.py --check
+	$(BIN)/python tools/check_house.py src/imageserve
 
 check-security: $(VENV)/dev.stamp .venv-security/stamp  ## what checkov says of chart and images
 	CHECKOV=$(CURDIR)/.venv-security/bin/checkov $(BIN)/python -m pytest tests/chart/test_checkov.py

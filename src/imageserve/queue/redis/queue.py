@@ -9,6 +9,7 @@ from typing import Any
 import redis
 from redis.exceptions import NoScriptError, OutOfMemoryError
 
+import imageserve.queue
 from imageserve.queue.redis.connection import COMMAND_TIMEOUT_S, RedisAccess, connect, redis_errors
 from imageserve.queue.snapshot import Snapshot, decode_snapshot
 from imageserve.queue.wire import Finished, Keys, encode_result
@@ -22,7 +23,7 @@ class Script:
     """One Lua script, called by its digest and loaded where the server does not know it."""
 
     def __init__(self, name: str) -> None:
-        self.source = (files("imageserve.queue") / "lua" / f"{name}.lua").read_text()
+        self.source = (files(imageserve.queue) / "lua" / f"{name}.lua").read_text()
         # Redis names scripts by SHA-1; nothing is kept secret by it.
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
