@@ -16,8 +16,8 @@ from tests.chart.situations import EVERYTHING, KEYS, PASSWORD, SITUATIONS, Situa
 from imageserve.config.settings import Settings
 from imageserve.errors import Forbidden
 from imageserve.models import Engine
+from imageserve.models.catalog import NETWORKS
 from imageserve.models.entries import ModelEntry, engine_of, model_entries, worker_entry
-from imageserve.models.networks import NETWORKS
 from imageserve.web.api_keys import ApiKeys
 
 SETTINGS = {each.metadata["env"] for each in fields(Settings)}

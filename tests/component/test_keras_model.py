@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 import imageserve
 from imageserve.errors import ModelLoadError, ModelOutOfMemory
 from imageserve.models import Engine, load_model
+from imageserve.models.files import IMAGENET_LABELS
 from imageserve.models.keras_model import RANDOM_SEED, KerasModel
-from imageserve.models.labels import IMAGENET_LABELS
 from imageserve.predictions import Prediction
 
 keras = pytest.importorskip("keras")

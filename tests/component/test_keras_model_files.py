@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from imageserve.errors import ModelLoadError
 from imageserve.models import load_model
 from imageserve.models.catalog import KNOWN
+from imageserve.models.files import read_labels
 from imageserve.models.keras_model import KerasModel
-from imageserve.models.labels import read_labels
 
 keras = pytest.importorskip("keras")
 

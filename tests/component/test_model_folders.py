@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from imageserve.errors import ModelLoadError
 from imageserve.models import Engine, load_model
+from imageserve.models.catalog import SCALINGS
 from imageserve.models.keras_model import KerasModel
-from imageserve.models.scaling import SCALINGS
 
 keras = pytest.importorskip("keras")
 

@@ -11,11 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from imageserve.models import load_model
-from imageserve.models.catalog import KNOWN
+from imageserve.models.catalog import KNOWN, NETWORKS, Network, scaling_of
 from imageserve.models.fetch import fetch_weights
 from imageserve.models.keras_model import RANDOM_SEED, KerasModel, _layers_in, _scaled
-from imageserve.models.networks import NETWORKS, Network
-from imageserve.models.scaling import scaling_of
 
 keras = pytest.importorskip("keras")
 

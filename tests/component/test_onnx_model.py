@@ -19,8 +19,7 @@ from tests.onnx_files import LABELS, write_labels, write_onnx, write_too_deep
 import imageserve
 from imageserve.errors import ModelLoadError, ModelOutOfMemory
 from imageserve.models import Engine, load_model
-from imageserve.models.onnx_model import OnnxModel
-from imageserve.models.onnx_session import PIECE, piece_size
+from imageserve.models.onnx_model import PIECE, OnnxModel, piece_size
 
 OPENVINO = "OpenVINOExecutionProvider"
 

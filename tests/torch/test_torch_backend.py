@@ -13,7 +13,7 @@ import pytest
 from imageserve.decoding import DecodingPolicy, decode
 from imageserve.errors import ModelLoadError, ModelOutOfMemory
 from imageserve.models import Engine, load_model
-from imageserve.models.agreement import agreement, as_pictures, drawn_pictures, scores_of
+from imageserve.models.comparison import agreement, as_pictures, drawn_pictures, scores_of
 from imageserve.models.keras_model import KerasModel
 
 # Keras converts its tensors in a way that NumPy 2 warns about, in predict_on_batch only.

@@ -19,7 +19,7 @@ from imageserve.models.catalog import default_input_size, is_model_path, short_n
 from imageserve.models.folder import FolderFacts, read_facts, size_of
 
 if TYPE_CHECKING:
-    from imageserve.models.base import Model
+    from imageserve.models.model import Model
 
 DEFAULT_INTERPOLATION = "bilinear"
 
