@@ -46,7 +46,7 @@ def load(**options: Any) -> KerasModel:
 
 @pytest.fixture(scope="module")
 def expected() -> NDArray[np.float32]:
-    """Answer the drawn pictures with TensorFlow in float32."""
+    """The probabilities of TensorFlow in float32 for the drawn pictures."""
     return load().scores(drawn_pictures((96, 96)))
 
 

@@ -1,4 +1,4 @@
-"""``imageserve models list, check, export, bench``: what they print and what they refuse."""
+"""``imageserve models list, check, export, bench``: their output, and what they refuse."""
 
 import json
 import shutil
@@ -20,7 +20,7 @@ from imageserve.models.runtimes import RUNTIMES
 
 keras = pytest.importorskip("keras")
 
-# Of tf2onnx, and of Keras in saving; serving knows neither.
+# From tf2onnx, and from Keras in saving. Serving gives neither.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -126,7 +126,7 @@ def test_check_compares_an_exported_model_where_its_source_is_beside_it(
         pytest.param(["shapes", "--pictures", "/nowhere"], "holds no pictures", id="pictures"),
     ],
 )
-def test_check_refuses_with_the_mend(arguments: list[str], said: str) -> None:
+def test_check_refuses_with_what_to_do(arguments: list[str], said: str) -> None:
     with pytest.raises(ImageserveError, match=said):
         run("check", *arguments, BATCH_SIZE="1")
 
@@ -214,7 +214,7 @@ def test_an_export_that_answers_otherwise_is_not_put_in_place(
     assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_a_graph_that_onnx_has_no_words_for_is_refused(tmp_path: Path) -> None:
+def test_a_graph_with_an_operation_that_onnx_lacks_is_refused(tmp_path: Path) -> None:
     keras.utils.set_random_seed(1)
     network = keras.Sequential(
         [

@@ -44,7 +44,7 @@ def test_every_classifier_of_keras_applications_is_known_and_no_other() -> None:
 
 
 class Asked(Exception):
-    """Carries what a constructor of Keras asked for, out of the middle of it."""
+    """Ends a constructor of Keras early, with the default size that it has asked for."""
 
 
 @EVERY
@@ -93,7 +93,7 @@ def test_a_small_network_answers_as_plain_keras_does(name: str) -> None:
 
 @pytest.fixture
 def downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Have Keras find, in place of a download, weights that tell pictures apart."""
+    """Give Keras a file in place of its download, with weights that tell pictures apart."""
     keras.utils.set_random_seed(3)
     network = keras.applications.EfficientNetB0(weights=None)
     (layer,) = (one for one in network.layers if isinstance(one, keras.layers.Normalization))

@@ -72,7 +72,7 @@ def test_a_third_runtime_is_found_by_file_and_by_folder(tally: Path) -> None:
             assert (source.runtime, source.path) == ("tally", tally / "model.tally")
     assert short_name("/models/hues.tally") == "hues"
     assert default_input_size("hues.tally") is None
-    with pytest.raises(ModelLoadError, match=r"a file ends in \.keras or \.onnx or \.tally"):
+    with pytest.raises(ModelLoadError, match=r"a file ends in \.keras, \.onnx or \.tally"):
         default_input_size("hues.h5")
 
 
@@ -141,7 +141,7 @@ def test_a_third_runtime_is_measured(tally: Path, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("action", "said"),
     [
-        ("check", "a .keras or .onnx or .tally file"),
+        ("check", "a .keras, .onnx or .tally file"),
         ("export", "--runtime {onnx,tally}"),
         ("bench", "default: keras,onnx,tally"),
     ],

@@ -147,7 +147,7 @@ def test_a_size_that_is_not_the_folders_is_refused(tmp_path: Path) -> None:
     [
         pytest.param(
             [],
-            "holds no model: put one of model.keras, saved_model/, model.onnx into it",
+            "holds no model: put model.keras, saved_model/ or model.onnx into it",
             id="empty",
         ),
         pytest.param(

@@ -71,7 +71,7 @@ class Runtime:
     folder_files: tuple[str, ...]
     """The names its model may have in a model folder; `models export` writes the first."""
     precisions: tuple[str, ...]
-    """The values of PRECISION that it can have; which ones work depends on the machine."""
+    """The values of PRECISION that it may have; the machine may lack some of them."""
     import_module: Callable[[Engine], RuntimeModule]
     """Imports the file of the runtime, and with it the library."""
     install: str
@@ -196,6 +196,11 @@ def file_endings() -> str:
     return _or(each.file_ending for each in RUNTIMES.values())
 
 
+def folder_files() -> str:
+    """Return the names of models in a model folder, for messages."""
+    return _or(name for each in RUNTIMES.values() for name in each.folder_files)
+
+
 def writable() -> list[str]:
     """Return the names of the runtimes that a model can be exported for."""
     return [name for name, each in RUNTIMES.items() if each.write]
@@ -246,4 +251,6 @@ def _only_for(setting: str, rows: Sequence[Runtime]) -> ModelLoadError:
 
 
 def _or(words: Iterable[str]) -> str:
-    return " or ".join(words)
+    """Join words as in "a, b or c"."""
+    *most, last = words
+    return f"{', '.join(most)} or {last}" if most else last

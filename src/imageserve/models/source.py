@@ -19,6 +19,7 @@ from imageserve.models.runtimes import (
     SOURCE_RUNTIME,
     Runtime,
     file_endings,
+    folder_files,
     runtime_of_file,
 )
 
@@ -126,8 +127,7 @@ def _models_in(folder: Path) -> dict[str, Path]:
     found = {name: runtime.find_in(folder) for name, runtime in RUNTIMES.items()}
     models = {name: path for name, path in found.items() if path}
     if not models:
-        known = ", ".join(name for runtime in RUNTIMES.values() for name in runtime.folder_files)
-        raise ModelLoadError(f"{folder} holds no model: put one of {known} into it")
+        raise ModelLoadError(f"{folder} holds no model: put {folder_files()} into it")
     return models
 
 
@@ -155,7 +155,7 @@ def _wrong_runtime(
 ) -> ModelLoadError:
     if own == SOURCE_RUNTIME and wanted.write:
         return ModelLoadError(
-            f"MODEL_RUNTIME={wanted.name} cannot run {model}: run 'imageserve models export "
+            f"MODEL_RUNTIME={wanted.name} needs {model} exported: run 'imageserve models export "
             f"{model} --runtime {wanted.name} --to {export_to}', then set MODEL={export_to}"
         )
     return ModelLoadError(
