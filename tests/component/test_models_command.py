@@ -270,15 +270,15 @@ def test_a_third_runtime_is_exported_for_and_compared_by_one_row_in_the_table(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(RUNTIMES, "tally", tally_runtime.ROW)
-    both = tmp_path / "both"
+    folder = tmp_path / "shapes"
 
-    run("export", "shapes", "--runtime", "tally", "--to", str(both))
-    shutil.copy(KNOWN["shapes"].model_file or "", both / "model.keras")
-    run("check", str(both), MODEL_RUNTIME="", BATCH_SIZE="1")
+    run("export", "shapes", "--runtime", "tally", "--to", str(folder))
+    run("check", str(folder), BATCH_SIZE="1")
     run("bench", "shapes", "--batch-sizes", "1", "--rounds", "1", "--seconds", "0")
 
     printed = capsys.readouterr().out
-    assert f"{both}/model.tally: 0.0 MiB, shapes version" in printed
+    assert f"{folder}/model.tally: 0.0 MiB, shapes version" in printed
+    assert "engine   Tally, float32" in printed
     assert "| keras tensorflow float32 | onnx float32 | tally float32 |" in printed
 
 
