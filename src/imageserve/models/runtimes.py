@@ -179,7 +179,7 @@ RUNTIMES: dict[str, Runtime] = {row.name: row for row in (KERAS, ONNX)}
 """By name. A model folder that holds models for several is run by the first of them.
 
 To add a runtime, write a file such as ``onnx_model.py``, which defines what `RuntimeModule` says,
-and add a row here. Everything else asks the table.
+and add a row here and the name to the choices of MODEL_RUNTIME. Everything else asks the table.
 """
 
 SOURCE_RUNTIME = KERAS
