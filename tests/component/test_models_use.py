@@ -1,4 +1,4 @@
-"""``imageserve models use`` on a real Redis; heartbeats take the place of workers."""
+"""``imageserve models use`` on a real Redis, with workers that are played by heartbeats."""
 
 import time
 from dataclasses import replace

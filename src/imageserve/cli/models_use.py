@@ -1,4 +1,4 @@
-"""``imageserve models use``: let the workers change to another version while they serve."""
+"""``imageserve models use``: have the workers change to another version while they serve."""
 
 import argparse
 import time
@@ -12,26 +12,24 @@ from imageserve.queue.desired import decode_wanted, encode_wanted, parse_wanted
 from imageserve.queue.queue import LIVE_MS, JobQueue, Snapshot, WorkerInfo
 from imageserve.queue.redis_queue import RedisQueue
 
-POLL_S = 0.5
+LOOK_S = 0.5
 
 
 def add_use(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add ``use`` to the actions of ``imageserve models``."""
-    about = "let the workers change to another version while they serve"
+    about = "have the workers change to another version while they serve"
     use = actions.add_parser(
         "use",
         help=about,
-        description=f"{about.capitalize()}. They load and warm up MODELS_DIR/NAME/VERSION while "
-        "the old version serves, and change to it between two batches. A version that cannot be "
+        description=f"{about.capitalize()}. They load MODELS_DIR/NAME/VERSION beside the model "
+        "that serves, warm it, and change to it between two batches. A version that cannot be "
         "served changes nothing; --status says why. REDIS_URL, MODEL and MODELS_FILE say which "
         "queue.",
     )
     what = use.add_mutually_exclusive_group(required=True)
-    what.add_argument("version", nargs="?", metavar="NAME@VERSION", help="the version to serve")
-    what.add_argument(
-        "--back", action="store_true", help="back to what the workers are set up with"
-    )
-    what.add_argument("--status", action="store_true", help="only print what each worker serves")
+    what.add_argument("version", nargs="?", metavar="NAME@VERSION", help="what to serve")
+    what.add_argument("--back", action="store_true", help="what the workers are set up with again")
+    what.add_argument("--status", action="store_true", help="only print who serves what")
     use.add_argument("--model", metavar="ENTRY", help="whose workers (default: those of NAME)")
     use.add_argument(
         "--wait",
@@ -73,7 +71,7 @@ def _text(version: str | None, now: int) -> str:
 
 
 def _wait(queue: JobQueue, seconds: float) -> bool:
-    """Wait until all workers serve the wanted version; False if one cannot, or time is up."""
+    """Wait until all workers serve what they should; False where one cannot, or time is up."""
     end = time.monotonic() + seconds
     while True:
         wanted, workers = queue.wanted(), _live(queue.snapshot())
@@ -84,7 +82,7 @@ def _wait(queue: JobQueue, seconds: float) -> bool:
             return True
         if time.monotonic() >= end:
             return False
-        time.sleep(POLL_S)
+        time.sleep(LOOK_S)
 
 
 def _live(snapshot: Snapshot) -> list[WorkerInfo]:
