@@ -1,11 +1,11 @@
-"""What a model says about a picture. Pure data: no wire format, no model in here."""
+"""The answer of a model for one picture: pure data, without wire format and model."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """One label and how likely the model holds it to be, 0..1."""
+    """One label and its probability, 0..1."""
 
     label: str
     probability: float

@@ -15,8 +15,8 @@ from tests.chart.situations import EVERYTHING, KEYS, PASSWORD, SITUATIONS, Situa
 from imageserve.config.settings import Settings, variables
 from imageserve.errors import Forbidden
 from imageserve.models import Engine
+from imageserve.models.catalog import NETWORKS
 from imageserve.models.entries import ModelEntry, engine_of, model_entries, worker_entry
-from imageserve.models.networks import NETWORKS
 from imageserve.web.api_keys import ApiKeys
 
 SETTINGS = set(variables())

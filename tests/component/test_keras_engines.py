@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 import imageserve
 from imageserve.errors import ModelLoadError, ModelOutOfMemory
 from imageserve.models import Engine, load_model
-from imageserve.models.agreement import agreement, drawn_pictures
+from imageserve.models.comparison import agreement, drawn_pictures
 from imageserve.models.keras_model import KerasModel
 
 keras = pytest.importorskip("keras")
@@ -24,7 +24,7 @@ SOURCE = Path(imageserve.__file__).parents[1]
 ON_ANOTHER_BACKEND = """
 import json, sys
 from imageserve.models import Engine, load_model
-from imageserve.models.agreement import drawn_pictures, scores_of
+from imageserve.models.comparison import drawn_pictures, scores_of
 backend = sys.argv[1]
 engine = Engine(backend=backend)
 model = load_model("shapes", weights="", labels_file=None, input_size=None, engine=engine)
@@ -46,7 +46,7 @@ def load(**options: Any) -> KerasModel:
 
 @pytest.fixture(scope="module")
 def expected() -> NDArray[np.float32]:
-    """Answer the drawn pictures with TensorFlow in float32."""
+    """The probabilities of TensorFlow in float32 for the drawn pictures."""
     return load().scores(drawn_pictures((96, 96)))
 
 
@@ -108,7 +108,7 @@ def test_a_backend_that_is_not_installed_is_named_with_what_to_do() -> None:
 
 
 def test_jax_out_of_memory_is_told_apart_by_its_text() -> None:
-    from imageserve.models.keras_call import _if_memory
+    from imageserve.models.keras_backends import _if_memory
 
     images = np.zeros((2, 8, 8, 3), np.uint8)
     full, other = RuntimeError("RESOURCE_EXHAUSTED: Out of memory"), RuntimeError("bad shape")

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 import imageserve
 from imageserve.errors import ModelLoadError, ModelOutOfMemory
 from imageserve.models import Engine, load_model
+from imageserve.models.files import IMAGENET_LABELS
 from imageserve.models.keras_model import RANDOM_SEED, KerasModel
-from imageserve.models.labels import IMAGENET_LABELS
 from imageserve.predictions import Prediction
 
 keras = pytest.importorskip("keras")
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.filterwarnings(
 SOURCE = Path(imageserve.__file__).parents[1]
 NETWORKS = ["resnet50", "mobilenet_v2"]
 
-# What a user of Keras would write: one picture at a time, Keras's own scaling and labels.
+# As a user of Keras would write it: one picture at a time, Keras's own scaling and labels.
 PLAIN_KERAS = """
 import json, sys
 import keras, numpy
@@ -73,9 +73,9 @@ def pictures(n: int, seed: int = 7) -> NDArray[np.uint8]:
 
 
 def write_weights(name: str, path: Path) -> None:
-    """Save weights with which different pictures get clearly different answers.
+    """Save weights that give different pictures clearly different answers.
 
-    Freshly drawn weights do not: MobileNetV2's give every class of every picture 1/1000.
+    Random weights do not: those of MobileNetV2 give every class of every picture 1/1000.
     """
     build, module = {
         "resnet50": (keras.applications.ResNet50, keras.applications.resnet50),
@@ -94,14 +94,14 @@ def write_weights(name: str, path: Path) -> None:
     logits = np.log(network(served, training=False).numpy())
     head = network.layers[-1]
     kernel, _ = head.get_weights()
-    # More would magnify the rounding, which differs between batch sizes, beyond 1e-5.
+    # A larger factor would magnify the rounding, which differs with the batch size, beyond 1e-5.
     factor = 1 / (logits - logits.mean(axis=0)).std()
     head.set_weights([kernel * factor, -logits.mean(axis=0) * factor])
     network.save_weights(path)
 
 
 def run_keras(code: str, *args: str, home: Path, **environ: str) -> str:
-    """Run Python with a Keras home of its own, so that the user's is not touched."""
+    """Run Python with another KERAS_HOME than the user's."""
     ended = subprocess.run(
         [sys.executable, "-c", code, *args],
         env={**os.environ, "KERAS_HOME": str(home), "PYTHONPATH": str(SOURCE), **environ},
@@ -115,7 +115,7 @@ def run_keras(code: str, *args: str, home: Path, **environ: str) -> str:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Hold the pictures and the weights files which both sides read."""
+    """Write the pictures and the weights files that both sides read."""
     path = tmp_path_factory.mktemp("plain")
     np.save(path / "images.npy", pictures(4))
     for name in NETWORKS:
@@ -260,7 +260,7 @@ def test_a_weights_file_that_does_not_fit_is_named(tmp_path: Path, write: Any) -
         ),
     ],
 )
-def test_a_setting_that_does_not_fit_is_named_with_the_mend(
+def test_a_setting_that_does_not_fit_is_named_with_what_to_do(
     weights: str, input_size: tuple[int, int] | None, message: str
 ) -> None:
     with pytest.raises(ModelLoadError, match=message):

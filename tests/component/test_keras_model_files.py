@@ -1,4 +1,4 @@
-"""Classifiers of one's own, from `.keras` files: what is served and what is refused."""
+"""A user's own classifiers, from `.keras` files: what is served and what is refused."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from imageserve.errors import ModelLoadError
 from imageserve.models import load_model
 from imageserve.models.catalog import KNOWN
+from imageserve.models.files import read_labels
 from imageserve.models.keras_model import KerasModel
-from imageserve.models.labels import read_labels
 
 keras = pytest.importorskip("keras")
 
@@ -167,7 +167,7 @@ def failing() -> Any:
         pytest.param(failing, None, "fails on two plain pictures of 8x8", id="fails on pictures"),
     ],
 )
-def test_a_classifier_that_cannot_serve_is_refused_with_the_mend(
+def test_a_classifier_that_cannot_serve_is_refused_with_what_to_do(
     tmp_path: Path,
     build: Callable[[], Any],
     input_size: tuple[int, int] | None,

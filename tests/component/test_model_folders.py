@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from imageserve.errors import ModelLoadError
 from imageserve.models import Engine, load_model
+from imageserve.models.catalog import SCALINGS
 from imageserve.models.keras_model import KerasModel
-from imageserve.models.scaling import SCALINGS
 
 keras = pytest.importorskip("keras")
 
@@ -126,7 +126,7 @@ def lose_graph(path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [break_graph, lose_weights, lose_graph])
-def test_a_broken_saved_model_is_refused_with_the_mend(
+def test_a_broken_saved_model_is_refused_with_what_to_do(
     tmp_path: Path, damage: Callable[[Path], None]
 ) -> None:
     path = folder(tmp_path / "forms", classifier(), kind="SavedModel")
@@ -152,7 +152,7 @@ def test_a_saved_model_is_refused_where_it_cannot_be_run(
         load(path, **engine)
 
 
-def test_a_saved_model_on_another_backend_is_refused_with_the_mend(tmp_path: Path) -> None:
+def test_a_saved_model_on_another_backend_is_refused_with_what_to_do(tmp_path: Path) -> None:
     from imageserve.models.keras_model import _from_saved_model
     from imageserve.models.source import find_source
 

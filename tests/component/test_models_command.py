@@ -1,4 +1,4 @@
-"""``imageserve models list, check, export, bench``: what they print and what they refuse."""
+"""``imageserve models list, check, export, bench``: their output, and what they refuse."""
 
 import json
 import shutil
@@ -7,20 +7,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests import tally_runtime
 from tests.onnx_files import write_labels, write_onnx
 
 from imageserve.cli import models as command
 from imageserve.errors import ImageserveError, ModelLoadError, SettingsError
-from imageserve.models import Engine, load_model, onnx_export
-from imageserve.models.agreement import drawn_pictures
-from imageserve.models.catalog import KNOWN
-from imageserve.models.networks import NETWORKS
-from imageserve.models.onnx_model import OnnxModel
-from imageserve.models.onnx_session import precisions
+from imageserve.models import Engine, export, load_model
+from imageserve.models.catalog import KNOWN, NETWORKS
+from imageserve.models.comparison import drawn_pictures
+from imageserve.models.onnx_model import OnnxModel, precisions
+from imageserve.models.runtimes import RUNTIMES
 
 keras = pytest.importorskip("keras")
 
-# Of tf2onnx, and of Keras in saving; serving knows neither.
+# From tf2onnx, and from Keras in saving. Serving gives neither.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::FutureWarning"),
@@ -126,7 +126,7 @@ def test_check_compares_an_exported_model_where_its_source_is_beside_it(
         pytest.param(["shapes", "--pictures", "/nowhere"], "holds no pictures", id="pictures"),
     ],
 )
-def test_check_refuses_with_the_mend(arguments: list[str], said: str) -> None:
+def test_check_refuses_with_what_to_do(arguments: list[str], said: str) -> None:
     with pytest.raises(ImageserveError, match=said):
         run("check", *arguments, BATCH_SIZE="1")
 
@@ -208,13 +208,13 @@ def test_an_export_that_answers_otherwise_is_not_put_in_place(
     def write(model: Any, path: Path) -> None:
         write_onnx(path, shape=("n", 96, 96, 3), classes=14)
 
-    monkeypatch.setattr(onnx_export, "write_onnx", write)
+    monkeypatch.setattr(export, "write_onnx", write)
     with pytest.raises(ModelLoadError, match=r"the exported shapes is wrong: .* more than 0\.0001"):
         run("export", "shapes", "--to", str(tmp_path / "new"))
     assert list((tmp_path / "new").iterdir()) == []
 
 
-def test_a_graph_that_onnx_has_no_words_for_is_refused(tmp_path: Path) -> None:
+def test_a_graph_with_an_operation_that_onnx_lacks_is_refused(tmp_path: Path) -> None:
     keras.utils.set_random_seed(1)
     network = keras.Sequential(
         [
@@ -264,6 +264,22 @@ def test_bench_measures_an_exported_model_by_itself_and_prints_json(
     assert list(found["engines"]) == ["onnx float32"]
     assert len(found["engines"]["onnx float32"]["pictures_per_second"]["2"]) == 3
     assert found["engines"]["onnx float32"]["best_batch_size"] == 2
+
+
+def test_a_third_runtime_is_exported_for_and_compared_by_one_row_in_the_table(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RUNTIMES, "tally", tally_runtime.ROW)
+    folder = tmp_path / "shapes"
+
+    run("export", "shapes", "--runtime", "tally", "--to", str(folder))
+    run("check", str(folder), BATCH_SIZE="1")
+    run("bench", "shapes", "--batch-sizes", "1", "--rounds", "1", "--seconds", "0")
+
+    printed = capsys.readouterr().out
+    assert f"{folder}/model.tally: 0.0 MiB, shapes version" in printed
+    assert "engine   Tally, float32" in printed
+    assert "| keras tensorflow float32 | onnx float32 | tally float32 |" in printed
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,9 @@ import pytest
 from numpy.typing import NDArray
 
 from imageserve.models import load_model
-from imageserve.models.catalog import KNOWN
+from imageserve.models.catalog import KNOWN, NETWORKS, Network, scaling_of
 from imageserve.models.fetch import fetch_weights
 from imageserve.models.keras_model import RANDOM_SEED, KerasModel, _layers_in, _scaled
-from imageserve.models.networks import NETWORKS, Network
-from imageserve.models.scaling import scaling_of
 
 keras = pytest.importorskip("keras")
 
@@ -46,7 +44,7 @@ def test_every_classifier_of_keras_applications_is_known_and_no_other() -> None:
 
 
 class Asked(Exception):
-    """Carries what a constructor of Keras asked for, out of the middle of it."""
+    """Ends a constructor of Keras early, with the default size that it has asked for."""
 
 
 @EVERY
@@ -95,7 +93,7 @@ def test_a_small_network_answers_as_plain_keras_does(name: str) -> None:
 
 @pytest.fixture
 def downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """Have Keras find, in place of a download, weights that tell pictures apart."""
+    """Give Keras a file in place of its download, with weights that tell pictures apart."""
     keras.utils.set_random_seed(3)
     network = keras.applications.EfficientNetB0(weights=None)
     (layer,) = (one for one in network.layers if isinstance(one, keras.layers.Normalization))

@@ -1,4 +1,4 @@
-"""ONNX Runtime as the second engine: what it serves, what it refuses, and that it stands alone."""
+"""ONNX Runtime: what it serves, what it refuses, and that it needs neither Keras nor TensorFlow."""
 
 import json
 import os
@@ -19,15 +19,14 @@ from tests.onnx_files import LABELS, write_labels, write_onnx, write_too_deep
 import imageserve
 from imageserve.errors import ModelLoadError, ModelOutOfMemory
 from imageserve.models import Engine, load_model
-from imageserve.models.onnx_model import OnnxModel
-from imageserve.models.onnx_session import PIECE, piece_size
+from imageserve.models.onnx_model import PIECE, OnnxModel, piece_size
 
 OPENVINO = "OpenVINOExecutionProvider"
 
 SOURCE = Path(imageserve.__file__).parents[1]
 Write = Callable[[Path], Path]
 
-# What a worker without Keras and TensorFlow is: importing them fails.
+# A worker without Keras and TensorFlow: importing them fails.
 WITHOUT_KERAS = """
 import json, sys
 import numpy
@@ -198,7 +197,7 @@ def only_a_folder(path: Path) -> Path:
         pytest.param(write_too_deep, "must be .None, classes", id="rank of the answer"),
     ],
 )
-def test_a_file_that_cannot_serve_is_refused_with_the_mend(
+def test_a_file_that_cannot_serve_is_refused_with_what_to_do(
     tmp_path: Path, write: Write, message: str
 ) -> None:
     with pytest.raises(ModelLoadError, match=message):
@@ -216,7 +215,7 @@ def test_a_file_that_cannot_serve_is_refused_with_the_mend(
         pytest.param({"engine": Engine(runtime="keras")}, "leave MODEL_RUNTIME out", id="Keras"),
     ],
 )
-def test_settings_that_do_not_fit_are_refused_with_the_mend(
+def test_settings_that_do_not_fit_are_refused_with_what_to_do(
     tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ModelLoadError, match=message):
@@ -279,7 +278,7 @@ def test_a_batch_is_computed_in_pieces_and_answered_in_order(
 
     alone = np.concatenate([model.scores(image[np.newaxis]) for image in images])
 
-    assert len(alone) == 1 or np.ptp(alone[:, 0]) > 1e-4, "in any order it would be right"
+    assert len(alone) == 1 or np.ptp(alone[:, 0]) > 1e-4, "equal scores would hide a wrong order"
     np.testing.assert_allclose(model.scores(images), alone, atol=1e-6)
 
 
@@ -291,7 +290,7 @@ def test_pieces_keep_all_threads_busy(n: int, threads: int, size: int) -> None:
     assert piece_size(n, threads) == size
 
 
-def test_without_openvino_bfloat16_is_refused_with_the_mend(
+def test_without_openvino_bfloat16_is_refused_with_what_to_do(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: ["CPUExecutionProvider"])

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from imageserve import metrics
 from imageserve.errors import ModelOutOfMemory
-from imageserve.models.base import Model, best
+from imageserve.models.model import Model, best
 from imageserve.models.stand_in import StandIn, stand_in_label
 from imageserve.predictions import Prediction
 from imageserve.queue.wire import Job

@@ -1,6 +1,6 @@
 """Keras on PyTorch, run by itself: ``make test-torch`` (its wheel is large).
 
-Runs in an environment without TensorFlow, so what is expected is computed here, from the layers.
+The environment has no TensorFlow, so the expected answers are computed here, from the layers.
 """
 
 import sys
@@ -13,7 +13,7 @@ import pytest
 from imageserve.decoding import DecodingPolicy, decode
 from imageserve.errors import ModelLoadError, ModelOutOfMemory
 from imageserve.models import Engine, load_model
-from imageserve.models.agreement import agreement, as_pictures, drawn_pictures, scores_of
+from imageserve.models.comparison import agreement, as_pictures, drawn_pictures, scores_of
 from imageserve.models.keras_model import KerasModel
 
 # Keras converts its tensors in a way that NumPy 2 warns about, in predict_on_batch only.
@@ -73,14 +73,14 @@ def test_lower_precision_stays_near(precision: str) -> None:
 
 def test_a_batch_too_large_for_the_memory_raises_out_of_memory() -> None:
     model = load()
-    # A view: what it would need is asked for by the first layer only.
+    # A view, which takes no memory: only the first layer asks for too much.
     huge = np.broadcast_to(np.zeros((1, 96, 96, 3), np.uint8), (2**31, 96, 96, 3))
 
     with pytest.raises(ModelOutOfMemory, match="for a batch of 2147483648"):
         model.predict(huge, 1)
 
 
-def test_what_torch_cannot_do_is_refused_with_the_mend(tmp_path: Path) -> None:
+def test_what_torch_cannot_do_is_refused_with_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "saved_model").mkdir()
     (tmp_path / "labels.txt").write_text("a\nb")
 

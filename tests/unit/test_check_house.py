@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from tools.check_house import main
+from check_house import main
 
 LONG_FUNCTION = "def long() -> None:\n" + "    pass\n" * 40
 CASES = [

@@ -82,6 +82,8 @@ def test_a_missing_labels_file_is_named() -> None:
     [
         pytest.param("import imageserve.models.catalog", id="the catalog"),
         pytest.param("import imageserve.models.entries", id="the entries"),
+        pytest.param("import imageserve.models.runtimes", id="the table of runtimes"),
+        pytest.param("import imageserve.models.source", id="finding a model"),
         pytest.param("import imageserve.cli.models", id="the command"),
         pytest.param("import imageserve.models.stand_in", id="the stand-in's module"),
         pytest.param(

@@ -71,7 +71,7 @@ def test_weights_that_are_there_are_checked_and_kept(tmp_path: Path) -> None:
     assert (done.is_new, done.sha256, done.size) == (False, SHA256, len(WEIGHTS))
 
 
-def test_weights_that_have_changed_are_refused_with_the_mend(tmp_path: Path) -> None:
+def test_weights_that_have_changed_are_refused_with_what_to_do(tmp_path: Path) -> None:
     path = fetch_weights("resnet50", tmp_path, save).path
     path.write_bytes(WEIGHTS[:-1])
 

@@ -1,100 +1,26 @@
-"""Model folders: what is found in one, and what its imageserve.yaml may say."""
+"""The imageserve.yaml of a model folder."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from imageserve.errors import ModelLoadError
-from imageserve.models.folder import FolderFacts, read_facts, read_folder
+from imageserve.models.folder import FolderFacts, read_facts
 
 UNREADABLE = Path("/", "x" * 300)
-"""Too long a name: looking at it fails for root, too, whom no permission stops."""
+"""Too long a name: it cannot be read even by root, whom no permission stops."""
 
 
-def write(folder: Path, *names: str, facts: str | bytes | None = None) -> Path:
-    folder.mkdir(exist_ok=True)
-    for name in names:
-        path = folder / name
-        path.parent.mkdir(exist_ok=True)
-        path.touch()
+def write(folder: Path, facts: str | bytes | None) -> Path:
     if facts is not None:
         content = facts.encode() if isinstance(facts, str) else facts
         (folder / "imageserve.yaml").write_bytes(content)
     return folder
 
 
-@pytest.mark.parametrize(
-    ("names", "keras", "onnx", "labels"),
-    [
-        pytest.param(
-            ["model.keras", "labels.txt"], "model.keras", None, "labels.txt", id="a Keras file"
-        ),
-        pytest.param(
-            ["model.onnx", "labels.json"], None, "model.onnx", "labels.json", id="an ONNX file"
-        ),
-        pytest.param(
-            ["saved_model/saved_model.pb"], "saved_model", None, None, id="a SavedModel, no labels"
-        ),
-        pytest.param(
-            ["model.keras", "model.onnx", "labels.txt"],
-            "model.keras",
-            "model.onnx",
-            "labels.txt",
-            id="both",
-        ),
-        pytest.param(["saved_model.pb"], ".", None, None, id="a SavedModel itself"),
-    ],
-)
-def test_a_folder_is_what_it_holds(
-    tmp_path: Path, names: list[str], keras: str | None, onnx: str | None, labels: str | None
-) -> None:
-    found = read_folder(write(tmp_path, *names))
-
-    expected = [tmp_path / name if name else None for name in (keras, onnx, labels)]
-    assert [found.keras, found.onnx, found.labels] == expected
-    assert found.facts == FolderFacts()
-
-
-@pytest.mark.parametrize(
-    ("names", "said"),
-    [
-        pytest.param([], "holds no model: put model.keras, model.onnx or saved_model/", id="empty"),
-        pytest.param(
-            ["model.keras", "labels.txt", "labels.json"],
-            "holds labels.txt and labels.json: keep one",
-            id="labels twice",
-        ),
-        pytest.param(
-            ["model.keras", "saved_model/saved_model.pb"],
-            "holds model.keras and saved_model: keep one",
-            id="two for Keras",
-        ),
-    ],
-)
-def test_a_folder_that_is_not_clear_is_refused(tmp_path: Path, names: list[str], said: str) -> None:
-    with pytest.raises(ModelLoadError, match=said):
-        read_folder(write(tmp_path, *names))
-
-
-def test_a_file_that_is_no_folder_is_answered_with_what_a_model_may_be(tmp_path: Path) -> None:
-    (tmp_path / "model.h5").touch()
-
-    with pytest.raises(ModelLoadError, match=r"loaded in Keras and saved as \.keras"):
-        read_folder(tmp_path / "model.h5")
-
-
-@pytest.mark.parametrize("read", [read_folder, read_facts])
-def test_a_folder_that_may_not_be_looked_at_is_named_with_the_mend(
-    read: Callable[[Path], object],
-) -> None:
-    with pytest.raises(ModelLoadError, match=r"cannot be read .*: allow it, and to look into"):
-        read(UNREADABLE)
-
-
-def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelLoadError, match="nowhere does not exist: correct its path"):
-        read_folder(tmp_path / "nowhere")
+def test_a_folder_that_cannot_be_read_is_named_with_what_to_do() -> None:
+    with pytest.raises(ModelLoadError, match=r"cannot be read .*: allow it"):
+        read_facts(UNREADABLE)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What is loaded for a model's name or path, by which engine, with which labels."""
+"""What is loaded for a model's name or path, by which runtime, with which labels."""
 
 from pathlib import Path
 
@@ -6,22 +6,23 @@ import pytest
 
 from imageserve.errors import ModelLoadError
 from imageserve.models.catalog import KNOWN
-from imageserve.models.labels import IMAGENET_LABELS
+from imageserve.models.files import IMAGENET_LABELS
 from imageserve.models.source import find_source
 
 
 def folder(path: Path, *names: str, facts: str = "") -> str:
     path.mkdir()
     for name in names:
+        (path / name).parent.mkdir(exist_ok=True)
         (path / name).touch()
     (path / "imageserve.yaml").write_text(facts)
     return str(path)
 
 
 @pytest.mark.parametrize("name", ["model.keras", "model.onnx", "folder/"])
-def test_what_may_not_be_looked_at_is_named_with_the_mend(name: str) -> None:
-    # Too long a name: looking at it fails for root, too, whom no permission stops.
-    with pytest.raises(ModelLoadError, match=r"cannot be read .*: allow it, and to look into"):
+def test_a_path_that_cannot_be_read_is_named_with_what_to_do(name: str) -> None:
+    # Too long a name: it cannot be read even by root, whom no permission stops.
+    with pytest.raises(ModelLoadError, match=r"cannot be read .*: allow it"):
         find_source(f"/{'x' * 300}/{name}", "labels.txt", None, None)
 
 
@@ -67,6 +68,8 @@ def test_a_file_is_run_by_what_it_was_written_for(
         pytest.param(["model.onnx"], None, "model.onnx", id="ONNX alone"),
         pytest.param(["model.keras", "model.onnx"], None, "model.keras", id="both: Keras"),
         pytest.param(["model.keras", "model.onnx"], "onnx", "model.onnx", id="both: as told"),
+        pytest.param(["saved_model/saved_model.pb"], None, "saved_model", id="a SavedModel"),
+        pytest.param(["saved_model.pb"], None, ".", id="a SavedModel itself"),
     ],
 )
 def test_a_folder_is_run_by_what_it_holds_and_what_is_wanted(
@@ -94,17 +97,19 @@ def test_the_settings_name_labels_for_a_folder_too(tmp_path: Path) -> None:
         pytest.param(
             "resnet50",
             "onnx",
-            "run 'imageserve models export resnet50 --to DIR', then set MODEL=DIR",
+            "run 'imageserve models export resnet50 --runtime onnx --to DIR', then set MODEL=DIR",
             id="a network that was not exported",
         ),
-        pytest.param("shapes", "onnx", "models export shapes --to DIR", id="the bundled model"),
-        pytest.param("a.keras", "onnx", "models export a.keras --to DIR", id="a Keras file"),
+        pytest.param(
+            "shapes", "onnx", "models export shapes --runtime onnx --to DIR", id="the bundled model"
+        ),
+        pytest.param(
+            "a.keras", "onnx", "models export a.keras --runtime onnx --to DIR", id="a Keras file"
+        ),
         pytest.param("a.onnx", "keras", "leave MODEL_RUNTIME out", id="ONNX for Keras"),
     ],
 )
-def test_the_wrong_runtime_is_refused_with_the_command_that_mends_it(
-    model: str, wanted: str, said: str
-) -> None:
+def test_the_wrong_runtime_is_refused_with_what_to_do(model: str, wanted: str, said: str) -> None:
     with pytest.raises(ModelLoadError, match=said):
         find_source(model, "labels.txt", None, wanted)
 
@@ -112,14 +117,14 @@ def test_the_wrong_runtime_is_refused_with_the_command_that_mends_it(
 def test_a_folder_that_was_not_exported_is_refused_with_the_command(tmp_path: Path) -> None:
     path = folder(tmp_path / "flowers", "model.keras", "labels.txt")
 
-    with pytest.raises(ModelLoadError, match=f"models export {path} --to {path}'"):
+    with pytest.raises(ModelLoadError, match=f"models export {path} --runtime onnx --to {path}'"):
         find_source(path, None, None, "onnx")
 
 
 def test_an_exported_folder_is_refused_for_keras(tmp_path: Path) -> None:
     path = folder(tmp_path / "flowers", "model.onnx", "labels.txt")
 
-    with pytest.raises(ModelLoadError, match="which is ONNX: leave MODEL_RUNTIME out"):
+    with pytest.raises(ModelLoadError, match="which is for ONNX Runtime: leave MODEL_RUNTIME out"):
         find_source(path, None, None, "keras")
 
 
@@ -135,3 +140,42 @@ def test_a_size_that_is_not_the_folders_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(ModelLoadError, match="set the input size to 64x48, or leave it out"):
         find_source(path, None, (64, 64), None)
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        pytest.param(
+            [],
+            "holds no model: put model.keras, saved_model/ or model.onnx into it",
+            id="empty",
+        ),
+        pytest.param(
+            ["model.keras", "labels.txt", "labels.json"],
+            "holds labels.txt and labels.json: keep one",
+            id="labels twice",
+        ),
+        pytest.param(
+            ["model.keras", "saved_model/saved_model.pb"],
+            "holds model.keras and saved_model: keep one",
+            id="two for Keras",
+        ),
+    ],
+)
+def test_a_folder_that_is_not_clear_is_refused(tmp_path: Path, names: list[str], said: str) -> None:
+    with pytest.raises(ModelLoadError, match=said):
+        find_source(folder(tmp_path / "flowers", *names), None, None, None)
+
+
+def test_a_file_in_place_of_a_folder_is_answered_with_the_endings_that_are_known(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "model.h5").touch()
+
+    with pytest.raises(ModelLoadError, match=r"load a \.h5 file in Keras and save it as \.keras"):
+        find_source(str(tmp_path / "model.h5"), None, None, None)
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match="nowhere does not exist: correct its path"):
+        find_source(str(tmp_path / "nowhere"), None, None, None)

@@ -66,7 +66,7 @@ def _response(request: urllib.request.Request, timeout_s: float) -> Any:
     try:
         return urllib.request.urlopen(request, timeout=timeout_s)  # noqa: S310 - checked
     except urllib.error.HTTPError as error:
-        return error  # Also a response, with a body that says what was wrong.
+        return error  # It is a response as well, and its body says what was wrong.
 
 
 def _json(body: bytes) -> Any:

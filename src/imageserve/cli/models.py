@@ -1,24 +1,46 @@
-"""``imageserve models``: what can be done with models before they are served, and while they are.
+"""``imageserve models``: list, fetch, check, export, measure and change models.
 
-Only the action that is asked for imports an engine: ``list`` and ``use`` run in any image.
+Only the action that is asked for imports a runtime: ``list`` and ``use`` work in any image.
 """
 
 import argparse
-import importlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
 
-from imageserve.cli.models_options import add_model_options
 from imageserve.cli.models_use import add_use
+from imageserve.config.choices import DEFAULT_INTERPOLATION, DEFAULT_MODEL, PRECISIONS
 from imageserve.config.settings import Settings
-from imageserve.models.catalog import KNOWN
-from imageserve.models.entries import engine_of
+from imageserve.errors import ModelLoadError
+from imageserve.models import load_model
+from imageserve.models.catalog import KNOWN, NETWORKS
+from imageserve.models.entries import engine_of, load_entry, worker_entry
 from imageserve.models.fetch import ENDING, download, fetch_weights
-from imageserve.models.networks import NETWORKS
+from imageserve.models.folder import read_facts
+from imageserve.models.runtimes import (
+    RUNTIMES,
+    SOURCE_RUNTIME,
+    Runtime,
+    comparable,
+    file_endings,
+    writable,
+)
+from imageserve.models.source import find_source
+from imageserve.models.stand_in import is_stand_in
 
-Action = Callable[[argparse.Namespace, Mapping[str, str]], int]
+if TYPE_CHECKING:
+    from imageserve.models.model import ScoringModel
+
+Actions = argparse._SubParsersAction
+
+_MODEL_OPTIONS = {
+    "labels": ("MODEL_LABELS", "FILE", "labels, one a line"),
+    "weights": ("MODEL_WEIGHTS", "WEIGHTS", "imagenet, random or a weights file"),
+    "input_size": ("INPUT_SIZE", "SIZE", "height and width, such as 224 or 224x320"),
+}
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -30,7 +52,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="imageserve models",
-        description="Find models, get them ready to be served, and change the one that is.",
+        description="Find models, prepare them for serving, and change the model that is served.",
     )
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     for add in (_add_list, _add_fetch, _add_check, _add_export, _add_bench, add_use):
@@ -38,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_list(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_list(actions: "Actions[argparse.ArgumentParser]") -> None:
     about = "list the models that are known by name"
     listing = actions.add_parser(
         "list",
@@ -52,13 +74,13 @@ def _add_list(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
     listing.set_defaults(action=_list)
 
 
-def _add_fetch(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_fetch(actions: "Actions[argparse.ArgumentParser]") -> None:
     about = "download the ImageNet weights of a network into a folder"
     fetch = actions.add_parser(
         "fetch",
         help=about,
-        description=f"{about.capitalize()}, with a checksum beside them. Weights that are there "
-        "are checked and kept.",
+        description=f"{about.capitalize()}, with a checksum beside them. Weights that are already "
+        "there are checked and kept.",
         epilog="A worker then serves them with MODEL=NAME MODEL_WEIGHTS=DIR/NAME.weights.h5. "
         "Keras keeps its download under KERAS_HOME (~/.keras).",
     )
@@ -68,68 +90,73 @@ def _add_fetch(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     fetch.set_defaults(action=_fetch)
 
 
-def _add_check(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_check(actions: "Actions[argparse.ArgumentParser]") -> None:
     about = "prove that a model loads, warms up and gives probabilities"
     check = actions.add_parser(
         "check",
         help=about,
-        description=f"{about.capitalize()}, with the engine that MODEL_RUNTIME, KERAS_BACKEND, "
-        "PRECISION and XLA set. Where that computes otherwise than Keras in float32, it says how "
-        "far the answers agree. Exit status 0: the model can be served; 1: it cannot, and the "
-        "message names the mend.",
+        description=f"{about.capitalize()}, as MODEL_RUNTIME, KERAS_BACKEND, PRECISION and XLA "
+        f"say. Where this is not {SOURCE_RUNTIME.title} in float32, it also shows how far the "
+        "answers agree with those. Exit status 0: the model can be served; 1: it cannot, and the "
+        "message says what to change.",
     )
-    add_model_options(check)
+    _add_model_options(check)
     check.add_argument(
         "--pictures",
         type=Path,
         metavar="FOLDER",
-        help="compare the answers on these (default: on drawn ones); needs Pillow",
+        help="compare the answers for these (default: for drawn pictures); needs Pillow",
     )
-    check.set_defaults(action=_later("models_check"))
+    check.set_defaults(action=_check)
 
 
-def _add_export(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    about = "write a Keras model as ONNX, into a model folder"
+def _add_export(actions: "Actions[argparse.ArgumentParser]") -> None:
+    about = "write a Keras model for another runtime, into a model folder"
     export = actions.add_parser(
         "export",
         help=about,
-        description=f"{about.capitalize()}: model.onnx with the scaling inside, labels.txt and "
+        description=f"{about.capitalize()}: the model with its scaling inside, labels.txt and "
         "imageserve.yaml. Nothing is put in place unless its probabilities are those of Keras "
-        "within 0.0001. It takes TensorFlow and tf2onnx; what it writes is served without them.",
-        epilog="A worker then serves it with MODEL=DIR MODEL_RUNTIME=onnx.",
+        "within 0.0001. Exporting needs TensorFlow, and tf2onnx for onnx; serving the result "
+        "needs neither.",
+        epilog="A worker then serves it with MODEL=DIR MODEL_RUNTIME=RUNTIME.",
     )
-    add_model_options(export)
+    _add_model_options(export)
     export.add_argument("--to", required=True, type=Path, metavar="DIR", help="the folder")
-    export.set_defaults(action=_later("models_export"))
+    export.add_argument(
+        "--runtime",
+        choices=writable(),
+        default=writable()[0],
+        help=f"what will run it (default: {writable()[0]})",
+    )
+    export.set_defaults(action=_export)
 
 
-def _add_bench(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _add_bench(actions: "Actions[argparse.ArgumentParser]") -> None:
     about = "measure pictures a second by batch size, precision and runtime"
     bench = actions.add_parser(
         "bench",
         help=about,
-        description=f"{about.capitalize()}, the engines in turn, and name the best batch size. "
-        "Keras runs on KERAS_BACKEND; the ONNX is exported for the purpose, where the model is "
-        "none.",
+        description=f"{about.capitalize()}, in turns, and name the best batch size. Keras runs on "
+        "KERAS_BACKEND; for other runtimes the Keras model is exported to a temporary folder.",
     )
-    add_model_options(bench)
+    _add_model_options(bench)
     _add_what_is_measured(bench)
-    bench.add_argument("--json", action="store_true", help="print JSON, each round by itself")
+    bench.add_argument("--json", action="store_true", help="print JSON, with every round")
     bench.add_argument(
         "--markdown", type=Path, metavar="FILE", help="write the table into it, between its markers"
     )
-    bench.set_defaults(action=_later("models_bench"))
+    bench.set_defaults(action=_bench)
 
 
 def _add_what_is_measured(bench: argparse.ArgumentParser) -> None:
-    bench.add_argument(
-        "--runtimes", default="keras,onnx", metavar="LIST", help="default: keras,onnx"
-    )
+    runtimes = ",".join(comparable())
+    bench.add_argument("--runtimes", default=runtimes, metavar="LIST", help=f"default: {runtimes}")
     bench.add_argument(
         "--precisions",
         default="float32",
         metavar="LIST",
-        help="float32, bfloat16, and of Keras float16 (default: float32)",
+        help=f"some of {', '.join(PRECISIONS)}, where the runtime has them (default: float32)",
     )
     bench.add_argument(
         "--batch-sizes", default="1,2,4,8,16,32", metavar="LIST", help="default: 1,2,4,8,16,32"
@@ -140,11 +167,18 @@ def _add_what_is_measured(bench: argparse.ArgumentParser) -> None:
     )
 
 
-def _later(module: str) -> Action:
-    def action(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-        return int(importlib.import_module(f"imageserve.cli.{module}").run(options, environ))
-
-    return action
+def _add_model_options(parser: argparse.ArgumentParser) -> None:
+    """Add the model and what it is loaded from; each default is the setting's."""
+    parser.add_argument(
+        "model",
+        nargs="?",
+        metavar="MODEL",
+        help=f"a known name, a {file_endings()} file, or a model folder (default: the model that "
+        "MODEL or MODELS_FILE name, as for a worker)",
+    )
+    for name, (variable, metavar, about) in _MODEL_OPTIONS.items():
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, metavar=metavar, help=f"{about} (default: {variable})")
 
 
 def _list(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -155,9 +189,9 @@ def _list(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
 
 
 def _rows(folder: Path | None, cache: Path) -> Iterator[str]:
-    for name, facts in KNOWN.items():
-        height, width = facts.input_size
-        size, millions = f"{height}x{width}", f"{facts.parameters / 1e6:.1f} M"
+    for name, known in KNOWN.items():
+        height, width = known.input_size
+        size, millions = f"{height}x{width}", f"{known.parameters / 1e6:.1f} M"
         yield f"{name:<20} {size:>9} {millions:>11}  {_weights(name, folder, cache)}"
 
 
@@ -184,3 +218,98 @@ def _fetch(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         what = "fetched" if done.is_new else "already there, checksum right"
         print(f"{done.path}: {what}, {done.size / 2**20:.1f} MiB, sha256 {done.sha256}")
     return 0
+
+
+def _check(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from imageserve.cli.models_check import check
+
+    return check(settings_of(options, environ), options.pictures)
+
+
+def _export(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from imageserve.models.export import SOURCE_BACKEND, export, holds_source
+
+    settings = settings_of(
+        options, environ, MODEL_RUNTIME=SOURCE_RUNTIME.name, KERAS_BACKEND=SOURCE_BACKEND
+    )
+    folder, runtime = options.to, RUNTIMES[options.runtime]
+    only_model = holds_source(folder, network_of(settings))
+    model = load(settings, precision="float32", xla=False)
+    found = export(model, runtime, folder, interpolation_of(settings), only_model=only_model)
+    written = folder / runtime.folder_files[0]
+    print(
+        f"{written}: {written.stat().st_size / 2**20:.1f} MiB, {model.name} version "
+        f"{model.version}, probabilities of {found.pictures} pictures within "
+        f"{found.largest_difference:.1g} of {SOURCE_RUNTIME.title}"
+    )
+    return 0
+
+
+def _bench(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    from imageserve.cli.models_bench import bench
+
+    return bench(options, settings_of(options, environ))
+
+
+def settings_of(
+    options: argparse.Namespace, environ: Mapping[str, str], **more: str | None
+) -> Settings:
+    """Read the settings; options replace variables of the environment.
+
+    Raises:
+        SettingsError: a value cannot be used.
+    """
+    given = {variable: getattr(options, name) for name, (variable, *_) in _MODEL_OPTIONS.items()}
+    given |= more
+    if options.model:
+        given |= {"MODEL": options.model, "MODELS_FILE": ""}
+    return Settings.from_env({**environ, **{k: v for k, v in given.items() if v is not None}})
+
+
+def network_of(settings: Settings) -> str:
+    """Return the name or path of the model that is loaded."""
+    return (
+        worker_entry(settings).network if settings.models_file else settings.model or DEFAULT_MODEL
+    )
+
+
+def default_runtime(settings: Settings) -> Runtime:
+    """Return the runtime that this model has where MODEL_RUNTIME is not set.
+
+    Raises:
+        ModelLoadError: there is no such model.
+    """
+    source = find_source(network_of(settings), settings.model_labels, None, None)
+    return RUNTIMES[source.runtime]
+
+
+def interpolation_of(settings: Settings) -> str:
+    """Return how pictures for this model are resized."""
+    if settings.models_file:
+        return worker_entry(settings).interpolation
+    own = read_facts(Path(network_of(settings))).interpolation
+    return settings.interpolation or own or DEFAULT_INTERPOLATION
+
+
+def load(settings: Settings, **changes: Any) -> "ScoringModel":
+    """Load the model of these settings, with ``changes`` to its engine.
+
+    INPUT_SIZE may be missing here, because no web server has to know it.
+
+    Raises:
+        ModelLoadError: it cannot be used, or has no probabilities to look at.
+    """
+    engine = replace(engine_of(settings), **changes)
+    network = network_of(settings)
+    if is_stand_in(network):
+        raise ModelLoadError("a stand-in classifies nothing: name a model")
+    if settings.models_file:
+        return cast("ScoringModel", load_entry(worker_entry(settings), engine))
+    model = load_model(
+        network,
+        weights=settings.model_weights,
+        labels_file=settings.model_labels,
+        input_size=settings.input_size,
+        engine=engine,
+    )
+    return cast("ScoringModel", model)

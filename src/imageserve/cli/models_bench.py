@@ -7,25 +7,32 @@ import re
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from imageserve.cli.models_export import export, load_written
-from imageserve.cli.models_options import is_onnx_only, load, settings_of
-from imageserve.config.choices import DEFAULT_INTERPOLATION, PRECISIONS, RUNTIMES
+from imageserve.cli.models import default_runtime, load
+from imageserve.config.choices import DEFAULT_INTERPOLATION, PRECISIONS
 from imageserve.config.settings import Settings
 from imageserve.errors import ModelLoadError, SettingsError
-from imageserve.models.base import ScoringModel
-from imageserve.models.processors import usable_processors
-from imageserve.models.speed import Plan, Speeds, measure
+from imageserve.models.comparison import BenchPlan, Speeds, measure
+from imageserve.models.entries import engine_of
+from imageserve.models.export import SOURCE_BACKEND, export, load_exported
+from imageserve.models.model import ScoringModel
+from imageserve.models.runtimes import (
+    RUNTIMES,
+    SOURCE_RUNTIME,
+    Engine,
+    Runtime,
+    usable_processors,
+)
 
 BEGIN = "<!-- models bench: begin -->"
 END = "<!-- models bench: end -->"
-_EXPORTABLE = "keras tensorflow float32"
 
 
-def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    settings = settings_of(options, environ)
+def bench(options: argparse.Namespace, settings: Settings) -> int:
+    """Measure the model of these settings and print the result."""
     sizes = _sizes(options.batch_sizes)
     around = _around_markers(options.markdown) if options.markdown else None
     models = _models(
@@ -34,7 +41,7 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         _some_of("--precisions", options.precisions, PRECISIONS),
     )
     first = next(iter(models.values()))
-    plan = Plan(first.input_size, sizes, max(1, options.rounds), options.seconds)
+    plan = BenchPlan(first.input_size, sizes, max(1, options.rounds), options.seconds)
     calls = {name: model.scores for name, model in models.items()}
     speeds = measure(calls, plan, lambda text: print(text, file=sys.stderr, flush=True))
     text = "\n".join(_table(first.name, speeds, sizes))
@@ -47,47 +54,59 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
 def _models(
     settings: Settings, runtimes: Sequence[str], precisions: Sequence[str]
 ) -> dict[str, ScoringModel]:
-    """Load the model once for each engine, by the engine's name."""
-    if is_onnx_only(settings):
-        return {
-            f"onnx {each}": load(settings, runtime="onnx", precision=each)
-            for each in _of_onnx(precisions)
-        }
-    models = {
-        f"keras {settings.keras_backend} {precision}": load(
-            settings, runtime="keras", precision=precision
-        )
-        for precision in precisions
-        if "keras" in runtimes
-    }
-    if "onnx" in runtimes:
-        models |= _exported(settings, models.get(_EXPORTABLE), precisions)
+    """Load the model for each runtime and precision; the keys are the columns of the table."""
+    own = default_runtime(settings)
+    if own is not SOURCE_RUNTIME:
+        return _loaded(settings, own, precisions)
+    models: dict[str, ScoringModel] = {}
+    for runtime in (RUNTIMES[name] for name in RUNTIMES if name in runtimes):
+        if runtime.write:
+            models |= _exported(settings, runtime, models, precisions)
+        else:
+            models |= _loaded(settings, runtime, precisions)
     return models
 
 
-def _exported(
-    settings: Settings, source: ScoringModel | None, precisions: Sequence[str]
+def _loaded(
+    settings: Settings, runtime: Runtime, precisions: Sequence[str]
 ) -> dict[str, ScoringModel]:
-    """Export the model and load it again, once for each precision, by the engine's name."""
-    if settings.keras_backend != "tensorflow":
+    return {
+        runtime.column(engine): load(settings, runtime=runtime.name, precision=engine.precision)
+        for engine in _engines(runtime, engine_of(settings), precisions)
+    }
+
+
+def _exported(
+    settings: Settings,
+    runtime: Runtime,
+    others: Mapping[str, ScoringModel],
+    precisions: Sequence[str],
+) -> dict[str, ScoringModel]:
+    """Export the model and load it again, once for each precision."""
+    if settings.keras_backend != SOURCE_BACKEND:
         raise ModelLoadError(
-            "TensorFlow exports the ONNX: leave KERAS_BACKEND out, or take --runtimes keras"
+            "only TensorFlow can export the model: leave KERAS_BACKEND out, or take --runtimes "
+            f"{SOURCE_RUNTIME.name}"
         )
-    source = source or load(settings, runtime="keras", precision="float32", xla=False)
+    source = others.get(SOURCE_RUNTIME.column(Engine(backend=SOURCE_BACKEND)))
+    source = source or load(settings, runtime=SOURCE_RUNTIME.name, precision="float32", xla=False)
     with tempfile.TemporaryDirectory(prefix="imageserve-") as folder:
-        export(source, Path(folder), DEFAULT_INTERPOLATION)
-        return {f"onnx {each}": load_written(Path(folder), each) for each in _of_onnx(precisions)}
+        export(source, runtime, Path(folder), DEFAULT_INTERPOLATION)
+        return {
+            runtime.column(engine): load_exported(Path(folder), runtime, engine)
+            for engine in _engines(runtime, Engine(), precisions)
+        }
 
 
-def _of_onnx(precisions: Sequence[str]) -> Sequence[str]:
-    """Return those in which ONNX Runtime can compute here, float32 if none of them."""
-    from imageserve.models import onnx_session
-
-    return [each for each in precisions if each in onnx_session.precisions()] or ["float32"]
+def _engines(runtime: Runtime, engine: Engine, precisions: Sequence[str]) -> Iterator[Engine]:
+    """Yield the engine in each precision that the runtime has here, in float32 if it has none."""
+    here = runtime.module(engine).precisions()
+    for precision in [each for each in precisions if each in here] or ["float32"]:
+        yield replace(engine, precision=precision)
 
 
 def _table(name: str, speeds: Speeds, sizes: Sequence[int]) -> Iterator[str]:
-    """Yield a Markdown table of medians, and below it what it says."""
+    """Yield a Markdown table of medians, and below it the best batch sizes."""
     engines = list(speeds.rounds)
     yield f"`{name}`, pictures a second, {machine()}:"
     yield ""
@@ -140,7 +159,7 @@ def _as_json(model: ScoringModel, speeds: Speeds) -> str:
 
 
 def machine() -> str:
-    """Name the processor and how much of it this process may use."""
+    """Return the processors that this process may use, and their model."""
     found = re.search(r"^model name\s*: (.+)$", _cpuinfo(), re.MULTILINE)
     return f"{usable_processors()} processors ({found[1] if found else platform.machine()})"
 
@@ -152,7 +171,7 @@ def _cpuinfo() -> str:
         return ""
 
 
-def _some_of(option: str, text: str, choices: Sequence[str]) -> list[str]:
+def _some_of(option: str, text: str, choices: Iterable[str]) -> list[str]:
     given = [part.strip() for part in text.split(",") if part.strip()]
     if not given or not set(given) <= set(choices):
         raise SettingsError(f"{option}: must be some of {','.join(choices)} (it is {text!r})")
@@ -167,7 +186,7 @@ def _sizes(text: str) -> list[int]:
 
 
 def _around_markers(path: Path) -> tuple[str, str]:
-    """Return what stands in a Markdown file up to and from the markers."""
+    """Return the text of a Markdown file up to the first marker, and from the second one."""
     old = path.read_text(encoding="utf-8") if path.is_file() else ""
     head, begin, rest = old.partition(BEGIN)
     _, end, tail = rest.partition(END)

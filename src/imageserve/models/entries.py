@@ -29,7 +29,7 @@ from imageserve.models.catalog import default_input_size, is_model_path, short_n
 from imageserve.models.folder import FolderFacts, read_facts
 
 if TYPE_CHECKING:
-    from imageserve.models.base import Model
+    from imageserve.models.model import Model
 
 
 @dataclass(frozen=True, slots=True)

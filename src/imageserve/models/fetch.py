@@ -1,8 +1,8 @@
-"""ImageNet weights in a folder: downloaded once, known by their checksum ever after.
+"""ImageNet weights in a folder: downloaded once and checked by their checksum afterwards.
 
-Beside ``resnet50.weights.h5`` lies ``resnet50.weights.h5.sha256``, in the form of ``sha256sum``.
-The checksum comes first and each file is put in place whole: weights that are there are complete.
-Two that fetch at once write the same bytes.
+Beside ``resnet50.weights.h5`` lies ``resnet50.weights.h5.sha256``, in the format of ``sha256sum``.
+The checksum is written first and each file is moved into place whole, so weights that exist are
+complete. Two processes that fetch at the same time write the same bytes.
 """
 
 import os
@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imageserve.errors import ModelLoadError
-from imageserve.models import Engine, keras_door
-from imageserve.models.networks import NETWORKS
-from imageserve.models.version import sha256_of
+from imageserve.models.catalog import NETWORKS
+from imageserve.models.files import sha256_of
+from imageserve.models.runtimes import KERAS, Engine
 
 Save = Callable[[str, Path], None]
 """Writes the weights of a network, given by name, to a path."""
@@ -24,14 +24,14 @@ ENDING = ".weights.h5"
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """Weights that are in place and were checked."""
+    """Weights that are in place and have the right checksum."""
 
     path: Path
     sha256: str
     size: int
     """In bytes."""
     is_new: bool
-    """Downloaded just now."""
+    """Whether they were downloaded just now."""
 
 
 def fetch_weights(name: str, folder: Path, save: Save) -> Fetched:
@@ -39,16 +39,16 @@ def fetch_weights(name: str, folder: Path, save: Save) -> Fetched:
 
     Args:
         name: one of `NETWORKS`; the other models bring their own weights.
-        folder: where to; made if it is missing.
-        save: how the weights are got, such as `download`.
+        folder: created if it is missing.
+        save: gets the weights, such as `download`.
 
     Raises:
-        ModelLoadError: they cannot be downloaded or written, or those in place are not the ones
-            that were fetched; the message says what to do.
+        ModelLoadError: they cannot be downloaded or written, or the weights in place do not have
+            their checksum; the message says what to do.
     """
     if name not in NETWORKS:
         raise ModelLoadError(
-            f"{name!r} is no network with weights to fetch: 'imageserve models list' shows them"
+            f"{name!r} is not a network with weights to fetch: 'imageserve models list' shows them"
         )
     path = folder / f"{name}{ENDING}"
     try:
@@ -61,12 +61,15 @@ def fetch_weights(name: str, folder: Path, save: Save) -> Fetched:
 
 
 def download(name: str, path: Path, engine: Engine) -> None:
-    """Have Keras download the weights, on the backend of ``engine``, and save them.
+    """Let Keras, on the backend of ``engine``, download the weights, and save them.
 
     Raises:
-        ModelLoadError: they cannot be downloaded.
+        ModelLoadError: they cannot be downloaded, or Keras is not installed.
     """
-    keras_door(engine).save_imagenet_weights(name, path)
+    KERAS.module(engine)  # Where Keras is missing, this says what to install.
+    from imageserve.models import keras_model
+
+    keras_model.save_imagenet_weights(name, path)
 
 
 def _checked(path: Path) -> Fetched:

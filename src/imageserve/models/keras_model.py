@@ -1,7 +1,6 @@
-"""The only door to Keras: a network or a saved classifier as a Model.
+"""The runtime Keras: a network or a saved classifier as a Model. The only door to Keras.
 
-Everything a wrong file or setting can break is checked at loading, once, with the mend in the
-message. It knows nothing of queues, and of batches only that one is one call.
+Loading checks everything that a wrong file or setting can break; the message says what to change.
 """
 
 import io
@@ -15,45 +14,43 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imageserve.errors import ModelLoadError
-from imageserve.models.base import best
-from imageserve.models.classifier_checks import (
+from imageserve.models.catalog import NETWORKS, Channels, Network, Scaling, scaling_of
+from imageserve.models.files import check_file, content_version, read_labels
+from imageserve.models.keras_backends import compiled_call, prepare_backend
+from imageserve.models.model import (
+    Pictures,
+    Probabilities,
+    best,
     check_input_type,
     check_output,
     check_probabilities,
     checked_input_size,
     first_line,
 )
-from imageserve.models.engine import Engine
-from imageserve.models.keras_call import compiled_call, prepare_backend
-from imageserve.models.labels import read_labels
-from imageserve.models.networks import NETWORKS, Network
-from imageserve.models.reading import check_file
-from imageserve.models.scaling import Channels, Scaling, scaling_of
+from imageserve.models.runtimes import KERAS, Engine
 from imageserve.models.source import Source
-from imageserve.models.version import content_version
 from imageserve.predictions import Prediction
 
-# TensorFlow reads this once, when it is imported; without it, it narrates its start on stderr.
+# TensorFlow reads this when it is imported; otherwise it logs its start to stderr.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 import h5py
 import keras
 
 RANDOM_SEED = 20180206
-"""What ``weights="random"`` starts from."""
+"""The seed of ``weights="random"``."""
 
 _WEIGHTS_FILES = (".h5", ".keras")
 _ENDPOINT = "serving_default"
 
 
 class KerasModel:
-    """A Keras classifier behind one call per batch; see ``Model``.
+    """A Keras classifier; see ``Model``. Make one with `load`, which does all the checks.
 
-    ``network`` maps uint8 RGB pictures to probabilities. Make one with `load`, which checks what is
-    checked nowhere else.
+    ``network`` maps uint8 RGB pictures to probabilities.
     """
 
-    runtime = "keras"
+    runtime = KERAS.name
 
     def __init__(
         self,
@@ -73,27 +70,28 @@ class KerasModel:
         self.network = network
         self._scores = compiled_call(network, input_size, engine)
 
-    def predict(self, images: NDArray[np.uint8], top: int) -> list[tuple[Prediction, ...]]:
-        """Classify pictures of shape (n, height, width, 3); see ``Model.predict``."""
+    def predict(self, images: Pictures, top: int) -> list[tuple[Prediction, ...]]:
+        """Classify pictures in one call; see ``Model.predict``."""
         return best(self.scores(images), self.labels, top)
 
-    def scores(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Call the network once: pictures (n, height, width, 3) to probabilities (n, classes).
-
-        Raises:
-            ModelOutOfMemory: the device has too little memory for this batch.
-        """
+    def scores(self, images: Pictures) -> Probabilities:
+        """Call the network once; see ``ScoringModel.scores``."""
         return self._scores(images)
 
 
-def load(source: Source, weights: str, engine: Engine) -> KerasModel:
-    """Load what a source says, with its scaling in front, and check that it can serve.
+def precisions() -> Sequence[str]:
+    """Return the precisions that Keras can compute in, on any machine."""
+    return KERAS.precisions
 
-    A network of keras.applications gets its ``weights``: ``imagenet`` (downloaded once, kept in
-    Keras's cache), ``random`` (the same each time, for tests) or the path of a weights file for as
-    many classes as there are labels. A saved classifier brings its own: it gets float32 RGB of
-    shape (n, height, width, 3), 0..255 unless its folder says how to scale, and answers with
-    probabilities of shape (n, classes).
+
+def load(source: Source, engine: Engine) -> KerasModel:
+    """Load a model, with its scaling in front, and check that it can serve.
+
+    A network of keras.applications gets the weights of the source: ``imagenet`` (downloaded once,
+    kept in Keras's cache), ``random`` (the same each time, for tests) or the path of a weights file
+    with as many classes as there are labels. A saved classifier has its own weights. It gets
+    float32 RGB of shape (n, height, width, 3), 0..255 unless its folder sets a scaling, and answers
+    with probabilities of shape (n, classes).
 
     Raises:
         ModelLoadError: the files, the labels or the settings do not fit.
@@ -101,21 +99,21 @@ def load(source: Source, weights: str, engine: Engine) -> KerasModel:
     _check_backend(engine)
     prepare_backend(engine)
     labels = read_labels(source.labels)
-    network, scaling = _unscaled(source, weights, len(labels), engine)
+    network, scaling = _unscaled(source, len(labels), engine)
     wanted = source.input_size or _own_size(source.network)
     size = checked_input_size(source.name, network.inputs, wanted)
     check_input_type(source.name, network.inputs[0].dtype, scaling)
     check_output(source.name, network.outputs, labels)
     _lower_precision(network, engine.precision)
     whole = _on_pixels(source.name, network, scaling_of(scaling), size)
-    version = source.version or _version(source, weights)
+    version = source.version or _version(source)
     model = KerasModel(source.name, whole, labels, size, version=version, engine=engine)
     check_probabilities(source.name, model.scores, size, len(labels))
     return model
 
 
 def save_imagenet_weights(name: str, path: Path) -> None:
-    """Save the ImageNet weights of a network, downloaded by Keras, as `load` reads them.
+    """Let Keras download the ImageNet weights of a network, and save them in a form `load` reads.
 
     Raises:
         ModelLoadError: they cannot be downloaded.
@@ -124,7 +122,8 @@ def save_imagenet_weights(name: str, path: Path) -> None:
 
 
 def _check_backend(engine: Engine) -> None:
-    engine.check_keras()
+    if engine.xla and engine.backend == "torch":
+        raise ModelLoadError("XLA: the torch backend has none; leave it out")
     running = keras.backend.backend()
     if running != engine.backend:
         raise ModelLoadError(
@@ -133,10 +132,10 @@ def _check_backend(engine: Engine) -> None:
         )
 
 
-def _unscaled(source: Source, weights: str, classes: int, engine: Engine) -> tuple[Any, str]:
-    """Return the network as Keras has it, and the name of the scaling it needs in front."""
+def _unscaled(source: Source, classes: int, engine: Engine) -> tuple[Any, str]:
+    """Return the network without scaling, and the name of the scaling it needs in front."""
     if source.network is not None:
-        return _weighted(source.name, weights, classes), source.network.scaling
+        return _with_weights(source.name, source.weights, classes), source.network.scaling
     assert source.path is not None
     if source.path.is_dir():
         return _from_saved_model(source, engine), source.scaling
@@ -144,13 +143,14 @@ def _unscaled(source: Source, weights: str, classes: int, engine: Engine) -> tup
 
 
 def _own_size(network: Network | None) -> tuple[int, int] | None:
-    # Networks that take any size are served at the one they were trained on.
+    # A network that takes any size is served at the size it was trained on.
     return (network.size, network.size) if network else None
 
 
-def _version(source: Source, weights: str) -> str:
+def _version(source: Source) -> str:
     if source.path is not None:
         return content_version(source.path)
+    weights = source.weights
     return weights if weights in {"imagenet", "random"} else content_version(Path(weights))
 
 
@@ -158,7 +158,7 @@ def _build(name: str, **options: Any) -> Any:
     return getattr(keras.applications, NETWORKS[name].constructor)(**options)
 
 
-def _weighted(name: str, weights: str, classes: int) -> Any:
+def _with_weights(name: str, weights: str, classes: int) -> Any:
     if weights == "random":
         keras.utils.set_random_seed(RANDOM_SEED)
         return _build(name, weights=None, classes=classes)
@@ -190,7 +190,7 @@ def _with_weights_file(name: str, weights: str, classes: int) -> Any:
         network = _build(name, weights=weights, classes=classes)
         if name.startswith("efficientnet_b") and "rescaling_1" in _layers_in(path):
             _fold_second_rescaling(network)
-    except Exception as error:  # what it raises depends on where in the file Keras stumbles
+    except Exception as error:  # Keras can raise anything for a file it does not understand
         raise ModelLoadError(
             f"{weights} does not hold the weights of {name} for {classes} labels "
             f"({first_line(error)}): save them anew with save_weights(), or name the network "
@@ -200,24 +200,24 @@ def _with_weights_file(name: str, weights: str, classes: int) -> Any:
 
 
 def _layers_in(path: Path) -> set[str]:
-    """Return the names of the layers whose weights a file holds."""
+    """Return the names of the layers that a weights file has weights for."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             content: Any = io.BytesIO(archive.read("model.weights.h5"))
     else:
         content = path
     with h5py.File(content) as file:
-        names = file.attrs.get("layer_names", ())  # .h5 of old; since then, groups
+        names = file.attrs.get("layer_names", ())  # in old .h5 files; new ones have groups
         old = {name.decode() if isinstance(name, bytes) else str(name) for name in names}
         return old | set(file.get("layers", ()))
 
 
 def _fold_second_rescaling(network: Any) -> None:
-    """Bring in what EfficientNetB0 to B7 do with ImageNet's weights only.
+    """Add the second scaling of EfficientNetB0 to B7, which Keras builds for ``imagenet`` only.
 
-    Asked for ``imagenet``, Keras divides by the square root of the standard deviation once more,
-    in a layer of its own, ``rescaling_1``. Asked for a weights file it leaves that layer out, even
-    where the file was saved from a network that had it.
+    With ``weights="imagenet"`` Keras divides once more by the square root of the standard
+    deviation, in a layer of its own, ``rescaling_1``. With a weights file it leaves this layer out,
+    even where the file was saved from a network that had it.
     """
     (layer,) = (one for one in network.layers if isinstance(one, keras.layers.Normalization))
     mean, variance, count = layer.get_weights()
@@ -227,12 +227,14 @@ def _fold_second_rescaling(network: Any) -> None:
 
 def _from_file(path: Path) -> Any:
     check_file("the model file", path)
-    # Keras calls a broken file a missing one.
+    # Keras reports a broken file as missing.
     if not zipfile.is_zipfile(path):
-        raise ModelLoadError(f"{path} is no .keras file, or cut short: copy or save it anew")
+        raise ModelLoadError(
+            f"{path} is no {KERAS.file_ending} file, or cut short: copy or save it anew"
+        )
     try:
         return keras.saving.load_model(path, compile=False)
-    except Exception as error:  # what it raises depends on where in the file Keras stumbles
+    except Exception as error:  # Keras can raise anything for a file it does not understand
         raise ModelLoadError(
             f"Keras cannot load {path} ({first_line(error)}): save it anew with "
             "model.save(), with layers that Keras itself has"
@@ -253,7 +255,7 @@ def _from_saved_model(source: Source, engine: Engine) -> Any:
     try:
         layer = keras.layers.TFSMLayer(str(source.path), call_endpoint=_ENDPOINT)
         spec = _signature(layer)
-    except Exception as error:  # what it raises depends on where in the files it stumbles
+    except Exception as error:  # Keras can raise anything for a file it does not understand
         raise ModelLoadError(
             f"Keras cannot load the SavedModel {source.path} ({first_line(error)}): save it anew "
             "with model.export(), or tf.saved_model.save() with a signature serving_default of "
@@ -272,7 +274,7 @@ def _signature(layer: Any) -> Any:
 def _as_network(layer: Any, spec: Any) -> Any:
     pixels = keras.Input(tuple(spec.shape[1:]), dtype=spec.dtype.name)
     answers = layer(pixels)
-    # A signature answers with a dictionary, if only of one.
+    # A signature answers with a dictionary, even where there is only one output.
     outputs = list(answers.values()) if isinstance(answers, dict) else [answers]
     return keras.Model(pixels, outputs[0] if len(outputs) == 1 else outputs)
 
@@ -280,7 +282,7 @@ def _as_network(layer: Any, spec: Any) -> Any:
 def _lower_precision(network: Any, precision: str) -> None:
     """Let all layers but the last compute in fewer bits; weights and answers stay float32.
 
-    The last one gives probabilities: in bfloat16 those would have two digits.
+    The last layer gives probabilities, which in bfloat16 would have only two digits.
     """
     if precision == "float32":
         return
@@ -291,14 +293,14 @@ def _lower_precision(network: Any, precision: str) -> None:
 
 
 def _layers(network: Any) -> Iterator[Any]:
-    """Yield the layers in the order of the data, those inside of others too."""
+    """Yield the layers in the order of the data, including layers inside other layers."""
     for layer in network.layers:
         inner = layer._flatten_layers(include_self=False)
         yield from _layers(layer) if hasattr(layer, "layers") else (*inner, layer)
 
 
 def _on_pixels(name: str, network: Any, scaling: Scaling, size: tuple[int, int]) -> Any:
-    """Put the scaling in front of the network: pictures cross to the device as uint8."""
+    """Put the scaling in front of the network, so that pictures reach the device as uint8."""
     pixels = keras.Input((*size, 3), dtype="uint8")
     try:
         numbers = keras.ops.cast(_scaled(pixels, scaling), network.inputs[0].dtype)
@@ -323,5 +325,5 @@ def _scaled(pixels: Any, scaling: Scaling) -> Any:
 
 
 def _constant(channels: Channels) -> float | NDArray[np.float32]:
-    """Return one number where all colours share it: ONNX Runtime is slow at spreading three."""
+    """Return one number where all colours share it: ONNX Runtime broadcasts three slowly."""
     return channels[0] if len(set(channels)) == 1 else np.asarray(channels, np.float32)

@@ -1,52 +1,90 @@
-"""An exported classifier as a Model, in ONNX Runtime, without Keras or TensorFlow.
+"""The runtime ONNX Runtime: an exported classifier as a Model. The only door to ONNX Runtime.
 
-The scaling of pixels belongs inside the file, as ``imageserve models export`` writes it.
+It needs neither Keras nor TensorFlow. The scaling of pixels belongs inside the file, where
+``imageserve models export`` puts it.
+
+On a CPU there are two sessions. A large batch is split among threads that do not wait for each
+other, each with a few pictures; a small one is computed by all threads together.
 """
 
+import json
+import logging
+import math
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnxruntime
 from numpy.typing import NDArray
 
-from imageserve.errors import ModelLoadError
-from imageserve.models.base import best
-from imageserve.models.classifier_checks import (
+from imageserve.errors import ModelLoadError, ModelOutOfMemory
+from imageserve.models.files import check_file, content_version, is_version, read_labels
+from imageserve.models.model import (
+    Pictures,
+    Probabilities,
+    best,
     check_output,
     check_probabilities,
     checked_input_size,
+    first_line,
 )
-from imageserve.models.engine import Engine
-from imageserve.models.labels import read_labels
-from imageserve.models.onnx_session import OnnxSession, Tensor
-from imageserve.models.processors import usable_processors
-from imageserve.models.reading import check_file
+from imageserve.models.runtimes import KERAS, ONNX, Engine
 from imageserve.models.source import Source
-from imageserve.models.version import content_version, is_version
 from imageserve.predictions import Prediction
 
 VERSION_KEY = "imageserve.version"
-"""Where an exported file keeps the version of what it was exported from."""
+"""The property of an exported file that holds the version of its source."""
 
-_INPUT_TYPES: Mapping[str, Callable[[NDArray[np.uint8]], NDArray[Any]]] = {
+PIECE, LARGEST_PIECE = 2, 4
+"""How many pictures one thread computes at once: usually, and at most.
+
+A larger piece does not fit into the thread's caches between two layers, and leaves other threads
+waiting for the last one; see decision 17.
+"""
+
+MOST_THREADS_APART = 16
+"""With more threads a batch of 32 has less than two pictures for each, so a second session would
+only take memory."""
+
+_INPUT_TYPES: Mapping[str, Callable[[Pictures], NDArray[Any]]] = {
     "tensor(uint8)": lambda images: images,
     "tensor(float)": lambda images: images.astype(np.float32),
 }
+_OPENVINO = "OpenVINOExecutionProvider"
+_PLAIN_CPU = "CPUExecutionProvider"
+_FASTEST_FIRST = ("CUDAExecutionProvider", _OPENVINO, _PLAIN_CPU)
+_ON_CPU = (_OPENVINO, _PLAIN_CPU)
+_MEMORY_SIGNS = (
+    "Failed to allocate",
+    "Unable to allocate",
+    "bad allocation",
+    "bad_alloc",
+    "out of memory",
+    "can't start new thread",
+)
+_ERRORS_ONLY = 3
+_START_S = 30.0
+
+_logger = logging.getLogger(__name__)
 
 
 class OnnxModel:
-    """A classifier in ONNX Runtime behind one call per batch; see ``Model``.
+    """A classifier in ONNX Runtime; see ``Model``. Make one with `load`, which does all the checks.
 
-    Make one with `load`, which checks what is checked nowhere else.
+    Used by one thread.
     """
 
-    runtime = "onnx"
+    runtime = ONNX.name
 
     def __init__(
         self,
         name: str,
-        session: OnnxSession,
+        session: "OnnxSession",
         labels: Sequence[str],
         input_size: tuple[int, int],
         version: str,
@@ -59,17 +97,18 @@ class OnnxModel:
         self._session = session
         self._as_input = _INPUT_TYPES[session.inputs[0].type]
 
-    def predict(self, images: NDArray[np.uint8], top: int) -> list[tuple[Prediction, ...]]:
-        """Classify pictures of shape (n, height, width, 3); see ``Model.predict``."""
+    def predict(self, images: Pictures, top: int) -> list[tuple[Prediction, ...]]:
+        """Classify pictures in one call; see ``Model.predict``."""
         return best(self.scores(images), self.labels, top)
 
-    def scores(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Run the session: pictures (n, height, width, 3) to probabilities (n, classes).
-
-        Raises:
-            ModelOutOfMemory: the device has too little memory for this batch.
-        """
+    def scores(self, images: Pictures) -> Probabilities:
+        """Run the session once; see ``ScoringModel.scores``."""
         return np.asarray(self._session.run(self._as_input(images)), np.float32)
+
+
+def precisions() -> Sequence[str]:
+    """Return the precisions that this machine can compute in."""
+    return ONNX.precisions if _fastest() == _OPENVINO else ("float32",)
 
 
 def load(source: Source, engine: Engine) -> OnnxModel:
@@ -82,10 +121,9 @@ def load(source: Source, engine: Engine) -> OnnxModel:
         ModelLoadError: the file, the labels or the settings do not fit.
     """
     assert source.path is not None
-    engine.check_onnx()
     labels = read_labels(source.labels)
     check_file("the model file", source.path)
-    session = OnnxSession(source.path, engine.threads or usable_processors(), engine.precision)
+    session = OnnxSession(source.path, engine.computing_threads, engine.precision)
     _check_layout(source, session.inputs)
     size = checked_input_size(source.name, session.inputs, source.input_size)
     check_output(source.name, session.outputs, labels)
@@ -95,16 +133,16 @@ def load(source: Source, engine: Engine) -> OnnxModel:
     return model
 
 
-def _check_layout(source: Source, inputs: Sequence[Tensor]) -> None:
-    """Raise ModelLoadError where pictures cannot be given to it as they are."""
+def _check_layout(source: Source, inputs: Sequence["Tensor"]) -> None:
+    """Raise ModelLoadError unless pictures can be given to the model without any change."""
     name, only = source.name, inputs[0]
     if only.type not in _INPUT_TYPES:
         raise ModelLoadError(f"{name} takes input of {only.type}: export it with uint8 or float32")
     if only.type != "tensor(uint8)" and source.scaling != "none":
         raise ModelLoadError(
             f"{name} takes float32 and its folder asks for the scaling {source.scaling!r}, which "
-            "must be inside an .onnx file: export it with 'imageserve models export', or put the "
-            "scaling into the graph and set it to none"
+            f"must be inside an {ONNX.file_ending} file: export it with 'imageserve models "
+            "export', or put the scaling into the graph and set it to none"
         )
     if len(only.shape) == 4 and only.shape[1] == 3 != only.shape[3]:
         raise ModelLoadError(
@@ -121,3 +159,143 @@ def _check_layout(source: Source, inputs: Sequence[Tensor]) -> None:
 def _version(properties: Mapping[str, str], path: Path) -> str:
     kept = properties.get(VERSION_KEY, "")
     return kept if is_version(kept) else content_version(path)
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """An input or output of a session; None for a side that is left open."""
+
+    name: str
+    type: str
+    shape: tuple[int | None, ...]
+
+
+class OnnxSession:
+    """A loaded file on the fastest device that is installed. Used by one thread."""
+
+    def __init__(self, path: Path, threads: int, precision: str) -> None:
+        """Load a file; on a CPU ``threads`` threads compute.
+
+        Raises:
+            ModelLoadError: ONNX Runtime cannot load it, or not compute in this precision here.
+        """
+        if precision not in precisions():
+            raise ModelLoadError(
+                f"PRECISION={precision}: ONNX Runtime computes with {_fastest()} here, which has "
+                "only float32: install onnxruntime-openvino instead, leave PRECISION out, or set "
+                f"MODEL_RUNTIME={KERAS.name}"
+            )
+        load = partial(_load_session, path, threads, precision)
+        self._together = load(streams=1)
+        # Without a device for the fastest provider, ONNX Runtime takes another one.
+        provider = self._together.get_providers()[0]
+        _logger.info("ONNX Runtime computes with %s", provider)
+        self.inputs = _tensors(self._together.get_inputs())
+        self.outputs = _tensors(self._together.get_outputs())
+        self.properties = dict(self._together.get_modelmeta().custom_metadata_map)
+        self._threads = threads
+        self._apart = None
+        if provider in _ON_CPU and threads <= MOST_THREADS_APART:
+            self._apart = load(streams=threads) if threads > 1 else self._together
+            self._pool = _started_pool(threads)
+
+    def run(self, images: NDArray[Any]) -> NDArray[Any]:
+        """Return the first output for a batch.
+
+        Raises:
+            ModelOutOfMemory: the device has too little memory for it.
+        """
+        try:
+            if self._is_for_apart(images):
+                return self._run_apart(images)
+            return self._answers(self._together, images)
+        except Exception as error:  # ONNX Runtime's errors have no base class of their own
+            if not any(sign in str(error) for sign in _MEMORY_SIGNS):
+                raise
+            raise ModelOutOfMemory(
+                f"too little device memory for a batch of {len(images)}: {first_line(error)}"
+            ) from error
+
+    def _is_for_apart(self, images: NDArray[Any]) -> bool:
+        # With fewer pictures, threads that get one picture less than others idle too long.
+        return self._apart is not None and len(images) >= 2 * self._threads
+
+    def _run_apart(self, images: NDArray[Any]) -> NDArray[Any]:
+        size = piece_size(len(images), self._threads)
+        pieces = [images[i : i + size] for i in range(0, len(images), size)]
+        return np.concatenate(list(self._pool.map(partial(self._answers, self._apart), pieces)))
+
+    def _answers(self, session: Any, images: NDArray[Any]) -> NDArray[Any]:
+        return np.asarray(session.run(None, {self.inputs[0].name: images})[0])
+
+
+def piece_size(n: int, threads: int) -> int:
+    """Return the size of the pieces of a batch with which the last thread ends soonest."""
+
+    def computed(size: int) -> int:
+        return math.ceil(math.ceil(n / size) / threads) * size
+
+    return min(range(1, LARGEST_PIECE + 1), key=lambda size: (computed(size), abs(size - PIECE)))
+
+
+def _started_pool(threads: int) -> ThreadPoolExecutor:
+    """Return a pool with all threads started: later there may be no memory for them."""
+    pool = ThreadPoolExecutor(threads, thread_name_prefix=ONNX.name)
+    list(pool.map(threading.Barrier(threads).wait, [_START_S] * threads))
+    return pool
+
+
+def _load_session(path: Path, threads: int, precision: str, *, streams: int) -> Any:
+    """Load a file for ``streams`` calls at once, which share the threads."""
+    provider = _fastest()
+    own = _openvino_options(threads, streams, precision) if provider == _OPENVINO else {}
+    providers = [(provider, own)]
+    if provider != _PLAIN_CPU:
+        providers.append((_PLAIN_CPU, {}))
+    options = _session_options(threads // streams, has_arena=provider != _OPENVINO)
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # ONNX Runtime's errors have no base class of their own
+        raise ModelLoadError(
+            f"ONNX Runtime cannot load {path} ({first_line(error)}): copy it anew, or export it "
+            "anew with 'imageserve models export'"
+        ) from error
+
+
+def _session_options(threads: int, *, has_arena: bool) -> Any:
+    options = onnxruntime.SessionOptions()
+    # By default ONNX Runtime starts a thread for each processor of the machine, even where the
+    # container may use only a few of them. With one thread, the caller computes.
+    options.intra_op_num_threads = threads
+    # Between two calls threads must not spin: spinning uses up a container's CPU limit, and takes
+    # the processors from the web server and Redis.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    # OpenVINO has memory of its own: there the arena is useless, and ends the process when an
+    # allocation fails.
+    options.enable_cpu_mem_arena = has_arena
+    options.log_severity_level = _ERRORS_ONLY
+    return options
+
+
+def _openvino_options(threads: int, streams: int, precision: str) -> dict[str, str]:
+    # By default OpenVINO computes in bfloat16 where the processor can, and takes all processors of
+    # the machine. It pins its threads to the first ones, and so would the next worker there.
+    config = {
+        "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
+        "ENABLE_CPU_PINNING": "NO",
+        "INFERENCE_NUM_THREADS": str(threads),
+        "NUM_STREAMS": str(streams),
+    }
+    return {"device_type": "CPU", "load_config": json.dumps({"CPU": config})}
+
+
+def _fastest() -> str:
+    available = onnxruntime.get_available_providers()
+    return next(name for name in _FASTEST_FIRST if name in available)
+
+
+def _tensors(declared: Sequence[Any]) -> list[Tensor]:
+    return [
+        Tensor(one.name, one.type, tuple(n if isinstance(n, int) else None for n in one.shape))
+        for one in declared
+    ]

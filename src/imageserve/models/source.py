@@ -1,31 +1,50 @@
-"""Which file is loaded, by which engine, with which labels: all that is decided before loading."""
+"""Decides before loading which file is loaded, by which runtime, with which labels."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from imageserve.errors import ModelLoadError
-from imageserve.models.catalog import KNOWN, is_model_file, is_model_path, short_name, unknown_model
-from imageserve.models.folder import FolderFacts, read_folder
-from imageserve.models.networks import Network
-from imageserve.models.reading import reading
+from imageserve.models.catalog import (
+    KNOWN,
+    Network,
+    is_model_file,
+    is_model_path,
+    short_name,
+    unknown_model,
+)
+from imageserve.models.files import file_errors, only_file
+from imageserve.models.folder import FolderFacts, read_facts
+from imageserve.models.runtimes import (
+    RUNTIMES,
+    SOURCE_RUNTIME,
+    Runtime,
+    file_endings,
+    folder_files,
+    runtime_of_file,
+)
+
+LABELS_FILES = ("labels.txt", "labels.json")
+"""The names that the labels may have in a model folder; `models export` writes the first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """What an engine needs to know to load one model."""
+    """What a runtime needs to know to load one model."""
 
     name: str
     runtime: str
-    """``keras`` or ``onnx``."""
+    """A key of `RUNTIMES`."""
     path: Path | None
-    """The file, or the folder of a SavedModel; None for a network of keras.applications."""
+    """The model's file or folder; None for a network of keras.applications."""
     labels: Path
     network: Network | None = None
     input_size: tuple[int, int] | None = None
     """Height and width that the model must have; None accepts what it has."""
     scaling: str = "none"
     version: str | None = None
-    """None: what its content says."""
+    """None: the version follows from the content."""
+    weights: str = "imagenet"
+    """For a network ``imagenet``, ``random`` or the path of a weights file; others ignore it."""
 
 
 def find_source(
@@ -36,62 +55,80 @@ def find_source(
     Raises:
         ModelLoadError: nothing fits; the message says what to change.
     """
-    own = Path(labels_file) if labels_file else None
+    labels = Path(labels_file) if labels_file else None
+    wanted = RUNTIMES[runtime] if runtime else None
     if model in KNOWN:
-        return _known(model, own, input_size, runtime)
+        return _known(model, labels, input_size, wanted)
     if not is_model_path(model):
         raise unknown_model(model)
-    with reading(model):
+    with file_errors(model):
         is_folder = Path(model).is_dir()
     if is_model_file(model) and not is_folder:
-        return _file(Path(model), own, input_size, runtime)
-    return _folder(Path(model), own, input_size, runtime)
+        return _file(Path(model), labels, input_size, wanted)
+    return _folder(Path(model), labels, input_size, wanted)
 
 
 def _known(
-    model: str, labels: Path | None, input_size: tuple[int, int] | None, runtime: str | None
+    model: str, labels: Path | None, input_size: tuple[int, int] | None, wanted: Runtime | None
 ) -> Source:
-    facts = KNOWN[model]
-    if runtime == "onnx":
-        raise _not_exported(model, "DIR")
-    return Source(
-        model, "keras", facts.model_file, labels or facts.labels_file, facts.network, input_size
-    )
+    known = KNOWN[model]
+    if wanted and wanted.name != known.runtime:
+        raise _wrong_runtime(wanted, RUNTIMES[known.runtime], model)
+    labels = labels or known.labels_file
+    return Source(model, known.runtime, known.model_file, labels, known.network, input_size)
 
 
 def _file(
-    path: Path, labels: Path | None, input_size: tuple[int, int] | None, runtime: str | None
+    path: Path, labels: Path | None, input_size: tuple[int, int] | None, wanted: Runtime | None
 ) -> Source:
+    own = runtime_of_file(path)
+    assert own is not None
     if labels is None:
         raise _no_labels(path)
-    own_runtime = "onnx" if path.suffix == ".onnx" else "keras"
-    if runtime == "onnx" != own_runtime:
-        raise _not_exported(str(path), "DIR")
-    if runtime == "keras" != own_runtime:
-        raise _not_for_keras(path)
-    return Source(path.stem, own_runtime, path, labels, input_size=input_size)
+    if wanted and wanted != own:
+        raise _wrong_runtime(wanted, own, str(path))
+    return Source(path.stem, own.name, path, labels, input_size=input_size)
 
 
 def _folder(
-    path: Path, labels: Path | None, input_size: tuple[int, int] | None, runtime: str | None
+    path: Path, labels: Path | None, input_size: tuple[int, int] | None, wanted: Runtime | None
 ) -> Source:
-    found = read_folder(path)
-    chosen = runtime or ("keras" if found.keras else "onnx")
-    file = found.onnx if chosen == "onnx" else found.keras
-    if file is None:
-        raise _not_exported(str(path), str(path)) if chosen == "onnx" else _not_for_keras(path)
-    labels = labels or found.labels
+    with file_errors(f"the model folder {path}"):
+        models = _models_in(path)
+        facts = read_facts(path)
+        own_labels = only_file(path, *LABELS_FILES)
+    first = RUNTIMES[next(iter(models))]
+    chosen = wanted or first
+    if chosen.name not in models:
+        raise _wrong_runtime(chosen, first, str(path), export_to=str(path))
+    labels = labels or own_labels
     if labels is None:
         raise _no_labels(path)
     return Source(
         name=short_name(str(path.resolve())),
-        runtime=chosen,
-        path=file,
+        runtime=chosen.name,
+        path=models[chosen.name],
         labels=labels,
-        input_size=_agreed_size(path, found.facts, input_size),
-        scaling=found.facts.scaling,
-        version=found.facts.version,
+        input_size=_agreed_size(path, facts, input_size),
+        scaling=facts.scaling,
+        version=facts.version,
     )
+
+
+def _models_in(folder: Path) -> dict[str, Path]:
+    """Return the models in a folder by runtime, at least one, in the order of `RUNTIMES`."""
+    if folder.is_file():
+        raise ModelLoadError(
+            f"{folder} is no model folder: a model in one file ends in {file_endings()}; load a "
+            f".h5 file in {SOURCE_RUNTIME.title} and save it as {SOURCE_RUNTIME.file_ending}"
+        )
+    if not folder.is_dir():
+        raise ModelLoadError(f"the model folder {folder} does not exist: correct its path")
+    found = {name: runtime.find_in(folder) for name, runtime in RUNTIMES.items()}
+    models = {name: path for name, path in found.items() if path}
+    if not models:
+        raise ModelLoadError(f"{folder} holds no model: put {folder_files()} into it")
+    return models
 
 
 def _agreed_size(
@@ -109,18 +146,19 @@ def _agreed_size(
 def _no_labels(path: Path) -> ModelLoadError:
     return ModelLoadError(
         f"{path} has no labels: name a labels file, one label a line in class order "
-        "(MODEL_LABELS), or put labels.txt into the model's folder"
+        f"(MODEL_LABELS), or put {LABELS_FILES[0]} into the model's folder"
     )
 
 
-def _not_exported(model: str, folder: str) -> ModelLoadError:
+def _wrong_runtime(
+    wanted: Runtime, own: Runtime, model: str, export_to: str = "DIR"
+) -> ModelLoadError:
+    if own == SOURCE_RUNTIME and wanted.write:
+        return ModelLoadError(
+            f"MODEL_RUNTIME={wanted.name} needs {model} exported: run 'imageserve models export "
+            f"{model} --runtime {wanted.name} --to {export_to}', then set MODEL={export_to}"
+        )
     return ModelLoadError(
-        f"MODEL_RUNTIME=onnx needs {model} as ONNX: run 'imageserve models export {model} "
-        f"--to {folder}', then set MODEL={folder}"
-    )
-
-
-def _not_for_keras(path: Path) -> ModelLoadError:
-    return ModelLoadError(
-        f"MODEL_RUNTIME=keras cannot run {path}, which is ONNX: leave MODEL_RUNTIME out"
+        f"MODEL_RUNTIME={wanted.name} cannot run {model}, which is for {own.title}: leave "
+        "MODEL_RUNTIME out"
     )

@@ -1,7 +1,7 @@
-"""A model of declared cost that needs no Keras and no numpy: for tests and benchmarks.
+"""A model that only waits as long as it is told to, for tests and benchmarks. Needs no numpy.
 
-It classifies nothing. Its label is a fingerprint of the picture, so that an answer handed to the
-wrong request shows.
+It classifies nothing. Its label is a fingerprint of the picture, so that a test notices an answer
+that goes to the wrong request.
 """
 
 import hashlib
@@ -23,7 +23,7 @@ _LARGEST_SIZE = 4096
 
 
 def stand_in_label(pixels: bytes) -> str:
-    """Name the label which a StandIn gives to these pixels: 12 hexadecimal digits."""
+    """Return the label that a StandIn gives to these pixels: 12 hexadecimal digits."""
     return hashlib.blake2b(pixels).hexdigest()[:12]
 
 
@@ -32,8 +32,8 @@ class StandIn:
 
     With ``poison`` it fails on purpose, for fault tests, on a picture whose first pixel is
 
-    * (255, 0, 255): raises RuntimeError, as a model does that cannot stand this picture;
-    * (0, 255, 255): ends the process at once, as a crash of the driver does;
+    * (255, 0, 255): raises RuntimeError, like a model that fails on this picture;
+    * (0, 255, 255): ends the process at once, like a crash of the driver;
     * (255, 255, 0): raises ModelOutOfMemory unless the picture is alone in its batch.
     """
 
@@ -57,7 +57,7 @@ class StandIn:
         self._sleep = sleep
 
     def predict(self, images: "NDArray[np.uint8]", top: int) -> list[tuple[Prediction, ...]]:
-        """Take the declared time, then answer; see ``Model.predict``."""
+        """Sleep for the declared time, then answer; see ``Model.predict``."""
         if self._poison:
             _take_poison(images)
         self._sleep((self.batch_ms + len(images) * self.image_ms) / 1000)
@@ -74,11 +74,11 @@ def is_stand_in(model: str) -> bool:
 
 
 def parse_stand_in(model: str, input_size: tuple[int, int] | None = None) -> StandIn:
-    """Make the stand-in which a name such as ``stand-in:batch_ms=400,image_ms=0,size=64`` asks for.
+    """Make the stand-in for a name such as ``stand-in:batch_ms=400,image_ms=0,size=64``.
 
     Options are ``batch_ms`` and ``image_ms`` (milliseconds), ``size`` (pixels, for height and
-    width), ``poison`` (0 or 1) and ``version`` (a whole number). ``input_size`` is what the
-    settings demand, if they do.
+    width), ``poison`` (0 or 1) and ``version`` (a whole number). ``input_size`` is the size that
+    the settings demand, if any.
 
     Raises:
         ModelLoadError: an option is unknown or has a bad value, or ``size`` is not what the
@@ -139,7 +139,7 @@ _OPTIONS: dict[str, tuple[str, Callable[[float], bool]]] = {
 
 
 def _fillers(count: int) -> list[Prediction]:
-    """Make up runners-up that share what the first leaves over, each half of the one before."""
+    """Return labels that share the rest of the probability, each half of the one before."""
     rest = 1 - _PROBABILITY
     return [Prediction(f"other-{i}", rest / 2**i) for i in range(1, count + 1)]
 
@@ -155,5 +155,5 @@ def _take_poison(images: "NDArray[np.uint8]") -> None:
 
 
 def _die() -> NoReturn:
-    # Not sys.exit(): a killed process runs no clean-up, and neither must this one.
+    # Not sys.exit(): like a killed process, this one must run no clean-up.
     os._exit(1)

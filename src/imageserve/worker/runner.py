@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from imageserve import metrics
 from imageserve.errors import ModelOutOfMemory
-from imageserve.models.base import Model
+from imageserve.models.model import Model
 from imageserve.predictions import Prediction
 from imageserve.worker.batch import Outcome, Task
 

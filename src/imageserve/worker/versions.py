@@ -13,8 +13,8 @@ from pathlib import Path
 from imageserve.errors import ModelLoadError
 from imageserve.models.catalog import is_model_path
 from imageserve.models.entries import ModelEntry
+from imageserve.models.files import file_errors
 from imageserve.models.folder import FACTS_FILE, FolderFacts, read_facts
-from imageserve.models.reading import reading
 from imageserve.queue.wire import DesiredVersion
 
 MOST_FILES = 1000
@@ -58,9 +58,9 @@ class Versions:
             ModelLoadError: it is not there, or may not be read.
         """
         if desired is None:
-            with reading(self.entry.network):
+            with file_errors(self.entry.network):
                 return Candidate(self.entry, None, 0, fingerprint_of(_paths(self.entry)))
-        with reading(f"{desired.text} in {self._models_dir}"):
+        with file_errors(f"{desired.text} in {self._models_dir}"):
             return self._desired(desired)
 
     def _desired(self, desired: DesiredVersion) -> Candidate:

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from imageserve.models.base import best
+from imageserve.models.model import best
 from imageserve.predictions import Prediction
 
 LABELS = ("ant", "bee", "cat", "dog")
@@ -44,7 +44,7 @@ def test_every_row_gets_its_own_answer_with_plain_floats() -> None:
 
 
 def test_many_random_rows_agree_with_a_full_stable_sort() -> None:
-    # Three distinct values, so that ever so many tie.
+    # Three distinct values, so that many tie.
     scores = np.random.default_rng(5).integers(0, 3, (64, 1000)).astype(np.float32)
     labels = [str(i) for i in range(1000)]
 

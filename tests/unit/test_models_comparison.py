@@ -1,4 +1,4 @@
-"""Comparing engines: their speed and their answers."""
+"""Comparing models: their speed and their answers."""
 
 from collections.abc import Callable
 
@@ -7,14 +7,21 @@ import pytest
 from numpy.typing import NDArray
 
 from imageserve.errors import ModelOutOfMemory
-from imageserve.models.agreement import agreement, as_pictures, drawn_pictures, scores_of
-from imageserve.models.speed import Plan, Speeds, measure
+from imageserve.models.comparison import (
+    BenchPlan,
+    Speeds,
+    agreement,
+    as_pictures,
+    drawn_pictures,
+    measure,
+    scores_of,
+)
 
 Call = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
 class Clock:
-    """Goes on only when an engine works."""
+    """Advances only while a model computes."""
 
     def __init__(self) -> None:
         self.now = 0.0
@@ -22,7 +29,7 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
-    def engine(self, batch_s: float, picture_s: float, most: int = 1024) -> Call:
+    def model(self, batch_s: float, picture_s: float, most: int = 1024) -> Call:
         def call(images: NDArray[np.uint8]) -> NDArray[np.float32]:
             if len(images) > most:
                 raise ModelOutOfMemory("too large")
@@ -33,13 +40,13 @@ class Clock:
 
 
 def measured(clock: Clock, calls: dict[str, Call], said: list[str] | None = None) -> Speeds:
-    plan = Plan((2, 2), [1, 4, 16], rounds=3, seconds=2.0)
+    plan = BenchPlan((2, 2), [1, 4, 16], rounds=3, seconds=2.0)
     return measure(calls, plan, (said if said is not None else []).append, clock)
 
 
-def test_every_engine_is_measured_in_turn_and_the_medians_are_right() -> None:
+def test_every_model_is_measured_in_turn_and_the_medians_are_right() -> None:
     clock, said = Clock(), list[str]()
-    calls = {"slow": clock.engine(0.25, 0.25), "fast": clock.engine(0.25, 0.0)}
+    calls = {"slow": clock.model(0.25, 0.25), "fast": clock.model(0.25, 0.0)}
 
     speeds = measured(clock, calls, said)
 
@@ -59,7 +66,7 @@ def test_the_best_batch_size_is_the_smallest_that_is_nearly_the_fastest() -> Non
 def test_a_batch_that_does_not_fit_is_left_out_and_not_tried_again() -> None:
     clock, said = Clock(), list[str]()
 
-    speeds = measured(clock, {"small": clock.engine(0.5, 0.0, most=4)}, said)
+    speeds = measured(clock, {"small": clock.model(0.5, 0.0, most=4)}, said)
 
     assert speeds.median("small", 16) is None
     assert speeds.best_size("small") == 4

@@ -1,4 +1,4 @@
-"""One compiled call of a Keras network, on each of Keras's backends.
+"""Keras's backends: threads and devices, and one compiled call of a network on each of them.
 
 The only door to TensorFlow, JAX and PyTorch for serving. Each function imports its own library, so
 that a worker on one backend needs none of the others.
@@ -8,27 +8,24 @@ import logging
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from imageserve.errors import ModelOutOfMemory
-from imageserve.models.classifier_checks import Scores, first_line
-from imageserve.models.engine import Engine
-from imageserve.models.processors import usable_processors
+from imageserve.models.model import Pictures, Probabilities, Scores, first_line
+from imageserve.models.runtimes import Engine
 
 _logger = logging.getLogger(__name__)
 
 
 def prepare_backend(engine: Engine) -> None:
-    """Set up the backend's devices and threads, as far as nobody has used it in this process."""
-    threads = engine.threads or usable_processors()
+    """Set up the backend's devices and threads, unless this process has already used it."""
     if engine.backend == "tensorflow":
-        _prepare_tensorflow(threads)
+        _prepare_tensorflow(engine.computing_threads)
     elif engine.backend == "torch":
-        _prepare_torch(threads)
+        _prepare_torch(engine.computing_threads)
 
 
 def compiled_call(network: Any, input_size: tuple[int, int], engine: Engine) -> Scores:
-    """Compile a network of uint8 pictures for every batch size.
+    """Compile a network for every batch size.
 
     Args:
         network: maps pictures (n, height, width, 3), uint8, to scores (n, classes).
@@ -48,12 +45,12 @@ def _prepare_tensorflow(threads: int) -> None:
     import tensorflow as tf
 
     try:
-        # Of itself TensorFlow starts a thread for each processor of the machine, however few of
-        # them the container may use.
+        # By default TensorFlow starts a thread for each processor of the machine, even where the
+        # container may use only a few of them.
         tf.config.threading.set_intra_op_parallelism_threads(threads)
     except RuntimeError:
-        # Whoever used TensorFlow first in this process has settled it; serving still works.
-        _logger.debug("TensorFlow runs already: it keeps its number of threads")
+        # It was fixed when TensorFlow was first used in this process; serving still works.
+        _logger.debug("TensorFlow already runs: it keeps its number of threads")
     for gpu in tf.config.list_physical_devices("GPU"):
         # By default TensorFlow takes the whole GPU, and a second worker on it cannot start.
         try:
@@ -71,8 +68,8 @@ def _prepare_torch(threads: int) -> None:
 def _on_tensorflow(network: Any, input_size: tuple[int, int], xla: bool) -> Scores:
     import tensorflow as tf
 
-    # Any batch size without a trace anew for each. XLA only if told to: it compiles each new batch
-    # size for seconds, and may make a network slower on a CPU.
+    # One trace serves every batch size. XLA is off by default: it compiles each new batch size for
+    # seconds, and can make a network slower on a CPU.
     call = tf.function(
         lambda images: network(images, training=False),
         input_signature=[tf.TensorSpec((None, *input_size, 3), tf.uint8)],
@@ -80,7 +77,7 @@ def _on_tensorflow(network: Any, input_size: tuple[int, int], xla: bool) -> Scor
         jit_compile=xla or None,
     )
 
-    def scores(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def scores(images: Pictures) -> Probabilities:
         try:
             return np.asarray(call(images).numpy(), np.float32)
         except tf.errors.ResourceExhaustedError as error:
@@ -92,8 +89,8 @@ def _on_tensorflow(network: Any, input_size: tuple[int, int], xla: bool) -> Scor
 def _on_jax(network: Any) -> Scores:
     import jax
 
-    # As arguments, not as constants of the graph: they are then held once, whatever the number of
-    # batch sizes that are compiled.
+    # The weights are arguments, not constants of the graph: they are then held once, however many
+    # batch sizes are compiled.
     weights = jax.device_put(
         (
             [variable.value for variable in network.trainable_variables],
@@ -104,7 +101,7 @@ def _on_jax(network: Any) -> Scores:
         lambda weights, images: network.stateless_call(*weights, images, training=False)[0]
     )
 
-    def scores(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def scores(images: Pictures) -> Probabilities:
         try:
             return np.asarray(call(weights, images), np.float32)
         except jax.errors.JaxRuntimeError as error:
@@ -118,24 +115,24 @@ def _on_torch(network: Any) -> Scores:
 
     device = next((v.value.device for v in network.variables), torch.device("cpu"))
 
-    def scores(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def scores(images: Pictures) -> Probabilities:
         try:
             with torch.inference_mode():
                 answers = network(torch.tensor(images, device=device), training=False)
                 return np.asarray(answers.float().cpu().numpy(), np.float32)
         except RuntimeError as error:
-            # torch.OutOfMemoryError is one, and what the CPU's allocator raises.
+            # Both torch.OutOfMemoryError and the error of the CPU's allocator are RuntimeErrors.
             raise _if_memory(images, error, "out of memory", "can't allocate memory") from error
 
     return scores
 
 
-def _if_memory(images: NDArray[np.uint8], error: Exception, *signs: str) -> Exception:
-    """Return what to raise for an error that only its text tells apart."""
+def _if_memory(images: Pictures, error: Exception, *signs: str) -> Exception:
+    """Return ModelOutOfMemory if the text of ``error`` has one of the signs, else ``error``."""
     return _out_of_memory(images, error) if any(s in str(error) for s in signs) else error
 
 
-def _out_of_memory(images: NDArray[np.uint8], error: Exception) -> ModelOutOfMemory:
+def _out_of_memory(images: Pictures, error: Exception) -> ModelOutOfMemory:
     return ModelOutOfMemory(
         f"too little device memory for a batch of {len(images)}: {first_line(error)}"
     )

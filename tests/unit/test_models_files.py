@@ -1,9 +1,17 @@
+"""The files of a model: labels, versions, and the messages for files that cannot be read."""
+
 from pathlib import Path
 
 import pytest
 
 from imageserve.errors import ModelLoadError
-from imageserve.models.labels import IMAGENET_LABELS, read_labels
+from imageserve.models.files import (
+    IMAGENET_LABELS,
+    check_file,
+    content_version,
+    is_version,
+    read_labels,
+)
 
 
 @pytest.mark.parametrize(
@@ -69,3 +77,65 @@ def test_a_missing_labels_file_is_named() -> None:
 def test_a_folder_is_no_labels_file(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match=r"cannot be read .Is a directory."):
         read_labels(tmp_path)
+
+
+def test_a_file_that_can_be_read_is_fine(tmp_path: Path) -> None:
+    (tmp_path / "model.keras").touch()
+
+    check_file("the model file", tmp_path / "model.keras")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        pytest.param("nothing", "nothing does not exist: correct its path", id="missing"),
+        pytest.param("", r"cannot be read \(Is a directory\): allow it", id="a folder"),
+        # Fails for root as well, whom no permission stops.
+        pytest.param("x" * 300, r"cannot be read \(File name too long\): allow", id="unreadable"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_named_with_what_to_do(
+    tmp_path: Path, name: str, said: str
+) -> None:
+    with pytest.raises(ModelLoadError, match=f"the model file {tmp_path}.*{said}"):
+        check_file("the model file", tmp_path / name)
+
+
+def test_the_version_of_a_file_is_the_beginning_of_its_checksum(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"weights")
+
+    assert content_version(tmp_path / "a") == "9a129038d9a0"
+
+
+def test_the_version_of_a_folder_changes_with_any_content_or_name(tmp_path: Path) -> None:
+    def version() -> str:
+        return content_version(tmp_path)
+
+    (tmp_path / "variables").mkdir()
+    (tmp_path / "variables" / "data").write_bytes(b"weights")
+    first = version()
+    assert version() == first
+    (tmp_path / "variables" / "data").write_bytes(b"weighty")
+    second = version()
+    (tmp_path / "variables" / "data").rename(tmp_path / "variables" / "date")
+    assert len({first, second, version()}) == 3
+
+
+def test_a_model_that_vanished_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelLoadError, match="gone does not exist: correct its path"):
+        content_version(tmp_path / "gone")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1", True),
+        ("2024-05.a_b", True),
+        ("x" * 65, False),
+        ("", False),
+        (".a", False),
+        ("a b", False),
+    ],
+)
+def test_a_version_is_a_short_word(text: str, expected: bool) -> None:
+    assert is_version(text) is expected

@@ -1,0 +1,195 @@
+"""Exports a Keras model as a model folder for another runtime.
+
+The only door to tf2onnx and onnx. Exporting needs TensorFlow, which traces the graph; what is
+written is served without it.
+"""
+
+import logging
+import os
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, cast
+
+from imageserve.errors import ModelLoadError
+from imageserve.models import Engine, load_model
+from imageserve.models.comparison import Agreement, agreement, drawn_pictures, scores_of
+from imageserve.models.files import file_errors
+from imageserve.models.folder import FACTS_FILE
+from imageserve.models.model import ScoringModel, first_line
+from imageserve.models.runtimes import SOURCE_RUNTIME, Runtime
+from imageserve.models.source import LABELS_FILES
+
+TOLERANCE = 1e-4
+"""How far a probability of the exported model may be from that of its source."""
+
+SOURCE_BACKEND = "tensorflow"
+"""The backend of Keras whose models can be exported."""
+
+_LABELS = LABELS_FILES[0]
+_OPSET = 17
+"""Of 2022: the first with LayerNormalization, which ConvNeXt uses."""
+
+
+def export(
+    model: ScoringModel,
+    runtime: Runtime,
+    folder: Path,
+    interpolation: str,
+    *,
+    only_model: bool = False,
+) -> Agreement:
+    """Write a model for another runtime into a folder, if it answers as its source does.
+
+    Args:
+        model: loaded by `SOURCE_RUNTIME`, on `SOURCE_BACKEND`, in float32.
+        runtime: one with ``write``.
+        folder: created if it is missing.
+        interpolation: how pictures for the model are resized.
+        only_model: leave labels and facts out, because the folder already has its own.
+
+    Raises:
+        ModelLoadError: it cannot be written, or does not answer as its source does.
+    """
+    file = runtime.folder_files[0]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
+            made = Path(temporary, folder.resolve().name)
+            _write(model, runtime, made, interpolation)
+            found = _verified(model, runtime, made)
+            # The facts come last: they say that the rest is complete.
+            for name in [file] if only_model else [file, _LABELS, FACTS_FILE]:
+                os.replace(made / name, folder / name)
+    except OSError as error:
+        raise ModelLoadError(f"{folder} cannot be used: {error}") from error
+    return found
+
+
+def holds_source(folder: Path, model: str) -> bool:
+    """Whether ``folder`` is the model folder that is exported.
+
+    Raises:
+        ModelLoadError: the folder holds another model, or cannot be read.
+    """
+    with file_errors(folder):
+        if folder.is_dir() and Path(model).is_dir() and folder.samefile(model):
+            return True
+        if any((folder / name).exists() for name in SOURCE_RUNTIME.folder_files):
+            raise ModelLoadError(f"{folder} holds another model: name an empty or a new folder")
+    return False
+
+
+def load_exported(folder: Path, runtime: Runtime, engine: Engine) -> ScoringModel:
+    """Load what `export` wrote, as a worker does."""
+    engine = replace(engine, runtime=runtime.name)
+    model = load_model(f"{folder}/", weights="", labels_file=None, input_size=None, engine=engine)
+    return cast(ScoringModel, model)
+
+
+def _write(model: ScoringModel, runtime: Runtime, folder: Path, interpolation: str) -> None:
+    assert runtime.write is not None
+    folder.mkdir()
+    runtime.write(model, folder / runtime.folder_files[0])
+    (folder / _LABELS).write_text("".join(f"{label}\n" for label in model.labels))
+    height, width = model.input_size
+    (folder / FACTS_FILE).write_text(
+        f"input_size: [{height}, {width}]\n"
+        f"interpolation: {interpolation}\n"
+        f'version: "{model.version}"\n'
+    )
+
+
+def _verified(model: ScoringModel, runtime: Runtime, folder: Path) -> Agreement:
+    """Load what was written and compare it with its source.
+
+    Raises ModelLoadError where the two differ.
+    """
+    written = load_exported(folder, runtime, Engine())
+    if written.labels != model.labels:
+        raise ModelLoadError(
+            "a label is empty, or has a line break or spaces at its ends: correct it"
+        )
+    pictures = drawn_pictures(model.input_size)
+    expected = scores_of(model.scores, pictures)
+    found = agreement(scores_of(written.scores, pictures), expected)
+    if not found.largest_difference <= TOLERANCE:
+        raise ModelLoadError(
+            f"the exported {model.name} is wrong: a probability differs from that of "
+            f"{SOURCE_RUNTIME.title} by {found.largest_difference:.2g}, more than {TOLERANCE:g}; "
+            f"serve it with MODEL_RUNTIME={SOURCE_RUNTIME.name}"
+        )
+    return found
+
+
+def write_onnx(model: ScoringModel, path: Path) -> None:
+    """Write a Keras model as ONNX: uint8 pictures (n, height, width, 3) to probabilities.
+
+    Raises:
+        ModelLoadError: tf2onnx is not installed, the graph has an operation that ONNX lacks, or it
+            is too large.
+    """
+    # tf2onnx reads this when it is imported. With any value, it does not copy the whole graph
+    # before each of its optimizations, which takes 1.5 GB for ResNet-50.
+    os.environ.setdefault("TF2ONNX_CATCH_ERRORS", "FALSE")
+    try:
+        import onnx
+        import tf2onnx  # noqa: F401
+
+        from imageserve.models.onnx_model import VERSION_KEY
+    except ImportError as error:
+        raise ModelLoadError(
+            f"nothing can be exported here ({error}): pip install tensorflow tf2onnx onnx"
+        ) from error
+    try:
+        graph = _onnx_graph(model)
+        # tf2onnx keeps an operation that it cannot translate, and only logs it.
+        onnx.checker.check_model(graph)
+        onnx.helper.set_model_props(graph, {VERSION_KEY: model.version})
+        onnx.save(graph, path)
+    except Exception as error:  # tf2onnx can raise anything for a layer it does not know
+        raise ModelLoadError(
+            f"{model.name} cannot be written as ONNX ({first_line(error)}): serve it with "
+            f"MODEL_RUNTIME={SOURCE_RUNTIME.name}"
+        ) from error
+
+
+def _onnx_graph(model: ScoringModel) -> Any:
+    import tf2onnx
+
+    logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
+    frozen = _frozen(model)
+    graph, _ = tf2onnx.convert.from_graph_def(
+        frozen.graph.as_graph_def(add_shapes=True),
+        input_names=[frozen.inputs[0].name],
+        output_names=[frozen.outputs[0].name],
+        tensors_to_rename={
+            frozen.inputs[0].name: "images",
+            frozen.outputs[0].name: "probabilities",
+        },
+        opset=_OPSET,
+    )
+    return graph
+
+
+def _frozen(model: ScoringModel) -> Any:
+    """Trace a Keras model for any batch size, with its weights and other tensors as constants.
+
+    tf2onnx freezes variables by itself, but makes inputs of other tensors, such as the mean that a
+    Normalization layer subtracts.
+    """
+    import tensorflow as tf
+    from tensorflow.python.framework.convert_to_constants import (
+        convert_variables_to_constants_v2,
+    )
+
+    from imageserve.models.keras_model import KerasModel
+
+    assert isinstance(model, KerasModel), "only Keras has a graph to trace"
+    network = model.network
+    call = tf.function(
+        lambda images: network(images, training=False),
+        input_signature=[tf.TensorSpec((None, *model.input_size, 3), tf.uint8, name="images")],
+        autograph=False,
+    )
+    return convert_variables_to_constants_v2(call.get_concrete_function())

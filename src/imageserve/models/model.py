@@ -1,0 +1,213 @@
+"""What a model is to the rest of imageserve, and what must hold before one may serve.
+
+No runtime and no queue in here: a model gets decoded pictures and answers with labels. The checks
+look at declared shapes and at the answers to two plain pictures; each message says what to change.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imageserve.errors import ModelLoadError
+from imageserve.predictions import Prediction
+
+Pictures = NDArray[np.uint8]
+"""Pictures of one size: (n, height, width, 3), RGB 0..255."""
+Probabilities = NDArray[np.float32]
+"""One row for each picture: (n, classes)."""
+Scores = Callable[[Pictures], Probabilities]
+"""One model call."""
+
+_SUM_TOLERANCE = 1e-3
+_INPUT_TYPES = ("float32", "uint8", "int32", "float16", "bfloat16")
+
+
+class Model(Protocol):
+    """A classifier of RGB pictures that all have one size."""
+
+    name: str
+    version: str
+    """Tells two models of one name apart: 1 to 64 letters, digits, dots, dashes, underscores.
+
+    ``imageserve.yaml`` may set it. Otherwise it is the beginning of the SHA-256 of the model's file
+    or of its weights file, or the name of the weights (``imagenet``, ``random``). An exported model
+    keeps the version of its source, because the weights are the same.
+    """
+    input_size: tuple[int, int]
+    """Height and width of the pictures, in pixels."""
+    classes: int
+    """Number of labels."""
+
+    def predict(self, images: Pictures, top: int) -> list[tuple[Prediction, ...]]:
+        """Classify pictures in one model call.
+
+        Returns for each picture its ``min(top, classes)`` likeliest labels, best first.
+
+        Raises:
+            ModelOutOfMemory: the device has too little memory for this batch; a smaller may pass.
+            Exception: anything else means that the batch failed.
+        """
+
+
+class ScoringModel(Model, Protocol):
+    """A model that also gives the probabilities of all classes: every one but the stand-in."""
+
+    labels: tuple[str, ...]
+    runtime: str
+    """The name of what runs it, a key of `RUNTIMES`."""
+
+    def scores(self, images: Pictures) -> Probabilities:
+        """Call the model once.
+
+        Raises:
+            ModelOutOfMemory: the device has too little memory for this batch; a smaller may pass.
+        """
+
+
+def best(scores: Probabilities, labels: Sequence[str], top: int) -> list[tuple[Prediction, ...]]:
+    """Return the ``top`` likeliest labels of each row, best first.
+
+    Equal scores keep the order of their classes, so the same scores give the same answer.
+
+    Raises:
+        ValueError: a row holds NaN or an infinity, which cannot be sorted.
+    """
+    broken = np.flatnonzero(~np.isfinite(scores).all(axis=1))
+    if broken.size:
+        raise ValueError(f"the scores are not finite for picture {broken.tolist()} of the batch")
+    classes, kept = _best_classes(scores, top)
+    return [
+        tuple(Prediction(labels[i], p) for i, p in zip(*row, strict=True))
+        for row in zip(classes.tolist(), kept.tolist(), strict=True)
+    ]
+
+
+def _best_classes(scores: Probabilities, top: int) -> tuple[NDArray[np.intp], Probabilities]:
+    """Return the classes (n, kept) with the highest scores of each row, and these scores.
+
+    All rows at once: row by row takes several times as long, while the device waits.
+    """
+    n, classes = scores.shape
+    kept = min(top, classes)
+    # argpartition alone chooses any of the classes that tie for the last place.
+    last = classes - max(kept, 1)
+    least = np.partition(scores, last, axis=1)[:, last]
+    rows, candidates = np.nonzero(scores >= least[:, np.newaxis])
+    order = np.lexsort((candidates, -scores[rows, candidates], rows))
+    begins = np.searchsorted(rows, np.arange(n))  # lexsort leaves the rows where they are.
+    chosen = candidates[order[begins[:, np.newaxis] + np.arange(kept)]]
+    return chosen, np.take_along_axis(scores, chosen, axis=1)
+
+
+def checked_input_size(
+    name: str, inputs: Sequence[Any] | None, wanted: tuple[int, int] | None
+) -> tuple[int, int]:
+    """Return the (height, width) of the model's input, or ``wanted`` where it is open.
+
+    Raises ModelLoadError unless there is one input, of RGB pictures, of the wanted size.
+    """
+    shape = _only_shape(name, "input", inputs)
+    if len(shape) != 4 or shape[3] != 3:
+        raise ModelLoadError(
+            f"{name} takes input of shape {shape}: it must be (None, height, width, 3), RGB"
+        )
+    open_size = wanted or (None, None)
+    height, width = shape[1] or open_size[0], shape[2] or open_size[1]
+    if not height or not width:
+        raise ModelLoadError(
+            f"{name} takes pictures of any size: set the input size "
+            "(INPUT_SIZE, or input_size in the folder's imageserve.yaml)"
+        )
+    if wanted and wanted != (height, width):
+        raise ModelLoadError(
+            f"{name} takes pictures of {height}x{width} (height x width) and the settings demand "
+            f"{wanted[0]}x{wanted[1]}: set the input size to {height}x{width}, or leave it out"
+        )
+    return height, width
+
+
+def check_input_type(name: str, dtype: str, scaling: str) -> None:
+    """Raise ModelLoadError unless pixels can be given as this type, with this scaling."""
+    if dtype not in _INPUT_TYPES:
+        raise ModelLoadError(
+            f"{name} takes input of type {dtype}: it must be one of {', '.join(_INPUT_TYPES)}"
+        )
+    if "int" in dtype and scaling != "none":
+        raise ModelLoadError(
+            f"{name} takes whole numbers ({dtype}) and its scaling {scaling!r} makes fractions: "
+            "set the scaling to none, or give the model a float32 input"
+        )
+
+
+def check_output(name: str, outputs: Sequence[Any] | None, labels: Sequence[str]) -> None:
+    """Raise ModelLoadError unless there is one output, with one score for each label."""
+    shape = _only_shape(name, "output", outputs)
+    if len(shape) != 2:
+        raise ModelLoadError(
+            f"{name} gives output of shape {shape}: it must be (None, classes); "
+            "end it with a pooling or Flatten layer and a Dense layer with softmax"
+        )
+    if shape[1] != len(labels):
+        raise ModelLoadError(
+            f"{name} has {shape[1]} classes and its labels file {len(labels)} labels: "
+            "name a labels file with one label for each class, in class order"
+        )
+
+
+def check_probabilities(
+    name: str, scores: Scores, input_size: tuple[int, int], classes: int
+) -> None:
+    """Raise ModelLoadError unless the model answers two plain pictures with probabilities."""
+    answers = _answers_to_plain_pictures(name, scores, input_size)
+    check_scores(name, answers, (2, classes))
+
+
+def check_scores(name: str, answers: Probabilities, shape: tuple[int, int]) -> None:
+    """Raise ModelLoadError unless each row of ``answers`` holds one probability for each class."""
+    if answers.shape != shape:
+        raise ModelLoadError(
+            f"{name} answers with an array of shape {answers.shape} where {shape} is expected, one "
+            "row a picture: keep the batch as the first side of its output"
+        )
+    if not np.isfinite(answers).all():
+        raise ModelLoadError(
+            f"{name} answers with NaN or infinite numbers: its weights are broken, "
+            "train or export it anew"
+        )
+    if (answers < 0).any() or np.abs(answers.sum(axis=1) - 1).max() > _SUM_TOLERANCE:
+        raise ModelLoadError(
+            f"{name} does not answer with probabilities (0 or more, together 1): "
+            "add a softmax as its last layer"
+        )
+
+
+def first_line(error: Exception) -> str:
+    """Shorten an error of a library, which can be pages long, to its first line."""
+    return str(error).strip().partition("\n")[0] or type(error).__name__
+
+
+def _only_shape(name: str, what: str, tensors: Sequence[Any] | None) -> tuple[int | None, ...]:
+    if not tensors or len(tensors) != 1:
+        raise ModelLoadError(
+            f"{name} declares {len(tensors or ())} {what}s: save a Sequential or functional "
+            f"model with one {what}"
+        )
+    shape: tuple[int | None, ...] = tuple(tensors[0].shape)
+    return shape
+
+
+def _answers_to_plain_pictures(
+    name: str, scores: Scores, input_size: tuple[int, int]
+) -> Probabilities:
+    height, width = input_size
+    ramp = np.arange(height * width * 3).reshape(1, height, width, 3) % 256
+    pictures = np.concatenate([np.zeros_like(ramp), ramp]).astype(np.uint8)
+    try:
+        return scores(pictures)
+    except Exception as error:  # a custom model can raise anything
+        raise ModelLoadError(
+            f"{name} fails on two plain pictures of {height}x{width} ({first_line(error)}): "
+            "try it with RGB 0..255 in the program that saved it"
+        ) from error
