@@ -40,6 +40,7 @@ from imageserve.queue.replies import JOB_LOST, Waiters
 from imageserve.queue.wire import Job, Result, ResultError, UnsupportedJob, decode_job
 from imageserve.web import predictor as module
 from imageserve.web.capacity_view import CapacityView
+from imageserve.web.greenlets import Wait
 from imageserve.web.predictor import (
     MOST_SENDINGS,
     Answer,
@@ -48,7 +49,6 @@ from imageserve.web.predictor import (
     Predictor,
     PredictorConfig,
     Served,
-    Wait,
 )
 
 SIZE = (8, 8)

@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -27,9 +27,11 @@ from imageserve.models.stand_in import StandIn, stand_in_label
 from imageserve.queue.queue import Admission, Lease, Limits, Snapshot, Verdict, WorkerInfo
 from imageserve.queue.wire import Job, Result
 from imageserve.web.api_keys import ApiKeys
-from imageserve.web.app import Server, WebConfig, create_app
+from imageserve.web.app import WebConfig, create_app
 from imageserve.web.capacity_view import CapacityView
-from imageserve.web.predictor import Offload, Predictor, PredictorConfig, Served, Wait
+from imageserve.web.greenlets import Wait
+from imageserve.web.lifecycle import DrainFlag, Lifecycle, create_drain_flag
+from imageserve.web.predictor import Offload, Predictor, PredictorConfig, Served
 from imageserve.web.upload import UploadLimits
 from imageserve.worker.runner import Runner
 from imageserve.worker.worker import Worker, WorkerConfig
@@ -89,7 +91,7 @@ class Site:
         self.queue = WebQueue("image_queue")
         self.other = WebQueue("other_queue")
         self.config = CONFIG
-        self.server = Server()
+        self.lifecycle = Lifecycle(ready=True)
         self.offload: Offload = lambda call, _: call()
 
     def app(self) -> Flask:
@@ -105,7 +107,7 @@ class Site:
         }
         limits = PredictorConfig(POLICY, 100, 2**20, 60.0)
         return create_app(
-            Predictor(models, self.queue, limits, self.offload), self.config, self.server
+            Predictor(models, self.queue, limits, self.offload), self.config, self.lifecycle
         )
 
     def client(self) -> FlaskClient:
@@ -453,18 +455,18 @@ def test_no_result_in_time_is_504_and_the_job_is_cancelled(site: Site) -> None:
     assert site.queue.pixels([json.loads(entry)["id"] for entry in claim.entries]) in ([None], [])
 
 
-class _WatchedWait:
-    """Stands where the server tells a wait that its client has gone."""
+class HangUps:
+    """Takes the place of the event loop, which watches for clients that hang up."""
 
-    def __init__(self, *, gone: bool = False) -> None:
+    def __init__(self) -> None:
+        self.gone = False
         self.waits: list[Wait] = []
         self.stopped = 0
         self.waiting = threading.Event()
-        self._gone = gone
 
     def __call__(self, environ: Mapping[str, Any], wait: Wait) -> Callable[[], None]:
         self.waits.append(wait)
-        if self._gone:
+        if self.gone:
             wait.hang_up()
         self.waiting.set()
         return self._stop
@@ -473,25 +475,30 @@ class _WatchedWait:
         self.stopped += 1
 
 
+@pytest.fixture
+def hang_ups(monkeypatch: pytest.MonkeyPatch) -> HangUps:
+    watched = HangUps()
+    monkeypatch.setattr("imageserve.web.app.watch_hang_up", watched)
+    return watched
+
+
 def test_one_request_more_than_the_slots_is_refused_unread_while_probes_answer(
-    site: Site,
+    site: Site, hang_ups: HangUps
 ) -> None:
-    watch = _WatchedWait()
-    site.server = Server(watch=watch)
     site.config = replace(CONFIG, slots=1)
     client_of = site.app().test_client
     first = threading.Thread(target=lambda: client_of().post("/predict", data=A))
     first.start()
-    assert watch.waiting.wait(PATIENCE_S)
+    assert hang_ups.waiting.wait(PATIENCE_S)
 
     response = client_of().post("/predict", data=A)
 
     assert code(response) == (503, "busy")
     assert (response.headers["Retry-After"], response.headers["Connection"]) == ("1", "close")
     assert client_of().get("/healthz").status_code == 200
-    watch.waits[0].hang_up()
+    hang_ups.waits[0].hang_up()
     first.join(PATIENCE_S)
-    assert watch.stopped == 1
+    assert hang_ups.stopped == 1
 
 
 def test_uploads_beyond_the_memory_are_refused(site: Site) -> None:
@@ -500,19 +507,16 @@ def test_uploads_beyond_the_memory_are_refused(site: Site) -> None:
     assert code(site.client().post("/predict", data=bytes(101))) == (503, "busy")
 
 
-def test_an_upload_that_is_too_slow_is_408(site: Site) -> None:
+def test_an_upload_that_is_too_slow_is_408(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
 
     @contextmanager
     def deadline(seconds: float) -> Iterator[None]:
         asked.append(seconds)
         yield
-        raise UploadTooSlow(f"the upload was not in within {seconds:g} seconds")
+        raise UploadTooSlow("too slow")
 
-    def typed(seconds: float) -> AbstractContextManager[object]:
-        return deadline(seconds)
-
-    site.server = Server(deadline=typed)
+    monkeypatch.setattr("imageserve.web.upload.upload_deadline", deadline)
 
     response = site.client().post("/predict", data=A)
 
@@ -521,17 +525,16 @@ def test_an_upload_that_is_too_slow_is_408(site: Site) -> None:
 
 
 def test_a_client_that_hung_up_is_logged_as_such(
-    site: Site, caplog: pytest.LogCaptureFixture
+    site: Site, hang_ups: HangUps, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    watch = _WatchedWait(gone=True)
-    site.server = Server(watch=watch)
+    hang_ups.gone = True
 
     response = site.client().post("/predict", data=A)
 
     assert (response.status_code, response.data) == (499, b"")
     assert request_lines(caplog)[0]["code"] == "client_gone"
-    assert watch.stopped == 1
+    assert hang_ups.stopped == 1
 
 
 # -- keys -----------------------------------------------------------------------------------------
@@ -607,28 +610,33 @@ def test_errors_of_the_framework_have_the_same_shape(
 # -- probes ---------------------------------------------------------------------------------------
 
 
-def _yes() -> bool:
-    return True
-
-
-def _no() -> bool:
-    return False
+@pytest.fixture
+def drain_flag(tmp_path: Path) -> DrainFlag:
+    create_drain_flag(tmp_path)
+    return DrainFlag(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("server", "expected"),
+    ("ready", "stopping", "draining", "expected"),
     [
-        pytest.param(Server(), (200, "ready"), id="as it is"),
-        pytest.param(Server(is_ready=_no), (503, "waiting for Redis"), id="no contact yet"),
-        pytest.param(Server(is_draining=_yes), (503, "draining"), id="draining"),
-        pytest.param(Server(is_stopping=_yes), (503, "draining"), id="stopping"),
-        pytest.param(Server(is_ready=_no, is_draining=_yes), (503, "draining"), id="both"),
+        pytest.param(True, False, False, (200, "ready"), id="serving"),
+        pytest.param(False, False, False, (503, "waiting for Redis"), id="no contact yet"),
+        pytest.param(True, False, True, (503, "draining"), id="draining"),
+        pytest.param(True, True, False, (503, "draining"), id="stopping"),
+        pytest.param(False, False, True, (503, "draining"), id="no contact yet, and draining"),
     ],
 )
 def test_readiness_says_whether_to_send_requests(
-    site: Site, server: Server, expected: tuple[int, str]
+    site: Site,
+    drain_flag: DrainFlag,
+    ready: bool,
+    stopping: bool,
+    draining: bool,
+    expected: tuple[int, str],
 ) -> None:
-    site.server = server
+    site.lifecycle = Lifecycle(ready, stopping, drain_flag)
+    if draining:
+        drain_flag.set()
     client = site.client()
 
     response = client.get("/readyz")
@@ -644,10 +652,13 @@ def test_an_outage_changes_neither_probe(site: Site) -> None:
     assert [client.get(path).status_code for path in ("/healthz", "/readyz")] == [200, 200]
 
 
-def test_while_draining_requests_are_answered_and_connections_closed(working_site: Site) -> None:
+def test_while_draining_requests_are_answered_and_connections_closed(
+    working_site: Site, drain_flag: DrainFlag
+) -> None:
     site = Site()
     site.queue = working_site.queue
-    site.server = Server(is_draining=_yes)
+    site.lifecycle = Lifecycle(ready=True, drain_flag=drain_flag)
+    drain_flag.set()
 
     response = site.client().post("/predict", data=A)
 
@@ -655,7 +666,7 @@ def test_while_draining_requests_are_answered_and_connections_closed(working_sit
 
 
 def test_once_stopping_new_requests_are_refused(site: Site) -> None:
-    site.server = Server(is_stopping=_yes)
+    site.lifecycle.stopping = True
 
     response = site.client().post("/predict", data=A)
 

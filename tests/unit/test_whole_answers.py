@@ -2,7 +2,7 @@
 
 import pytest
 
-from imageserve.web.gunicorn_worker import WholeAnswers
+from imageserve.web.server import WholeAnswers
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"
 

@@ -1,14 +1,5 @@
-"""What several commands build from the settings."""
+"""Where the other commands find ``redis_access``."""
 
-from imageserve.config.settings import Settings
-from imageserve.queue.redis.connection import RedisAccess
+from imageserve.queue.redis.access import redis_access
 
-
-def redis_access(settings: Settings) -> RedisAccess:
-    return RedisAccess(
-        url=settings.redis_url,
-        username=settings.redis_username,
-        password=settings.redis_password,
-        ca_file=settings.redis_ca_file,
-        sentinel_password=settings.redis_sentinel_password,
-    )
+__all__ = ["redis_access"]

@@ -6,11 +6,10 @@ own error.
 
 import logging
 import math
-import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 
 from imageserve import metrics
@@ -22,6 +21,7 @@ from imageserve.queue.queue import Admission, JobQueue, Limits, Verdict
 from imageserve.queue.replies import JOB_LOST, Replies, Waiter
 from imageserve.queue.wire import Job
 from imageserve.web.capacity_view import CapacityView
+from imageserve.web.greenlets import Wait
 from imageserve.web.outage import Outage
 from imageserve.web.refusals import (
     not_admitted,
@@ -76,18 +76,6 @@ class Served:
     entry: ModelEntry
     queue: JobQueue
     capacity: CapacityView
-
-
-@dataclass(slots=True)
-class Wait:
-    """One request's wait: woken by results, and by a client that hangs up."""
-
-    wake: threading.Event = field(default_factory=threading.Event)
-    gone: bool = False
-
-    def hang_up(self) -> None:
-        self.gone = True
-        self.wake.set()
 
 
 class ClientGone(Exception):

@@ -1,11 +1,11 @@
-"""What one web process takes on at once."""
+"""How much one web process does at once."""
 
 import threading
 
 import pytest
 
 from imageserve.errors import Busy
-from imageserve.web.slots import Slots, UploadMemory
+from imageserve.web.limits import Slots, UploadMemory
 
 
 def test_one_more_than_the_slots_is_refused_until_one_is_free() -> None:
