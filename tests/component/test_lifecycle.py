@@ -60,7 +60,7 @@ def test_without_a_server_there_is_no_flag(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("setter", ["this process", "the other process"])
-def test_what_one_process_sets_another_sees(tmp_path: Path, setter: str) -> None:
+def test_a_flag_that_one_process_sets_is_seen_by_another(tmp_path: Path, setter: str) -> None:
     create_drain_flag(tmp_path)
     flag = DrainFlag(tmp_path)
     with subprocess.Popen(
@@ -127,5 +127,7 @@ def test_a_web_process_is_ready_after_its_first_contact_with_redis(
     wait_for_redis(Settings(), lifecycle)
 
     assert lifecycle.ready is ready
-    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0][: len(pauses)]
+    assert len(pauses) == (len(errors) if ready else 0)
+    for pause_s, longest_s in zip(pauses, (0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0), strict=False):
+        assert longest_s / 2 <= pause_s <= longest_s
     assert signals == [(os.getppid(), number) for number in killed]

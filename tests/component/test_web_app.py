@@ -220,7 +220,7 @@ def test_one_bad_picture_does_not_fail_the_others(client: FlaskClient) -> None:
     assert "part" not in second
 
 
-def test_pictures_that_are_all_bad_are_a_request_that_was_answered(client: FlaskClient) -> None:
+def test_a_request_of_bad_pictures_only_is_answered_200(client: FlaskClient) -> None:
     response = client.post("/predict", data=form(b"text", bytes(MAX_IMAGE + 1)))
 
     assert response.status_code == 200
@@ -228,7 +228,7 @@ def test_pictures_that_are_all_bad_are_a_request_that_was_answered(client: Flask
     assert codes == ["not_an_image", "image_too_large"]
 
 
-def test_where_we_fail_every_picture_the_whole_request_fails(site: Site) -> None:
+def test_a_request_fails_when_all_its_pictures_fail_and_one_with_a_server_error(site: Site) -> None:
     site.queue.verdict = Verdict.FULL
 
     response = site.client().post("/predict", data=form(A, B, b"text"))
@@ -237,7 +237,7 @@ def test_where_we_fail_every_picture_the_whole_request_fails(site: Site) -> None
     assert response.headers["Retry-After"] == "5"
 
 
-def test_where_we_fail_one_picture_the_others_are_answered(
+def test_a_server_error_of_one_picture_fails_no_other(
     working_site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     verdicts = iter([Verdict.ACCEPTED, Verdict.FULL])
@@ -268,7 +268,7 @@ def test_every_response_carries_the_callers_request_id(client: FlaskClient, path
 
 
 @pytest.mark.parametrize("sent", [None, "", "with space", 'quo"te', "x" * 129])
-def test_a_request_id_that_is_not_sane_is_replaced_by_a_new_one(
+def test_a_request_id_with_other_characters_is_replaced(
     client: FlaskClient, sent: str | None
 ) -> None:
     headers = {} if sent is None else {"X-Request-Id": sent}
@@ -370,7 +370,7 @@ def test_a_connection_whose_body_was_not_read_is_closed(
         ),
     ],
 )
-def test_what_cannot_be_answered_is_refused_with_its_code(
+def test_bad_requests_get_their_status_and_code(
     client: FlaskClient, ask: dict[str, Any], expected: tuple[int, str]
 ) -> None:
     assert code(client.post("/predict", **ask)) == expected
@@ -395,7 +395,7 @@ def test_hostile_pictures_get_their_codes_and_none_is_a_bug(client: FlaskClient)
         ("POST", "/healthz", (405, "method_not_allowed")),
     ],
 )
-def test_what_is_not_there_is_answered_in_the_same_shape(
+def test_unknown_paths_and_methods_get_an_error_of_the_same_shape(
     client: FlaskClient, method: str, path: str, expected: tuple[int, str]
 ) -> None:
     assert code(client.open(path, method=method)) == expected
@@ -407,7 +407,7 @@ def test_head_is_get_without_a_body(client: FlaskClient) -> None:
     assert (response.status_code, response.data) == (200, b"")
 
 
-def test_a_missing_address_is_not_repeated_at_length(client: FlaskClient) -> None:
+def test_a_long_unknown_path_is_shortened_in_its_error(client: FlaskClient) -> None:
     message = client.get("/" + "x" * 5000).get_json()["error"]["message"]
 
     assert len(message) < 250
@@ -426,9 +426,7 @@ def test_a_missing_address_is_not_repeated_at_length(client: FlaskClient) -> Non
         (Verdict.COLLISION, "busy"),
     ],
 )
-def test_a_queue_that_takes_no_more_is_503_with_a_time_to_come_back(
-    site: Site, verdict: Verdict, expected: str
-) -> None:
+def test_a_full_queue_is_503_with_retry_after(site: Site, verdict: Verdict, expected: str) -> None:
     site.queue.verdict = verdict
 
     response = site.client().post("/predict", data=A)
@@ -437,7 +435,7 @@ def test_a_queue_that_takes_no_more_is_503_with_a_time_to_come_back(
     assert 1 <= int(response.headers["Retry-After"]) <= 60
 
 
-def test_an_outage_is_said_at_once(site: Site) -> None:
+def test_an_outage_of_redis_is_503_at_once(site: Site) -> None:
     site.queue.away = True
 
     response = site.client().post("/predict", data=A)
@@ -645,7 +643,7 @@ def test_readiness_says_whether_to_send_requests(
     assert client.get("/healthz").get_json() == {"status": "ok"}
 
 
-def test_an_outage_changes_neither_probe(site: Site) -> None:
+def test_an_outage_of_redis_changes_neither_probe(site: Site) -> None:
     site.queue.away = True
     client = site.client()
 
@@ -746,7 +744,7 @@ def test_a_refused_request_is_one_line_with_its_code(
     assert (line["status"], line["code"], "bytes" in line) == (400, "bad_parameter", False)
 
 
-def test_probes_and_dashboards_are_no_lines_unless_asked_for(
+def test_requests_of_probes_and_dashboards_are_logged_at_debug_only(
     client: FlaskClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "imageserve.web.app")

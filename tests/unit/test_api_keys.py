@@ -41,7 +41,7 @@ def file(tmp_path: Path) -> Path:
         ),
     ],
 )
-def test_a_key_of_the_file_is_let_in(file: Path, headers: dict[str, str]) -> None:
+def test_a_key_of_the_file_is_accepted(file: Path, headers: dict[str, str]) -> None:
     check(ApiKeys(file), headers)
 
 
@@ -57,7 +57,9 @@ def test_a_key_of_the_file_is_let_in(file: Path, headers: dict[str, str]) -> Non
         pytest.param({"Authorization": "Bearer \udcff"}, Forbidden, id="bytes that are no text"),
     ],
 )
-def test_others_are_refused(file: Path, headers: dict[str, str], error: type[Exception]) -> None:
+def test_other_keys_are_refused(
+    file: Path, headers: dict[str, str], error: type[Exception]
+) -> None:
     with pytest.raises(error):
         check(ApiKeys(file), headers)
 

@@ -131,7 +131,7 @@ def test_the_boundary_is_found(content_type: str) -> None:
     assert read(form(part(b"one")), content_type).pictures == (b"one",)
 
 
-def test_what_stands_before_and_behind_a_form_is_skipped() -> None:
+def test_text_before_and_after_a_form_is_skipped() -> None:
     body = b"preamble\r\n" + form(part(b"one")) + b"epilogue"
 
     assert read(body, FORM_TYPE) == Upload((b"one",), len(body))
@@ -216,7 +216,7 @@ def test_without_a_length_a_body_is_read_only_if_it_is_chunked_and_ends(
         pytest.param(form(part(b"")), FORM_TYPE, id="a form of one empty file"),
     ],
 )
-def test_no_picture_is_said_to_be_none(body: bytes, content_type: str) -> None:
+def test_a_request_without_a_picture_is_refused(body: bytes, content_type: str) -> None:
     with pytest.raises(NoImage, match="as the request body, or as form field 'image'"):
         read(body, content_type)
 
@@ -225,7 +225,7 @@ def _said(upload: Upload) -> list[bytes | str]:
     return [p.message if isinstance(p, RequestError) else p for p in upload.pictures]
 
 
-def test_a_part_that_is_too_large_takes_no_other_with_it() -> None:
+def test_a_part_that_is_too_large_fails_no_other_part() -> None:
     huge, allowed = bytes(301), bytes(300)
 
     upload = read(form(part(b"one"), part(huge), part(allowed)), FORM_TYPE)
@@ -234,7 +234,7 @@ def test_a_part_that_is_too_large_takes_no_other_with_it() -> None:
     assert isinstance(upload.pictures[1], ImageTooLarge)
 
 
-def test_a_body_that_is_too_large_for_a_picture_is_that_pictures_error() -> None:
+def test_a_body_that_is_too_large_for_a_picture_is_an_error_of_that_picture() -> None:
     assert _said(read(bytes(301))) == ["a picture may have at most 300 bytes"]
     assert read(bytes(300)).pictures == (bytes(300),)
 

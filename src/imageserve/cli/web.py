@@ -28,33 +28,29 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     options = parser.parse_args(arguments)
     settings = Settings.from_env(environ)
     setup_logging(settings.log_level, settings.log_format)
-    if not options.prepared:
-        _check(settings)
-        _restart_prepared(settings, environ)
-    from imageserve.web.server import WebServer
+    if options.prepared:
+        # Imported here: it loads prometheus_client, which needs the variables that are set below.
+        from imageserve.web.server import WebServer
 
-    WebServer(settings).run()
+        WebServer(settings).run()
+        return 0
+    model_entries(settings)
+    read_api_keys(settings.api_keys_file)
+    with contextlib.suppress(QueueUnavailable):  # The web processes keep trying; /readyz tells.
+        check_redis(settings)
+    _restart_prepared(settings, environ)
     return 0
 
 
-def _check(settings: Settings) -> None:
-    """Raise an error where the server could never serve."""
-    model_entries(settings)
-    read_api_keys(settings.api_keys_file)
-    with contextlib.suppress(QueueUnavailable):  # The processes keep trying; /readyz tells.
-        check_redis(settings)
-
-
 def _restart_prepared(settings: Settings, environ: Mapping[str, str]) -> None:
-    """Start this program anew in a process environment that is read only at the start.
+    """Start this command again, with variables that are read only when a process starts.
 
-    prometheus_client wants a directory for the counters of all processes, and glibc its limits:
-    pictures above 1 MiB are given back to the system at once (glibc would raise this threshold by
-    itself and keep hundreds of MB after a large picture), and up to 16 MiB of the rest are kept
-    (giving them back and taking them again costs a hundred page faults per picture).
+    prometheus_client needs a directory that all web processes share. With these limits glibc frees
+    decoded pictures above 1 MiB at once (it would raise this limit by itself, and keep hundreds of
+    MB after a large one), and keeps 16 MiB of the rest (to take it again costs page faults).
     """
     metrics_dir = run_dir(settings) / "metrics"
-    shutil.rmtree(metrics_dir, ignore_errors=True)  # The counters of an earlier run.
+    shutil.rmtree(metrics_dir, ignore_errors=True)  # Counters of an earlier run.
     metrics_dir.mkdir(parents=True)
     limits = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2**24)}
     os.execvpe(  # noqa: S606 - our own interpreter

@@ -39,7 +39,7 @@ log = logging.getLogger(__name__)
 
 PROBES = ("/healthz", "/readyz", "/metrics")
 HARMLESS_TEXT = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-"""What of a caller's or a worker's text may stand in a header and in the log."""
+"""Texts of callers and workers that may stand in a header and in the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class _Call:
 
     request_id: str
     body_read: bool
-    """Whether the whole body was read. The rest of it would be taken for the next request."""
+    """Whether the whole body was read; the rest would be taken for the next request."""
     began: float = field(default_factory=time.monotonic)
     error_code: str = ""
     bytes: int | None = None

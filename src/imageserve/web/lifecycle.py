@@ -13,6 +13,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from imageserve.backoff import Backoff
 from imageserve.config.settings import Settings
 from imageserve.errors import QueueError, QueueForbidden
 
@@ -98,7 +99,7 @@ def start_first_contact(settings: Settings, lifecycle: Lifecycle) -> None:
 
 def wait_for_redis(settings: Settings, lifecycle: Lifecycle) -> None:
     """Try Redis until it answers; stop the whole server where it cannot be used."""
-    pause_s = 0.1
+    backoff = Backoff(first_s=0.1, longest_s=2.0)
     while not lifecycle.ready:
         try:
             check_redis(settings)
@@ -113,5 +114,4 @@ def wait_for_redis(settings: Settings, lifecycle: Lifecycle) -> None:
         # Without this thread the process would never be ready, and nothing would say why.
         except Exception:
             log.critical("bug while waiting for Redis", exc_info=True)
-        time.sleep(pause_s)
-        pause_s = min(2.0, pause_s * 2)
+        time.sleep(backoff.next())
