@@ -1,27 +1,22 @@
-"""How long to wait before something that failed is tried again."""
+"""How long to wait before the next try: longer each time, with jitter. Pure."""
 
 import random
 
 
 class Backoff:
-    """Pauses that double up to a limit. The caller does the waiting.
+    """The pauses between tries that fail in a row."""
 
-    With jitter a pause is shortened to between half and all of it, at random, so that many
-    processes that failed together do not try again together.
-    """
-
-    def __init__(self, first_s: float, longest_s: float, *, jitter: bool = True) -> None:
+    def __init__(self, first_s: float, longest_s: float) -> None:
         self._first_s = first_s
         self._longest_s = longest_s
-        self._jitter = jitter
-        self._next_s = first_s
+        self._pause_s = first_s
 
     def next(self) -> float:
-        """Return the pause after one more failure, in seconds."""
-        pause_s = min(self._next_s, self._longest_s)
-        self._next_s = 2 * pause_s
-        return pause_s * random.uniform(0.5, 1.0) if self._jitter else pause_s
+        """Return the seconds to wait now, 50 to 100 % of a pause that doubles with each call."""
+        pause_s = self._pause_s
+        self._pause_s = min(self._longest_s, 2 * pause_s)
+        return pause_s * random.uniform(0.5, 1.0)
 
     def reset(self) -> None:
-        """Begin with the first pause again: it worked."""
-        self._next_s = self._first_s
+        """Begin again with the first pause, after a success."""
+        self._pause_s = self._first_s
