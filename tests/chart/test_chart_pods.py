@@ -131,7 +131,7 @@ def test_a_web_pod_may_finish_everything_before_it_is_killed(helm4: Helm, values
     for pod, container in programs(objects, "web"):
         settings = _settings(container)
         in_hand = settings.request_timeout_s + settings.upload_timeout_s
-        # What gunicorn adds; see web/gunicorn_conf.py.
+        # What gunicorn adds; see web/server.py.
         needed = settings.drain_s + round(in_hand + 5)
         assert container["lifecycle"]["preStop"]["exec"]["command"] == ["imageserve", "drain"]
         assert settings.drain_s > 0

@@ -5,7 +5,6 @@ import json
 import logging
 import os
 import shlex
-import signal
 import subprocess
 import sys
 import threading
@@ -33,7 +32,8 @@ from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.snapshot import WorkerInfo
 from imageserve.queue.wire import Job
 from imageserve.supervisor import Child
-from imageserve.web.drain import DrainFlag, create_flag_file
+from imageserve.web.lifecycle import DrainFlag, create_drain_flag
+from imageserve.web.server import WebServer
 
 Capture = pytest.CaptureFixture[str]
 
@@ -304,7 +304,7 @@ def test_drain_sets_the_flag_and_waits(
     monkeypatch.setattr(time, "sleep", slept.append)
     monkeypatch.setenv("RUN_DIR", str(tmp_path))
     monkeypatch.setenv("DRAIN_S", "2.5")
-    create_flag_file(tmp_path)
+    create_drain_flag(tmp_path)
 
     assert main(["drain", *arguments]) == 0
 
@@ -430,97 +430,89 @@ def test_queue_says_that_redis_does_not_answer(
 
 # -- web ------------------------------------------------------------------------------------------
 
-Exec = list[tuple[str, list[str], dict[str, str]]]
+
+class Restart(Exception):
+    """The web command starts itself anew."""
+
+    def __init__(self, program: str, command: list[str], environ: dict[str, str]) -> None:
+        super().__init__()
+        self.program = program
+        self.command = command
+        self.environ = environ
 
 
 @pytest.fixture
-def executed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Exec:
-    """What the web command became."""
-    calls: Exec = []
+def restarts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Raise Restart in place of a restart. Redis is not asked."""
 
-    def become(program: str, command: list[str], environ: dict[str, str]) -> None:
-        calls.append((program, command, environ))
-        raise SystemExit
+    def restart(program: str, command: list[str], environ: dict[str, str]) -> None:
+        raise Restart(program, command, environ)
 
-    monkeypatch.setattr(os, "execvpe", become)
+    monkeypatch.setattr(os, "execvpe", restart)
     monkeypatch.setenv("RUN_DIR", str(tmp_path))
-    monkeypatch.setattr(web_command, "_refuse_unusable_redis", lambda settings: None)
-    return calls
+    monkeypatch.setattr(web_command, "check_redis", lambda settings: None)
 
 
-def test_web_becomes_gunicorn_with_counters_of_its_own(executed: Exec, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("restarts")
+def test_web_restarts_with_counters_of_its_own_and_limits_for_malloc(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     old = tmp_path / "metrics" / "counter_1.db"
     old.parent.mkdir()
     old.touch()
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "7")
 
-    with pytest.raises(SystemExit):
+    with pytest.raises(Restart) as restart:
         main(["web"])
 
-    ((program, command, environ),) = executed
-    assert program == command[0] == sys.executable
-    assert command[1:4] == ["-m", "gunicorn", "-c"]
-    assert command[-1] == "imageserve.cli.web:application()"
-    assert environ["PROMETHEUS_MULTIPROC_DIR"] == str(tmp_path / "metrics")
+    assert restart.value.program == restart.value.command[0] == sys.executable
+    assert restart.value.command[1:] == ["-m", "imageserve", "web", "--prepared"]
+    assert restart.value.environ["PROMETHEUS_MULTIPROC_DIR"] == str(tmp_path / "metrics")
+    assert restart.value.environ["MALLOC_MMAP_THRESHOLD_"] == "1048576"
+    assert restart.value.environ["MALLOC_TRIM_THRESHOLD_"] == "7", "set from outside"
     assert not old.exists()
 
 
+@pytest.mark.usefixtures("restarts")
+def test_the_restarted_web_command_runs_gunicorn(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    counter = tmp_path / "metrics" / "counter_1.db"
+    counter.parent.mkdir()
+    counter.touch()
+    ports: list[int] = []
+    monkeypatch.setattr(WebServer, "run", lambda self: ports.append(self.settings.web_port))
+    monkeypatch.setenv("WEB_PORT", "8123")
+
+    assert main(["web", "--prepared"]) == 0
+
+    assert ports == [8123]
+    assert counter.exists(), "the counters of the processes that run"
+
+
+@pytest.mark.usefixtures("restarts")
 @pytest.mark.parametrize(
-    ("error", "refused"),
+    ("error", "outcome"),
     [
-        pytest.param(QueueUnavailable("away"), False, id="away: it will come"),
-        pytest.param(QueueForbidden("evicts"), True, id="unusable: somebody has to act"),
+        pytest.param(QueueUnavailable("away"), Restart, id="away: it will come"),
+        pytest.param(QueueForbidden("evicts"), 1, id="unusable: somebody has to act"),
     ],
 )
 def test_web_starts_without_redis_but_not_with_one_that_cannot_serve(
-    monkeypatch: pytest.MonkeyPatch, error: Exception, refused: bool
+    monkeypatch: pytest.MonkeyPatch, error: Exception, outcome: object
 ) -> None:
     def check(settings: Settings) -> None:
         raise error
 
-    monkeypatch.setattr(web_command, "_check", check)
+    monkeypatch.setattr(web_command, "check_redis", check)
 
-    def start() -> bool:
+    def start() -> object:
         try:
-            web_command._refuse_unusable_redis(Settings())
-        except QueueForbidden:
-            return True
-        return False
+            return main(["web"])
+        except Restart:
+            return Restart
 
-    assert start() is refused
-
-
-@pytest.mark.parametrize(
-    ("errors", "made", "killed"),
-    [
-        pytest.param([], True, [], id="at once"),
-        pytest.param([QueueUnavailable("away")] * 7, True, [], id="after a while"),
-        pytest.param([QueueForbidden("no")], False, [signal.SIGTERM], id="never: all is stopped"),
-    ],
-)
-def test_a_web_process_is_ready_after_its_first_contact_with_redis(
-    monkeypatch: pytest.MonkeyPatch,
-    errors: list[Exception],
-    made: bool,
-    killed: list[signal.Signals],
-) -> None:
-    pauses: list[float] = []
-    signals: list[tuple[int, int]] = []
-    left = list(errors)
-
-    def check(settings: Settings) -> None:
-        if left:
-            raise left.pop()
-
-    monkeypatch.setattr(web_command, "_check", check)
-    monkeypatch.setattr(time, "sleep", pauses.append)
-    monkeypatch.setattr(os, "kill", lambda pid, number: signals.append((pid, number)))
-    contact = web_command._Contact(Settings())
-
-    contact._run()
-
-    assert contact.made is made
-    assert pauses == [0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0][: len(pauses)]
-    assert signals == [(os.getppid(), number) for number in killed]
+    assert start() == outcome
 
 
 # -- run ------------------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ from imageserve.queue.producer import Admission, Limits, Producer, ProducerConfi
 from imageserve.queue.snapshot import WorkerInfo
 from imageserve.queue.wire import Finished, Job, Result, ResultError, UnsupportedJob, decode_job
 from imageserve.web import predict as module
+from imageserve.web.greenlets import Wait
 from imageserve.web.predict import (
     MOST_SUBMISSIONS,
     Answer,
@@ -48,7 +49,6 @@ from imageserve.web.predict import (
     ClientGone,
     Predictor,
     ServedModel,
-    Wait,
 )
 
 SIZE = (8, 8)
@@ -114,13 +114,12 @@ class Bench:
         self.predictor = self.make()
         self._pool = pool
 
-    def make(self, *, deaf: bool = False, offload: Any = None) -> Predictor:
+    def make(self, *, deaf: bool = False) -> Predictor:
         """``deaf``: all notifications are lost."""
-        more = () if offload is None else (offload,)
         tickets = Tickets("image_queue:reply:deaf") if deaf else self.queue.tickets
         producer = Producer(self.queue, tickets, Breaker(), self.config)
         served = ServedModel(self.entry, producer)
-        return Predictor({"m": served}, DecodingPolicy(), *more)
+        return Predictor({"m": served}, DecodingPolicy())
 
     def predict(
         self, *pictures: bytes | RequestError, timeout_s: float = LONG_S, **more: Any
@@ -279,7 +278,7 @@ def test_large_pictures_are_decoded_elsewhere(
 
     monkeypatch.setattr(module, "LARGE_PIXELS", 100 * 100)
     monkeypatch.setattr(module, "LARGE_BYTES", 20_000)
-    bench.predictor = bench.make(offload=offload)
+    monkeypatch.setattr(module, "offload", offload)
     small, wide = A, jpeg(200, 100)
     heavy = encoded(photo(90, 90), "BMP")
     request = bench.begin(small, wide, heavy)

@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
@@ -29,8 +29,10 @@ from imageserve.queue.producer import Admission, Limits, ProducerConfig, Verdict
 from imageserve.queue.snapshot import Snapshot, WorkerInfo
 from imageserve.queue.wire import Job, Result
 from imageserve.web.api_keys import ApiKeys
-from imageserve.web.app import Server, WebConfig, create_app
-from imageserve.web.predict import Offload, Predictor, ServedModel, Wait
+from imageserve.web.app import WebConfig, create_app
+from imageserve.web.greenlets import Wait
+from imageserve.web.lifecycle import DrainFlag, Lifecycle, create_drain_flag
+from imageserve.web.predict import Predictor, ServedModel
 from imageserve.web.upload import UploadLimits
 from imageserve.worker.loop import Worker, WorkerConfig
 from imageserve.worker.runner import Runner
@@ -90,8 +92,7 @@ class Site:
         self.queue = WebQueue("image_queue")
         self.other = WebQueue("other_queue")
         self.config = CONFIG
-        self.server = Server()
-        self.offload: Offload = lambda call, _: call()
+        self.lifecycle = Lifecycle(ready=True)
 
     def app(self) -> Flask:
         entries = {
@@ -105,8 +106,8 @@ class Site:
             for name, entry in entries.items()
         }
         monitor = MemoryMonitor(self.queue, self.other)
-        predictor = Predictor(models, POLICY, self.offload)
-        return create_app(predictor, monitor, self.config, self.server)
+        predictor = Predictor(models, POLICY)
+        return create_app(predictor, monitor, self.config, self.lifecycle)
 
     def client(self) -> FlaskClient:
         return self.app().test_client()
@@ -219,7 +220,7 @@ def test_one_bad_picture_does_not_fail_the_others(client: FlaskClient) -> None:
     assert "part" not in second
 
 
-def test_pictures_that_are_all_bad_are_a_request_that_was_answered(client: FlaskClient) -> None:
+def test_a_request_of_bad_pictures_only_is_answered_200(client: FlaskClient) -> None:
     response = client.post("/predict", data=form(b"text", bytes(MAX_IMAGE + 1)))
 
     assert response.status_code == 200
@@ -227,7 +228,7 @@ def test_pictures_that_are_all_bad_are_a_request_that_was_answered(client: Flask
     assert codes == ["not_an_image", "image_too_large"]
 
 
-def test_where_we_fail_every_picture_the_whole_request_fails(site: Site) -> None:
+def test_a_request_fails_when_all_its_pictures_fail_and_one_with_a_server_error(site: Site) -> None:
     site.queue.verdict = Verdict.FULL
 
     response = site.client().post("/predict", data=form(A, B, b"text"))
@@ -236,7 +237,7 @@ def test_where_we_fail_every_picture_the_whole_request_fails(site: Site) -> None
     assert response.headers["Retry-After"] == "5"
 
 
-def test_where_we_fail_one_picture_the_others_are_answered(
+def test_a_server_error_of_one_picture_fails_no_other(
     working_site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     verdicts = iter([Verdict.ACCEPTED, Verdict.FULL])
@@ -267,7 +268,7 @@ def test_every_response_carries_the_callers_request_id(client: FlaskClient, path
 
 
 @pytest.mark.parametrize("sent", [None, "", "with space", 'quo"te', "x" * 129])
-def test_a_request_id_that_is_not_sane_is_replaced_by_a_new_one(
+def test_a_request_id_with_other_characters_is_replaced(
     client: FlaskClient, sent: str | None
 ) -> None:
     headers = {} if sent is None else {"X-Request-Id": sent}
@@ -369,7 +370,7 @@ def test_a_connection_whose_body_was_not_read_is_closed(
         ),
     ],
 )
-def test_what_cannot_be_answered_is_refused_with_its_code(
+def test_bad_requests_get_their_status_and_code(
     client: FlaskClient, ask: dict[str, Any], expected: tuple[int, str]
 ) -> None:
     assert code(client.post("/predict", **ask)) == expected
@@ -394,7 +395,7 @@ def test_hostile_pictures_get_their_codes_and_none_is_a_bug(client: FlaskClient)
         ("POST", "/healthz", (405, "method_not_allowed")),
     ],
 )
-def test_what_is_not_there_is_answered_in_the_same_shape(
+def test_unknown_paths_and_methods_get_an_error_of_the_same_shape(
     client: FlaskClient, method: str, path: str, expected: tuple[int, str]
 ) -> None:
     assert code(client.open(path, method=method)) == expected
@@ -406,7 +407,7 @@ def test_head_is_get_without_a_body(client: FlaskClient) -> None:
     assert (response.status_code, response.data) == (200, b"")
 
 
-def test_a_missing_address_is_not_repeated_at_length(client: FlaskClient) -> None:
+def test_a_long_unknown_path_is_shortened_in_its_error(client: FlaskClient) -> None:
     message = client.get("/" + "x" * 5000).get_json()["error"]["message"]
 
     assert len(message) < 250
@@ -425,9 +426,7 @@ def test_a_missing_address_is_not_repeated_at_length(client: FlaskClient) -> Non
         (Verdict.COLLISION, "busy"),
     ],
 )
-def test_a_queue_that_takes_no_more_is_503_with_a_time_to_come_back(
-    site: Site, verdict: Verdict, expected: str
-) -> None:
+def test_a_full_queue_is_503_with_retry_after(site: Site, verdict: Verdict, expected: str) -> None:
     site.queue.verdict = verdict
 
     response = site.client().post("/predict", data=A)
@@ -436,7 +435,7 @@ def test_a_queue_that_takes_no_more_is_503_with_a_time_to_come_back(
     assert 1 <= int(response.headers["Retry-After"]) <= 60
 
 
-def test_an_outage_is_said_at_once(site: Site) -> None:
+def test_an_outage_of_redis_is_503_at_once(site: Site) -> None:
     site.queue.away = True
 
     response = site.client().post("/predict", data=A)
@@ -454,18 +453,18 @@ def test_no_result_in_time_is_504_and_the_job_is_cancelled(site: Site) -> None:
     assert site.queue.pixels([json.loads(entry)["id"] for entry in claim.entries]) in ([None], [])
 
 
-class _WatchedWait:
-    """Stands where the server tells a wait that its client has gone."""
+class HangUps:
+    """Takes the place of the event loop, which watches for clients that hang up."""
 
-    def __init__(self, *, gone: bool = False) -> None:
+    def __init__(self) -> None:
+        self.gone = False
         self.waits: list[Wait] = []
         self.stopped = 0
         self.waiting = threading.Event()
-        self._gone = gone
 
     def __call__(self, environ: Mapping[str, Any], wait: Wait) -> Callable[[], None]:
         self.waits.append(wait)
-        if self._gone:
+        if self.gone:
             wait.hang_up()
         self.waiting.set()
         return self._stop
@@ -474,25 +473,30 @@ class _WatchedWait:
         self.stopped += 1
 
 
+@pytest.fixture
+def hang_ups(monkeypatch: pytest.MonkeyPatch) -> HangUps:
+    watched = HangUps()
+    monkeypatch.setattr("imageserve.web.app.watch_hang_up", watched)
+    return watched
+
+
 def test_one_request_more_than_the_slots_is_refused_unread_while_probes_answer(
-    site: Site,
+    site: Site, hang_ups: HangUps
 ) -> None:
-    watch = _WatchedWait()
-    site.server = Server(watch=watch)
     site.config = replace(CONFIG, slots=1)
     client_of = site.app().test_client
     first = threading.Thread(target=lambda: client_of().post("/predict", data=A))
     first.start()
-    assert watch.waiting.wait(PATIENCE_S)
+    assert hang_ups.waiting.wait(PATIENCE_S)
 
     response = client_of().post("/predict", data=A)
 
     assert code(response) == (503, "busy")
     assert (response.headers["Retry-After"], response.headers["Connection"]) == ("1", "close")
     assert client_of().get("/healthz").status_code == 200
-    watch.waits[0].hang_up()
+    hang_ups.waits[0].hang_up()
     first.join(PATIENCE_S)
-    assert watch.stopped == 1
+    assert hang_ups.stopped == 1
 
 
 def test_uploads_beyond_the_memory_are_refused(site: Site) -> None:
@@ -501,19 +505,16 @@ def test_uploads_beyond_the_memory_are_refused(site: Site) -> None:
     assert code(site.client().post("/predict", data=bytes(101))) == (503, "busy")
 
 
-def test_an_upload_that_is_too_slow_is_408(site: Site) -> None:
+def test_an_upload_that_is_too_slow_is_408(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[float] = []
 
     @contextmanager
     def deadline(seconds: float) -> Iterator[None]:
         asked.append(seconds)
         yield
-        raise UploadTooSlow(f"the upload was not in within {seconds:g} seconds")
+        raise UploadTooSlow("too slow")
 
-    def typed(seconds: float) -> AbstractContextManager[object]:
-        return deadline(seconds)
-
-    site.server = Server(deadline=typed)
+    monkeypatch.setattr("imageserve.web.upload.upload_deadline", deadline)
 
     response = site.client().post("/predict", data=A)
 
@@ -522,17 +523,16 @@ def test_an_upload_that_is_too_slow_is_408(site: Site) -> None:
 
 
 def test_a_client_that_hung_up_is_logged_as_such(
-    site: Site, caplog: pytest.LogCaptureFixture
+    site: Site, hang_ups: HangUps, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    watch = _WatchedWait(gone=True)
-    site.server = Server(watch=watch)
+    hang_ups.gone = True
 
     response = site.client().post("/predict", data=A)
 
     assert (response.status_code, response.data) == (499, b"")
     assert request_lines(caplog)[0]["code"] == "client_gone"
-    assert watch.stopped == 1
+    assert hang_ups.stopped == 1
 
 
 # -- keys -----------------------------------------------------------------------------------------
@@ -579,7 +579,7 @@ def test_a_bug_is_500_with_a_fixed_sentence_and_a_traceback_in_the_log(
         raise TypeError("the secret inside")
 
     monkeypatch.setattr("imageserve.web.predict.LARGE_BYTES", 10)
-    site.offload = buggy
+    monkeypatch.setattr("imageserve.web.predict.offload", buggy)
     client = site.client()
 
     response = client.post("/predict", data=A, headers={"X-Request-Id": "req-9"})
@@ -608,28 +608,33 @@ def test_errors_of_the_framework_have_the_same_shape(
 # -- probes ---------------------------------------------------------------------------------------
 
 
-def _yes() -> bool:
-    return True
-
-
-def _no() -> bool:
-    return False
+@pytest.fixture
+def drain_flag(tmp_path: Path) -> DrainFlag:
+    create_drain_flag(tmp_path)
+    return DrainFlag(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("server", "expected"),
+    ("ready", "stopping", "draining", "expected"),
     [
-        pytest.param(Server(), (200, "ready"), id="as it is"),
-        pytest.param(Server(is_ready=_no), (503, "waiting for Redis"), id="no contact yet"),
-        pytest.param(Server(is_draining=_yes), (503, "draining"), id="draining"),
-        pytest.param(Server(is_stopping=_yes), (503, "draining"), id="stopping"),
-        pytest.param(Server(is_ready=_no, is_draining=_yes), (503, "draining"), id="both"),
+        pytest.param(True, False, False, (200, "ready"), id="serving"),
+        pytest.param(False, False, False, (503, "waiting for Redis"), id="no contact yet"),
+        pytest.param(True, False, True, (503, "draining"), id="draining"),
+        pytest.param(True, True, False, (503, "draining"), id="stopping"),
+        pytest.param(False, False, True, (503, "draining"), id="no contact yet, and draining"),
     ],
 )
 def test_readiness_says_whether_to_send_requests(
-    site: Site, server: Server, expected: tuple[int, str]
+    site: Site,
+    drain_flag: DrainFlag,
+    ready: bool,
+    stopping: bool,
+    draining: bool,
+    expected: tuple[int, str],
 ) -> None:
-    site.server = server
+    site.lifecycle = Lifecycle(ready, stopping, drain_flag)
+    if draining:
+        drain_flag.set()
     client = site.client()
 
     response = client.get("/readyz")
@@ -638,17 +643,20 @@ def test_readiness_says_whether_to_send_requests(
     assert client.get("/healthz").get_json() == {"status": "ok"}
 
 
-def test_an_outage_changes_neither_probe(site: Site) -> None:
+def test_an_outage_of_redis_changes_neither_probe(site: Site) -> None:
     site.queue.away = True
     client = site.client()
 
     assert [client.get(path).status_code for path in ("/healthz", "/readyz")] == [200, 200]
 
 
-def test_while_draining_requests_are_answered_and_connections_closed(working_site: Site) -> None:
+def test_while_draining_requests_are_answered_and_connections_closed(
+    working_site: Site, drain_flag: DrainFlag
+) -> None:
     site = Site()
     site.queue = working_site.queue
-    site.server = Server(is_draining=_yes)
+    site.lifecycle = Lifecycle(ready=True, drain_flag=drain_flag)
+    drain_flag.set()
 
     response = site.client().post("/predict", data=A)
 
@@ -656,7 +664,7 @@ def test_while_draining_requests_are_answered_and_connections_closed(working_sit
 
 
 def test_once_stopping_new_requests_are_refused(site: Site) -> None:
-    site.server = Server(is_stopping=_yes)
+    site.lifecycle.stopping = True
 
     response = site.client().post("/predict", data=A)
 
@@ -736,7 +744,7 @@ def test_a_refused_request_is_one_line_with_its_code(
     assert (line["status"], line["code"], "bytes" in line) == (400, "bad_parameter", False)
 
 
-def test_probes_and_dashboards_are_no_lines_unless_asked_for(
+def test_requests_of_probes_and_dashboards_are_logged_at_debug_only(
     client: FlaskClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "imageserve.web.app")

@@ -16,7 +16,7 @@ from tests.pictures import encoded, hostile_pictures
 from tests.system.client import Reply, answer_on, at_once, form, in_background, post_head
 from tests.system.conftest import MakeStack
 from tests.system.samples import sample, samples
-from tests.system.stack import Stack, resident_bytes
+from tests.system.stack import START_S, Stack, resident_bytes
 
 GOOD = sample(1)
 SLOTS = 8
@@ -184,7 +184,7 @@ def test_drain_makes_the_server_unready_while_it_goes_on_serving(make_stack: Mak
     assert stack.http.predict(GOOD.data).labels[0] == GOOD.label
 
 
-def test_sigterm_answers_the_requests_in_hand_and_refuses_others(make_stack: MakeStack) -> None:
+def test_sigterm_answers_the_requests_in_progress_and_refuses_others(make_stack: MakeStack) -> None:
     stack = make_stack()
     (worker,) = stack.workers
     worker.pause()
@@ -212,6 +212,40 @@ def is_closed(stack: Stack) -> bool:
     except ConnectionRefusedError:
         return True
     return False
+
+
+def test_hup_replaces_the_web_processes_and_no_request_fails(make_stack: MakeStack) -> None:
+    stack = make_stack()
+    (worker,) = stack.workers
+    worker.pause()
+    old, pictures = set(stack.web.children()), samples(6)
+    with in_background([partial(stack.http.predict, p.data) for p in pictures]) as futures:
+        stack.wait_for(lambda: stack.waiting() == 6, "all wait")
+        stack.web.send(signal.SIGHUP)
+        stack.wait_for(lambda: len(set(stack.web.children()) - old) == PROCESSES, "new ones")
+        worker.resume()
+    assert [f.result().labels[0] for f in futures] == [p.label for p in pictures]
+    stack.wait_for(lambda: not old & set(stack.web.children()), "the old ones have ended")
+    assert stack.http.predict(GOOD.data).labels[0] == GOOD.label
+
+
+def test_usr2_starts_a_second_server_that_takes_over(make_stack: MakeStack) -> None:
+    stack = make_stack()
+
+    def served() -> float:
+        return sum(
+            float(line.rpartition(" ")[2])
+            for line in stack.http.get("/metrics").text.splitlines()
+            if line.startswith("imageserve_pictures_total{")
+        )
+
+    assert stack.http.predict(GOOD.data).status == 200
+    stack.web.send(signal.SIGUSR2)
+    stack.wait_for(lambda: stack.listeners() == 2 * PROCESSES, "both servers listen", START_S)
+    stack.web.send(signal.SIGTERM)
+    assert stack.web.wait() == 0
+    assert stack.http.predict(GOOD.data).labels[0] == GOOD.label
+    assert served() == 2, "the counters of the first server are still there"
 
 
 def test_a_killed_web_process_is_replaced_and_only_its_own_clients_notice(
@@ -270,7 +304,7 @@ def jpeg_of_many_scans() -> bytes:
     return plain[:-2] + 1_990 * last_scan + plain[-2:]
 
 
-def test_a_client_that_does_not_read_its_answers_is_let_go(make_stack: MakeStack) -> None:
+def test_a_client_that_does_not_read_its_answers_is_disconnected(make_stack: MakeStack) -> None:
     stack = make_stack(WEB_PROCESSES="1", UPLOAD_TIMEOUT_S="1")
     question = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
     with socket.socket() as deaf:

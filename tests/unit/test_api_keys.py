@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from imageserve.errors import Forbidden, SettingsError, Unauthorized
-from imageserve.web.api_keys import LOOK_AGAIN_S, ApiKeys
+from imageserve.web.api_keys import CHECK_FILE_S, ApiKeys, read_api_keys
 
 FIRST = "first-key-0123456789"
 SECOND = "second-key-0123456789"
@@ -41,7 +41,7 @@ def file(tmp_path: Path) -> Path:
         ),
     ],
 )
-def test_a_key_of_the_file_is_let_in(file: Path, headers: dict[str, str]) -> None:
+def test_a_key_of_the_file_is_accepted(file: Path, headers: dict[str, str]) -> None:
     check(ApiKeys(file), headers)
 
 
@@ -57,7 +57,9 @@ def test_a_key_of_the_file_is_let_in(file: Path, headers: dict[str, str]) -> Non
         pytest.param({"Authorization": "Bearer \udcff"}, Forbidden, id="bytes that are no text"),
     ],
 )
-def test_others_are_refused(file: Path, headers: dict[str, str], error: type[Exception]) -> None:
+def test_other_keys_are_refused(
+    file: Path, headers: dict[str, str], error: type[Exception]
+) -> None:
     with pytest.raises(error):
         check(ApiKeys(file), headers)
 
@@ -71,6 +73,11 @@ def test_a_file_without_usable_keys_stops_the_process(tmp_path: Path, content: b
         ApiKeys(path)
 
 
+def test_without_a_file_there_are_no_keys_to_ask_for(file: Path) -> None:
+    assert read_api_keys(None) is None
+    assert isinstance(read_api_keys(str(file)), ApiKeys)
+
+
 def test_a_changed_file_is_read_again_and_a_broken_one_changes_nothing(file: Path) -> None:
     clock = Clock()
     keys = ApiKeys(file, clock)
@@ -78,7 +85,7 @@ def test_a_changed_file_is_read_again_and_a_broken_one_changes_nothing(file: Pat
     # When the file changes, the new key is valid after a moment and the old one is not
     file.write_text("third-key-0123456789\n")
     os.utime(file, ns=(1, 1))
-    clock.now += LOOK_AGAIN_S
+    clock.now += CHECK_FILE_S
     check(keys, {"X-API-Key": "third-key-0123456789"})
     with pytest.raises(Forbidden):
         check(keys, {"X-API-Key": FIRST})
@@ -87,5 +94,5 @@ def test_a_changed_file_is_read_again_and_a_broken_one_changes_nothing(file: Pat
     for changed, content in enumerate((b"", b"\xff" * 40), start=2):
         file.write_bytes(content)
         os.utime(file, ns=(changed, changed))
-        clock.now += LOOK_AGAIN_S
+        clock.now += CHECK_FILE_S
         check(keys, {"X-API-Key": "third-key-0123456789"})

@@ -1,9 +1,14 @@
-"""What a client asks for besides its pictures."""
+"""What a client asks for besides its pictures, and the texts that go into headers."""
 
 import pytest
 
 from imageserve.errors import BadParameter
-from imageserve.web.parameters import checked_timeout_s, checked_top, listed, sane_request_id
+from imageserve.web.app import (
+    checked_timeout_s,
+    checked_top,
+    harmless_request_id,
+    version_header,
+)
 
 
 @pytest.mark.parametrize(
@@ -71,8 +76,8 @@ def test_any_other_deadline_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     "text", ["a", "0af7651916cd43dd8448eb211c80319c", "Root=1-67891233:a/b+c@d.e_f", "x" * 128]
 )
-def test_a_sane_request_id_is_kept(text: str) -> None:
-    assert sane_request_id(text) == text
+def test_a_harmless_request_id_is_kept(text: str) -> None:
+    assert harmless_request_id(text) == text
 
 
 @pytest.mark.parametrize(
@@ -88,7 +93,7 @@ def test_a_sane_request_id_is_kept(text: str) -> None:
     ],
 )
 def test_any_other_request_id_is_replaced(text: str | None) -> None:
-    assert sane_request_id(text) is None
+    assert harmless_request_id(text) is None
 
 
 @pytest.mark.parametrize(
@@ -102,4 +107,4 @@ def test_any_other_request_id_is_replaced(text: str | None) -> None:
     ],
 )
 def test_the_versions_that_answered_are_listed_once(versions: list[str], header: str) -> None:
-    assert listed(versions) == header
+    assert version_header(versions) == header

@@ -2,7 +2,7 @@
 
 import pytest
 
-from imageserve.web.gunicorn_worker import WholeAnswers
+from imageserve.web.server import WholeAnswers
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"
 
@@ -46,5 +46,5 @@ def test_headers_are_sent_with_what_comes_next(written: list[bytes], sent: list[
     assert connection.sent == sent
 
 
-def test_it_is_the_connection_in_all_else() -> None:
+def test_all_other_calls_go_to_the_connection() -> None:
     assert WholeAnswers(Connection()).fileno() == 7

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from imageserve.config.settings import Settings
 from imageserve.errors import SettingsError
-from imageserve.web.drain import DrainFlag
-from imageserve.web.run_dir import run_dir
+from imageserve.web.lifecycle import DrainFlag, run_dir
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:

@@ -1,7 +1,7 @@
-"""Who may call ``/predict``: API keys from a file, where they are switched on.
+"""Who may call ``/predict``: API keys from a file, where API_KEYS_FILE is set.
 
-Keys are kept and compared as digests, all of them every time, so that neither the time nor the
-memory of a process tells much about them.
+Only digests of the keys are kept, and a request is compared with all of them: so neither the memory
+nor the response times of a process reveal a key.
 """
 
 import hashlib
@@ -15,8 +15,8 @@ from imageserve.errors import Forbidden, SettingsError, Unauthorized
 
 log = logging.getLogger(__name__)
 
-LOOK_AGAIN_S = 5.0
-"""How often, at most, the file is looked at: a Secret that is changed arrives without a restart."""
+CHECK_FILE_S = 5.0
+"""Seconds between two checks of the file: a changed Secret is read without a restart."""
 
 SHORTEST_KEY = 16
 
@@ -32,15 +32,15 @@ class ApiKeys:
         self._path = path
         self._clock = clock
         self._changed = path.stat().st_mtime_ns
-        self._looked_at = clock()
+        self._checked_at = clock()
         self._digests = _read(path)
 
     def check(self, authorization: str, api_key: str) -> None:
         """Accept the headers ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``.
 
-        Raises Unauthorized where there is no key, Forbidden where it is not one of ours.
+        Raises Unauthorized where there is no key, Forbidden where it is not in the file.
         """
-        self._look_again()
+        self._reload()
         key = _presented(authorization, api_key)
         if key is None:
             raise Unauthorized("an API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY")
@@ -49,11 +49,12 @@ class ApiKeys:
         if not any(matches):
             raise Forbidden("the API key is not valid")
 
-    def _look_again(self) -> None:
+    def _reload(self) -> None:
+        """Read the file again if it has changed; keep the old keys if the new ones are unusable."""
         now = self._clock()
-        if now - self._looked_at < LOOK_AGAIN_S:
+        if now - self._checked_at < CHECK_FILE_S:
             return
-        self._looked_at = now
+        self._checked_at = now
         try:
             changed = self._path.stat().st_mtime_ns
             if changed != self._changed:
@@ -61,7 +62,15 @@ class ApiKeys:
                 self._changed = changed
                 log.info("read %d API keys", len(self._digests))
         except (OSError, SettingsError) as error:
-            log.error("the API keys are not read again, the old ones stay valid: %s", error)
+            log.error("the API keys could not be read again, the old ones stay valid: %s", error)
+
+
+def read_api_keys(path: str | None) -> ApiKeys | None:
+    """Return the keys of API_KEYS_FILE; None, for "everybody may call", where it is not set.
+
+    Raises SettingsError where the file holds no usable key.
+    """
+    return ApiKeys(Path(path)) if path else None
 
 
 def _read(path: Path) -> tuple[bytes, ...]:

@@ -1,15 +1,16 @@
 """The Flask application: the HTTP contract, and nothing else.
 
-Views read a request and raise errors; one handler answers every error in the one shape; one hook
-adds the headers, counts and logs. What happens between is the predictor's business.
+Views read a request and raise errors; one handler answers every error in the same shape; one hook
+adds the headers, counts and logs. The predictor does the rest.
 """
 
 import json
 import logging
+import math
+import re
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -19,6 +20,7 @@ from werkzeug.exceptions import HTTPException
 
 from imageserve import metrics
 from imageserve.errors import (
+    BadParameter,
     BadRequest,
     MethodNotAllowed,
     NotFound,
@@ -26,39 +28,18 @@ from imageserve.errors import (
     ShuttingDown,
 )
 from imageserve.web.api_keys import ApiKeys
+from imageserve.web.greenlets import Wait, watch_hang_up
+from imageserve.web.lifecycle import Lifecycle
+from imageserve.web.limits import Slots, UploadMemory
 from imageserve.web.overview import Overview, SnapshotReader
-from imageserve.web.parameters import checked_timeout_s, checked_top, listed, sane_request_id
-from imageserve.web.predict import Answer, ClassifyOptions, ClientGone, Predictor, Wait
-from imageserve.web.slots import Slots, UploadMemory
-from imageserve.web.upload import Deadline, UploadLimits, UploadReader
+from imageserve.web.predict import Answer, ClassifyOptions, ClientGone, Predictor
+from imageserve.web.upload import UploadLimits, UploadReader
 
 log = logging.getLogger(__name__)
 
 PROBES = ("/healthz", "/readyz", "/metrics")
-
-
-def _no_deadline(seconds: float) -> nullcontext[None]:
-    del seconds
-    return nullcontext()
-
-
-def _never_hangs_up(environ: Mapping[str, Any], wait: Wait) -> Callable[[], None]:
-    del environ, wait
-    return lambda: None
-
-
-@dataclass(frozen=True, slots=True)
-class Server:
-    """What the application needs to know of the server it runs in."""
-
-    deadline: Deadline = _no_deadline
-    """Ends the reading of an upload that takes too long."""
-    watch: Callable[[Mapping[str, Any], Wait], Callable[[], None]] = _never_hangs_up
-    """Tells a wait when the client hangs up; returns how to stop watching."""
-    is_ready: Callable[[], bool] = lambda: True
-    """False before the first contact with Redis."""
-    is_draining: Callable[[], bool] = lambda: False
-    is_stopping: Callable[[], bool] = lambda: False
+HARMLESS_TEXT = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+"""Texts of callers and workers that may stand in a header and in the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,16 +51,16 @@ class WebConfig:
     slots: int = 256
     memory_bytes: int = 256 * 2**20
     api_keys: ApiKeys | None = None
-    """Who may classify; None: anybody."""
+    """Who may call /predict; None: everybody."""
 
 
 @dataclass(slots=True)
 class _Call:
-    """What is known of the request in hand; ``g.call``, because each look at ``g`` costs."""
+    """The request in progress, as ``g.call``: one object, because every access to ``g`` costs."""
 
     request_id: str
     body_read: bool
-    """Whether nothing of the body is left to be taken for the next request."""
+    """Whether the whole body was read; the rest would be taken for the next request."""
     began: float = field(default_factory=time.monotonic)
     error_code: str = ""
     bytes: int | None = None
@@ -89,31 +70,30 @@ class _Call:
 
 
 def create_app(
-    predictor: Predictor,
-    monitor: SnapshotReader,
-    config: WebConfig,
-    server: Server | None = None,
+    predictor: Predictor, monitor: SnapshotReader, config: WebConfig, lifecycle: Lifecycle
 ) -> Flask:
     """Build the application around a predictor and a monitor of its queues."""
     app = Flask("imageserve", static_folder=None)
-    server = server or Server()
-    _add_predict(app, predictor, config, server)
+    _add_predict(app, predictor, config, lifecycle)
     entries = {name: served.entry for name, served in predictor.models.items()}
     _add_overview(app, Overview(entries, monitor))
-    _add_probes(app, server)
+    _add_probes(app, lifecycle)
     _add_errors(app)
-    _add_hooks(app, server)
+    _add_hooks(app, lifecycle)
     return app
 
 
-def _add_predict(app: Flask, predictor: Predictor, config: WebConfig, server: Server) -> None:
+# -- /predict -------------------------------------------------------------------------------------
+
+
+def _add_predict(app: Flask, predictor: Predictor, config: WebConfig, lifecycle: Lifecycle) -> None:
     slots = Slots(config.slots)
     memory = UploadMemory(config.memory_bytes)
-    reader = UploadReader(config.upload, server.deadline)
+    reader = UploadReader(config.upload)
 
     @app.post("/predict")
     def predict() -> Response:
-        if server.is_stopping():
+        if lifecycle.stopping:
             raise ShuttingDown("this server is about to stop", retry_after_s=1)
         if config.api_keys is not None:
             headers = request.headers
@@ -127,7 +107,7 @@ def _add_predict(app: Flask, predictor: Predictor, config: WebConfig, server: Se
             call.body_read = True
             call.bytes = upload.bytes
             with slots.taken():
-                return _predict(predictor, server, upload.pictures, options)
+                return _predict(predictor, upload.pictures, options)
 
 
 def _read_options(longest_s: float) -> ClassifyOptions:
@@ -139,14 +119,42 @@ def _read_options(longest_s: float) -> ClassifyOptions:
     )
 
 
+def checked_top(text: str | None, default: int = 5) -> int:
+    """Read ``?top=``.
+
+    Raises BadParameter where it is not a whole number from 1.
+    """
+    if text is None:
+        return default
+    # The length first: Python refuses to read numbers of thousands of digits.
+    if len(text) > 9 or not re.fullmatch("[0-9]+", text) or not 1 <= int(text) <= 100_000:
+        raise BadParameter(f"top must be a whole number from 1, not {text[:40]!r}")
+    return int(text)
+
+
+def checked_timeout_s(text: str | None, longest_s: float) -> float:
+    """Read ``X-Request-Timeout``: it may shorten the deadline, never lengthen it.
+
+    Raises BadParameter where it is not a positive number of seconds.
+    """
+    if text is None:
+        return longest_s
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not seconds > 0:
+        raise BadParameter(f"X-Request-Timeout must be seconds above 0, not {text[:40]!r}")
+    return min(seconds, longest_s)
+
+
 def _predict(
     predictor: Predictor,
-    server: Server,
     pictures: tuple[bytes | RequestError, ...],
     options: ClassifyOptions,
 ) -> Response:
     wait = Wait()
-    stop_watching = server.watch(request.environ, wait)
+    stop_watching = watch_hang_up(request.environ, wait)
     try:
         with metrics.request_seconds.time():
             answers = predictor.predict(pictures, options, wait)
@@ -160,7 +168,7 @@ def _respond(answers: list[Answer | RequestError]) -> Response:
     call.pictures = len(answers)
     good = [answer for answer in answers if isinstance(answer, Answer)]
     call.timings = _timings(good)
-    call.version = listed(answer.version for answer in good)
+    call.version = version_header(answer.version for answer in good)
     if len(answers) == 1:
         return _json(_success(answers[0]))
     return _json({"success": True, "results": _results(answers)})
@@ -176,8 +184,8 @@ def _success(answer: Answer | RequestError) -> dict[str, Any]:
 def _results(answers: list[Answer | RequestError]) -> list[dict[str, Any]]:
     """Return one result per picture.
 
-    Raises the first error that is ours (5xx) where no picture got an answer: then the whole
-    request is worth sending again, and its status should say so.
+    Raises the first server error (5xx) where no picture got an answer: then the whole request is
+    worth sending again, and its status should say so.
     """
     ours = [a for a in answers if isinstance(a, RequestError) and a.status >= 500]
     if ours and not any(isinstance(answer, Answer) for answer in answers):
@@ -191,7 +199,7 @@ def _results(answers: list[Answer | RequestError]) -> list[dict[str, Any]]:
 
 
 def _timings(answers: list[Answer]) -> dict[str, float]:
-    """Return where the time went, in ms: decoding adds up, waiting happens side by side."""
+    """Return where the time went, in ms: pictures are decoded in turn, and wait side by side."""
     if not answers:
         return {}
     return {
@@ -199,6 +207,17 @@ def _timings(answers: list[Answer]) -> dict[str, float]:
         "queue": max(answer.queue_ms for answer in answers),
         "model": max(answer.model_ms for answer in answers),
     }
+
+
+def version_header(versions: Iterable[str]) -> str:
+    """Return ``X-Model-Version``: several versions, where the model was changed meanwhile.
+
+    Versions come from outside, through Redis; one that does not fit into a header is left out.
+    """
+    return ", ".join(text for text in dict.fromkeys(versions) if HARMLESS_TEXT.fullmatch(text))
+
+
+# -- what is served, and probes -------------------------------------------------------------------
 
 
 def _add_overview(app: Flask, overview: Overview) -> None:
@@ -215,18 +234,21 @@ def _add_overview(app: Flask, overview: Overview) -> None:
         return Response(metrics.exposition(overview.readings()), content_type=metrics.CONTENT_TYPE)
 
 
-def _add_probes(app: Flask, server: Server) -> None:
+def _add_probes(app: Flask, lifecycle: Lifecycle) -> None:
     @app.get("/healthz")
     def healthz() -> Response:
         return _json({"status": "ok"})
 
     @app.get("/readyz")
     def readyz() -> Response:
-        if server.is_draining() or server.is_stopping():
+        if lifecycle.draining or lifecycle.stopping:
             return _json({"status": "draining"}, 503)
-        if not server.is_ready():
+        if not lifecycle.ready:
             return _json({"status": "waiting for Redis"}, 503)
         return _json({"status": "ready"})
+
+
+# -- errors ---------------------------------------------------------------------------------------
 
 
 def _add_errors(app: Flask) -> None:
@@ -242,7 +264,7 @@ def _add_errors(app: Flask) -> None:
     def client_gone(error: ClientGone) -> Response:
         del error
         g.call.error_code = "client_gone"
-        return Response(status=499)  # Seen by nobody but the log; the number is nginx's.
+        return Response(status=499)  # For the log only; nginx uses the same number.
 
     @app.errorhandler(Exception)
     def bug(error: Exception) -> Response:
@@ -284,10 +306,13 @@ def _json(body: Mapping[str, Any], status: int = 200) -> Response:
     return Response(json.dumps(body) + "\n", status, content_type="application/json")
 
 
-def _add_hooks(app: Flask, server: Server) -> None:
+# -- headers, metrics and log line of every request -----------------------------------------------
+
+
+def _add_hooks(app: Flask, lifecycle: Lifecycle) -> None:
     @app.before_request
     def begin() -> None:
-        request_id = sane_request_id(request.headers.get("X-Request-Id")) or uuid.uuid4().hex
+        request_id = harmless_request_id(request.headers.get("X-Request-Id")) or uuid.uuid4().hex
         g.call = _Call(request_id, body_read=request.method in ("GET", "HEAD"))
 
     @app.after_request
@@ -301,17 +326,21 @@ def _add_hooks(app: Flask, server: Server) -> None:
             response.headers["Server-Timing"] = ", ".join(parts)
         if call.version:
             response.headers["X-Model-Version"] = call.version
-        if not call.body_read or server.is_draining():
-            # The rest of an unread body would be taken for the next request.
+        if not call.body_read or lifecycle.draining:
             response.headers["Connection"] = "close"
         _count_and_log(call, response.status_code, total_ms)
         return response
 
 
+def harmless_request_id(text: str | None) -> str | None:
+    """Return the caller's ``X-Request-Id`` if it may stand in a header and in the log."""
+    return text if text and HARMLESS_TEXT.fullmatch(text) else None
+
+
 def _count_and_log(call: _Call, status: int, total_ms: float) -> None:
     endpoint = request.endpoint or "none"
     metrics.requests_total.labels(endpoint, str(status), call.error_code).inc()
-    # Probes and dashboards ask all the time; a line for each would drown the pictures' lines.
+    # Probes and dashboards ask all the time; their lines would hide those of pictures.
     level = logging.DEBUG if request.method == "GET" else logging.INFO
     if not log.isEnabledFor(level):
         return

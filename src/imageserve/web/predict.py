@@ -6,10 +6,9 @@ own error.
 
 import logging
 import math
-import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from imageserve import metrics
@@ -31,6 +30,7 @@ from imageserve.predictions import Prediction
 from imageserve.queue.listener import JOB_LOST, Ticket
 from imageserve.queue.producer import JobRequest, Producer
 from imageserve.queue.wire import ResultError
+from imageserve.web.greenlets import Wait, offload
 
 log = logging.getLogger(__name__)
 
@@ -40,14 +40,6 @@ LARGE_BYTES = 1_000_000
 
 MOST_SUBMISSIONS = 10
 """While an old and a new model serve side by side, a picture may meet the wrong one many times."""
-
-Offload = Callable[[Callable[[], bytes], float], bytes]
-"""Runs a function without blocking other requests, for at most this many seconds."""
-
-
-def _at_once(call: Callable[[], bytes], seconds: float) -> bytes:
-    del seconds
-    return call()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,18 +73,6 @@ class ServedModel:
     producer: Producer
 
 
-@dataclass(slots=True)
-class Wait:
-    """One request's wait: results wake it, and a client that hangs up."""
-
-    wake: threading.Event = field(default_factory=threading.Event)
-    gone: bool = False
-
-    def hang_up(self) -> None:
-        self.gone = True
-        self.wake.set()
-
-
 class ClientGone(Exception):
     """The client closed its connection and its jobs are cancelled: nobody reads an answer."""
 
@@ -100,15 +80,9 @@ class ClientGone(Exception):
 class Predictor:
     """Classifies the pictures of requests through the queues of the served models."""
 
-    def __init__(
-        self,
-        models: Mapping[str, ServedModel],
-        decoding: DecodingPolicy,
-        offload: Offload = _at_once,
-    ) -> None:
+    def __init__(self, models: Mapping[str, ServedModel], decoding: DecodingPolicy) -> None:
         self.models = models
         self.decoding = decoding
-        self.offload = offload
 
     def model(self, name: str | None) -> ServedModel:
         """Return a served model, by default the first.
@@ -167,7 +141,6 @@ class _Request:
         self, predictor: Predictor, served: ServedModel, options: ClassifyOptions, wait: Wait
     ) -> None:
         self._decoding = predictor.decoding
-        self._offload = predictor.offload
         self._entry = served.entry
         self._producer = served.producer
         self._options = options
@@ -210,10 +183,10 @@ class _Request:
         interpolation = self._entry.interpolation
         if len(data) > LARGE_BYTES:
             whole = partial(decode, data, size, interpolation, self._decoding)
-            return self._offload(whole, self._seconds_left())
+            return offload(whole, self._seconds_left())
         picture = open_picture(data, self._decoding)
         if picture.pixels > LARGE_PIXELS:
-            return self._offload(partial(picture.to_rgb, size, interpolation), self._seconds_left())
+            return offload(partial(picture.to_rgb, size, interpolation), self._seconds_left())
         return picture.to_rgb(size, interpolation)
 
     def _seconds_left(self) -> float:

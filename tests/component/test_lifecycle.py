@@ -1,19 +1,29 @@
-"""The drain flag: one byte that the processes of one machine share."""
+"""The life of a web process: its drain flag, and its first contact with Redis."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from imageserve.config.settings import Settings
-from imageserve.web.drain import DrainFlag, create_flag_file
-from imageserve.web.run_dir import run_dir
+from imageserve.errors import QueueForbidden, QueueUnavailable
+from imageserve.web import lifecycle as module
+from imageserve.web.lifecycle import (
+    DrainFlag,
+    Lifecycle,
+    create_drain_flag,
+    run_dir,
+    wait_for_redis,
+)
 
 OTHER_PROCESS = """
 import sys
 from pathlib import Path
-from imageserve.web.drain import DrainFlag
+from imageserve.web.lifecycle import DrainFlag
 flag = DrainFlag(Path(sys.argv[1]))
 print(flag.is_set, flush=True)
 sys.stdin.readline()
@@ -25,7 +35,7 @@ print("done", flush=True)
 
 
 def test_the_flag_is_not_set_at_first_and_stays_set(tmp_path: Path) -> None:
-    create_flag_file(tmp_path)
+    create_drain_flag(tmp_path)
     flag = DrainFlag(tmp_path)
 
     before = flag.is_set
@@ -36,10 +46,10 @@ def test_the_flag_is_not_set_at_first_and_stays_set(tmp_path: Path) -> None:
 
 
 def test_a_new_server_starts_with_a_new_flag(tmp_path: Path) -> None:
-    create_flag_file(tmp_path / "made" / "for it")
+    create_drain_flag(tmp_path / "made" / "for it")
     DrainFlag(tmp_path / "made" / "for it").set()
 
-    create_flag_file(tmp_path / "made" / "for it")
+    create_drain_flag(tmp_path / "made" / "for it")
 
     assert not DrainFlag(tmp_path / "made" / "for it").is_set
 
@@ -50,8 +60,8 @@ def test_without_a_server_there_is_no_flag(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("setter", ["this process", "the other process"])
-def test_what_one_process_sets_another_sees(tmp_path: Path, setter: str) -> None:
-    create_flag_file(tmp_path)
+def test_a_flag_that_one_process_sets_is_seen_by_another(tmp_path: Path, setter: str) -> None:
+    create_drain_flag(tmp_path)
     flag = DrainFlag(tmp_path)
     with subprocess.Popen(
         [sys.executable, "-c", OTHER_PROCESS, str(tmp_path)],
@@ -84,3 +94,40 @@ def test_without_a_setting_servers_on_different_ports_have_different_directories
     assert one.is_absolute()
     assert one == run_dir(Settings(web_port=8000))
     assert one != another
+
+
+@pytest.mark.parametrize(
+    ("errors", "ready", "killed"),
+    [
+        pytest.param([], True, [], id="at once"),
+        pytest.param([QueueUnavailable("away")] * 7, True, [], id="after a while"),
+        pytest.param([ValueError("bug")], True, [], id="after a bug"),
+        pytest.param([QueueForbidden("no")], False, [signal.SIGTERM], id="never: the server stops"),
+    ],
+)
+def test_a_web_process_is_ready_after_its_first_contact_with_redis(
+    monkeypatch: pytest.MonkeyPatch,
+    errors: list[Exception],
+    ready: bool,
+    killed: list[signal.Signals],
+) -> None:
+    pauses: list[float] = []
+    signals: list[tuple[int, int]] = []
+    left = list(errors)
+
+    def check(settings: Settings) -> None:
+        if left:
+            raise left.pop()
+
+    monkeypatch.setattr(module, "check_redis", check)
+    monkeypatch.setattr(time, "sleep", pauses.append)
+    monkeypatch.setattr(os, "kill", lambda pid, number: signals.append((pid, number)))
+    lifecycle = Lifecycle()
+
+    wait_for_redis(Settings(), lifecycle)
+
+    assert lifecycle.ready is ready
+    assert len(pauses) == (len(errors) if ready else 0)
+    for pause_s, longest_s in zip(pauses, (0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0), strict=False):
+        assert longest_s / 2 <= pause_s <= longest_s
+    assert signals == [(os.getppid(), number) for number in killed]

@@ -1,4 +1,4 @@
-"""What one web process takes on at once: a number of requests, and bytes of uploads."""
+"""Limits of one web process: requests in progress, and bytes of uploads in memory."""
 
 import threading
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from imageserve.errors import Busy
 
 
 class Slots:
-    """Requests in hand. Full means: refuse now, instead of making everybody late."""
+    """Requests in progress. When all slots are taken, refuse at once: waiting would delay all."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -21,7 +21,7 @@ class Slots:
         return self.limit - self.in_use
 
     def check(self) -> None:
-        """Raise Busy where no slot is free: cheap, before an upload is read."""
+        """Raise Busy where no slot is free. To be called before an upload is read."""
         if self.free <= 0:
             raise Busy(f"all {self.limit} request slots are taken", retry_after_s=1)
 
@@ -44,7 +44,7 @@ class Slots:
 
 
 class UploadMemory:
-    """Bytes of uploads that are held; a pod has little memory and anyone may send much."""
+    """Bytes of uploads in memory: a pod has little, and a client may send much."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -53,7 +53,7 @@ class UploadMemory:
 
     @contextmanager
     def account(self) -> Iterator["UploadAccount"]:
-        """Open an account; what is on it is given back at the end."""
+        """Open an account for one request, and give its bytes back at the end."""
         account = UploadAccount(self)
         try:
             yield account
@@ -61,7 +61,7 @@ class UploadMemory:
             self.change(-account.bytes)
 
     def change(self, count: int) -> bool:
-        """Take ``count`` more bytes, unless that is over the limit."""
+        """Add ``count`` bytes; return False, and add none, where that exceeds the limit."""
         with self._lock:
             if count > 0 and self.held + count > self.limit:
                 return False
@@ -78,9 +78,9 @@ class UploadAccount:
         self._memory = memory
 
     def take(self, count: int) -> None:
-        """Account for ``count`` more bytes.
+        """Add ``count`` bytes to the account.
 
-        Raises Busy where the process holds too much already.
+        Raises Busy where the process holds too many already.
         """
         if not self._memory.change(count):
             raise Busy("too many uploads are in memory", retry_after_s=1)

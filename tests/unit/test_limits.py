@@ -1,11 +1,11 @@
-"""What one web process takes on at once."""
+"""How much one web process does at once."""
 
 import threading
 
 import pytest
 
 from imageserve.errors import Busy
-from imageserve.web.slots import Slots, UploadMemory
+from imageserve.web.limits import Slots, UploadMemory
 
 
 def test_one_more_than_the_slots_is_refused_until_one_is_free() -> None:
@@ -33,7 +33,7 @@ def test_a_slot_is_free_again_after_an_exception() -> None:
     assert slots.free == 1
 
 
-def test_threads_never_take_more_than_there_are() -> None:
+def test_threads_never_take_more_slots_than_there_are() -> None:
     slots, most, refused = Slots(3), [0], [0]
     barrier = threading.Barrier(8)
 
@@ -95,7 +95,7 @@ def test_bytes_are_given_back_after_an_exception() -> None:
     assert memory.held == 0
 
 
-def test_an_end_of_body_costs_nothing_where_all_is_taken() -> None:
+def test_taking_no_bytes_is_allowed_when_the_memory_is_full() -> None:
     memory = UploadMemory(10)
 
     with memory.account() as account:

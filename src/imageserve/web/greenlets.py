@@ -1,0 +1,171 @@
+"""What the web server's parts need of gevent: deadlines, decoder threads, hang-ups, polling.
+
+Outside a web server (in unit tests, say) gevent has patched nothing: there a deadline never ends
+anything, and a decoder runs at once, in the caller's thread.
+"""
+
+import functools
+import select
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from socket import MSG_DONTWAIT, MSG_PEEK
+from typing import Any
+
+import gevent
+from gevent import monkey
+from gevent.select import poll as gevent_poll
+from gevent.threadpool import ThreadPool
+from gunicorn.http.errors import ParseException
+
+from imageserve.errors import BadRequest, TimedOut, UploadTooSlow
+
+DECODER_THREADS = 1
+"""Threads that decode large pictures. One, because a picture may take 16 bytes a pixel, which is
+800 MB at the default limit. More web processes decode more pictures at once."""
+
+
+def _in_server() -> bool:
+    return bool(monkey.is_module_patched("threading"))
+
+
+def silent_timeout(seconds: float) -> Any:
+    """Return a context that is left after ``seconds``, without an error."""
+    timeout: Any = gevent.Timeout  # Its types do not know that False is allowed.
+    return timeout(seconds, False)
+
+
+@contextmanager
+def upload_deadline(seconds: float) -> Iterator[None]:
+    """Stop reading a request body after ``seconds``.
+
+    Raises UploadTooSlow, and BadRequest where the body breaks off or its chunks are malformed.
+    """
+    timeout = gevent.Timeout(seconds if _in_server() else None)
+    timeout.start()
+    try:
+        yield
+    except gevent.Timeout as caught:
+        if caught is not timeout:
+            raise
+        raise UploadTooSlow(f"the upload did not arrive within {seconds:g} seconds") from caught
+    except (ParseException, OSError) as error:
+        raise BadRequest("the request body breaks off, or its chunks are malformed") from error
+    finally:
+        timeout.close()
+
+
+# -- decoding in threads --------------------------------------------------------------------------
+
+
+def offload(call: Callable[[], bytes], seconds: float) -> bytes:
+    """Run a decoder in a thread, so that it does not hold up other requests.
+
+    Raises TimedOut where it does not finish within ``seconds``. A call that still waits for a
+    thread is then dropped, unless it is the next to run.
+    """
+    if not _in_server():
+        return call()
+    with silent_timeout(seconds):
+        result: bytes = _decoder_threads().apply(call)
+        return result
+    raise TimedOut("too many large pictures are being decoded")
+
+
+@functools.cache
+def _decoder_threads() -> ThreadPool:
+    """Return threads of our own: gevent's look up host names, which must not wait for pictures."""
+    return ThreadPool(DECODER_THREADS)
+
+
+# -- clients that hang up -------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Wait:
+    """A request that waits: results wake it, and so does a client that hangs up."""
+
+    wake: threading.Event = field(default_factory=threading.Event)
+    gone: bool = False
+    """Whether the client has hung up."""
+
+    def hang_up(self) -> None:
+        self.gone = True
+        self.wake.set()
+
+
+def watch_hang_up(environ: Mapping[str, Any], wait: Wait) -> Callable[[], None]:
+    """End ``wait`` when the client closes its connection; return a function that stops watching.
+
+    It costs microseconds: one watcher in the event loop, and no greenlet before the client is gone.
+    """
+    sock = environ.get("gunicorn.socket")
+    if sock is None or hasattr(sock, "context"):
+        return lambda: None  # No server, or TLS, where a readable socket says nothing.
+    watcher = gevent.get_hub().loop.io(sock.fileno(), 1)
+
+    def on_readable() -> None:
+        watcher.stop()
+        if _is_closed(sock):
+            # Setting an event may block, which the event loop must not.
+            gevent.spawn(wait.hang_up)
+
+    def stop() -> None:
+        watcher.stop()
+        watcher.close()
+
+    watcher.start(on_readable)
+    return stop
+
+
+def _is_closed(sock: Any) -> bool:
+    try:
+        return bool(sock._sock.recv(1, MSG_PEEK | MSG_DONTWAIT) == b"")
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+# -- polling --------------------------------------------------------------------------------------
+
+
+class Poll:
+    """A ``select.poll`` that asks the kernel for ``poll(0)``, and gevent where it has to wait.
+
+    redis-py calls ``poll(0)`` before every command. gevent's own ``poll`` lets all other greenlets
+    run even then: of twenty pictures that arrived together, the first was sent to Redis only after
+    the last was decoded, and the model was idle meanwhile.
+    """
+
+    def __init__(self) -> None:
+        self._masks: dict[int, int] = {}
+
+    def register(
+        self, fd: Any, eventmask: int = select.POLLIN | select.POLLPRI | select.POLLOUT
+    ) -> None:
+        self._masks[_number(fd)] = eventmask
+
+    modify = register
+
+    def unregister(self, fd: Any) -> None:
+        del self._masks[_number(fd)]
+
+    def poll(self, timeout: float | None = None) -> list[tuple[int, int]]:
+        """Return what is ready within ``timeout`` milliseconds; None and -1 wait for ever."""
+        poller = monkey.get_original("select", "poll")() if timeout == 0 else gevent_poll()
+        for fd, mask in self._masks.items():
+            poller.register(fd, mask)
+        ready: list[tuple[int, int]] = poller.poll(timeout)
+        return ready
+
+
+def _number(fd: Any) -> int:
+    number: int = fd if isinstance(fd, int) else fd.fileno()
+    return number
+
+
+def install_poll() -> None:
+    """Make ``Poll`` this process's ``select.poll``; call it after gevent has patched the module."""
+    select.poll = Poll  # type: ignore[assignment,misc]

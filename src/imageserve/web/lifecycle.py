@@ -1,0 +1,117 @@
+"""The state of a web process that its probes tell: ready, draining, stopping.
+
+gunicorn's worker and the WSGI factory write it, the application reads it.
+"""
+
+import logging
+import mmap
+import os
+import signal
+import tempfile
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from imageserve.backoff import Backoff
+from imageserve.config.settings import Settings
+from imageserve.errors import QueueError, QueueForbidden
+
+log = logging.getLogger(__name__)
+
+DRAIN_FILE = "draining"
+
+
+def run_dir(settings: Settings) -> Path:
+    """Return the directory that all web processes of one server share.
+
+    It is RUN_DIR, or a directory named after this user and port.
+    """
+    if settings.run_dir:
+        return Path(settings.run_dir)
+    return Path(tempfile.gettempdir()) / f"imageserve-{os.getuid()}-{settings.web_port}"
+
+
+class DrainFlag:
+    """Tells all web processes of one server that it will stop soon.
+
+    It is one byte of a file that they all map into memory: reading it costs nothing, and
+    ``imageserve drain`` needs neither a port nor a process id.
+    """
+
+    def __init__(self, run_dir: Path) -> None:
+        """Open the file.
+
+        Raises OSError where no server has created it.
+        """
+        with (run_dir / DRAIN_FILE).open("r+b") as file:
+            self._byte = mmap.mmap(file.fileno(), 1)
+
+    @property
+    def is_set(self) -> bool:
+        return self._byte[0] != 0
+
+    def set(self) -> None:
+        self._byte[0] = 1
+
+
+def create_drain_flag(run_dir: Path) -> None:
+    """Create the file, not set. gunicorn's master does so before it starts web processes."""
+    run_dir.mkdir(parents=True, exist_ok=True)
+    (run_dir / DRAIN_FILE).write_bytes(b"\0")
+
+
+@dataclass(slots=True)
+class Lifecycle:
+    """Where one web process is between its start and its end."""
+
+    ready: bool = False
+    """True after the first contact with Redis. A later outage does not change it."""
+    stopping: bool = False
+    """True after SIGTERM."""
+    drain_flag: DrainFlag | None = None
+
+    @property
+    def draining(self) -> bool:
+        return self.drain_flag is not None and self.drain_flag.is_set
+
+
+def check_redis(settings: Settings) -> None:
+    """Check that Redis can serve the queue of every model.
+
+    Raises QueueUnavailable where it does not answer, QueueForbidden where it cannot be used.
+    """
+    # gunicorn's master imports this module, and must not load the Redis client before it forks.
+    from imageserve.models.entries import model_entries
+    from imageserve.queue.redis.connection import RedisAccess
+    from imageserve.queue.self_test import check_server
+
+    for entry in model_entries(settings).values():
+        check_server(RedisAccess.from_settings(settings), entry.queue, settings.queue_bytes_limit)
+
+
+def start_first_contact(settings: Settings, lifecycle: Lifecycle) -> None:
+    """Wait for Redis in the background, then mark this process ready."""
+    threading.Thread(
+        target=wait_for_redis, args=(settings, lifecycle), name="first-contact", daemon=True
+    ).start()
+
+
+def wait_for_redis(settings: Settings, lifecycle: Lifecycle) -> None:
+    """Try Redis until it answers; stop the whole server where it cannot be used."""
+    backoff = Backoff(first_s=0.1, longest_s=2.0)
+    while not lifecycle.ready:
+        try:
+            check_redis(settings)
+            lifecycle.ready = True
+            return
+        except QueueForbidden as error:
+            log.critical("stopping: %s", error)
+            os.kill(os.getppid(), signal.SIGTERM)
+            return
+        except QueueError as error:
+            log.debug("no contact with Redis yet: %s", error)
+        # Without this thread the process would never be ready, and nothing would say why.
+        except Exception:
+            log.critical("bug while waiting for Redis", exc_info=True)
+        time.sleep(backoff.next())

@@ -1,0 +1,66 @@
+"""How gunicorn is configured, and what it does in its master process."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from imageserve import metrics
+from imageserve.config.settings import Settings
+from imageserve.web.lifecycle import DrainFlag
+from imageserve.web.server import Logger, WebServer, Worker
+
+
+class Arbiter:
+    """gunicorn's master, as far as the hooks use it."""
+
+    def __init__(self) -> None:
+        self.START_CTX: dict[str, list[str]] = {}
+
+
+class Child:
+    pid = 4321
+
+
+@pytest.mark.parametrize(
+    ("host", "bind"), [("0.0.0.0", "0.0.0.0:8123"), ("::1", "[::1]:8123"), ("name", "name:8123")]
+)
+def test_it_listens_where_the_settings_say(host: str, bind: str) -> None:
+    assert WebServer(Settings(web_host=host, web_port=8123)).cfg.bind == [bind]
+
+
+def test_it_is_configured_by_the_settings() -> None:
+    settings = Settings(
+        web_processes=3, web_slots=1000, request_timeout_s=20, upload_timeout_s=9.5, keepalive_s=7
+    )
+
+    found = WebServer(settings).cfg
+
+    assert (found.workers, found.worker_connections, found.keepalive) == (3, 4000, 7)
+    assert found.graceful_timeout == 34
+    assert (found.worker_class, found.logger_class) == (Worker, Logger)
+    assert found.accesslog is None
+    assert found.control_socket_disable
+
+
+def test_gunicorns_own_variables_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WEB_CONCURRENCY", "9")
+    monkeypatch.setenv("PORT", "9999")
+
+    found = WebServer(Settings(web_host="::", web_port=8123, web_processes=2)).cfg
+
+    assert (found.workers, found.bind) == (2, ["[::]:8123"])
+
+
+def test_the_master_creates_the_drain_flag_and_forgets_gauges_of_processes_without_requests(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    forgotten: list[int] = []
+    monkeypatch.setattr(metrics, "process_died", forgotten.append)
+    server = WebServer(Settings(run_dir=str(tmp_path / "run")))
+
+    server.cfg.on_starting(Arbiter())
+    server.cfg.child_exit(Arbiter(), Child())
+
+    assert not DrainFlag(tmp_path / "run").is_set
+    assert forgotten == [os.getpid(), Child.pid]
