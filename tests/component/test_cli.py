@@ -450,7 +450,7 @@ def restarts(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     monkeypatch.setattr(os, "execvpe", restart)
     monkeypatch.setenv("RUN_DIR", str(tmp_path))
-    monkeypatch.setattr(web_command, "check_redis", lambda settings: None)
+    monkeypatch.setattr(web_command, "check_redis", lambda settings, queue: None)
 
 
 @pytest.mark.usefixtures("restarts")
@@ -501,7 +501,7 @@ def test_the_restarted_web_command_runs_gunicorn(
 def test_web_starts_without_redis_but_not_with_one_that_cannot_serve(
     monkeypatch: pytest.MonkeyPatch, error: Exception, outcome: object
 ) -> None:
-    def check(settings: Settings) -> None:
+    def check(settings: Settings, queue: str) -> None:
         raise error
 
     monkeypatch.setattr(web_command, "check_redis", check)

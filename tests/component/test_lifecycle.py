@@ -115,7 +115,7 @@ def test_a_web_process_is_ready_after_its_first_contact_with_redis(
     signals: list[tuple[int, int]] = []
     left = list(errors)
 
-    def check(settings: Settings) -> None:
+    def check(settings: Settings, queue: str) -> None:
         if left:
             raise left.pop()
 
@@ -131,3 +131,26 @@ def test_a_web_process_is_ready_after_its_first_contact_with_redis(
     for pause_s, longest_s in zip(pauses, (0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0), strict=False):
         assert longest_s / 2 <= pause_s <= longest_s
     assert signals == [(os.getppid(), number) for number in killed]
+
+
+def test_a_node_that_is_away_does_not_keep_the_models_on_others_from_being_served(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "models.yaml"
+    file.write_text("".join(f"{name}: {{queue: {name}, network: shapes}}\n" for name in "abc"))
+    ready: list[bool] = []
+    tries = 0
+
+    def check(settings: Settings, queue: str) -> None:
+        nonlocal tries
+        tries += queue == "b"
+        if queue == "b" and tries < 3:
+            raise QueueUnavailable("its node is away")
+
+    monkeypatch.setattr(module, "check_redis", check)
+    lifecycle = Lifecycle()
+    monkeypatch.setattr(time, "sleep", lambda _: ready.append(lifecycle.ready))
+
+    wait_for_redis(Settings(models_file=str(file)), lifecycle)
+
+    assert (ready, tries) == ([True, True], 3)

@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from imageserve.config.settings import Settings
 from imageserve.errors import QueueUnavailable
 from imageserve.logger import setup_logging
-from imageserve.models.entries import model_entries
 from imageserve.web.api_keys import read_api_keys
-from imageserve.web.lifecycle import check_redis, run_dir
+from imageserve.web.lifecycle import check_redis, queue_names, run_dir
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -34,10 +33,10 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
         WebServer(settings).run()
         return 0
-    model_entries(settings)
     read_api_keys(settings.api_keys_file)
-    with contextlib.suppress(QueueUnavailable):  # The web processes keep trying; /readyz tells.
-        check_redis(settings)
+    for queue in queue_names(settings):
+        with contextlib.suppress(QueueUnavailable):  # The web processes keep trying; /readyz tells.
+            check_redis(settings, queue)
     _restart_prepared(settings, environ)
     return 0
 

@@ -76,18 +76,24 @@ class Lifecycle:
         return self.drain_flag is not None and self.drain_flag.is_set
 
 
-def check_redis(settings: Settings) -> None:
-    """Check that Redis can serve the queue of every model.
+def queue_names(settings: Settings) -> list[str]:
+    """Return the queue of each model. Raises SettingsError."""
+    # Imported here: gunicorn's master imports this module, and needs no models.
+    from imageserve.models.entries import model_entries
+
+    return [entry.queue for entry in model_entries(settings).values()]
+
+
+def check_redis(settings: Settings, queue: str) -> None:
+    """Check that Redis can serve a queue.
 
     Raises QueueUnavailable where it does not answer, QueueForbidden where it cannot be used.
     """
     # gunicorn's master imports this module, and must not load the Redis client before it forks.
-    from imageserve.models.entries import model_entries
     from imageserve.queue.redis.connection import RedisAccess
     from imageserve.queue.self_test import check_server
 
-    for entry in model_entries(settings).values():
-        check_server(RedisAccess.from_settings(settings), entry.queue, settings.queue_bytes_limit)
+    check_server(RedisAccess.from_settings(settings), queue, settings.queue_bytes_limit)
 
 
 def start_first_contact(settings: Settings, lifecycle: Lifecycle) -> None:
@@ -98,20 +104,35 @@ def start_first_contact(settings: Settings, lifecycle: Lifecycle) -> None:
 
 
 def wait_for_redis(settings: Settings, lifecycle: Lifecycle) -> None:
-    """Try Redis until it answers; stop the whole server where it cannot be used."""
+    """Try Redis until each queue is checked; stop the whole server where one cannot be used.
+
+    The process is ready once one queue answers: a node of a cluster that is away must not take the
+    models on the other nodes away.
+    """
     backoff = Backoff(first_s=0.1, longest_s=2.0)
-    while not lifecycle.ready:
+    unchecked = queue_names(settings)
+    count = len(unchecked)
+    while unchecked:
         try:
-            check_redis(settings)
-            lifecycle.ready = True
-            return
+            unchecked = [queue for queue in unchecked if not _answers(settings, queue)]
+            lifecycle.ready |= len(unchecked) < count
         except QueueForbidden as error:
             log.critical("stopping: %s", error)
             os.kill(os.getppid(), signal.SIGTERM)
             return
-        except QueueError as error:
-            log.debug("no contact with Redis yet: %s", error)
         # Without this thread the process would never be ready, and nothing would say why.
         except Exception:
             log.critical("bug while waiting for Redis", exc_info=True)
-        time.sleep(backoff.next())
+        if unchecked:
+            time.sleep(backoff.next())
+
+
+def _answers(settings: Settings, queue: str) -> bool:
+    try:
+        check_redis(settings, queue)
+    except QueueForbidden:
+        raise
+    except QueueError as error:
+        log.debug("no contact with the Redis of queue %s yet: %s", queue, error)
+        return False
+    return True
