@@ -5,7 +5,8 @@ import threading
 import pytest
 
 from imageserve.errors import Busy
-from imageserve.web.limits import Slots, UploadMemory
+from imageserve.web.app import Slots
+from imageserve.web.upload import UploadMemory
 
 
 def test_one_more_than_the_slots_is_refused_until_one_is_free() -> None:

@@ -15,8 +15,7 @@ from imageserve.errors import (
     RequestError,
     TooManyImages,
 )
-from imageserve.web.limits import UploadMemory
-from imageserve.web.upload import CHUNK_BYTES, Upload, UploadLimits, UploadReader
+from imageserve.web.upload import CHUNK_BYTES, Upload, UploadLimits, UploadMemory, UploadReader
 
 LIMITS = UploadLimits(max_body_bytes=2_000, max_image_bytes=300, max_images=3, timeout_s=9.0)
 BOUNDARY = "----wall"

@@ -46,10 +46,6 @@ class ModelEntry:
     weights: str = choices.DEFAULT_WEIGHTS
     labels: str | None = None
 
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        return (*self.input_size, 3)
-
 
 def model_entries(settings: Settings) -> dict[str, ModelEntry]:
     """Return the models by name, the default one first.

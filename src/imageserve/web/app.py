@@ -8,9 +8,11 @@ import json
 import logging
 import math
 import re
+import threading
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
 from typing import Any
@@ -22,6 +24,7 @@ from imageserve import metrics
 from imageserve.errors import (
     BadParameter,
     BadRequest,
+    Busy,
     MethodNotAllowed,
     NotFound,
     RequestError,
@@ -30,10 +33,9 @@ from imageserve.errors import (
 from imageserve.web.api_keys import ApiKeys
 from imageserve.web.greenlets import Wait, watch_hang_up
 from imageserve.web.lifecycle import Lifecycle
-from imageserve.web.limits import Slots, UploadMemory
 from imageserve.web.overview import Overview, SnapshotReader
 from imageserve.web.predict import Answer, ClassifyOptions, ClientGone, Predictor
-from imageserve.web.upload import UploadLimits, UploadReader
+from imageserve.web.upload import UploadLimits, UploadMemory, UploadReader
 
 log = logging.getLogger(__name__)
 
@@ -52,6 +54,41 @@ class WebConfig:
     memory_bytes: int = 256 * 2**20
     api_keys: ApiKeys | None = None
     """Who may call /predict; None: everybody."""
+
+
+class Slots:
+    """Requests in progress. When all slots are taken, refuse at once: waiting would delay all."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.in_use = 0
+        self._lock = threading.Lock()
+
+    @property
+    def free(self) -> int:
+        return self.limit - self.in_use
+
+    def check(self) -> None:
+        """Raise Busy where no slot is free. To be called before an upload is read."""
+        if self.free <= 0:
+            raise Busy(f"all {self.limit} request slots are taken", retry_after_s=1)
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Hold one slot.
+
+        Raises Busy where none is free.
+        """
+        with self._lock:
+            self.check()
+            self.in_use += 1
+        metrics.slots_in_use.inc()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.in_use -= 1
+            metrics.slots_in_use.dec()
 
 
 @dataclass(slots=True)

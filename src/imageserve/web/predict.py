@@ -174,10 +174,11 @@ class _Request:
             pixels = self._decode(picture, entry.input_size)
             seconds = time.monotonic() - began
             metrics.decode_seconds.observe(seconds)
-            ticket = self._queue(entry.name, entry.shape, pixels)
+            shape = (*entry.input_size, 3)
+            ticket = self._queue(entry.name, shape, pixels)
         except RequestError as error:
             return error
-        return _Submitted(picture, ticket, seconds * 1000, entry.name, entry.shape)
+        return _Submitted(picture, ticket, seconds * 1000, entry.name, shape)
 
     def _decode(self, data: bytes, size: tuple[int, int]) -> bytes:
         interpolation = self._entry.interpolation
