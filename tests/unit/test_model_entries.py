@@ -160,10 +160,6 @@ def test_labels_come_from_their_setting(tmp_path: Path) -> None:
     assert entry.labels == str(labels)
 
 
-def test_the_shape_has_three_colours() -> None:
-    assert ModelEntry("m", "q", (120, 160)).shape == (120, 160, 3)
-
-
 def test_a_file_names_several_models_and_the_first_is_the_default(tmp_path: Path) -> None:
     read = from_file(tmp_path, SEVERAL, INTERPOLATION="nearest", MODEL_WEIGHTS="imagenet")
 
