@@ -1,4 +1,4 @@
-"""``python -m bench``: run the chosen parts, print their tables."""
+"""``python -m bench``: run the chosen parts, or another commit beside this one; print tables."""
 
 import argparse
 import signal
@@ -7,8 +7,11 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.beside import raw_section
+from bench.commits import compare_with
+from bench.difference import LEAST_ROUNDS
 from bench.idling import idle_section
 from bench.machine import Neighbours, describe
 from bench.plan import Plan, say
@@ -26,59 +29,100 @@ PARTS = {
     "f": "what one Redis can carry, and what a second one adds",
 }
 QUICK = Plan(rounds=1, seconds=2.0, is_quick=True)
+BESIDE = Plan(rounds=LEAST_ROUNDS)
+QUICK_BESIDE = Plan(rounds=3, seconds=2.0, is_quick=True)
+
+
+class Given(NamedTuple):
+    """What the command line asks for."""
+
+    parts: list[str]
+    plan: Plan
+    markdown: Path | None
+    beside: str | None
+    """The commit to compare with, instead of the parts."""
 
 
 def main(arguments: list[str]) -> int:
-    chosen, plan, markdown = _parse(arguments)
+    """Return 1 where another commit is compared with and this one is worse, else 0."""
+    given = _parse(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # Clean up behind us all the same.
     began = time.monotonic()
     machine, neighbours = describe(), Neighbours()
     say(machine)
-    sections = _sections(chosen, plan)
+    parts, is_worse = _measured(given)
     minutes = (time.monotonic() - began) / 60
     text = "\n\n".join(
         [
             f"Machine: {machine}. Others used {percent(neighbours.share())} of it meanwhile.",
-            f"{datetime.now(UTC):%Y-%m-%d}, {plan.rounds} round(s) of {plan.seconds:g} s, "
-            f"{minutes:.1f} minutes. Medians, in parentheses least and most; ratios are taken "
-            "within a round.",
-            summary(sections),
-            *map(str, sections),
+            f"{datetime.now(UTC):%Y-%m-%d}, {given.plan.rounds} round(s) of "
+            f"{given.plan.seconds:g} s, {minutes:.1f} minutes. {parts}",
         ]
     )
     print(text)
-    if markdown is not None:
-        write_between_markers(markdown, text)
-    return 0
+    if given.markdown is not None:
+        write_between_markers(given.markdown, text)
+    return int(is_worse)
 
 
-def _parse(arguments: list[str]) -> tuple[list[str], Plan, Path | None]:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        description="Measure this system beside its first version and beside the bare model.\n"
-        "Starts a Redis, web servers and workers of its own on free ports of this machine.",
-        epilog="parts:\n" + "\n".join(f"  {name}  {text}" for name, text in PARTS.items()),
-    )
-    parser.add_argument("parts", nargs="*", metavar="PART", help="a b c d e f; default: all")
-    parser.add_argument("--rounds", type=int, help="default 3")
-    parser.add_argument("--seconds", type=float, help="length of one measurement, default 5")
-    parser.add_argument("--quick", action="store_true", help="one short round, one network")
-    parser.add_argument(
-        "--markdown",
-        type=Path,
-        metavar="FILE",
-        help="also write the tables between the markers of FILE; only with all parts",
-    )
+def _measured(given: Given) -> tuple[str, bool]:
+    if given.beside is not None:
+        return compare_with(given.beside, given.plan)
+    sections = _sections(given.parts, given.plan)
+    legend = "Medians, in parentheses least and most; ratios are taken within a round."
+    return "\n\n".join([legend, summary(sections), *map(str, sections)]), False
+
+
+def _parse(arguments: list[str]) -> Given:
+    parser = _parser()
     given = parser.parse_args(arguments)
     chosen = sorted(set(given.parts)) or list(PARTS)
     if unknown := set(chosen) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
     if given.markdown is not None and chosen != list(PARTS):
         parser.error("--markdown replaces all tables, so it needs all parts")
-    base = QUICK if given.quick else Plan()
+    if given.beside is not None and (given.parts or given.markdown is not None):
+        parser.error("--beside measures whole systems: it takes no parts and no --markdown")
+    base = _base(is_beside=given.beside is not None, is_quick=given.quick)
     plan = Plan(given.rounds or base.rounds, given.seconds or base.seconds, base.is_quick)
-    return chosen, plan, given.markdown
+    if given.beside is not None and not plan.is_quick and plan.rounds < LEAST_ROUNDS:
+        parser.error(f"--beside needs at least {LEAST_ROUNDS} rounds for a verdict")
+    return Given(chosen, plan, given.markdown, given.beside)
+
+
+def _base(*, is_beside: bool, is_quick: bool) -> Plan:
+    if is_beside:
+        return QUICK_BESIDE if is_quick else BESIDE
+    return QUICK if is_quick else Plan()
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Measure this system beside its first version and beside the bare model,\n"
+        "or beside another commit. Starts a Redis, web servers and workers of its own on free\n"
+        "ports of this machine.",
+        epilog="parts:\n" + "\n".join(f"  {name}  {text}" for name, text in PARTS.items()),
+    )
+    parser.add_argument("parts", nargs="*", metavar="PART", help="a b c d e f; default: all")
+    parser.add_argument(
+        "--rounds", type=int, help=f"default 3; with --beside {LEAST_ROUNDS}, and no fewer"
+    )
+    parser.add_argument("--seconds", type=float, help="length of one measurement, default 5")
+    parser.add_argument("--quick", action="store_true", help="short rounds, one network")
+    parser.add_argument(
+        "--beside",
+        metavar="COMMIT",
+        help="measure that commit in turns with this one instead; exit status 1 if this is worse",
+    )
+    parser.add_argument(
+        "--markdown",
+        type=Path,
+        metavar="FILE",
+        help="also write the tables between the markers of FILE; only with all parts",
+    )
+    return parser
 
 
 def _sections(chosen: list[str], plan: Plan) -> list[Section]:

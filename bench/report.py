@@ -26,7 +26,7 @@ class Section:
     notes: Sequence[str] = ()
 
     def __str__(self) -> str:
-        return "\n\n".join([f"### {self.title}", _table(self.header, self.rows), *self.notes])
+        return "\n\n".join([f"### {self.title}", table(self.header, self.rows), *self.notes])
 
 
 def summary(sections: Sequence[Section]) -> str:
@@ -36,10 +36,11 @@ def summary(sections: Sequence[Section]) -> str:
         for section in sections
         for each in section.verdicts
     ]
-    return _table(["part", "target", "measured", ""], rows)
+    return table(["part", "target", "measured", ""], rows)
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table in Markdown, numbers to the right."""
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
 
     def line(cells: Sequence[str]) -> str:

@@ -1,0 +1,73 @@
+"""The source of another commit of this project, to be run beside the working tree.
+
+It is run with a PYTHONPATH of its own and the libraries that are installed now.
+"""
+
+import io
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src"
+
+
+class NotInHistory(Exception):
+    """There is no git, no repository, or no such commit in it (a shallow clone)."""
+
+
+def unpack_source(commit: str, directory: Path) -> Path:
+    """Write the ``src`` of a commit below ``directory``; return its path.
+
+    Raises NotInHistory, and RuntimeError where programs would import another imageserve all the
+    same.
+    """
+    tar_file = _git("archive", "--format=tar", commit, "src")
+    with tarfile.open(fileobj=io.BytesIO(tar_file)) as tar:
+        tar.extractall(directory, filter="data")
+    source = directory / "src"
+    for each in (source, SOURCE):
+        if not (found := imported_from(each)).is_relative_to(each.resolve()):
+            raise RuntimeError(f"PYTHONPATH={each} imports {found}")
+    return source
+
+
+def imported_from(source: Path) -> Path:
+    """Return where a program that is started with this PYTHONPATH finds its imageserve."""
+    said = subprocess.run(
+        [sys.executable, "-c", "import imageserve; print(imageserve.__file__)"],
+        cwd=ROOT,
+        env={**os.environ, "PYTHONPATH": str(source)},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    return Path(said.strip()).resolve()
+
+
+def name_of(commit: str) -> str:
+    """Return the commit's short hash and subject.
+
+    Raises NotInHistory.
+    """
+    return _git("show", "--no-patch", "--format=%h %s", f"{commit}^{{commit}}").decode().strip()
+
+
+def name_of_working_tree() -> str:
+    """Return the short hash of what is checked out, marked where files have changed.
+
+    Raises NotInHistory.
+    """
+    return _git("describe", "--always", "--dirty=, changed", "--exclude=*").decode().strip()
+
+
+def _git(*arguments: str) -> bytes:
+    if shutil.which("git") is None:
+        raise NotInHistory("git is not installed")
+    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, check=False)
+    if done.returncode != 0:
+        raise NotInHistory(done.stderr.decode(errors="replace").strip())
+    return done.stdout

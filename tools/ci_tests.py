@@ -1,0 +1,127 @@
+"""Runs all tests as CI does: what fails is run once more, and what passes then is named as flaky.
+
+The second run is a new pytest process, so that it begins with servers and fixtures of its own, and
+runs nothing but what failed. It takes no options: `.ci/run` calls it in the root of a checkout.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import pytest
+
+MOST_FLAKY = 3
+"""With more flaky tests than this the run fails."""
+
+MOST_AGAIN = 20
+"""With more failures than this there is no second run: that is no flakiness."""
+
+Outcome = Literal["passed", "skipped", "failed"]
+_FROM_BEST = ("passed", "skipped", "failed")
+
+
+class Recorder:
+    """A pytest plugin that writes what became of each test into a file: the worst of its phases."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._outcomes: dict[str, Outcome] = {}
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        before = self._outcomes.get(report.nodeid, "passed")
+        self._outcomes[report.nodeid] = max(before, report.outcome, key=_FROM_BEST.index)
+
+    def pytest_sessionfinish(self) -> None:
+        self._path.write_text(json.dumps(self._outcomes))
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run of pytest."""
+
+    status: int
+    outcomes: Mapping[str, Outcome]
+    """Empty where pytest was ended before it could write them."""
+
+    @property
+    def failed(self) -> list[str]:
+        return [test for test, outcome in self.outcomes.items() if outcome == "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What two runs say together."""
+
+    flaky: Sequence[str]
+    """Failed, then passed."""
+    broken: Sequence[str]
+    """Failed, and did not pass when run again."""
+
+    @property
+    def is_good(self) -> bool:
+        return not self.broken and len(self.flaky) <= MOST_FLAKY
+
+    def __str__(self) -> str:
+        lines = [f"FLAKY   {test}" for test in self.flaky]
+        lines += [f"FAILED  {test}" for test in self.broken]
+        lines.append(
+            f"{len(self.flaky)} flaky (failed, then passed when run again), "
+            f"{len(self.broken)} did not pass"
+        )
+        if len(self.flaky) > MOST_FLAKY:
+            lines.append(f"more than {MOST_FLAKY} flaky tests: the run fails")
+        return "\n".join(lines)
+
+
+def verdict(first: Run, second: Run) -> Verdict:
+    """Tell flaky tests from broken ones; only a test that passed is not broken."""
+    flaky = [test for test in first.failed if second.outcomes.get(test) == "passed"]
+    return Verdict(flaky, [test for test in first.failed if test not in flaky])
+
+
+def main() -> int:
+    """Return the exit status."""
+    first = run([])
+    if first.status != pytest.ExitCode.TESTS_FAILED or not first.failed:
+        return first.status  # All is well, or pytest itself failed or was ended.
+    if len(first.failed) > MOST_AGAIN:
+        say(f"{len(first.failed)} tests failed: too many to be flaky, so none is run again")
+        return first.status
+    say(f"{len(first.failed)} failed: running them again, in a new process")
+    second = run(first.failed)
+    both = verdict(first, second)
+    say(str(both))
+    return 0 if both.is_good and second.status == 0 else int(pytest.ExitCode.TESTS_FAILED)
+
+
+def run(tests: Sequence[str]) -> Run:
+    """Run these tests, or all of them where none is named."""
+    with tempfile.TemporaryDirectory(prefix="ci-tests-") as directory:
+        path = Path(directory) / "outcomes.json"
+        command = [sys.executable, __file__, "--record", str(path), "--", *tests]
+        status = subprocess.run(command, check=False).returncode
+        return Run(status, json.loads(path.read_text()) if path.exists() else {})
+
+
+def say(text: str) -> None:
+    print(f"\nci-tests: {text}", flush=True)
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--record", type=Path, metavar="FILE", help=argparse.SUPPRESS)
+    parser.add_argument("tests", nargs="*", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    given = _parse()
+    if given.record is None:
+        sys.exit(main())
+    sys.exit(pytest.main(given.tests, plugins=[Recorder(given.record)]))
