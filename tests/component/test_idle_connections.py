@@ -10,7 +10,8 @@ from greenlet import greenlet
 from gunicorn.config import Config
 from gunicorn.workers.ggevent import GeventWorker
 
-from imageserve.web.gunicorn_worker import Worker
+from imageserve.config.settings import Settings
+from imageserve.web.server import WebServer, Worker
 
 
 class Connection:
@@ -53,7 +54,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
         client.be_handled(worker)
 
     monkeypatch.setattr(GeventWorker, "handle", handle)
-    worker = Worker(1, os.getppid(), [], None, 30, Config(), None)
+    worker = Worker(1, os.getppid(), [], WebServer(Settings()), 30, Config(), None)
     worker.alive = False
     yield worker
     worker.tmp.close()

@@ -4,11 +4,24 @@ from pathlib import Path
 
 from imageserve.models.entries import ModelEntry
 from imageserve.models.stand_in import StandIn
+from imageserve.worker.reload import Reloader
 from imageserve.worker.runner import Runner
-from imageserve.worker.swap import Reins, Swapper
 from imageserve.worker.versions import Candidate, Versions
 
 SIZE = (8, 8)
+
+
+class IdleWorker:
+    """A worker that takes each model at once."""
+
+    batch_size = 1
+
+    def change_to(self, runner: Runner) -> bool:
+        del runner
+        return True
+
+    def publish(self) -> None:
+        """Nobody listens."""
 
 
 class Disk:
@@ -19,16 +32,16 @@ class Disk:
         self._file = folder / "model.keras"
         self.write("complete")
         entry = ModelEntry("shapes", "image_queue", SIZE, network=str(folder))
-        self._swapper = Swapper(Versions(entry, None), self._load)
-        self._worker = Reins(lambda: 1, lambda runner: True, lambda: None)
-        self._swapper.first("")
+        self._reloader = Reloader(Versions(entry, None), self._load)
+        self._worker = IdleWorker()
+        self._reloader.first("")
 
     def write(self, text: str) -> None:
         self._file.write_text(text)
 
-    def look(self) -> list[str]:
-        """Have the worker look at the file once; give what it has loaded so far."""
-        self._swapper.look(self._worker)
+    def check(self) -> list[str]:
+        """Have the worker check the file once; return what it has loaded so far."""
+        self._reloader.check(self._worker)
         return self.loaded
 
     def _load(self, candidate: Candidate, beside: bool) -> Runner:
@@ -38,9 +51,9 @@ class Disk:
 
 def test_a_file_is_loaded_once_it_has_looked_the_same_twice(tmp_path: Path) -> None:
     disk = Disk(tmp_path)
-    assert disk.look() == ["complete"]
+    assert disk.check() == ["complete"]
     for text in ("n", "ne", "new"):
         disk.write(text)
-        assert disk.look() == ["complete"]
-    assert disk.look() == ["complete", "new"]
-    assert disk.look() == ["complete", "new"]
+        assert disk.check() == ["complete"]
+    assert disk.check() == ["complete", "new"]
+    assert disk.check() == ["complete", "new"]
