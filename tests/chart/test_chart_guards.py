@@ -115,8 +115,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         {**HPA, **scaling(**FROM_ZERO)},
         "models.shapes: a HorizontalPodAutoscaler scales to zero from Kubernetes 1.37 on",
     ),
-    ({**HPA, **scaling(deletionCost=True)}, "models.shapes: scaling.deletionCost needs autoscaling.mode"),
-    ({"autoscaling": {"mode": "keda"}}, "autoscaling.mode keda: the cluster does not have keda.sh/"),
+    (
+        {**HPA, **scaling(deletionCost=True)},
+        "models.shapes: scaling.deletionCost needs autoscaling.mode",
+    ),
+    (
+        {"autoscaling": {"mode": "keda"}},
+        "autoscaling.mode keda: the cluster does not have keda.sh/",
+    ),
     (
         autoscaler(serviceAccount={"create": False}),
         "autoscaler.serviceAccount: create is false and name is empty",
