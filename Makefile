@@ -1,6 +1,6 @@
-# Everything a developer or a newcomer does here. `make help` lists it.
+# Commands for developers and newcomers. `make help` lists them.
 
-# The first Python that fits; override with `make PYTHON=/path/to/python`.
+# The first suitable Python. Another one: `make PYTHON=/path/to/python`.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$p && break; done)
 VENV := .venv
@@ -9,11 +9,11 @@ BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 .PHONY: help install run test check check-security test-torch test-e2e manifests format bench bench-peers chaos train lock clean python
 
-help:  ## list what there is
+help:  ## list all commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | awk -F: '{printf "  make %-14s %s\n", $$1, $$2}'
 
 python:
-	@test -n "$(PYTHON)" || { echo "imageserve needs Python 3.11 or 3.12; install one, or name it: make PYTHON=/path/to/python"; exit 1; }
+	@test -n "$(PYTHON)" || { echo "imageserve needs Python 3.11 or 3.12. Install one, or set it: make PYTHON=/path/to/python"; exit 1; }
 
 # One stamp per lock: an environment is made again only when its lock has changed.
 $(VENV)/local.stamp: locks/local.txt pyproject.toml | python
@@ -32,7 +32,7 @@ $(VENV)/dev.stamp: locks/dev.txt locks/helm.txt $(VENV)/local.stamp
 	.venv-security/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/security.txt
 	@touch $@
 
-# PyTorch alone, beside what $(VENV) holds: its wheel is large, and one test file needs it.
+# PyTorch alone; it uses the other packages of $(VENV). Its wheel is large, and only one test file needs it.
 .venv-torch/stamp: $(VENV)/dev.stamp | python
 	test -x .venv-torch/bin/python || $(PYTHON) -m venv .venv-torch
 	.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
@@ -42,7 +42,7 @@ $(VENV)/dev.stamp: locks/dev.txt locks/helm.txt $(VENV)/local.stamp
 
 install: $(VENV)/dev.stamp  ## install everything into .venv
 
-run: $(VENV)/local.stamp  ## start Redis, web server and a worker; Ctrl-C stops them
+run: $(VENV)/local.stamp  ## start Redis, web server and one worker; Ctrl-C stops them
 	$(BIN)/imageserve run $(ARGS)
 
 test: $(VENV)/dev.stamp  ## run all tests
@@ -58,38 +58,38 @@ check: $(VENV)/dev.stamp  ## formatting, lint, import walls, types, sizes, spell
 	$(BIN)/python tools/chart_docs.py --check
 	$(BIN)/python tools/check_house.py src/imageserve
 
-check-security: $(VENV)/dev.stamp .venv-security/stamp  ## what checkov says of chart and images
+check-security: $(VENV)/dev.stamp .venv-security/stamp  ## check chart and images with checkov
 	CHECKOV=$(CURDIR)/.venv-security/bin/checkov $(BIN)/python -m pytest tests/chart/test_checkov.py
 
-test-torch: .venv-torch/stamp  ## test Keras on PyTorch, in an environment of its own
+test-torch: .venv-torch/stamp  ## test Keras on PyTorch, in a separate environment
 	.venv-torch/bin/python -m pytest tests/torch $(ARGS)
 
-test-e2e: $(VENV)/dev.stamp  ## install the chart on the cluster of KUBECONFIG and prove it
+test-e2e: $(VENV)/dev.stamp  ## install the chart on the cluster of KUBECONFIG and test it
 	$(BIN)/python -m pytest tests/e2e --ignore=tests/e2e/selfcheck $(ARGS)
 
-manifests:  ## write plain YAML for kubectl apply (helm on PATH; ARGS for values)
+manifests:  ## print plain YAML for kubectl apply (needs helm on PATH; ARGS for values)
 	@helm template imageserve charts/imageserve --set manifests=true $(ARGS)
 
-format: $(VENV)/dev.stamp  ## format the code and mend what can be mended
+format: $(VENV)/dev.stamp  ## format the code and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: $(VENV)/dev.stamp  ## measure, and write the tables into docs/performance.md
+bench: $(VENV)/dev.stamp  ## measure speed and write the tables into docs/performance.md
 	$(BIN)/python -m bench --markdown docs/performance.md $(ARGS)
 
-chaos: $(VENV)/dev.stamp  ## break parts of it under load, and write what became of every request into docs/reliability.md
+chaos: $(VENV)/dev.stamp  ## kill, freeze and overload processes under load; write the results into docs/reliability.md
 	$(BIN)/python -m bench.chaos $(or $(ARGS),--markdown docs/reliability.md)
 
-bench-peers: $(VENV)/dev.stamp  ## measure beside mosec, LitServe and BentoML, and write the tables
+bench-peers: $(VENV)/dev.stamp  ## measure beside mosec, LitServe and BentoML; write the tables into docs/performance.md
 	$(BIN)/python -m bench.peers --markdown docs/performance.md $(ARGS)
 
-train: $(VENV)/local.stamp  ## draw pictures and train the bundled model on them
+train: $(VENV)/local.stamp  ## draw pictures and train the bundled model
 	$(BIN)/python tools/train_shapes.py
 
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate --no-strip-extras $(UPGRADE) pyproject.toml
 
-lock: $(VENV)/dev.stamp  ## write the hashed lock files again (UPGRADE=--upgrade for newer versions)
+lock: $(VENV)/dev.stamp  ## write the lock files with hashes (UPGRADE=--upgrade for newer versions)
 	$(UV_COMPILE) --extra web --output-file locks/web.txt
 	$(UV_COMPILE) --extra worker --output-file locks/worker.txt
 	$(UV_COMPILE) --extra onnx --output-file locks/worker-onnx.txt
@@ -104,6 +104,6 @@ lock: $(VENV)/dev.stamp  ## write the hashed lock files again (UPGRADE=--upgrade
 		$(subst pyproject.toml,bench/peers/$$peer.in,$(UV_COMPILE)) --output-file bench/peers/$$peer.txt || exit 1; done
 	$(subst pyproject.toml,images/build-backend.in,$(UV_COMPILE)) --output-file images/build-backend.txt
 
-clean:  ## remove the environment and everything generated
+clean:  ## remove the environments and all generated files
 	rm -rf $(VENV) .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds the container images. `images/build.sh --help` tells how.
+# Builds the container images. See `images/build.sh --help`.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -7,23 +7,23 @@ usage() {
     cat <<'END'
 usage: images/build.sh [web|model|autoscaler|loadtest|all]... [OPTION]... [-- ENGINE-OPTION...]
 
-Builds these images or (the default) all of them, with docker or buildah. With --tensorflow cuda the
-model image is imageserve/model-cuda, with --tensorflow none imageserve/model-onnx.
+Builds these images, or by default all of them, with docker or buildah. With --tensorflow cuda the
+model image is named imageserve/model-cuda, with --tensorflow none imageserve/model-onnx.
 
-  --engine docker|buildah  what builds (default: docker where it works, else buildah)
+  --engine docker|buildah  builder (default: docker if it works, else buildah)
   --repository NAME        name before /web, /model and so on (default imageserve)
-  --tag TAG                default: the version of imageserve
-  --target release|dev     dev, of web and model, is for `skaffold dev` (default release)
-  --base IMAGE             base image instead of the one that the Dockerfiles name; pin a digest with
+  --tag TAG                tag of the images (default: the version of imageserve)
+  --target release|dev     dev, for web and model, is for `skaffold dev` (default release)
+  --base IMAGE             base image instead of that of the Dockerfiles; pin a digest with
                            docker.io/library/python:3.12.14-slim-bookworm@sha256:...
-  --tensorflow cpu|cuda|none  of the model image (default cpu); none: ONNX Runtime alone
-  --models "NAME..."       bake in ImageNet weights: resnet50, mobilenet_v2 (default none)
-  --ca-file FILE           certificate authorities for pip and downloads, behind a proxy that has its
-                           own; it does not stay in the image
+  --tensorflow cpu|cuda|none  TensorFlow of the model image (default cpu); none: ONNX Runtime alone
+  --models "NAME..."       add ImageNet weights: resnet50, mobilenet_v2 (default none)
+  --ca-file FILE           certificate authorities for pip and downloads, behind a proxy with its own
+                           certificates; the file does not stay in the image
   --index-url URL          Python package index instead of PyPI
   --push                   push after the build
 
-What follows -- goes to the engine as it is, such as --no-cache, or for buildah in a container
+Arguments after -- go to the builder unchanged, such as --no-cache, or for buildah in a container
 --isolation chroot --network host.
 END
 }

@@ -482,7 +482,7 @@ def test_another_behavior_of_an_hpa_replaces_ours(helm4: Helm, mode: str) -> Non
 #: By mode: what the notes say, and the three commands.
 NOTED = {
     "builtin": ("1 to 4 of shapes", ["autoscaler explain", "kubectl describe", f"{PAUSED}=true"]),
-    "keda": ("KEDA keeps as many pods as each queue", ["get", "describe", "keda.sh/paused=true"]),
+    "keda": ("KEDA runs as many pods as each queue", ["get", "describe", "keda.sh/paused=true"]),
     "keda by recommendation": (
         "as the autoscaler recommends",
         ["get", "describe", "keda.sh/paused=true"],
@@ -495,7 +495,7 @@ NOTED = {
 @each_mode
 def test_the_notes_say_what_this_mode_does(helm4: Helm, mode: str) -> None:
     notes = helm4.notes(MODES[mode], PASSWORD, {"checkApis": False}, namespace="pictures")
-    part = notes.partition("\nModel pods (")[2].partition("\n\nRedis keeps")[0]
+    part = notes.partition("\nModel pods (")[2].partition("\n\nRedis has no volume")[0]
     commands = [line.strip() for line in part.splitlines() if line.startswith("   ")]
     said, parts = NOTED[mode]
 

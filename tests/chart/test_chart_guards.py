@@ -61,7 +61,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {**models(**{"a.b": STAND_IN, "a-b": STAND_IN}), "defaultModel": "a.b"},
-        "models.a.b and models.a-b would have objects of the same name",
+        "models.a.b and models.a-b would create objects of the same name",
     ),
     (
         models(a={"network": "/m.keras", "labels": "/l.txt"}),
@@ -76,14 +76,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         shapes(versions={"existingClaim": "c"}),
         "models.shapes: versions.existingClaim needs versions.dir",
     ),
-    (models(resnet={}), 'models.resnet: no network is called "resnet"'),
+    (models(resnet={}), 'models.resnet: unknown network "resnet"'),
     (
         shapes(gpu={"count": 1, "resourceClaims": [{"name": "g", "resourceClaimName": "g"}]}),
-        "models.shapes: give gpu.count or gpu.resourceClaims, not both",
+        "models.shapes: set gpu.count or gpu.resourceClaims, not both",
     ),
     (
         shapes(resources={"limits": {"nvidia.com/gpu": 1}}),
-        "models.shapes: nvidia.com/gpu does not belong into resources",
+        "models.shapes: set gpu.count instead of nvidia.com/gpu in resources",
     ),
     (
         shapes(shm={"sizeLimit": "3Gi"}),
@@ -91,7 +91,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         models(a={"network": "resnet50", "weightsDownload": "never"}),
-        "models.a: weights imagenet are downloaded, and weightsDownload is never",
+        "models.a: the weights imagenet must be downloaded, but weightsDownload is never",
     ),
     (
         shapes(extraEnv=[{"name": "BATCH_SIZE", "value": "1"}]),
@@ -100,8 +100,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (shapes(extraVolumes=TWO_TMP), "models.shapes.extraVolumes: named twice: tmp"),
     (shapes(extraVolumeMounts=OVER_TMP), "models.shapes.extraVolumeMounts: mounted twice: /tmp"),
     (models(), "models: no model is enabled"),
-    ({"defaultModel": "other"}, 'defaultModel: no enabled model is called "other"'),
-    (models(a=STAND_IN, b=STAND_IN), "defaultModel: say which of a, b answers"),
+    ({"defaultModel": "other"}, 'defaultModel: no enabled model has the name "other"'),
+    (models(a=STAND_IN, b=STAND_IN), "defaultModel: choose one of a, b for"),
     (scaling(minReplicas=5), "models.shapes: scaling.minReplicas must not be larger than"),
     (
         scaling(burstWindowSeconds=121),
@@ -109,19 +109,25 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         scaling(minReplicas=0),
-        "limits.requestTimeoutSeconds is 30, scaling.podStartSeconds 60. Raise the first",
+        "limits.requestTimeoutSeconds is 30 and scaling.podStartSeconds 60. Raise the first",
     ),
     (
         {**HPA, **scaling(**FROM_ZERO)},
-        "models.shapes: a HorizontalPodAutoscaler goes to zero from Kubernetes 1.37 on",
+        "models.shapes: a HorizontalPodAutoscaler scales to zero from Kubernetes 1.37 on",
     ),
-    ({**HPA, **scaling(deletionCost=True)}, "models.shapes: scaling.deletionCost is set by the"),
-    ({"autoscaling": {"mode": "keda"}}, "autoscaling.mode keda: the cluster has no keda.sh/v1a"),
+    (
+        {**HPA, **scaling(deletionCost=True)},
+        "models.shapes: scaling.deletionCost needs autoscaling.mode",
+    ),
+    (
+        {"autoscaling": {"mode": "keda"}},
+        "autoscaling.mode keda: the cluster does not have keda.sh/",
+    ),
     (
         autoscaler(serviceAccount={"create": False}),
         "autoscaler.serviceAccount: create is false and name is empty",
     ),
-    (autoscaler(rbac={"create": False}), "autoscaler.rbac.create is false: name the service"),
+    (autoscaler(rbac={"create": False}), "autoscaler.rbac.create is false: set autoscaler.s"),
     (
         autoscaler(extraEnv=[{"name": "POD_NAME", "value": "x"}]),
         "autoscaler.extraEnv: set twice: POD_NAME",
@@ -133,7 +139,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "image imageserve/autoscaler:latest: latest is not a version",
     ),
     (loadtest(image={"tag": "latest"}), "image imageserve/loadtest:latest: latest is not a"),
-    (loadtest(scenario="a", scenarioConfigMap="b"), "loadtest: give scenario or scenarioConfigMap"),
+    (loadtest(scenario="a", scenarioConfigMap="b"), "loadtest: set scenario or scenarioConfigMap"),
     (
         loadtest(durationSeconds=900),
         "loadtest.timeoutSeconds must be larger than loadtest.durationSeconds",
@@ -141,18 +147,18 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (web(image={"tag": "latest"}), "image imageserve/web:latest: latest is not a version"),
     (shapes(image={"tag": "latest"}), "image imageserve/model:latest: latest is not a version"),
     (redis(image={"tag": "latest"}), "image redis:latest: latest is not a version"),
-    (redis(external={"host": "h"}), "redis.external is given, and redis.enabled is true"),
+    (redis(external={"host": "h"}), "redis.external is set, but redis.enabled is true"),
     (redis(maxmemory="513Mi"), "redis.resources.limits.memory must be at least 2 x"),
     (redis(persistence={"size": "1023Mi"}), "redis.persistence.size must be at least 2 x"),
-    (redis(auth={"existingSecret": "s"}), "redis.auth: give password or existingSecret, not both"),
+    (redis(auth={"existingSecret": "s"}), "redis.auth: set password or existingSecret, not both"),
     (
         {"manifests": True, **redis(auth={"password": ""})},
-        "manifests: give redis.auth.existingSecret or redis.auth.password",
+        "manifests: set redis.auth.existingSecret or redis.auth.password",
     ),
-    (redis(extraConfig=["maxmemory 1"]), "redis.extraConfig: maxmemory is the chart's to set"),
+    (redis(extraConfig=["maxmemory 1"]), "redis.extraConfig: the chart sets maxmemory itself"),
     (
         redis(extraConfig=["maxmemory-policy   allkeys-lru"]),
-        "redis.extraConfig: maxmemory-policy is the chart's to set",
+        "redis.extraConfig: the chart sets maxmemory-policy itself",
     ),
     (
         redis(extraEnv=[{"name": "REDISCLI_AUTH", "value": "x"}]),
@@ -168,7 +174,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         external(host="h", sentinel={"enabled": True, "nodes": ["s:1"], "masterName": "m"}),
-        "redis.external: give one of host, sentinel and cluster",
+        "redis.external: set only one of host, sentinel and cluster",
     ),
     (
         external(sentinel={"enabled": True, "nodes": ["s:1"]}),
@@ -180,14 +186,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         external(host="h", cluster={"enabled": True, "nodes": ["n:1"]}),
-        "redis.external: give one of host, sentinel and cluster",
+        "redis.external: set only one of host, sentinel and cluster",
     ),
     (external(cluster={"enabled": True}), "redis.external.cluster needs nodes"),
     (
         external(database=1, cluster={"enabled": True, "nodes": ["n:1"]}),
         "redis.external.database must be 0",
     ),
-    (external(), "redis.enabled is false: say in redis.external where Redis is"),
+    (external(), "redis.enabled is false: set host, sentinel or cluster"),
     (
         external(host="h", username="u"),
         "redis.external.username needs the password in redis.external.existingSecret",
@@ -214,7 +220,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (web(service={"nodePort": 30080}), "web.service.nodePort needs a Service of type NodePort"),
     (
         web(service={"extraSpec": {"selector": {}}}),
-        "web.service.extraSpec: selector is the chart's to set",
+        "web.service.extraSpec: the chart sets selector itself",
     ),
     (web(extraEnv=[{"name": "WEB_PORT", "value": "1"}]), "web.extraEnv: set twice: WEB_PORT"),
     (web(extraEnv=[*ENV, *ENV]), "web.extraEnv: set twice: TZ"),
@@ -226,15 +232,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"apiKeys": {"enabled": True, "existingSecret": "s", "keys": ["sixteen-or-longer"]}},
-        "apiKeys: give existingSecret or keys, not both",
+        "apiKeys: set existingSecret or keys, not both",
     ),
-    ({"apiKeys": {"existingSecret": "s"}}, "apiKeys: keys are given, and apiKeys.enabled is false"),
-    ({"apiKeys": {"keys": ["sixteen-or-longer"]}}, "keys are given, and apiKeys.enabled is false"),
+    ({"apiKeys": {"existingSecret": "s"}}, "apiKeys: keys are set, but apiKeys.enabled is false"),
+    ({"apiKeys": {"keys": ["sixteen-or-longer"]}}, "keys are set, but apiKeys.enabled is false"),
     ({"httpRoute": {"enabled": True}, "checkApis": False}, "httpRoute.enabled needs"),
     *(
         (
             {kind: {"enabled": True, **more}},
-            f"{kind}.enabled: the cluster has no {api}",
+            f"{kind}.enabled: the cluster does not have {api}",
         )
         for kind, api, more in (
             ("httpRoute", "gateway.networking.k8s.io/v1", {"parentRefs": [{"name": "g"}]}),
@@ -244,7 +250,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         )
     ),
     *(
-        (values, f"{where}: the label app.kubernetes.io/name is the chart's to set")
+        (values, f"{where}: the chart sets the label app.kubernetes.io/name itself")
         for values, where in (
             ({"commonLabels": {"app.kubernetes.io/name": "x"}}, "commonLabels"),
             (web(podLabels={"app.kubernetes.io/name": "x"}), "web.podLabels"),
@@ -266,7 +272,7 @@ def refusal(helm: Helm, values: dict[str, Any], release: str = "imageserve") -> 
 
 def test_a_release_that_names_no_service_is_refused(helm4: Helm) -> None:
     # Helm takes "7up"; a Service of Kubernetes older than 1.36 does not.
-    assert "- names of Services begin with a letter" in refusal(helm4, {}, "7up")
+    assert "- the name of a Service must begin with a letter" in refusal(helm4, {}, "7up")
     assert helm4.render(PASSWORD, {"fullnameOverride": "up"}, release="7up")
 
 

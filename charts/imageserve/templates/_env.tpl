@@ -1,6 +1,6 @@
-{{/* The environment of the containers: every setting that the program reads, under its own name. */}}
+{{/* Environment variables of the containers. The program reads its settings from them. */}}
 
-{{/* Where Redis is, and who we are to it. */}}
+{{/* Address and credentials of Redis. */}}
 {{- define "imageserve.redisClientEnv" -}}
 {{- $external := .Values.redis.external -}}
 - name: REDIS_URL
@@ -38,7 +38,7 @@
   value: {{ .Values.log.format }}
 {{- end -}}
 
-{{/* What web and model pods share: where Redis is, which models there are, how to log. */}}
+{{/* Shared by web and model pods: Redis, models, logging. */}}
 {{- define "imageserve.sharedEnv" -}}
 {{ include "imageserve.redisClientEnv" . }}
 - name: MODELS_FILE

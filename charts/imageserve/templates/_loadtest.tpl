@@ -1,4 +1,4 @@
-{{/* The load test: its arguments and its pods. */}}
+{{/* The load test: arguments and pods. The name of the Job hashes the spec below, its comments included. */}}
 
 {{- define "imageserve.loadtestArguments" -}}
 {{- $loadtest := .Values.loadtest -}}

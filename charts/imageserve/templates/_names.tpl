@@ -1,10 +1,10 @@
-{{/* Names, labels, images: what every object needs. */}}
+{{/* Names, labels and images of all objects. */}}
 
 {{- define "imageserve.chartName" -}}
 {{- default .Chart.Name .Values.nameOverride | trunc 40 | trimSuffix "-" -}}
 {{- end -}}
 
-{{/* The beginning of all names: the release, and the chart where the release does not name it. */}}
+{{/* Prefix of all names: the release name, plus the chart name if the release name does not contain it. */}}
 {{- define "imageserve.fullname" -}}
 {{- $chart := include "imageserve.chartName" . -}}
 {{- $release := .Release.Name | replace "." "-" -}}
@@ -13,8 +13,8 @@
 {{- end -}}
 
 {{/*
-The name of one object: (list . "web"). At most 52 characters, the most that a StatefulSet may have;
-a longer one is cut and gets a checksum, so that no two become the same.
+The name of one object: (list . "web"). At most 52 characters, the limit of a StatefulSet. A longer name
+is cut and gets a hash, so that names stay distinct.
 */}}
 {{- define "imageserve.name" -}}
 {{- $name := printf "%s-%s" (include "imageserve.fullname" (index . 0)) (index . 1) -}}
@@ -27,7 +27,7 @@ a longer one is cut and gets a checksum, so that no two become the same.
 {{- end -}}
 {{- end -}}
 
-{{/* The labels that pods are found by, which must never change: (list . "web"). */}}
+{{/* Selector labels of pods, which must never change: (list . "web"). */}}
 {{- define "imageserve.selector" -}}
 app.kubernetes.io/name: {{ include "imageserve.chartName" (index . 0) | quote }}
 app.kubernetes.io/instance: {{ (index . 0).Release.Name | quote }}
@@ -36,13 +36,13 @@ app.kubernetes.io/component: {{ . }}
 {{- end }}
 {{- end -}}
 
-{{/* The same for the pods of one model: (list . $model). */}}
+{{/* Selector labels of the pods of one model: (list . $model). */}}
 {{- define "imageserve.modelSelector" -}}
 {{ include "imageserve.selector" (list (index . 0) "model") }}
 imageserve-model: {{ (index . 1).slug | quote }}
 {{- end -}}
 
-{{/* All labels of an object: (list . "web"), or (list . "web" $more), $more being a map. */}}
+{{/* All labels of an object: (list . "web"), or (list . "web" $more) with a map of more labels. */}}
 {{- define "imageserve.labels" -}}
 {{- $root := index . 0 -}}
 {{- $labels := deepCopy $root.Values.commonLabels -}}
@@ -56,7 +56,7 @@ imageserve-model: {{ (index . 1).slug | quote }}
 {{- toYaml (mergeOverwrite $labels $own $selector) -}}
 {{- end -}}
 
-{{/* All labels of pods: without what changes with the chart's version, which would restart them. */}}
+{{/* All labels of pods, without the chart's version: a new version would restart them. */}}
 {{- define "imageserve.podLabels" -}}
 {{- $root := index . 0 -}}
 {{- $labels := merge (deepCopy (index . 2)) (deepCopy $root.Values.commonLabels) -}}
@@ -77,7 +77,7 @@ imageserve-model: {{ (index . 1).slug | quote }}
 {{- end -}}
 {{- end -}}
 
-{{/* The image of web or of a model: (list . .Values.web.image). */}}
+{{/* One of imageserve's own images: (list . .Values.web.image). */}}
 {{- define "imageserve.ownImage" -}}
 {{- $root := index . 0 -}}
 {{- $registry := default (default "" $root.Values.global.imageRegistry) $root.Values.image.registry -}}

@@ -1,4 +1,4 @@
-{{/* Rules that several network policies share. */}}
+{{/* Rules shared by several network policies. */}}
 
 {{- define "imageserve.egressToNames" -}}
 - ports:
@@ -47,7 +47,7 @@
 {{- end -}}
 {{- end -}}
 
-{{/* "true" where the test hook is rendered. */}}
+{{/* "true" if the test hook is rendered. */}}
 {{- define "imageserve.hasTest" -}}
 {{- if and .Values.tests.enabled (not .Values.manifests) -}}true{{- end -}}
 {{- end -}}

@@ -1,8 +1,8 @@
 {{/* Parts of pod specs. */}}
 
 {{/*
-What all pods have: (dict "root" . "component" .Values.web "selector" "labels as YAML"), and "token"
-true for pods that call the API of the cluster.
+Fields of all pod specs: (dict "root" . "component" .Values.web "selector" "labels as YAML"), and "token"
+true for pods that call the API server.
 */}}
 {{- define "imageserve.podSpec" -}}
 automountServiceAccountToken: {{ default false .token }}
@@ -44,8 +44,8 @@ topologySpreadConstraints:
 {{- end -}}
 
 {{/*
-The file of models or of their scaling, the API keys and the certificate of Redis in one volume:
-(list . "models" true) with the keys.
+One volume with the models file or the scaling file, the API keys and the certificate of Redis:
+(list . "models" true) includes the keys.
 */}}
 {{- define "imageserve.configVolume" -}}
 {{- $root := index . 0 -}}
@@ -187,9 +187,9 @@ The file of models or of their scaling, the API keys and the certificate of Redi
 {{- end -}}
 
 {{/*
-Annotations of our pods: (dict "root" . "config" "what is read" "volumes" "cache,tmp" "more"
-.Values.web.podAnnotations). A pod is replaced when what it read has changed. The volumes hold
-nothing of worth, so the cluster autoscaler may take their node away.
+Annotations of pods: (dict "root" . "config" "configuration text" "volumes" "cache,tmp" "more"
+.Values.web.podAnnotations). A changed configuration replaces the pods. The named volumes hold nothing
+of value, so the cluster autoscaler may remove their node.
 */}}
 {{- define "imageserve.podAnnotations" -}}
 {{- $annotations := dict "checksum/config" (sha256sum .config) -}}

@@ -1,4 +1,4 @@
-{{/* What the chart's own Redis is told. Web and model pods refuse a Redis that evicts. */}}
+{{/* Configuration of the chart's own Redis. Web and model pods refuse a Redis that evicts keys. */}}
 {{- define "imageserve.redisConf" -}}
 bind * -::*
 port 6379
@@ -13,7 +13,7 @@ maxmemory-policy noeviction
 {{- end }}
 {{- end -}}
 
-{{/* Restarts pods whose password is another one. With a Secret of the user's, he restarts them. */}}
+{{/* A changed password restarts the pods. With the user's own Secret, the user restarts them. */}}
 {{- define "imageserve.redisSecretChecksum" -}}
 {{- if .Values.redis.auth.existingSecret -}}
 {{- printf "%s/%s" .Values.redis.auth.existingSecret .Values.redis.auth.secretKey | sha256sum -}}

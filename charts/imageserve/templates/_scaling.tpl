@@ -1,23 +1,23 @@
-{{/* The autoscaler: whether there is one, what it may do, what it is told. */}}
+{{/* The autoscaler: whether it runs, its rights, its configuration. */}}
 
-{{/* "true" where the autoscaler itself sets the number of model pods. */}}
+{{/* "true" if the autoscaler itself sets the number of model pods. */}}
 {{- define "imageserve.isBuiltin" -}}
 {{- if eq .Values.autoscaling.mode "builtin" -}}true{{- end -}}
 {{- end -}}
 
-{{/* "true" where an autoscaler runs: also where others act on its recommendation. */}}
+{{/* "true" if the autoscaler runs, also if something else follows its recommendation. */}}
 {{- define "imageserve.hasAutoscaler" -}}
 {{- $mode := .Values.autoscaling.mode -}}
 {{- $feeds := or (eq $mode "hpa") (and (eq $mode "keda") (eq .Values.autoscaling.keda.source "recommendation")) -}}
 {{- if or $feeds (eq $mode "builtin") -}}true{{- end -}}
 {{- end -}}
 
-{{/* "true" where it changes nothing. */}}
+{{/* "true" if it changes nothing. */}}
 {{- define "imageserve.isDryRun" -}}
 {{- if or .Values.autoscaler.dryRun (not (include "imageserve.isBuiltin" .)) -}}true{{- end -}}
 {{- end -}}
 
-{{/* The names of the model Deployments, as JSON {"names": […]}. */}}
+{{/* Names of the model Deployments, as JSON {"names": […]}. */}}
 {{- define "imageserve.modelDeployments" -}}
 {{- $names := list -}}
 {{- range (include "imageserve.models" . | fromJson).models -}}
@@ -26,7 +26,7 @@
 {{- toJson (dict "names" $names) -}}
 {{- end -}}
 
-{{/* "true" where the autoscaler tells Kubernetes which pods of a model are idle. */}}
+{{/* "true" if the autoscaler marks idle pods for Kubernetes. */}}
 {{- define "imageserve.setsDeletionCost" -}}
 {{- if not (include "imageserve.isDryRun" .) -}}
 {{- range (include "imageserve.models" . | fromJson).models -}}
@@ -36,8 +36,8 @@
 {{- end -}}
 
 {{/*
-How one model is to be sized: every value of `scaling` but those that are not the autoscaler's, under
-the name that it has there: target_wait_s for targetWaitSeconds.
+The policy of one model: every value of `scaling` that the autoscaler reads, under the autoscaler's name,
+such as target_wait_s for targetWaitSeconds.
 */}}
 {{- define "imageserve.policy" -}}
 {{- range $name, $value := omit .scaling "replicas" "deletionCost" "allowColdTimeouts" }}
@@ -70,8 +70,8 @@ models:
 {{- end -}}
 
 {{/*
-`behavior` of a HorizontalPodAutoscaler: (list seconds $given) is what is given, else one that waits so
-long before it removes pods.
+`behavior` of a HorizontalPodAutoscaler: (list seconds $given) is $given, or if that is empty, a behavior
+that waits this many seconds before it removes pods.
 */}}
 {{- define "imageserve.hpaBehavior" -}}
 {{- $seconds := min 3600 (int64 (ceil (index . 0))) -}}

@@ -1,5 +1,5 @@
 {{/*
-What is given twice in a list of maps, as text: (list $maps "name").
+Values that occur twice under a key in a list of maps, as text: (list $maps "name").
 */}}
 {{- define "imageserve.twice" -}}
 {{- $key := index . 1 -}}

@@ -1,6 +1,6 @@
-{{/* Values that are worked out: sizes, seconds, the models with their defaults. */}}
+{{/* Derived values: sizes, seconds, the models with their defaults. */}}
 
-{{/* A size in bytes, as a whole number: 67108864 for "64Mi". What cannot be read is 0. */}}
+{{/* A size in bytes, as a whole number: 67108864 for "64Mi". Unreadable text gives 0. */}}
 {{- define "imageserve.bytes" -}}
 {{- if kindIs "string" . -}}
 {{- $number := regexFind "^[0-9.]+" . -}}
@@ -17,17 +17,17 @@
 {{- end -}}
 {{- end -}}
 
-{{/* A number as an environment variable wants it: large ones without an exponent. */}}
+{{/* A number for an environment variable: large numbers without an exponent. */}}
 {{- define "imageserve.number" -}}
 {{- if eq (floor .) (float64 .) -}}{{- int64 . -}}{{- else -}}{{- . -}}{{- end -}}
 {{- end -}}
 
-{{/* A size as an environment variable wants it. */}}
+{{/* A size for an environment variable. */}}
 {{- define "imageserve.size" -}}
 {{- if kindIs "string" . -}}{{- . -}}{{- else -}}{{- int64 . -}}{{- end -}}
 {{- end -}}
 
-{{/* Lays one map over another, in place: (list $below $above). */}}
+{{/* Merges a map into another one, in place: (list $below $above). */}}
 {{- define "imageserve.overlay" -}}
 {{- $below := index . 0 -}}
 {{- range $key, $value := index . 1 -}}
@@ -53,8 +53,8 @@
 {{- end -}}
 
 {{/*
-The enabled models, each with its defaults and what follows from them, as JSON {"models": […]}; the
-default one is the first, the others follow by name.
+The enabled models with defaults and derived values, as JSON {"models": […]}. The default model is the
+first, the others follow by name.
 */}}
 {{- define "imageserve.models" -}}
 {{- $networks := (include "imageserve.networks" . | fromJson).names -}}
@@ -109,22 +109,22 @@ default one is the first, the others follow by name.
 {{- end }}
 {{- end -}}
 
-{{/* How long a request may be in a web pod: for timeouts of what stands in front of it. */}}
+{{/* Most seconds that a request may take in a web pod, for the timeouts of proxies in front of it. */}}
 {{- define "imageserve.requestSeconds" -}}
 {{- addf .Values.limits.requestTimeoutSeconds .Values.limits.uploadTimeoutSeconds | ceil | int64 -}}
 {{- end -}}
 
-{{/* Drain, then answer everything in hand, then five seconds of gunicorn's own and five to spare. */}}
+{{/* Drain, answer the requests in progress, five seconds of gunicorn's own, five seconds reserve. */}}
 {{- define "imageserve.webGraceSeconds" -}}
 {{- addf .Values.web.drainSeconds (include "imageserve.requestSeconds" .) 10 | ceil | int64 -}}
 {{- end -}}
 
-{{/* Finish the batch, give the rest back, and 15 seconds for the exit of TensorFlow. */}}
+{{/* Finish the batch, release the other jobs, 15 seconds for the exit of TensorFlow. */}}
 {{- define "imageserve.modelGraceSeconds" -}}
 {{- addf .shutdownSeconds 15 | ceil | int64 -}}
 {{- end -}}
 
-{{/* Of a memory limit, in bytes; 0 where there is none. */}}
+{{/* The memory limit in bytes; 0 if there is none. */}}
 {{- define "imageserve.memoryLimit" -}}
 {{- include "imageserve.bytes" (default 0 (dig "limits" "memory" 0 .)) -}}
 {{- end -}}
@@ -149,7 +149,7 @@ default one is the first, the others follow by name.
 {{- end -}}
 {{- end -}}
 
-{{/* The Secret with the Redis password; empty where there is none. */}}
+{{/* The Secret with the Redis password; empty if there is none. */}}
 {{- define "imageserve.redisSecretName" -}}
 {{- if .Values.redis.enabled -}}
 {{- default (include "imageserve.name" (list . "redis")) .Values.redis.auth.existingSecret -}}
@@ -163,8 +163,8 @@ default one is the first, the others follow by name.
 {{- end -}}
 
 {{/*
-The password of the release's own Redis: the given one, else the one that the cluster remembers, else
-a random one, the same wherever it is asked for while this release is rendered.
+The password of the release's own Redis: the given one, else the one in the cluster, else a random one.
+Within one rendering it is always the same.
 */}}
 {{- define "imageserve.redisPassword" -}}
 {{- $auth := .Values.redis.auth -}}

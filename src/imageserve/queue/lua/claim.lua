@@ -1,8 +1,9 @@
--- Takes up to n jobs and leases them to this claim; first returns expired leases to where they can be taken.
+-- Takes up to n jobs and leases them to this claim. First it ends expired leases: their jobs go to retry, or, at
+-- max_attempts, to the dead list.
 -- KEYS 1 queue 2 hold 3 retry 4 leases(zset) 5 inflight(hash) 6 attempts(hash) 7 dead(list) 8 stats(hash)
--- ARGV 1 n  2 lease_ms  3 token  4 max_attempts  5 guard_ms  6 may take a suspect (1/0)  7 min_depth
--- returns {now, jobs, expired, dead, solo}; a worker passes ARGV 6 = 1 at most in every second claim, so
--- that suspects never starve the rest
+-- ARGV 1 n  2 lease_ms  3 token  4 max_attempts  5 guard_ms  6 may take a redelivered job (1/0)  7 min_depth
+-- Returns {now, jobs, expired, dead, solo}; solo is 1 if the one job is a redelivered one. A worker passes
+-- ARGV 6 = 1 in at most every second claim, so that redelivered jobs never starve the others.
 local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local n, lease, token, maxatt = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] .. '\n', tonumber(ARGV[4])
 local out, expired, dead = {}, {}, {}
@@ -10,7 +11,7 @@ local function bury(entry, job, reason)
   dead[#dead + 1] = entry
   redis.call('LPUSH', KEYS[7], cjson.encode({entry = entry, reason = reason, at = now}))
   redis.call('LTRIM', KEYS[7], 0, 999); redis.call('PEXPIRE', KEYS[7], 86400000)
-  if job and type(job.reply) == 'string' then           -- the waiter hears at once; the worker also stores r:<id> NX
+  if job and type(job.reply) == 'string' then           -- tells the waiting request at once; the worker also stores r:<id> NX
     redis.call('PUBLISH', job.reply, cjson.encode({v = 1, id = job.id, model = job.model, queue_ms = 0,
       model_ms = 0, batch = 0, error = {code = 'model_failed', message = reason}}))
   end
@@ -45,7 +46,7 @@ local function take(list)
   if #ids == 0 then return end
   local scores, leases, records = redis.call('ZMSCORE', KEYS[4], unpack(ids)), {}, {}
   for i, id in ipairs(ids) do
-    if not scores[i] then                               -- leased elsewhere already: a duplicate entry, dropped
+    if not scores[i] then                               -- already leased means a duplicate entry, which is dropped
       out[#out + 1] = candidates[i]
       leases[#leases + 1] = now + lease; leases[#leases + 1] = id
       records[#records + 1] = id; records[#records + 1] = token .. candidates[i]
@@ -59,14 +60,14 @@ local function answer(solo)
   if #dead > 0 then redis.call('HINCRBY', KEYS[8], 'dead', #dead) end
   return {now, out, expired, dead, solo}
 end
-if ARGV[6] == '1' and redis.call('EXISTS', KEYS[3]) == 1 then   -- a suspect runs alone
+if ARGV[6] == '1' and redis.call('EXISTS', KEYS[3]) == 1 then   -- a redelivered job runs alone
   for _ = 1, 8 do
     local popped = redis.call('LPOP', KEYS[3], 1); if not popped then break end
     take(popped); if #out > 0 then return answer(1) end
   end
 end
 if redis.call('LLEN', KEYS[1]) < tonumber(ARGV[7]) then return answer(0) end
-for _ = 1, 8 do                                         -- bounded work per call
+for _ = 1, 8 do                                         -- limits the work per call
   local popped = redis.call('LPOP', KEYS[2], n - #out)
   if popped then take(popped) end
   if #out < n then

@@ -1,9 +1,9 @@
--- Accepts a job, or says why not. Its pixels must lie in p:<id> already (a fast worker must find them).
+-- Accepts a job, or returns why not. Its pixels must be in p:<id> already, because a worker may take it at once.
 -- KEYS 1 queue  2 hold  3 id:<id>  4 p:<id>  5 retry  6 leases  7 stats
 -- ARGV 1 nonce  2 max jobs waiting  3 timeout_ms  4 id_ttl_ms  5 job JSON without its closing brace
 --      6 bytes of this job  7 max bytes of all jobs  8 max backlog that can be done in time (0: unknown)
--- returns {code, backlog}: 0 accepted, 1 own retry, -1 full, -2 id collision, -3 pixels missing (their
---      SET was refused), -4 over the byte limit, -5 could not be done in time
+-- Returns {code, backlog}: 0 accepted, 1 own retry, -1 full, -2 id collision, -3 pixels missing (Redis refused
+--      their SET), -4 over the byte limit, -5 cannot be done in time
 local have = redis.call('GET', KEYS[3])
 if have then if have == ARGV[1] then return {1, 0} else return {-2, 0} end end
 local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -17,7 +17,7 @@ local function verdict()
   return 0
 end
 local code = verdict()
-if code < 0 and code ~= -3 then                         -- full: first throw away dead heads, bounded
+if code < 0 and code ~= -3 then                         -- full: drop up to 64 expired jobs at the head, then decide again
   local thrown = 0
   for _ = 1, 64 do
     local head = redis.call('LINDEX', KEYS[1], 0)
@@ -28,10 +28,11 @@ if code < 0 and code ~= -3 then                         -- full: first throw awa
   if thrown > 0 then redis.call('HINCRBY', KEYS[7], 'expired', thrown) end
   code = verdict()
 end
--- The pixels may have been the last that fitted: then this SET is refused as theirs could have been.
+-- If the pixels took the last memory, Redis refuses this SET.
+-- That counts like a refused SET of the pixels.
 if code == 0 and redis.pcall('SET', KEYS[3], ARGV[1], 'PX', ARGV[4]).err then code = -3 end
 if code < 0 then
-  redis.call('UNLINK', KEYS[4])                         -- also the write that lets the next one run at maxmemory
+  redis.call('UNLINK', KEYS[4])                         -- this write frees, so the next one may run at maxmemory
   redis.call('HINCRBY', KEYS[7], 'rejected', 1)
   return {code, waiting + others}
 end

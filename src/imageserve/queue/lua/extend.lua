@@ -1,6 +1,7 @@
--- Renews leases that are still held by this claim. Returns how many.
+-- Renews the leases that this claim still holds. Returns their number.
 -- KEYS 1 leases 2 inflight | ARGV 1 token 2 lease_ms 3 guard_ms then ids*
-redis.call('HDEL', KEYS[2], '')                         -- a first write that cannot grow memory: legal at maxmemory, and so is the rest
+-- At maxmemory Redis refuses a script whose first write may allocate (deny-oom), so this one starts with a write that frees.
+redis.call('HDEL', KEYS[2], '')
 local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local token, L, count = ARGV[1] .. '\n', #ARGV[1] + 1, 0
 for i = 4, #ARGV do

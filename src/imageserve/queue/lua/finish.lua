@@ -1,8 +1,8 @@
--- Acknowledges, stores and publishes results of jobs that are still leased to this claim.
+-- Acknowledges jobs that are still leased to this claim, then stores and publishes their results.
 -- KEYS 1 leases 2 inflight 3 attempts 4 stats then (r:<id>, p:<id>)*
 -- ARGV 1 token 2 batches 3 busy_ms then (id, channel, body, ttl_ms, counter)*
--- returns 1/0 per job (0: the lease is no longer ours, nothing was changed)
--- acknowledges before it stores: at maxmemory a script may only grow memory after a first write that cannot
+-- Returns 1/0 per job; 0: the claim has lost the lease, and nothing was changed.
+-- The acknowledgement comes first, because it frees memory: see extend.lua.
 local token, L, m = ARGV[1] .. '\n', #ARGV[1] + 1, (#KEYS - 4) / 2
 if m < 1 then return {} end
 local ids, result, own, pixels, counts, items = {}, {}, {}, {}, {}, 0

@@ -1,8 +1,8 @@
--- Says that a worker lives, and forgets those that have been silent.
--- KEYS 1 workers(zset) 2 workers:info(hash) 3 wanted
--- ARGV 1 worker id 2 info JSON ('' to leave) 3 silent_ms 4 guard_ms
--- returns what the workers are told to serve, '' for what they are set up with
-redis.call('ZREM', KEYS[1], '')                         -- a first write that cannot grow memory, see extend.lua
+-- Stores a worker's heartbeat, and removes workers that have been silent.
+-- KEYS 1 workers(zset) 2 workers:info(hash) 3 wanted (the desired version)
+-- ARGV 1 worker id 2 info JSON ('' removes the worker) 3 silent_ms 4 guard_ms
+-- Returns the desired version; '' means the one in the workers' settings.
+redis.call('ZREM', KEYS[1], '')                         -- starts with a write that frees, see extend.lua
 local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000)
 if ARGV[2] == '' then
   redis.call('ZREM', KEYS[1], ARGV[1]); redis.call('HDEL', KEYS[2], ARGV[1])
@@ -12,5 +12,5 @@ end
 local silent = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - tonumber(ARGV[3]))
 for _, id in ipairs(silent) do redis.call('ZREM', KEYS[1], id); redis.call('HDEL', KEYS[2], id) end
 redis.call('PEXPIRE', KEYS[1], ARGV[4]); redis.call('PEXPIRE', KEYS[2], ARGV[4])
-local wanted = redis.pcall('GET', KEYS[3])               -- of another type: a heartbeat must not fail for it
+local wanted = redis.pcall('GET', KEYS[3])               -- a key of another type must not make a heartbeat fail
 return type(wanted) == 'string' and wanted or ''

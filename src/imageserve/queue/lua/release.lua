@@ -1,7 +1,7 @@
--- Gives unstarted jobs back to the head of the queue (waking another worker), suspects back to retry,
--- and empties hold. Returns how many.
+-- Releases jobs that were not started: to the head of the queue, which wakes another worker; redelivered jobs to
+-- retry. Also empties hold. Returns the number of released jobs.
 -- KEYS 1 queue 2 hold 3 leases 4 inflight 5 attempts 6 retry | ARGV 1 token 2 guard_ms then ids*
-redis.call('HDEL', KEYS[4], '')                         -- see extend.lua
+redis.call('HDEL', KEYS[4], '')                         -- starts with a write that frees, see extend.lua
 local token, L, count = ARGV[1] .. '\n', #ARGV[1] + 1, 0
 for _ = 1, 64 do if not redis.call('LMOVE', KEYS[2], KEYS[1], 'RIGHT', 'LEFT') then break end end
 for i = #ARGV, 3, -1 do

@@ -1,6 +1,6 @@
--- Reads everything one needs to size, admit and show a queue, at one instant. Writes nothing.
+-- Reads the state of a queue at one instant, for sizing, admission and status pages. Writes nothing.
 -- KEYS 1 queue 2 hold 3 retry 4 leases 5 stats 6 workers 7 workers:info 8 dead
--- returns {now, queue, hold, retry, leases, dead, head entry, stats, workers with scores, info}
+-- Returns {now, queue, hold, retry, leases, dead, head entry, stats, workers with scores, info}
 local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local head = redis.call('LINDEX', KEYS[1], 0) or ''
 return {now, redis.call('LLEN', KEYS[1]), redis.call('LLEN', KEYS[2]), redis.call('LLEN', KEYS[3]),
