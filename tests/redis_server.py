@@ -25,6 +25,7 @@ from typing import Any, TypeVar
 import pytest
 import redis
 from redis.backoff import NoBackoff
+from redis.crc import key_slot
 from redis.retry import Retry
 
 from imageserve.queue.redis.connection import RedisAccess
@@ -247,24 +248,25 @@ SLOTS = 16384
 
 
 class RedisCluster:
-    """Two masters without replicas, half of the slots each."""
+    """Masters without replicas, an equal share of the slots each; ``args`` are options of all."""
 
-    def __init__(self, executable: str, directory: Path, *args: str) -> None:
-        self.nodes = [RedisClusterNode(executable, directory / f"node-{n}", *args) for n in (1, 2)]
+    def __init__(self, executable: str, directory: Path, *args: str, masters: int = 2) -> None:
+        self.nodes = [
+            RedisClusterNode(executable, directory / f"node-{n}", *args)
+            for n in range(1, masters + 1)
+        ]
 
     @property
     def url(self) -> str:
         return f"redis+cluster://{','.join(node.address for node in self.nodes)}"
 
     def start(self) -> None:
-        first, second = self.nodes
         for epoch, node in enumerate(self.nodes, start=1):
             node.start()
             node.say("SET-CONFIG-EPOCH", epoch)
-        first.say("ADDSLOTS", *range(SLOTS // 2))
-        second.say("ADDSLOTS", *range(SLOTS // 2, SLOTS))
-        first.say("MEET", "127.0.0.1", second.port)
-        eventually(self._agrees, "one view of all slots on both nodes")
+            node.say("ADDSLOTS", *(slot for slot in range(SLOTS) if self._owner(slot) is node))
+            self.nodes[0].say("MEET", "127.0.0.1", node.port)
+        eventually(self._agrees, "one view of all slots on all nodes")
 
     def stop(self) -> None:
         for node in self.nodes:
@@ -272,8 +274,10 @@ class RedisCluster:
 
     def node_of(self, queue: str) -> RedisClusterNode:
         """Return the node that has the queue's slot."""
-        slot = self.nodes[0].say("KEYSLOT", queue)
-        return self.nodes[0 if slot < SLOTS // 2 else 1]
+        return self._owner(key_slot(queue.encode()))
+
+    def _owner(self, slot: int) -> RedisClusterNode:
+        return self.nodes[slot * len(self.nodes) // SLOTS]
 
     def move(self, queue: str, to: RedisClusterNode) -> None:
         """Give the slot of an empty queue to another node."""
@@ -283,7 +287,8 @@ class RedisCluster:
 
     def _agrees(self) -> bool:
         return all(
-            "cluster_state:ok" in str(node.say("INFO")) and len(node.say("SLOTS")) == 2
+            "cluster_state:ok" in str(node.say("INFO"))
+            and len(node.say("SLOTS")) == len(self.nodes)
             for node in self.nodes
         )
 

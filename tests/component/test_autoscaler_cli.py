@@ -7,7 +7,7 @@ import pytest
 import yaml
 from tests.kubernetes_api import KubernetesApi
 
-from imageserve.autoscaler.kubernetes_cluster import connect
+from imageserve.autoscaler.kubernetes import connect
 from imageserve.autoscaler.lease import Election, Leadership
 from imageserve.autoscaler.scaling_file import read_scaling_file
 from imageserve.cli import autoscaler, autoscaler_explain

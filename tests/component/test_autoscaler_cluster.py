@@ -9,9 +9,9 @@ import kubernetes_validate
 import pytest
 from tests.kubernetes_api import KubernetesApi
 
-from imageserve.autoscaler import kubernetes_cluster
+from imageserve.autoscaler import kubernetes
 from imageserve.autoscaler.cluster import Deployment, LeaseRecord, Pod
-from imageserve.autoscaler.kubernetes_cluster import KubernetesCluster, connect
+from imageserve.autoscaler.kubernetes import KubernetesCluster, connect
 from imageserve.errors import (
     ClusterConflict,
     ClusterError,
@@ -73,9 +73,9 @@ def test_what_changed_meanwhile_is_not_overwritten(
 
 
 def test_pods_are_read(kubernetes_api: KubernetesApi, cluster: KubernetesCluster) -> None:
-    homeless = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+    pending = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
     kubernetes_api.add_pod("ready", app="a")["status"]["conditions"] = [READY]
-    kubernetes_api.add_pod("homeless", app="a")["status"]["conditions"] = [homeless]
+    kubernetes_api.add_pod("pending", app="a")["status"]["conditions"] = [pending]
     costs = {"controller.kubernetes.io/pod-deletion-cost": "-7"}
     kubernetes_api.add_pod("new", app="a")["metadata"]["annotations"] = costs
     kubernetes_api.add_pod("ending", app="a")["metadata"]["deletionTimestamp"] = "2026-01-31T13"
@@ -83,9 +83,9 @@ def test_pods_are_read(kubernetes_api: KubernetesApi, cluster: KubernetesCluster
 
     found = {pod.name: pod for pod in cluster.pods("app=a")}
 
-    assert set(found) == {"ready", "homeless", "new"}
+    assert set(found) == {"ready", "pending", "new"}
     assert found["ready"].ready_s == found["ready"].created_s + 45
-    assert found["homeless"].unschedulable
+    assert found["pending"].unschedulable
     assert found["new"] == Pod("new", "uid-of-new", found["new"].created_s, None, False, -7)
 
 
@@ -247,12 +247,12 @@ class Failure:
 
 
 FAILURES = {
-    "404": Failure({"status": 404}, ClusterMissing, "not there"),
-    "409": Failure({"status": 409}, ClusterConflict, "changed meanwhile"),
+    "404": Failure({"status": 404}, ClusterMissing, "not found"),
+    "409": Failure({"status": 409}, ClusterConflict, "changed since it was read"),
     "422": Failure({"status": 422}, ClusterError, "refused"),
-    "429": Failure({"status": 429}, ClusterUnavailable, "not now"),
-    "401": Failure({"status": 401}, ClusterUnavailable, "not now"),
-    "500": Failure({"status": 500}, ClusterUnavailable, "not now"),
+    "429": Failure({"status": 429}, ClusterUnavailable, "unavailable"),
+    "401": Failure({"status": 401}, ClusterUnavailable, "unavailable"),
+    "500": Failure({"status": 500}, ClusterUnavailable, "unavailable"),
     "reset": Failure({"how": "reset"}, ClusterUnavailable, "no answer to"),
     "hang": Failure({"how": "hang"}, ClusterUnavailable, "no answer to"),
 }
@@ -262,8 +262,8 @@ FAILURES = {
 def failure(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Failure:
     found: Failure = request.param
     if found.fault.get("how") == "hang":
-        monkeypatch.setattr(kubernetes_cluster, "READ_TIMEOUT_S", (0.2, 0.2))
-        monkeypatch.setattr(kubernetes_cluster, "WRITE_TIMEOUT_S", (0.2, 0.2))
+        monkeypatch.setattr(kubernetes, "READ_TIMEOUT_S", (0.2, 0.2))
+        monkeypatch.setattr(kubernetes, "WRITE_TIMEOUT_S", (0.2, 0.2))
     return found
 
 

@@ -9,8 +9,8 @@ import pytest
 from tests.kubernetes_api import KubernetesApi
 from tests.redis_server import eventually
 
-from imageserve.autoscaler import kubernetes_cluster
-from imageserve.autoscaler.kubernetes_cluster import connect
+from imageserve.autoscaler import kubernetes
+from imageserve.autoscaler.kubernetes import connect
 from imageserve.autoscaler.lease import Election, Leadership, Timing
 
 LEASE = "imageserve-autoscaler"
@@ -227,7 +227,7 @@ def test_a_failing_api_is_reported_once_and_tried_again(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(kubernetes_cluster, "WRITE_TIMEOUT_S", (0.2, 0.2))
+    monkeypatch.setattr(kubernetes, "WRITE_TIMEOUT_S", (0.2, 0.2))
     kubernetes_api.fail("get", "leases", **fault)
     caplog.set_level(logging.ERROR)
 
@@ -273,11 +273,11 @@ def test_a_thread_takes_part_until_it_is_stopped(
 ) -> None:
     cluster = connect(None, "first", str(kubernetes_api.kubeconfig(tmp_path, "first")))
     election = Election(cluster, LEASE, "first", Timing(3600, 3000.0, 0.02))
-    became_leader = threading.Event()
+    elected = threading.Event()
 
-    election.start(became_leader.set)
+    election.start(elected)
 
-    assert became_leader.wait(30)
+    assert elected.wait(30)
     eventually(lambda: len(kubernetes_api.asked("patch", "leases")) > 2, "it renews")
     election.stop()
     assert holder(kubernetes_api) == ""

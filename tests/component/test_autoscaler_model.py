@@ -8,15 +8,14 @@ import pytest
 from prometheus_client import REGISTRY
 from tests.kubernetes_api import KubernetesApi
 
-from imageserve.autoscaler.kubernetes_cluster import connect
+from imageserve.autoscaler.kubernetes import connect
 from imageserve.autoscaler.lease import Leadership
-from imageserve.autoscaler.model_scaler import STALE_S, ModelScaler
-from imageserve.autoscaler.report import Mode
-from imageserve.autoscaler.sample import Sample
+from imageserve.autoscaler.scaler import STALE_S, ModelScaler
+from imageserve.autoscaler.scaler_status import Mode
 from imageserve.autoscaler.scaling_file import ModelScaling
 from imageserve.autoscaler.sizing import Policy
-from imageserve.queue.observations import Reading
-from imageserve.queue.queue import Snapshot, WorkerInfo
+from imageserve.errors import QueueError, QueueUnavailable
+from imageserve.queue.snapshot import Snapshot, WorkerInfo
 
 MODEL = "imageserve-model-shapes"
 #: One pod does 100 a second; nothing is waited for on the way down.
@@ -30,8 +29,11 @@ POLICY = Policy(
     scale_to_zero_after_s=0,
 )
 WORKER = WorkerInfo("w", "shapes", (96, 96, 3), 8, {8: 80.0}, "ready", "pod-1", 1_000_000)
-IDLE = Snapshot(1_000_000, 0, 0, 0, 0, 0, {"accepted": 10}, (WORKER,))
+IDLE = Snapshot(1_000_000, 0, 0, 0, 0, 0, {"accepted": 10}, (WORKER,), "run/0")
 BUSY = replace(IDLE, queued=100_000, oldest_ms=60_000, stats={"accepted": 10_010})
+
+
+UNREAD = QueueUnavailable("Redis: away")
 
 
 class Follower(Leadership):
@@ -41,7 +43,7 @@ class Follower(Leadership):
 
 @dataclass
 class Bench:
-    """A scaler, its API, and a clock that both share with the samples."""
+    """A scaler, its API, and the clock of both."""
 
     api: KubernetesApi
     directory: Path
@@ -66,17 +68,15 @@ class Bench:
             model, cluster, leadership or Leadership(), dry_run=dry_run, clock=lambda: self.now_s
         )
 
-    def step(self, snapshot: Snapshot | None = IDLE, run: str = "run/0", age_s: float = 0) -> int:
+    def step(self, queue: Snapshot | QueueError = IDLE, age_s: float = 0) -> int:
         """Let an interval pass and size once; returns the replicas after it."""
         self.now_s += 5
-        reading = None if snapshot is None else Reading(run, {"q": snapshot})
-        problem = "" if reading else "Redis: away"
-        self.scaler.step(Sample(self.now_s - age_s, reading, problem))
+        self.scaler.step(self.now_s - age_s, queue)
         return self.api.replicas(MODEL)
 
     @property
     def mode(self) -> Mode:
-        return self.scaler.report.mode
+        return self.scaler.status.mode
 
 
 @pytest.fixture
@@ -152,7 +152,7 @@ def test_a_paused_deployment_goes_to_the_number_it_is_paused_at(bench: Bench) ->
     bench.api.annotate(MODEL, paused_replicas="7")
 
     # Beyond the bounds, and without Redis: whoever wrote it knows what is wanted.
-    assert bench.step(None) == 7
+    assert bench.step(UNREAD) == 7
     assert bench.api.reasons() == ["Paused", "ScaledUp"]
 
 
@@ -194,7 +194,7 @@ def test_a_dry_run_says_what_it_would_do_and_does_not(bench: Bench) -> None:
     assert replicas == [1, 1]
     assert bench.api.asked("patch", "deployments/scale") == []
     assert bench.api.reasons() == ["WouldScale"]
-    recommendation = bench.scaler.report.recommendation()
+    recommendation = bench.scaler.status.recommendation()
     assert recommendation is not None
     assert (recommendation["replicas"], bench.mode) == (4, Mode.DRY_RUN)
 
@@ -205,7 +205,7 @@ def test_a_follower_knows_what_it_would_do_and_keeps_quiet(bench: Bench) -> None
     assert bench.step(BUSY) == 1
 
     assert (bench.api.scalings(), bench.api.events()) == ([], [])
-    recommendation = bench.scaler.report.recommendation()
+    recommendation = bench.scaler.status.recommendation()
     assert recommendation is not None
     assert (recommendation["replicas"], bench.mode) == (4, Mode.FOLLOWER)
 
@@ -231,14 +231,14 @@ def test_leadership_is_asked_for_right_before_a_write(bench: Bench) -> None:
 def test_without_redis_nothing_changes(bench: Bench) -> None:
     bench.api.add_deployment(MODEL, 3)
 
-    replicas = [bench.step(None) for _ in range(10)]
+    replicas = [bench.step(UNREAD) for _ in range(10)]
 
     assert set(replicas) == {3}
     assert bench.mode is Mode.UNKNOWN_REDIS
     ((reason, message),) = bench.api.events()
     assert reason == "MetricsUnavailable"
     assert "Redis: away" in message
-    assert "imageserve_autoscaler_queue_waiting" not in bench.scaler.report.gauges()
+    assert "imageserve_autoscaler_queue_waiting" not in bench.scaler.status.gauges()
 
 
 def test_an_empty_queue_of_a_new_redis_is_not_believed(bench: Bench) -> None:
@@ -248,7 +248,7 @@ def test_an_empty_queue_of_a_new_redis_is_not_believed(bench: Bench) -> None:
         bench.step(replace(steady, stats={"accepted": 2000 + 1000 * n}))
     before = bench.api.replicas(MODEL)
 
-    after = [bench.step(replace(IDLE, stats={}), run="run/1") for _ in range(11)]
+    after = [bench.step(replace(IDLE, stats={}, run="run/1")) for _ in range(11)]
 
     assert before == 4
     assert set(after) == {4}
@@ -283,11 +283,11 @@ def test_a_missing_right_is_found_before_it_is_needed(verb: str, bench: Bench) -
     (event,) = (each.body for each in bench.api.asked("create", "events"))
     assert (event["reason"], event["involvedObject"]["uid"]) == ("RBACDenied", f"uid-of-{MODEL}")
     assert f"may not {verb} deployments/scale" in event["message"]
-    assert f"may not {verb} deployments/scale" in bench.scaler.trouble.denied
+    assert f"may not {verb} deployments/scale" in bench.scaler.failures.denied
     rule["verbs"].append(verb)
     bench.now_s += 60
     assert bench.step(BUSY) == 4
-    assert bench.scaler.trouble.denied == ""
+    assert bench.scaler.failures.denied == ""
 
 
 def test_a_dry_run_needs_no_right_to_scale(bench: Bench) -> None:
@@ -311,13 +311,13 @@ def test_a_deployment_that_is_not_there_is_waited_for(bench: Bench) -> None:
     before = errors("target")
 
     bench.now_s += 5
-    bench.scaler.step(Sample(bench.now_s, None))
-    idle = bench.scaler.report
+    bench.scaler.step(bench.now_s, UNREAD)
+    idle = bench.scaler.status
     bench.api.add_deployment(MODEL, 1)
     bench.now_s += 60
 
     assert (idle.mode, idle.recommendation()) == (Mode.UNKNOWN_API, None)
-    assert (errors("target"), bench.scaler.met) == (before + 1, True)
+    assert (errors("target"), bench.scaler.initialized) == (before + 1, True)
     assert bench.step(BUSY) == 4
 
 
@@ -371,10 +371,10 @@ def test_old_numbers_are_not_acted_upon(bench: Bench) -> None:
 
 
 def test_pods_without_a_node_are_not_followed_by_many_more(bench: Bench) -> None:
-    homeless = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+    pending = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
     bench.make(replace(POLICY, max_replicas=40, max_unschedulable=2))
     bench.api.add_deployment(MODEL, 5, ready=4)
-    bench.api.add_pod("pod-5", app="shapes")["status"]["conditions"] = [homeless]
+    bench.api.add_pod("pod-5", app="shapes")["status"]["conditions"] = [pending]
 
     for _ in range(13):
         bench.step()
@@ -384,7 +384,7 @@ def test_pods_without_a_node_are_not_followed_by_many_more(bench: Bench) -> None
     # Four have a node; two more are asked for.
     assert replicas == 6
     assert "Unschedulable" in bench.api.reasons()
-    assert bench.scaler.report.gauges()["imageserve_autoscaler_unschedulable_replicas"] == 1
+    assert bench.scaler.status.gauges()["imageserve_autoscaler_unschedulable_replicas"] == 1
 
 
 def test_starts_are_measured(bench: Bench) -> None:
@@ -393,7 +393,7 @@ def test_starts_are_measured(bench: Bench) -> None:
 
     bench.step()
 
-    seen = bench.scaler.report.seen
+    seen = bench.scaler.status.seen
     assert seen is not None
     assert seen.pod_start_s == 45
 

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from imageserve.autoscaler.arrivals import Arrivals
-from imageserve.autoscaler.demand import capacity_per_s, demand
+from imageserve.autoscaler.load import Arrivals, capacity_per_s, demand
 from imageserve.autoscaler.sizing import (
     Action,
     Cause,
@@ -96,7 +95,7 @@ def test_there_are_as_many_pods_as_the_arrivals_need(per_second: float, replicas
 )
 def test_what_waits_too_long_is_worked_off_beside_what_arrives(backlog: int, pods: float) -> None:
     asked = demand(POLICY, 20.0, backlog, capacity=10.0, pod_start_s=60.0)
-    assert asked.for_arrivals + asked.for_excess == pytest.approx(pods)
+    assert asked.exact == pytest.approx(pods)
 
 
 def test_what_waits_is_not_worked_off_faster_than_a_pod_starts() -> None:
@@ -185,7 +184,7 @@ def test_the_last_pod_goes_when_nothing_came_for_long() -> None:
     assert watched.after(895).replicas == 1
     decision = watched.after(5)
     assert (decision.replicas, decision.cause) == (0, Cause.IDLE)
-    assert decision.reason.endswith("nothing came for 900 s")
+    assert decision.reason.endswith("no job came for 900 s")
 
 
 def test_several_pods_do_not_go_at_once_even_where_all_may() -> None:
@@ -328,7 +327,7 @@ def test_a_decision_tells_its_numbers() -> None:
 
 
 def test_arrivals_are_not_known_before_half_a_window_was_seen() -> None:
-    arrivals = Arrivals().read(0, 100, 120).read(5, 150, 120)
+    arrivals = Arrivals().add(0, 100, 120).add(5, 150, 120)
     assert arrivals.per_second(120) is None
     assert arrivals.per_second(10) == 10
     assert arrivals.expected_per_second(120, 10) == 7  # 100, less what may be chance.

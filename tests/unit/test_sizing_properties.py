@@ -315,6 +315,6 @@ def test_smaller_batches_never_ask_for_more_pods(
 @given(policies, st.integers(0, 12), calm_histories)
 def test_state_stays_small(policy: Policy, replicas: int, history: list[Tick]) -> None:
     play = played(policy, replicas, history * 5)
-    assert len(play.state.arrivals.readings) <= 2 + policy.arrivals_window_s
-    assert len(play.state.steps.replicas) <= 2 + 60
-    assert len(play.state.steps.wanted) <= 1 + policy.max_replicas * 100
+    assert len(play.state.arrivals.counts) <= 2 + policy.arrivals_window_s
+    assert len(play.state.history.replicas) <= 2 + 60
+    assert len(play.state.history.recommended) <= 1 + policy.max_replicas * 100

@@ -119,6 +119,15 @@ class Snapshot:
     """Age of the oldest waiting job; 0 when none waits."""
     stats: Mapping[str, int] = field(default_factory=dict)
     workers: tuple[WorkerInfo, ...] = ()
+    run: str = ""
+
+    @property
+    def waiting(self) -> int:
+        return self.queued + self.retry
+
+    @property
+    def tables(self) -> list[BucketMs]:
+        return live_tables(self)
 
     @property
     def backlog(self) -> int:
