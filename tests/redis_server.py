@@ -248,12 +248,13 @@ SLOTS = 16384
 
 
 class RedisCluster:
-    """Masters without replicas, an equal share of the slots each; ``args`` are options of all."""
+    """Masters without replicas, with an equal share of the slots each."""
 
     def __init__(self, executable: str, directory: Path, *args: str, masters: int = 2) -> None:
+        """``args`` are further options of each node."""
         self.nodes = [
-            RedisClusterNode(executable, directory / f"node-{n}", *args)
-            for n in range(1, masters + 1)
+            RedisClusterNode(executable, directory / f"node-{number}", *args)
+            for number in range(1, masters + 1)
         ]
 
     @property
@@ -264,7 +265,10 @@ class RedisCluster:
         for epoch, node in enumerate(self.nodes, start=1):
             node.start()
             node.say("SET-CONFIG-EPOCH", epoch)
-            node.say("ADDSLOTS", *(slot for slot in range(SLOTS) if self._owner(slot) is node))
+        for number, node in enumerate(self.nodes):
+            first, last = (SLOTS * each // len(self.nodes) for each in (number, number + 1))
+            node.say("ADDSLOTS", *range(first, last))
+        for node in self.nodes[1:]:
             self.nodes[0].say("MEET", "127.0.0.1", node.port)
         eventually(self._agrees, "one view of all slots on all nodes")
 
@@ -273,11 +277,14 @@ class RedisCluster:
             node.stop()
 
     def node_of(self, queue: str) -> RedisClusterNode:
-        """Return the node that has the queue's slot."""
-        return self._owner(key_slot(queue.encode()))
+        """Return the node that was given the queue's slot at the start."""
+        slot: int = key_slot(queue.encode())
+        return self.nodes[((slot + 1) * len(self.nodes) - 1) // SLOTS]
 
-    def _owner(self, slot: int) -> RedisClusterNode:
-        return self.nodes[slot * len(self.nodes) // SLOTS]
+    def queue_names(self, prefix: str = "queue") -> list[str]:
+        """Return the name of a queue on each node, in the order of the nodes."""
+        names = {self.node_of(f"{prefix}-{n}").port: f"{prefix}-{n}" for n in range(1000)}
+        return [names[node.port] for node in self.nodes]
 
     def move(self, queue: str, to: RedisClusterNode) -> None:
         """Give the slot of an empty queue to another node."""
@@ -286,9 +293,9 @@ class RedisCluster:
             node.say("SETSLOT", slot, "NODE", node_id)
 
     def _agrees(self) -> bool:
+        count = len(self.nodes)
         return all(
-            "cluster_state:ok" in str(node.say("INFO"))
-            and len(node.say("SLOTS")) == len(self.nodes)
+            "cluster_state:ok" in str(node.say("INFO")) and len(node.say("SLOTS")) == count
             for node in self.nodes
         )
 

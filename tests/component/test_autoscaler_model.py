@@ -49,6 +49,7 @@ class Bench:
     directory: Path
     now_s: float = 1000.0
     scaler: ModelScaler = field(init=False)
+    leadership: Leadership = field(init=False)
 
     def __post_init__(self) -> None:
         self.make()
@@ -64,8 +65,9 @@ class Bench:
         """Begin with another scaler."""
         model = ModelScaling("shapes", "q", MODEL, "app=shapes", policy, deletion_cost)
         cluster = connect(None, "pod-1", str(self.api.kubeconfig(self.directory, "me")))
+        self.leadership = leadership or Leadership()
         self.scaler = ModelScaler(
-            model, cluster, leadership or Leadership(), dry_run=dry_run, clock=lambda: self.now_s
+            model, cluster, self.leadership, dry_run=dry_run, clock=lambda: self.now_s
         )
 
     def step(self, queue: Snapshot | QueueError = IDLE, age_s: float = 0) -> int:
@@ -169,6 +171,17 @@ def test_somebody_elses_number_is_where_it_goes_on_from(bench: Bench) -> None:
     assert "from 1 to 3" in message
 
 
+def test_a_number_that_is_taken_back_at_once_was_somebody_elses(bench: Bench) -> None:
+    bench.step(BUSY)
+    bench.api.set_replicas(MODEL, 1)
+    bench.step(BUSY)
+
+    messages = [message for reason, message in bench.api.events() if reason == "ExternalScale"]
+    assert [message.split(";")[0] for message in messages] == [
+        "another client has changed the replicas from 4 to 1"
+    ]
+
+
 def test_ones_own_number_is_nobody_elses(bench: Bench) -> None:
     bench.step(BUSY)
     bench.step(BUSY)
@@ -197,6 +210,17 @@ def test_a_dry_run_says_what_it_would_do_and_does_not(bench: Bench) -> None:
     recommendation = bench.scaler.status.recommendation()
     assert recommendation is not None
     assert (recommendation["replicas"], bench.mode) == (4, Mode.DRY_RUN)
+
+
+def test_a_dry_run_says_it_again_when_it_is_needed_again(bench: Bench) -> None:
+    bench.make(dry_run=True)
+
+    for replicas in (1, 4, 1):
+        bench.api.set_replicas(MODEL, replicas)
+        bench.step(BUSY)
+
+    (event,) = bench.api.asked("patch", "events")
+    assert event.body["count"] == 2
 
 
 def test_a_follower_knows_what_it_would_do_and_keeps_quiet(bench: Bench) -> None:
@@ -239,6 +263,15 @@ def test_without_redis_nothing_changes(bench: Bench) -> None:
     assert reason == "MetricsUnavailable"
     assert "Redis: away" in message
     assert "imageserve_autoscaler_queue_waiting" not in bench.scaler.status.gauges()
+
+
+def test_a_short_outage_after_a_long_one_is_no_event(bench: Bench) -> None:
+    queues: list[Snapshot | QueueError] = [UNREAD, UNREAD, UNREAD, IDLE, UNREAD, UNREAD]
+    for queue in queues:
+        bench.step(queue)
+
+    assert bench.api.asked("patch", "events") == []
+    assert bench.api.reasons() == ["MetricsUnavailable"]
 
 
 def test_an_empty_queue_of_a_new_redis_is_not_believed(bench: Bench) -> None:
@@ -288,6 +321,25 @@ def test_a_missing_right_is_found_before_it_is_needed(verb: str, bench: Bench) -
     bench.now_s += 60
     assert bench.step(BUSY) == 4
     assert bench.scaler.failures.denied == ""
+
+
+def test_a_right_that_is_lost_later_is_reported_until_it_is_back(bench: Bench) -> None:
+    bench.step()
+    rule = next(r for r in bench.api.rules if r["resources"] == ["deployments/scale"])
+
+    def denied_after(*verbs: str, queue: Snapshot) -> bool:
+        rule["verbs"] = list(verbs)
+        bench.now_s += 60
+        bench.step(queue)
+        return bool(bench.scaler.failures.denied)
+
+    assert denied_after("get", queue=BUSY)
+    # Nothing has to be written now, but the right is still missing.
+    assert denied_after("get", queue=IDLE)
+    assert not denied_after("get", "patch", queue=IDLE)
+    assert denied_after("get", queue=BUSY)
+    (event,) = bench.api.asked("patch", "events")
+    assert event.body["count"] == 2
 
 
 def test_a_dry_run_needs_no_right_to_scale(bench: Bench) -> None:
@@ -367,7 +419,7 @@ def test_old_numbers_are_not_acted_upon(bench: Bench) -> None:
     bench.step()
 
     assert bench.step(BUSY, age_s=STALE_S + 6) == 1
-    assert bench.step(BUSY) == 4
+    assert bench.step(BUSY, age_s=STALE_S + 4) == 4
 
 
 def test_pods_without_a_node_are_not_followed_by_many_more(bench: Bench) -> None:
@@ -422,21 +474,24 @@ def test_pods_that_cannot_be_marked_go_all_the_same(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "queue"),
     [
-        pytest.param(lambda api: api.annotate(MODEL, autoscaler_paused="true"), id="paused"),
-        pytest.param(lambda api: api.fail("get", "deployments", 500), id="no API"),
+        pytest.param(lambda b: b.api.annotate(MODEL, autoscaler_paused="true"), IDLE, id="paused"),
+        pytest.param(lambda b: b.api.fail("get", "deployments", 500), IDLE, id="no API"),
+        pytest.param(lambda b: b.leadership.stop(), IDLE, id="not leading"),
+        pytest.param(lambda _: None, UNREAD, id="no Redis"),
+        pytest.param(lambda b: b.api.set_replicas(MODEL, 1), IDLE, id="has a pod"),
     ],
 )
-def test_a_model_that_may_not_be_woken_is_not_watched(
-    change: Callable[[KubernetesApi], None], bench: Bench
+def test_a_first_job_is_waited_for_only_where_it_would_start_a_pod(
+    change: Callable[[Bench], None], queue: Snapshot | QueueError, bench: Bench
 ) -> None:
     bench.make(replace(POLICY, min_replicas=0))
     bench.api.add_deployment(MODEL, 0)
     bench.step()
     before = bench.scaler.asleep.is_set()
 
-    change(bench.api)
-    bench.step()
+    change(bench)
+    bench.step(queue)
 
     assert (before, bench.scaler.asleep.is_set()) == (True, False)

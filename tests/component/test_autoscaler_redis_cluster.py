@@ -1,6 +1,5 @@
 """The autoscaler on a Redis Cluster of three masters, one of them away."""
 
-import itertools
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -57,8 +56,7 @@ def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisClu
 @pytest.fixture
 def queues(cluster: RedisCluster) -> list[str]:
     """One queue on each node."""
-    names = (f"queue-{n}" for n in itertools.count())
-    return [next(n for n in names if cluster.node_of(n) is node) for node in cluster.nodes]
+    return cluster.queue_names()
 
 
 class Models:

@@ -1,7 +1,6 @@
 """Sizes one model: reads its Deployment, asks ``size``, and carries the decision out."""
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +26,7 @@ from imageserve.autoscaler.scaler_status import (
 )
 from imageserve.autoscaler.scaling_file import ModelScaling
 from imageserve.autoscaler.sizing import Decision, Observation, State, action_of, size
+from imageserve.backoff import Backoff
 from imageserve.errors import (
     ClusterConflict,
     ClusterError,
@@ -361,9 +361,8 @@ class FailureBackoff:
         """``interval_s`` is about how long the first backoff lasts."""
         self.denied = ""
         """The message about a missing right; "" where none is missing."""
-        self._interval_s = interval_s
+        self._backoff = Backoff(interval_s, LONGEST_BACKOFF_S)
         self._clock = clock
-        self._failures = 0
         self._kind: type[ClusterError] | None = None
         self._until_s = -float("inf")
 
@@ -385,19 +384,18 @@ class FailureBackoff:
         return is_new
 
     def _backoff_s(self, error: ClusterError) -> float:
-        """Return the backoff, longer after each failure, or what the API asked for."""
-        doubled_s = self._interval_s * 2.0 ** min(self._failures, 10)
-        self._failures += 1
-        backoff_s = min(LONGEST_BACKOFF_S, doubled_s) * random.uniform(0.5, 1.0)
+        backoff_s = self._backoff.next()
         if isinstance(error, ClusterUnavailable) and error.retry_after_s is not None:
-            backoff_s = max(backoff_s, min(error.retry_after_s, LONGEST_RETRY_AFTER_S))
+            return max(backoff_s, min(error.retry_after_s, LONGEST_RETRY_AFTER_S))
         return backoff_s
 
     def clear(self) -> bool:
         """Note a success; returns whether there was a failure before."""
-        failed = self._kind is not None
-        self._kind, self._failures, self.denied = None, 0, ""
-        return failed
+        if self._kind is None:
+            return False
+        self._kind, self.denied = None, ""
+        self._backoff.reset()
+        return True
 
 
 def error_source(error: ClusterError) -> str:
