@@ -265,13 +265,16 @@ def test_without_redis_nothing_changes(bench: Bench) -> None:
     assert "imageserve_autoscaler_queue_waiting" not in bench.scaler.status.gauges()
 
 
-def test_a_short_outage_after_a_long_one_is_no_event(bench: Bench) -> None:
+def test_each_outage_of_three_steps_is_an_event(bench: Bench) -> None:
     queues: list[Snapshot | QueueError] = [UNREAD, UNREAD, UNREAD, IDLE, UNREAD, UNREAD]
     for queue in queues:
         bench.step(queue)
+    events = bench.api.reasons(), len(bench.api.asked("patch", "events"))
 
-    assert bench.api.asked("patch", "events") == []
-    assert bench.api.reasons() == ["MetricsUnavailable"]
+    bench.step(UNREAD)
+
+    assert events == (["MetricsUnavailable"], 0)
+    assert bench.api.asked("patch", "events")[0].body["count"] == 2
 
 
 def test_an_empty_queue_of_a_new_redis_is_not_believed(bench: Bench) -> None:
