@@ -173,7 +173,7 @@ def test_a_model_whose_api_calls_fail_delays_no_other(how: str, bench: Bench) ->
         bench.eventually_grow("other")
 
         assert bench.api.replicas(deployment_of("shapes")) == 1
-        bench.api.mend()
+        bench.api.recover()
         bench.eventually_grow("shapes")
 
 
@@ -381,7 +381,7 @@ def test_a_thread_that_hangs_is_not_healthy(
         before = get(autoscaler, "/healthz")
         monkeypatch.setattr(loop, "STUCK_S", 0.0)
         after = get(autoscaler, "/healthz")
-        bench.api.mend()
+        bench.api.recover()
 
     assert (before, after) == ((200, "ok\n"), (503, "a thread hangs\n"))
 

@@ -101,7 +101,7 @@ def test_load_gets_pods_and_the_event_says_why(bench: Bench) -> None:
     assert bench.mode is Mode.KNOWN
 
 
-def test_where_nothing_changes_nothing_is_written(bench: Bench) -> None:
+def test_without_a_change_nothing_is_written(bench: Bench) -> None:
     bench.step()
     before = len(bench.api.requests)
 
@@ -153,12 +153,12 @@ def test_a_paused_deployment_is_left_alone(annotation: dict[str, str], bench: Be
 def test_a_paused_deployment_goes_to_the_number_it_is_paused_at(bench: Bench) -> None:
     bench.api.annotate(MODEL, paused_replicas="7")
 
-    # Beyond the bounds, and without Redis: whoever wrote it knows what is wanted.
+    # Beyond the bounds, and without Redis: the annotation wins.
     assert bench.step(UNREAD) == 7
     assert bench.api.reasons() == ["Paused", "ScaledUp"]
 
 
-def test_somebody_elses_number_is_where_it_goes_on_from(bench: Bench) -> None:
+def test_sizing_continues_from_the_number_of_another_client(bench: Bench) -> None:
     bench.make(replace(POLICY, scale_down_window_s=60))
     bench.step()
     bench.api.set_replicas(MODEL, 3)
@@ -171,7 +171,7 @@ def test_somebody_elses_number_is_where_it_goes_on_from(bench: Bench) -> None:
     assert "from 1 to 3" in message
 
 
-def test_a_number_that_is_taken_back_at_once_was_somebody_elses(bench: Bench) -> None:
+def test_a_change_back_right_after_a_write_is_by_another_client(bench: Bench) -> None:
     bench.step(BUSY)
     bench.api.set_replicas(MODEL, 1)
     bench.step(BUSY)
@@ -182,14 +182,14 @@ def test_a_number_that_is_taken_back_at_once_was_somebody_elses(bench: Bench) ->
     ]
 
 
-def test_ones_own_number_is_nobody_elses(bench: Bench) -> None:
+def test_its_own_change_is_not_by_another_client(bench: Bench) -> None:
     bench.step(BUSY)
     bench.step(BUSY)
 
     assert bench.api.reasons() == ["ScaledUp"]
 
 
-def test_ones_own_number_is_known_again_where_the_answer_got_lost(bench: Bench) -> None:
+def test_its_own_change_is_known_also_where_the_answer_got_lost(bench: Bench) -> None:
     bench.step()
     bench.api.fail("patch", "deployments/scale", how="lost", times=1)
 
@@ -199,7 +199,7 @@ def test_ones_own_number_is_known_again_where_the_answer_got_lost(bench: Bench) 
     assert "ExternalScale" not in bench.api.reasons()
 
 
-def test_a_dry_run_says_what_it_would_do_and_does_not(bench: Bench) -> None:
+def test_a_dry_run_writes_an_event_and_no_replicas(bench: Bench) -> None:
     bench.make(dry_run=True)
 
     replicas = [bench.step(BUSY), bench.step(BUSY)]
@@ -212,7 +212,7 @@ def test_a_dry_run_says_what_it_would_do_and_does_not(bench: Bench) -> None:
     assert (recommendation["replicas"], bench.mode) == (4, Mode.DRY_RUN)
 
 
-def test_a_dry_run_says_it_again_when_it_is_needed_again(bench: Bench) -> None:
+def test_a_dry_run_repeats_an_event_when_it_is_needed_again(bench: Bench) -> None:
     bench.make(dry_run=True)
 
     for replicas in (1, 4, 1):
@@ -223,7 +223,7 @@ def test_a_dry_run_says_it_again_when_it_is_needed_again(bench: Bench) -> None:
     assert event.body["count"] == 2
 
 
-def test_a_follower_knows_what_it_would_do_and_keeps_quiet(bench: Bench) -> None:
+def test_a_follower_decides_and_writes_nothing(bench: Bench) -> None:
     bench.make(leadership=Follower())
 
     assert bench.step(BUSY) == 1
@@ -234,7 +234,7 @@ def test_a_follower_knows_what_it_would_do_and_keeps_quiet(bench: Bench) -> None
     assert (recommendation["replicas"], bench.mode) == (4, Mode.FOLLOWER)
 
 
-def test_leadership_is_asked_for_right_before_a_write(bench: Bench) -> None:
+def test_leadership_is_checked_right_before_a_write(bench: Bench) -> None:
     leadership = Leadership()
     bench.make(leadership=leadership)
     bench.step()
@@ -290,7 +290,7 @@ def test_an_empty_queue_of_a_new_redis_is_not_believed(bench: Bench) -> None:
     assert set(after) == {4}
 
 
-def test_what_somebody_changes_meanwhile_is_read_again(bench: Bench) -> None:
+def test_after_a_conflict_the_deployment_is_read_again(bench: Bench) -> None:
     bench.step()
     bench.api.fail("patch", "deployments/scale", 409, times=2)
 
@@ -298,12 +298,12 @@ def test_what_somebody_changes_meanwhile_is_read_again(bench: Bench) -> None:
     assert bench.api.reasons() == ["ScaledUp"]
 
 
-def test_what_is_changed_all_the_time_is_left_for_the_next_step(bench: Bench) -> None:
+def test_after_three_conflicts_the_step_ends(bench: Bench) -> None:
     bench.step()
     before = errors("conflict")
     bench.api.fail("patch", "deployments/scale", 409)
     assert bench.step(BUSY) == 1
-    bench.api.mend()
+    bench.api.recover()
 
     assert errors("conflict") == before + 3
     assert bench.step(BUSY) == 4
@@ -354,7 +354,7 @@ def test_a_dry_run_needs_no_right_to_scale(bench: Bench) -> None:
     assert bench.api.reasons() == ["WouldScale"]
 
 
-def test_a_try_that_is_refused_for_another_reason_shows_the_right(bench: Bench) -> None:
+def test_a_dry_run_refused_for_another_reason_shows_that_the_right_is_there(bench: Bench) -> None:
     # Such as by a webhook that knows no dry run.
     bench.api.fail("patch", "deployments/scale", 422, times=1)
 
@@ -392,12 +392,12 @@ def test_a_failing_api_is_left_alone_for_a_while(fault: dict[str, int | str], be
     # Within a minute: after 5, 10, 20 and 30 seconds at most, and half of that at least.
     assert 3 <= errors("api") - before <= 7
     assert bench.mode is Mode.UNKNOWN_API
-    bench.api.mend()
+    bench.api.recover()
     bench.now_s += 30
     assert bench.step(BUSY) == 4
 
 
-def test_an_api_that_says_when_is_asked_then(bench: Bench) -> None:
+def test_a_retry_after_is_respected(bench: Bench) -> None:
     bench.step()
     bench.api.fail("get", "deployments", 429, headers={"Retry-After": "60"}, times=1)
     bench.step(BUSY)
@@ -418,14 +418,14 @@ def test_a_failing_event_stops_nothing(bench: Bench) -> None:
     assert errors("events") == before + 1
 
 
-def test_old_numbers_are_not_acted_upon(bench: Bench) -> None:
+def test_an_old_snapshot_changes_nothing(bench: Bench) -> None:
     bench.step()
 
     assert bench.step(BUSY, age_s=STALE_S + 6) == 1
     assert bench.step(BUSY, age_s=STALE_S + 4) == 4
 
 
-def test_pods_without_a_node_are_not_followed_by_many_more(bench: Bench) -> None:
+def test_unschedulable_pods_limit_the_next_ones(bench: Bench) -> None:
     pending = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
     bench.make(replace(POLICY, max_replicas=40, max_unschedulable=2))
     bench.api.add_deployment(MODEL, 5, ready=4)
@@ -436,7 +436,7 @@ def test_pods_without_a_node_are_not_followed_by_many_more(bench: Bench) -> None
         bench.api.set_replicas(MODEL, 5)
     replicas = bench.step(BUSY)
 
-    # Four have a node; two more are asked for.
+    # Four are ready; two more are requested.
     assert replicas == 6
     assert "Unschedulable" in bench.api.reasons()
     assert bench.scaler.status.gauges()["imageserve_autoscaler_unschedulable_replicas"] == 1
@@ -453,7 +453,7 @@ def test_starts_are_measured(bench: Bench) -> None:
     assert seen.pod_start_s == 45
 
 
-def test_idle_pods_go_first_where_that_is_wanted(bench: Bench) -> None:
+def test_idle_pods_are_deleted_first_where_deletion_cost_is_set(bench: Bench) -> None:
     bench.make(deletion_cost=True)
     bench.api.add_deployment(MODEL, 2)
     for name in ("idle", "busy"):
@@ -467,7 +467,7 @@ def test_idle_pods_go_first_where_that_is_wanted(bench: Bench) -> None:
     assert bench.api.replicas(MODEL) == 1
 
 
-def test_pods_that_cannot_be_marked_go_all_the_same(bench: Bench) -> None:
+def test_a_failure_to_set_deletion_costs_does_not_stop_the_scale_down(bench: Bench) -> None:
     bench.make(deletion_cost=True)
     bench.api.add_deployment(MODEL, 2)
     bench.api.add_pod("pod", app="shapes")

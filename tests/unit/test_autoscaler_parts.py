@@ -45,12 +45,12 @@ UNREAD = QueueUnavailable("Redis: away")
     ("annotations", "replicas"),
     [
         pytest.param({PAUSED: "true"}, None, id="true"),
-        pytest.param({PAUSED: ""}, None, id="nothing counts as true"),
+        pytest.param({PAUSED: ""}, None, id="an empty value counts as true"),
         pytest.param({PAUSED: "yes please"}, None, id="so does anything else"),
         pytest.param({PAUSED_REPLICAS: "3"}, 3, id="at a number"),
         pytest.param({PAUSED_REPLICAS: "0"}, 0, id="at zero"),
         pytest.param({PAUSED: "false", PAUSED_REPLICAS: "3"}, 3, id="a number is enough"),
-        pytest.param({PAUSED_REPLICAS: "many"}, None, id="a number that is none"),
+        pytest.param({PAUSED_REPLICAS: "many"}, None, id="not a number"),
         pytest.param({PAUSED_REPLICAS: "-1"}, None, id="fewer than none"),
     ],
 )
@@ -75,7 +75,7 @@ def pod(
     return Pod(name, f"uid-{name}", 100.0, ready_s, unschedulable, cost)
 
 
-def test_the_usual_start_is_the_median_and_each_pod_is_timed_once() -> None:
+def test_the_start_is_the_median_and_each_pod_counts_once() -> None:
     watch = PodWatch()
 
     first = watch.update([pod("a", 110.0), pod("b")], 0.0)
@@ -93,12 +93,12 @@ def test_a_pod_that_is_ready_again_did_not_start_again() -> None:
     assert watch.update([pod("a", 900.0)], 10.0).new_starts_s == ()
 
 
-def test_a_pod_that_seems_to_have_started_for_hours_tells_nothing() -> None:
+def test_a_start_of_hours_is_ignored() -> None:
     # Its node was away for a moment, long after its start and before this process began.
     assert PodWatch().update([pod("a", 100.0 + 7200.0)], 0.0).start_s is None
 
 
-def test_no_start_is_known_where_no_pod_is_ready() -> None:
+def test_without_a_ready_pod_no_start_is_known() -> None:
     assert PodWatch().update([pod("a")], 0.0).start_s is None
 
 
@@ -140,7 +140,7 @@ def snapshot(*workers: WorkerInfo, queued: int = 0, retry: int = 0, run: str = "
     )
 
 
-def test_pods_cost_what_their_workers_do() -> None:
+def test_the_deletion_cost_follows_the_state_of_the_worker() -> None:
     workers = [worker("idle"), worker("busy", "busy"), worker("stopping", "stopping")]
     silent = worker("silent", silent_ms=LIVE_MS + 1)
     pods = [pod(name) for name in ("idle", "busy", "stopping", "silent", "unknown")]
@@ -151,7 +151,7 @@ def test_pods_cost_what_their_workers_do() -> None:
     assert costs == {"busy": BUSY, "stopping": GONE, "silent": GONE, "unknown": GONE}
 
 
-def test_a_pod_that_is_marked_already_is_left_alone() -> None:
+def test_an_unchanged_deletion_cost_is_not_written() -> None:
     pods = [pod("busy", cost=BUSY), pod("idle", cost=BUSY)]
 
     assert deletion_costs(pods, snapshot(worker("busy", "busy"), worker("idle"))) == {"idle": IDLE}
@@ -306,7 +306,7 @@ def test_failures_are_counted_by_their_source(error: ClusterError, word: str) ->
     assert error_source(error) == word
 
 
-def test_what_is_not_known_is_no_metric() -> None:
+def test_unknown_values_are_no_metrics() -> None:
     unread = observation(10.0, UNREAD, DEPLOYMENT, PodSummary())
     read = observation(10.0, snapshot(queued=4), DEPLOYMENT, PodSummary())
 
@@ -321,5 +321,5 @@ def test_what_is_not_known_is_no_metric() -> None:
     assert whole["imageserve_autoscaler_queue_waiting"] == 4
 
 
-def test_nothing_is_recommended_without_knowing_the_deployment() -> None:
+def test_without_a_known_deployment_there_is_no_recommendation() -> None:
     assert ScalerStatus().recommendation() is None
