@@ -420,7 +420,7 @@ def serving(api: KubernetesApi, tls: ssl.SSLContext | None = None) -> Iterator[K
     try:
         yield api
     finally:
-        api.mend()
+        api.recover()
         server.shutdown()
         server.server_close()
         thread.join()

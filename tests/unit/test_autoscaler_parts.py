@@ -182,7 +182,7 @@ def test_an_observation_has_the_queue_in_its_own_units() -> None:
         now_s=10.0,
         known=True,
         run="run/0",
-        backlog=6,
+        waiting=6,
         in_flight=2,
         accepted=7,
         rejected=3,

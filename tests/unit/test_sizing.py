@@ -37,7 +37,7 @@ class Watched:
             now_s=0.0,
             known=True,
             run="a",
-            backlog=0,
+            waiting=0,
             in_flight=0,
             accepted=0,
             rejected=0,
@@ -85,7 +85,7 @@ def test_there_are_as_many_pods_as_the_arrivals_need(per_second: float, replicas
 
 
 @pytest.mark.parametrize(
-    ("backlog", "pods"),
+    ("waiting", "pods"),
     [
         pytest.param(0, 4.0, id="arrivals alone"),
         pytest.param(40, 4.0, id="as many as may wait"),
@@ -93,8 +93,8 @@ def test_there_are_as_many_pods_as_the_arrivals_need(per_second: float, replicas
         pytest.param(40 + 1200, 6.0, id="two pods more do"),
     ],
 )
-def test_excess_jobs_need_pods_beside_those_for_arrivals(backlog: int, pods: float) -> None:
-    asked = demand(POLICY, 20.0, backlog, capacity=10.0, pod_start_s=60.0)
+def test_excess_jobs_need_pods_beside_those_for_arrivals(waiting: int, pods: float) -> None:
+    asked = demand(POLICY, 20.0, waiting, capacity=10.0, pod_start_s=60.0)
     assert asked.exact == pytest.approx(pods)
 
 
@@ -214,7 +214,7 @@ def test_a_minimum_keeps_idle_pods() -> None:
 @pytest.mark.parametrize(
     "work",
     [
-        pytest.param({"backlog": 1}, id="a job waits"),
+        pytest.param({"waiting": 1}, id="a job waits"),
         pytest.param({"in_flight": 1}, id="a job is leased"),
         pytest.param({"accepted": 1}, id="a job came and is gone"),
         pytest.param({"rejected": 1}, id="a job came and was refused"),
@@ -231,14 +231,14 @@ def test_a_model_with_a_known_speed_wakes_with_all_the_pods_it_needs() -> None:
     watched = Watched(replicas=1, ready=1)
     watched.after(1000)
     assert watched.decision.replicas == 0
-    assert watched.after(5, backlog=1800, bucket_ms={}).replicas == 3
+    assert watched.after(5, waiting=1800, bucket_ms={}).replicas == 3
 
 
 def test_a_model_without_a_known_speed_wakes_with_one_pod() -> None:
     watched = Watched(replicas=0, bucket_ms={})
-    decision = watched.after(5, backlog=1000)
+    decision = watched.after(5, waiting=1000)
     assert (decision.replicas, decision.raw, decision.cause) == (1, None, Cause.WAKE)
-    decision = watched.after(60, backlog=1000)
+    decision = watched.after(60, waiting=1000)
     assert (decision.replicas, decision.cause) == (1, Cause.UNKNOWN)
 
 
@@ -273,18 +273,18 @@ def test_what_makes_the_history_invalid_restarts_the_window(change: dict[str, An
 
 def test_late_jobs_add_a_pod_although_there_should_be_enough() -> None:
     watched = Watched(replicas=2, ready=2)
-    watched.after(120, per_second=8, backlog=12)
-    late = [watched.after(5, per_second=8, backlog=12, oldest_s=5.0) for _ in range(3)]
+    watched.after(120, per_second=8, waiting=12)
+    late = [watched.after(5, per_second=8, waiting=12, oldest_s=5.0) for _ in range(3)]
     assert [each.replicas for each in late] == [2, 2, 3]
     assert late[-1].cause is Cause.LATE
-    assert watched.after(290, per_second=8, backlog=0, oldest_s=0.0).replicas == 3
+    assert watched.after(290, per_second=8, waiting=0, oldest_s=0.0).replicas == 3
     assert watched.after(60, per_second=8).replicas == 2
 
 
 def test_the_pod_for_late_jobs_is_requested_until_it_is_there() -> None:
     watched = Watched(replicas=2, ready=2)
-    watched.after(120, per_second=8, backlog=12)
-    late = {"backlog": 12, "oldest_s": 5.0}
+    watched.after(120, per_second=8, waiting=12)
+    late = {"waiting": 12, "oldest_s": 5.0}
     watched.after(15, per_second=8, **late)
     # The write failed: there are still two.
     assert watched.after(5, per_second=8, **late, replicas=2, ready=2).replicas == 3
@@ -293,8 +293,8 @@ def test_the_pod_for_late_jobs_is_requested_until_it_is_there() -> None:
 
 def test_late_jobs_that_get_fewer_add_no_pod() -> None:
     watched = Watched(replicas=2, ready=2)
-    watched.after(120, per_second=8, backlog=60)
-    late = [watched.after(5, per_second=8, backlog=60 - n, oldest_s=5.0) for n in range(1, 30)]
+    watched.after(120, per_second=8, waiting=60)
+    late = [watched.after(5, per_second=8, waiting=60 - n, oldest_s=5.0) for n in range(1, 30)]
     assert {each.replicas for each in late} == {2}
 
 
@@ -321,7 +321,7 @@ def test_a_lower_maximum_applies_at_once() -> None:
 
 def test_the_reason_has_the_numbers() -> None:
     watched = Watched(replicas=1, ready=1)
-    assert watched.after(300, per_second=2, backlog=3).reason == (
+    assert watched.after(300, per_second=2, waiting=3).reason == (
         "2.0 pictures/s arrive, 3 wait, a pod does 10.0/s: 0.40 pods of load"
     )
 

@@ -35,7 +35,7 @@ class Tick:
     known: bool
     restarts: bool
     arrivals: int
-    backlog: int
+    waiting: int
     in_flight: int
     oldest_s: float
     share_ready: float
@@ -54,7 +54,7 @@ def ticks(*, calm: bool = False) -> st.SearchStrategy[Tick]:
         known=st.just(True) if calm else st.sampled_from([True] * 5 + [False]),
         restarts=st.just(False) if calm else st.sampled_from([False] * 7 + [True]),
         arrivals=st.one_of(st.just(0), st.integers(0, 3000)),
-        backlog=st.one_of(st.just(0), st.integers(0, 3000)),
+        waiting=st.one_of(st.just(0), st.integers(0, 3000)),
         in_flight=st.one_of(st.just(0), st.integers(0, 300)),
         oldest_s=st.floats(0, 60),
         share_ready=st.sampled_from([0.0, 0.5, 1.0, 1.0]),
@@ -99,9 +99,9 @@ class Play:
             known=tick.known,
             run=f"{seen.run}'" if tick.restarts else seen.run,
             accepted=tick.arrivals if tick.restarts else seen.accepted + tick.arrivals,
-            backlog=tick.backlog,
+            waiting=tick.waiting,
             in_flight=tick.in_flight,
-            oldest_s=tick.oldest_s if tick.backlog else 0.0,
+            oldest_s=tick.oldest_s if tick.waiting else 0.0,
             replicas=replicas,
             ready=int(replicas * tick.share_ready),
             unschedulable=min(tick.unschedulable, replicas),
@@ -175,7 +175,7 @@ def test_zero_is_reached_only_from_one_idle_pod(
         if decision.replicas == 0 and decision.action is Action.DOWN:
             assert seen.replicas == 1
             assert seen.ready == 1
-            assert seen.backlog + seen.in_flight == 0
+            assert seen.waiting + seen.in_flight == 0
 
 
 @given(policies, st.integers(1, 12), st.integers(0, 900), calm_histories)
@@ -184,17 +184,17 @@ def test_the_last_pod_stays_for_the_idle_time(
 ) -> None:
     play = played(policy, replicas, history)
     worked_s = max(
-        (seen.now_s for seen, _ in play.steps if seen.backlog + seen.in_flight), default=0.0
+        (seen.now_s for seen, _ in play.steps if seen.waiting + seen.in_flight), default=0.0
     )
     last = play.steps[-1][0]
-    seen = replace(last, now_s=last.now_s + quiet_s, backlog=0, in_flight=0, oldest_s=0.0)
+    seen = replace(last, now_s=last.now_s + quiet_s, waiting=0, in_flight=0, oldest_s=0.0)
     decision, _ = size(policy, play.state, seen)
     if decision.replicas == 0 and seen.replicas > 0:
         assert seen.now_s - worked_s >= policy.scale_to_zero_after_s
 
 
 @given(policies, starts, calm_histories, ticks(calm=True), st.integers(0, 3000))
-@pytest.mark.parametrize("what", ["backlog", "in_flight", "accepted", "rejected"])
+@pytest.mark.parametrize("what", ["waiting", "in_flight", "accepted", "rejected"])
 def test_more_load_never_needs_fewer_pods(
     what: str, policy: Policy, replicas: int, history: list[Tick], tick: Tick, more: int
 ) -> None:
@@ -265,7 +265,7 @@ def test_after_a_restart_of_redis_no_pod_is_removed_for_a_window(
 ) -> None:
     play = played(policy, replicas, history)
     last = play.steps[-1][0]
-    again = replace(last, run="another", accepted=0, rejected=0, backlog=0, in_flight=0)
+    again = replace(last, run="another", accepted=0, rejected=0, waiting=0, in_flight=0)
     for passed_s in (0.0, share * policy.scale_down_window_s * 0.999):
         play.seen = replace(again, now_s=last.now_s + 1 + passed_s)
         assert play.step().replicas >= last.replicas
@@ -289,7 +289,7 @@ def test_a_jump_of_the_clock_removes_no_pod(
 ) -> None:
     play = played(policy, replicas, history)
     last = play.steps[-1][0]
-    play.seen = replace(last, now_s=last.now_s + jump_s, backlog=0, in_flight=0)
+    play.seen = replace(last, now_s=last.now_s + jump_s, waiting=0, in_flight=0)
     assert play.step().replicas >= last.replicas
 
 

@@ -136,7 +136,7 @@ class KubernetesCluster:
         )
 
     def lease(self, name: str) -> LeaseRecord:
-        # With the short timeout: while this call hangs the lease is neither renewed nor taken.
+        # With the short timeout: while this call hangs the Lease is neither renewed nor taken.
         read = self._leases.read_namespaced_lease
         return _read_lease(self._get("leases", name, read, _request_timeout=WRITE_TIMEOUT_S))
 

@@ -21,7 +21,7 @@ from imageserve.errors import ClusterConflict, ClusterError
 log = logging.getLogger(__name__)
 
 RELEASE_WAIT_S = 1.0
-"""How long a stopping leader waits for a write in progress before it releases the lease."""
+"""How long a stopping leader waits for a write in progress before it releases the Lease."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class Leadership:
 
     @property
     def problem(self) -> str:
-        """Why the lease cannot be used; "" where it can."""
+        """Why the Lease cannot be used; "" where it can."""
         return ""
 
     def leading(self) -> bool:
@@ -57,7 +57,7 @@ class Leadership:
 
     @contextmanager
     def acting(self) -> Iterator[bool]:
-        """Yield True while this process leads; releasing the lease waits for the block."""
+        """Yield True while this process leads; releasing the Lease waits for the block."""
         with self._changed:
             allowed = self.leading()
             self._acting += allowed
@@ -120,11 +120,11 @@ class Election(Leadership):
         threading.Thread(target=self._run, args=(elected,), name="election", daemon=True).start()
 
     def stop(self) -> None:
-        """Allow no more writes, and release the lease so that nobody waits for its end."""
+        """Allow no more writes, and release the Lease so that nobody waits for its end."""
         idle = self._close()
         self._stopping.set()
         if not (idle and self._lock.acquire(timeout=RELEASE_WAIT_S)):
-            log.warning("the lease is not released, as a request is in progress: it will expire")
+            log.warning("the Lease is not released, as a request is in progress: it will expire")
             return
         try:
             self._release()
@@ -140,7 +140,7 @@ class Election(Leadership):
             self._stopping.wait(self._timing.retry_s * random.uniform(0.8, 1.0))
 
     def attempt(self) -> None:
-        """Renew the lease, or take it if it is free."""
+        """Renew the Lease, or take it if it is free."""
         with self._lock:
             if self._closed:
                 return
@@ -199,9 +199,9 @@ class Election(Leadership):
         try:
             self._cluster.write_lease(self._name, record, self._seen.version)
         except ClusterError as error:
-            log.warning("the lease is not released and will expire: %s", error)
+            log.warning("the Lease is not released and will expire: %s", error)
         else:
-            log.info("released the lease")
+            log.info("released the Lease")
 
     def _became_leader(self) -> bool:
         leading, before = self.leading(), self._was_leading
@@ -212,5 +212,5 @@ class Election(Leadership):
 
     def _set_problem(self, problem: str) -> None:
         if problem and not self._problem:
-            log.error("the lease cannot be used, retrying: %s", problem)
+            log.error("the Lease cannot be used, retrying: %s", problem)
         self._problem = problem

@@ -138,16 +138,16 @@ def _whole(pods: float) -> int:
 
 
 def demand(
-    policy: Policy, arrivals_per_s: float, backlog: int, capacity: float, pod_start_s: float | None
+    policy: Policy, arrivals_per_s: float, waiting: int, capacity: float, pod_start_s: float | None
 ) -> Demand:
-    """Return the pods that arrivals and backlog need, if one pod does ``capacity`` per second.
+    """Return the pods that arrivals and waiting jobs need, if one pod does ``capacity`` per second.
 
     Little's law: with a wait of W, ``arrivals x W`` jobs wait. Only those beyond are excess. It is
     to be worked off within the drain target, or within the start of a pod where that is longer:
     pods that come too late to help would be idle.
     """
     usable = capacity * policy.target_utilization
-    excess = max(0.0, backlog - arrivals_per_s * policy.target_wait_s)
+    excess = max(0.0, waiting - arrivals_per_s * policy.target_wait_s)
     start_s = policy.pod_start_s if pod_start_s is None else pod_start_s
     # Not below the target wait, or more arrivals could need fewer pods.
     drain_s = max(policy.target_drain_s, start_s, policy.target_wait_s)

@@ -4,7 +4,7 @@ Each model has a thread that reads its queue and sizes it: a Redis node or an AP
 for one model delays no other. A model that may go to zero has a second thread, which waits for the
 first job while there is no pod. The main thread wakes all models once per interval. The election
 has its own thread. Every call has a timeout and no thread is joined: the process ends when the main
-thread has released the lease.
+thread has released the Lease.
 """
 
 import json

@@ -247,7 +247,7 @@ class ModelScaler:
             self._events.log(logging.WARNING, "the deletion costs are not set: %s", error)
 
     def _set_asleep(self, seen: Observation, decision: Decision, pause: Pause | None) -> None:
-        idle = seen.known and seen.backlog + seen.in_flight == 0
+        idle = seen.known and seen.waiting + seen.in_flight == 0
         at_zero = seen.replicas == 0 == decision.replicas
         if at_zero and idle and not pause and self._leadership.leading():
             self.asleep.set()
@@ -323,7 +323,7 @@ def observation(
         now_s=read_at_s,
         known=False,
         run="",
-        backlog=0,
+        waiting=0,
         in_flight=0,
         accepted=0,
         rejected=0,
@@ -339,7 +339,7 @@ def observation(
         seen,
         known=True,
         run=queue.run,
-        backlog=queue.waiting,
+        waiting=queue.waiting,
         in_flight=queue.in_flight,
         accepted=queue.stats.get("accepted", 0),
         rejected=queue.stats.get("rejected", 0),

@@ -90,7 +90,7 @@ def _pod_gauges(seen: Observation) -> dict[str, float | None]:
 
 def _queue_gauges(seen: Observation) -> dict[str, float | None]:
     return {
-        "queue_waiting": seen.backlog,
+        "queue_waiting": seen.waiting,
         "queue_in_flight": seen.in_flight,
         "queue_oldest_seconds": seen.oldest_s,
     }

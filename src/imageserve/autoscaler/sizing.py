@@ -35,8 +35,8 @@ class Observation:
     """Whether the queue could be read. While it cannot, the replicas stay unchanged."""
     run: str
     """The run of Redis: another one means that counters and queue may have been lost."""
-    backlog: int
-    """Jobs waiting, redelivered ones included."""
+    waiting: int
+    """Waiting jobs, redelivered ones included."""
     in_flight: int
     """Jobs leased to workers."""
     accepted: int
@@ -169,8 +169,8 @@ class State:
     """The last known one: without a pod nobody publishes it."""
     sized_s: float | None = None
     """When a decision was last based on the load ..."""
-    backlog: int = 0
-    """... and the backlog then."""
+    waiting: int = 0
+    """... and how many jobs waited then."""
     late: int = 0
     """Steps in a row with late jobs."""
 
@@ -188,7 +188,7 @@ def update_state(policy: Policy, state: State, seen: Observation) -> State:
         return replace(state, updated_s=seen.now_s, history=history)
     came = seen.accepted + seen.rejected
     arrivals = state.arrivals.add(seen.now_s, came, policy.arrivals_window_s)
-    busy = seen.backlog + seen.in_flight + arrivals.newest > 0
+    busy = seen.waiting + seen.in_flight + arrivals.newest > 0
     return replace(
         state,
         updated_s=seen.now_s,
@@ -232,11 +232,11 @@ def _without_load(policy: Policy, state: State, seen: Observation) -> Decision:
     if not seen.known:
         return _decision(policy, seen, seen.replicas, Cause.UNKNOWN, "the queue cannot be read")
     least = max(policy.min_replicas, int(_has_work(state, seen)))
-    wanted = min(max(seen.replicas, least), policy.max_replicas)
+    desired = min(max(seen.replicas, least), policy.max_replicas)
     cause = Cause.UNKNOWN
-    if wanted != seen.replicas:
+    if desired != seen.replicas:
         cause = Cause.WAKE if seen.replicas == 0 < least else Cause.BOUNDS
-    return _decision(policy, seen, wanted, cause, "no worker has published its speed yet")
+    return _decision(policy, seen, desired, cause, "no worker has published its speed yet")
 
 
 def _by_load(policy: Policy, state: State, seen: Observation) -> tuple[Decision, State]:
@@ -247,11 +247,11 @@ def _by_load(policy: Policy, state: State, seen: Observation) -> tuple[Decision,
         raw = seen.replicas + 1 + int(seen.replicas * policy.tolerance)
     recommended = max(raw, load.pods_with_margin(policy.tolerance))
     history = state.history.with_recommended(seen.now_s, recommended, policy.scale_down_window_s)
-    state = replace(state, history=history, sized_s=seen.now_s, backlog=seen.backlog, late=late)
-    wanted, cause = _limited(policy, state, seen, raw)
+    state = replace(state, history=history, sized_s=seen.now_s, waiting=seen.waiting, late=late)
+    desired, cause = _limited(policy, state, seen, raw)
     if late >= LATE_STEPS and cause is Cause.LOAD:
         cause = Cause.LATE
-    decision = _decision(policy, seen, wanted, cause, _facts(load, seen))
+    decision = _decision(policy, seen, desired, cause, _facts(load, seen))
     return replace(
         decision,
         raw=raw,
@@ -262,12 +262,12 @@ def _by_load(policy: Policy, state: State, seen: Observation) -> tuple[Decision,
 
 def _load(policy: Policy, state: State, seen: Observation) -> Demand:
     rate = state.arrivals.expected_per_second(policy.arrivals_window_s, policy.burst_window_s)
-    return demand(policy, rate or 0.0, seen.backlog, state.capacity_per_s or 0.0, seen.pod_start_s)
+    return demand(policy, rate or 0.0, seen.waiting, state.capacity_per_s or 0.0, seen.pod_start_s)
 
 
 def _has_work(state: State, seen: Observation) -> bool:
     # A job that arrived and was refused counts too.
-    return seen.backlog + seen.in_flight + state.arrivals.newest > 0
+    return seen.waiting + seen.in_flight + state.arrivals.newest > 0
 
 
 def _late(policy: Policy, state: State, seen: Observation, raw: int) -> int:
@@ -276,7 +276,7 @@ def _late(policy: Policy, state: State, seen: Observation, raw: int) -> int:
         return 0
     if seen.now_s == state.sized_s:
         return state.late  # The same observation once more.
-    is_late = seen.oldest_s > 2 * policy.target_wait_s and seen.backlog >= max(1, state.backlog)
+    is_late = seen.oldest_s > 2 * policy.target_wait_s and seen.waiting >= max(1, state.waiting)
     return state.late + 1 if is_late else 0
 
 
@@ -285,15 +285,15 @@ def _limited(policy: Policy, state: State, seen: Observation, raw: int) -> tuple
     floor = _floor(policy, state, seen)
     if seen.replicas > policy.max_replicas:
         return policy.max_replicas, Cause.BOUNDS
-    wanted = min(max(raw, floor), policy.max_replicas)
-    if wanted > seen.replicas:
-        return _upwards(policy, state, seen, wanted, floor)
+    desired = min(max(raw, floor), policy.max_replicas)
+    if desired > seen.replicas:
+        return _upwards(policy, state, seen, desired, floor)
     stabilized = min(max(state.history.highest_recommended, floor), policy.max_replicas)
     if stabilized < seen.replicas:
         return _downwards(policy, state, seen, stabilized)
-    if raw > policy.max_replicas or raw < wanted == seen.replicas:
+    if raw > policy.max_replicas or raw < desired == seen.replicas:
         return seen.replicas, Cause.BOUNDS
-    return seen.replicas, Cause.WINDOW if wanted < seen.replicas else Cause.LOAD
+    return seen.replicas, Cause.WINDOW if desired < seen.replicas else Cause.LOAD
 
 
 def _floor(policy: Policy, state: State, seen: Observation) -> int:
@@ -308,15 +308,15 @@ def _floor(policy: Policy, state: State, seen: Observation) -> int:
 
 
 def _upwards(
-    policy: Policy, state: State, seen: Observation, wanted: int, floor: int
+    policy: Policy, state: State, seen: Observation, desired: int, floor: int
 ) -> tuple[int, Cause]:
     now = seen.replicas
-    if now >= max(MANY, floor) and wanted <= now * (1 + policy.tolerance):
+    if now >= max(MANY, floor) and desired <= now * (1 + policy.tolerance):
         return now, Cause.TOLERANCE
     before = min(state.history.replicas_within(seen.now_s, policy.scale_up_period_s))
     by_factor = math.ceil(before * policy.scale_up_max_factor)
     limits = [
-        (wanted, Cause.WAKE if now == 0 else Cause.LOAD),
+        (desired, Cause.WAKE if now == 0 else Cause.LOAD),
         (max(by_factor, before + policy.scale_up_max_pods), Cause.STEPS),
     ]
     if seen.unschedulable:
@@ -360,7 +360,7 @@ _WHY = {
 
 def _facts(load: Demand, seen: Observation) -> str:
     return (
-        f"{load.arrivals_per_s:.1f} pictures/s arrive, {seen.backlog} wait, "
+        f"{load.arrivals_per_s:.1f} pictures/s arrive, {seen.waiting} wait, "
         f"a pod does {load.capacity_per_s:.1f}/s: {load.exact:.2f} pods of load"
     )
 

@@ -115,6 +115,6 @@ def _leadership(settings: Settings, scaling: Scaling, cluster: Cluster) -> Leade
     if scaling.lease is None:
         return Leadership()
     if settings.pod_name is None:
-        log.warning("no POD_NAME: the lease is not used, this must be the only autoscaler")
+        log.warning("no POD_NAME: the Lease is not used, this must be the only autoscaler")
         return Leadership()
     return Election(cluster, scaling.lease, settings.pod_name, scaling.timing)

@@ -130,7 +130,7 @@ def _explained(
         return facts
     seen, decision = _decided(model, known, target)
     facts["queue"] |= {
-        "waiting": seen.backlog,
+        "waiting": seen.waiting,
         "in_flight": seen.in_flight,
         "oldest_s": seen.oldest_s,
         "accepted": seen.accepted,

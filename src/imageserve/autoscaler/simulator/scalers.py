@@ -65,7 +65,7 @@ class Imageserve:
                 now_s=glance.now_s,
                 known=True,
                 run="simulated",
-                backlog=glance.waiting,
+                waiting=glance.waiting,
                 in_flight=glance.in_flight,
                 accepted=glance.accepted,
                 rejected=glance.rejected,
