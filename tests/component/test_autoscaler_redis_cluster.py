@@ -24,7 +24,6 @@ from imageserve.autoscaler.scaler_status import Mode
 from imageserve.autoscaler.scaling_file import ModelScaling
 from imageserve.autoscaler.sizing import Policy
 from imageserve.errors import QueueError
-from imageserve.queue.keys import Keys
 from imageserve.queue.monitor import FirstJobWaiter, Monitor
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.snapshot import WorkerInfo, encode_worker_info
@@ -91,11 +90,11 @@ class Models:
 
     def crowd(self, queue: str) -> None:
         """Write a long queue and a slow worker."""
-        keys, client = Keys(queue), self.cluster.node_of(queue).client()
+        client = self.cluster.node_of(queue).client()
         seconds, _ = client.time()
-        client.zadd(keys.workers, {SLOW_WORKER.id: seconds * 1000})
-        client.hset(keys.workers_info, SLOW_WORKER.id, encode_worker_info(SLOW_WORKER))
-        client.hset(keys.stats, "accepted", str(CROWD))
+        client.zadd(f"{{{queue}}}:workers", {SLOW_WORKER.id: seconds * 1000})
+        client.hset(f"{{{queue}}}:workers:info", SLOW_WORKER.id, encode_worker_info(SLOW_WORKER))
+        client.hset(f"{{{queue}}}:stats", "accepted", str(CROWD))
         client.rpush(queue, *["{}"] * CROWD)
 
     def modes(self) -> list[Mode]:
@@ -173,7 +172,7 @@ def test_a_first_job_wakes_a_model_while_another_node_is_lost(models: Models) ->
 
 def test_only_the_run_of_an_emptied_node_changes(cluster: RedisCluster, queues: list[str]) -> None:
     for queue in queues:
-        cluster.node_of(queue).client().hset(Keys(queue).stats, "accepted", "5")
+        cluster.node_of(queue).client().hset(f"{{{queue}}}:stats", "accepted", "5")
     monitor = Monitor(RedisAccess(cluster.url), queues)
 
     def runs() -> list[str]:
