@@ -1,8 +1,8 @@
-"""As much of a Kubernetes API as the autoscaler needs, over real HTTP on loopback.
+"""The part of the Kubernetes API that the autoscaler uses, over real HTTP on loopback.
 
-It enforces the rules of a Role, refuses writes that name an old resourceVersion, keeps a record of
-every write with its writer and its time, and fails on demand: with any status, by hanging, by
-resetting the connection, by answering slowly.
+It enforces the rules of a Role, refuses writes with an old resourceVersion, records every request
+with its user and time, and fails on demand: with any status, by hanging, by resetting the
+connection, by answering slowly.
 """
 
 import copy
@@ -33,7 +33,7 @@ _PATH = re.compile(
 
 @dataclass(frozen=True)
 class Request:
-    """One request as the API understood it."""
+    """One request."""
 
     verb: str
     group: str
@@ -57,7 +57,7 @@ class Request:
 
 @dataclass
 class Fault:
-    """What happens to requests instead of an answer."""
+    """A failure of some requests."""
 
     verb: str
     resource: str
@@ -83,7 +83,7 @@ class StatusError(Exception):
 
 
 class KubernetesApi:
-    """The cluster's state, and what was asked of it. Safe to use from tests while it serves."""
+    """The state of the cluster and its requests. Safe to use from tests while it serves."""
 
     def __init__(self, rules: Sequence[Object]) -> None:
         self.rules = copy.deepcopy(list(rules))
@@ -96,7 +96,7 @@ class KubernetesApi:
         self._objects: dict[tuple[str, str], Object] = {}
         self.port = 0
 
-    # -- what tests set up and look at ---------------------------------------------------------
+    # -- for tests -----------------------------------------------------------------------------
 
     def add_deployment(self, name: str, replicas: int, ready: int | None = None) -> None:
         ready = replicas if ready is None else ready
@@ -107,7 +107,7 @@ class KubernetesApi:
         self._add("leases", name, {})
 
     def add_pod(self, name: str, **labels: str) -> Object:
-        """Add a pod that is not ready yet; what is returned may be changed."""
+        """Add a pod that is not ready yet; the returned object may be changed."""
         status: Object = {"phase": "Pending", "conditions": []}
         return self._add("pods", name, {"status": status}, labels)
 
@@ -141,14 +141,14 @@ class KubernetesApi:
         return int(self.get("deployments", name)["spec"]["replicas"])
 
     def set_replicas(self, name: str, replicas: int) -> None:
-        """Scale as somebody else would."""
+        """Scale as another client would."""
         self._change(name, spec={"replicas": replicas})
 
     def set_ready(self, name: str, ready: int) -> None:
         self._change(name, status={"readyReplicas": ready})
 
     def annotate(self, name: str, **annotations: str) -> None:
-        """Annotate a Deployment, in the project's own domain; ``_`` becomes ``-``."""
+        """Annotate a Deployment: ``a_b`` becomes ``imageserve.dev/a-b``."""
         named = {f"imageserve.dev/{k.replace('_', '-')}": v for k, v in annotations.items()}
         with self.lock:
             self.get("deployments", name)["metadata"]["annotations"] = named
@@ -160,13 +160,13 @@ class KubernetesApi:
             self._touch(self.get("deployments", name))
 
     def fail(self, verb: str, resource: str, status: int = 0, **more: Any) -> Fault:
-        """Have requests fail from now on, until ``mend``; ``more`` are fields of Fault."""
+        """Let requests fail until ``recover``; ``more`` are fields of Fault."""
         fault = Fault(verb, resource, status, **more)
         with self.lock:
             self.faults.append(fault)
         return fault
 
-    def mend(self) -> None:
+    def recover(self) -> None:
         with self.lock:
             self.faults.clear()
         self.released.set()
@@ -178,12 +178,12 @@ class KubernetesApi:
         return [each for each in found if (each.verb, each.resource) == (verb, resource)]
 
     def scalings(self) -> list[Request]:
-        """Give every write of replicas that was carried out, oldest first."""
+        """Return all writes of replicas that were carried out, oldest first."""
         with self.lock:
             return list(self._scalings)
 
     def events(self) -> list[tuple[str, str]]:
-        """Give reason and message of every event, oldest first."""
+        """Return reason and message of all events, oldest first."""
         with self.lock:
             found = [each for (kind, _), each in self._objects.items() if kind == "events"]
             return [(each["reason"], each.get("message") or each["note"]) for each in found]
@@ -192,7 +192,7 @@ class KubernetesApi:
         return [reason for reason, _ in self.events()]
 
     def kubeconfig(self, directory: Path, user: str) -> Path:
-        """Write a kubeconfig by which requests are ``user``'s."""
+        """Write a kubeconfig whose requests are ``user``'s."""
         config = {
             "apiVersion": "v1",
             "kind": "Config",
@@ -278,7 +278,7 @@ class KubernetesApi:
 
 
 def _allows(rule: Object, request: Request) -> bool:
-    """Whether a rule of a Role grants a request, as Kubernetes reads it."""
+    """Whether a rule of a Role allows a request."""
     names = rule.get("resourceNames")
     named = not names or (request.verb not in ("list", "create") and request.name in names)
     fits = request.group in rule["apiGroups"] and request.resource in rule["resources"]
@@ -334,7 +334,7 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             request = self._request(verb)
             fault = self.server.api.fault_for(request)
-            if fault is not None and not self._suffer(fault, request):
+            if fault is not None and not self._apply(fault, request):
                 return
             self._reply(200, self.server.api.answer(request))
         except StatusError as error:
@@ -366,8 +366,8 @@ class _Handler(BaseHTTPRequestHandler):
             content_type=self.headers.get("Content-Type", ""),
         )
 
-    def _suffer(self, fault: Fault, request: Request) -> bool:
-        """Do the harm; returns whether the request is to be answered all the same."""
+    def _apply(self, fault: Fault, request: Request) -> bool:
+        """Apply the failure; returns whether the request is still to be answered."""
         if fault.how == "status":
             api = self.server.api
             with api.lock:
@@ -420,7 +420,7 @@ def serving(api: KubernetesApi, tls: ssl.SSLContext | None = None) -> Iterator[K
     try:
         yield api
     finally:
-        api.mend()
+        api.recover()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -74,7 +74,7 @@ model_change_failed = Gauge(
 )
 redis_up = Gauge(
     "imageserve_redis_up",
-    "1 while Redis answers this process.",
+    "1 while Redis answers this process; on Redis Cluster, while every node of its queues does.",
     multiprocess_mode="livemin",
 )
 

@@ -1,4 +1,4 @@
-"""``imageserve autoscaler``: how its parts are put together, and what is said of wrong settings."""
+"""``imageserve autoscaler``: how its parts are put together, and its errors about settings."""
 
 from pathlib import Path
 from typing import Any
@@ -7,7 +7,7 @@ import pytest
 import yaml
 from tests.kubernetes_api import KubernetesApi
 
-from imageserve.autoscaler.kubernetes_cluster import connect
+from imageserve.autoscaler.kubernetes import connect
 from imageserve.autoscaler.lease import Election, Leadership
 from imageserve.autoscaler.scaling_file import read_scaling_file
 from imageserve.cli import autoscaler, autoscaler_explain
@@ -43,7 +43,7 @@ def test_the_charts_own_file_is_read(scaling_file: str) -> None:
         pytest.param("imageserve-autoscaler", None, Leadership, id="no name of its own"),
     ],
 )
-def test_there_is_an_election_where_there_can_be_one(
+def test_the_election_needs_a_lease_and_a_pod_name(
     lease: str | None,
     pod_name: str | None,
     kind: type[Leadership],
@@ -62,7 +62,7 @@ def test_there_is_an_election_where_there_can_be_one(
 
 
 @pytest.mark.parametrize("command", ["run", "explain"])
-def test_without_a_scaling_file_there_is_nothing_to_do(command: str) -> None:
+def test_the_scaling_file_is_required(command: str) -> None:
     arguments = [] if command == "run" else [command]
 
     with pytest.raises(SettingsError, match="SCALING_FILE: must name the file"):
@@ -75,7 +75,9 @@ def test_an_unknown_model_is_named_with_those_there_are(scaling_file: str) -> No
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["explain", "--help"]], ids=" ".join)
-def test_it_tells_how_it_is_used(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_its_help_names_the_scaling_file(
+    arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as caught:
         autoscaler.main(arguments, {})
 

@@ -9,9 +9,9 @@ import kubernetes_validate
 import pytest
 from tests.kubernetes_api import KubernetesApi
 
-from imageserve.autoscaler import kubernetes_cluster
+from imageserve.autoscaler import kubernetes
 from imageserve.autoscaler.cluster import Deployment, LeaseRecord, Pod
-from imageserve.autoscaler.kubernetes_cluster import KubernetesCluster, connect
+from imageserve.autoscaler.kubernetes import KubernetesCluster, connect
 from imageserve.errors import (
     ClusterConflict,
     ClusterError,
@@ -60,7 +60,7 @@ def test_a_dry_run_sets_nothing(kubernetes_api: KubernetesApi, cluster: Kubernet
     assert kubernetes_api.scalings() == []
 
 
-def test_what_changed_meanwhile_is_not_overwritten(
+def test_a_deployment_that_has_changed_is_not_overwritten(
     kubernetes_api: KubernetesApi, cluster: KubernetesCluster
 ) -> None:
     found = cluster.deployment(MODEL)
@@ -73,9 +73,9 @@ def test_what_changed_meanwhile_is_not_overwritten(
 
 
 def test_pods_are_read(kubernetes_api: KubernetesApi, cluster: KubernetesCluster) -> None:
-    homeless = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+    pending = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
     kubernetes_api.add_pod("ready", app="a")["status"]["conditions"] = [READY]
-    kubernetes_api.add_pod("homeless", app="a")["status"]["conditions"] = [homeless]
+    kubernetes_api.add_pod("pending", app="a")["status"]["conditions"] = [pending]
     costs = {"controller.kubernetes.io/pod-deletion-cost": "-7"}
     kubernetes_api.add_pod("new", app="a")["metadata"]["annotations"] = costs
     kubernetes_api.add_pod("ending", app="a")["metadata"]["deletionTimestamp"] = "2026-01-31T13"
@@ -83,9 +83,9 @@ def test_pods_are_read(kubernetes_api: KubernetesApi, cluster: KubernetesCluster
 
     found = {pod.name: pod for pod in cluster.pods("app=a")}
 
-    assert set(found) == {"ready", "homeless", "new"}
+    assert set(found) == {"ready", "pending", "new"}
     assert found["ready"].ready_s == found["ready"].created_s + 45
-    assert found["homeless"].unschedulable
+    assert found["pending"].unschedulable
     assert found["new"] == Pod("new", "uid-of-new", found["new"].created_s, None, False, -7)
 
 
@@ -98,7 +98,7 @@ def test_pods_are_read(kubernetes_api: KubernetesApi, cluster: KubernetesCluster
     ],
     ids=["restarted", "no-time", "no-conditions"],
 )
-def test_a_pod_whose_first_readiness_is_not_known_tells_no_start(
+def test_without_a_known_first_readiness_there_is_no_start(
     status: dict[str, Any], kubernetes_api: KubernetesApi, cluster: KubernetesCluster
 ) -> None:
     kubernetes_api.add_pod("pod", app="a")["status"] = status
@@ -106,7 +106,9 @@ def test_a_pod_whose_first_readiness_is_not_known_tells_no_start(
     assert cluster.pods("app=a")[0].ready_s is None
 
 
-def test_a_cost_is_written(kubernetes_api: KubernetesApi, cluster: KubernetesCluster) -> None:
+def test_a_deletion_cost_is_written(
+    kubernetes_api: KubernetesApi, cluster: KubernetesCluster
+) -> None:
     kubernetes_api.add_pod("pod", app="a")
 
     cluster.set_deletion_cost("pod", 1)
@@ -114,7 +116,7 @@ def test_a_cost_is_written(kubernetes_api: KubernetesApi, cluster: KubernetesClu
     assert cluster.pods("app=a")[0].deletion_cost == 1
 
 
-def test_a_cost_that_is_no_number_counts_as_none(
+def test_a_deletion_cost_that_is_not_a_number_counts_as_0(
     kubernetes_api: KubernetesApi, cluster: KubernetesCluster
 ) -> None:
     costs = {"controller.kubernetes.io/pod-deletion-cost": "much"}
@@ -147,7 +149,7 @@ def test_the_same_event_again_is_counted(
     assert kubernetes_api.asked("patch", "events")[-1].body["count"] == 3
 
 
-def test_an_event_that_has_expired_is_written_anew(
+def test_an_expired_event_is_created_again(
     kubernetes_api: KubernetesApi, cluster: KubernetesCluster
 ) -> None:
     about = cluster.deployment(MODEL)
@@ -193,7 +195,7 @@ def test_a_lease_is_written_and_read(
     )
 
 
-def test_a_lease_that_another_wrote_is_not_overwritten(cluster: KubernetesCluster) -> None:
+def test_a_lease_that_has_changed_is_not_overwritten(cluster: KubernetesCluster) -> None:
     version = cluster.lease(LEASE).version
     cluster.write_lease(LEASE, HELD, version)
 
@@ -201,7 +203,7 @@ def test_a_lease_that_another_wrote_is_not_overwritten(cluster: KubernetesCluste
         cluster.write_lease(LEASE, HELD, version)
 
 
-#: Without a version: a write goes through whatever happened meanwhile.
+#: Without a version a write never conflicts.
 ABOUT = Deployment(MODEL, "uid", "", 1, 1)
 Call = Callable[[KubernetesCluster], object]
 CALLS: dict[str, tuple[str, str, Call]] = {
@@ -239,20 +241,20 @@ def test_a_missing_right_is_named(
 
 @dataclass(frozen=True)
 class Failure:
-    """What the API does, and what is made of it."""
+    """A failure of the API, and the error that it becomes."""
 
     fault: dict[str, Any]
     kind: type[ClusterError]
-    said: str
+    message: str
 
 
 FAILURES = {
-    "404": Failure({"status": 404}, ClusterMissing, "not there"),
-    "409": Failure({"status": 409}, ClusterConflict, "changed meanwhile"),
+    "404": Failure({"status": 404}, ClusterMissing, "not found"),
+    "409": Failure({"status": 409}, ClusterConflict, "changed since it was read"),
     "422": Failure({"status": 422}, ClusterError, "refused"),
-    "429": Failure({"status": 429}, ClusterUnavailable, "not now"),
-    "401": Failure({"status": 401}, ClusterUnavailable, "not now"),
-    "500": Failure({"status": 500}, ClusterUnavailable, "not now"),
+    "429": Failure({"status": 429}, ClusterUnavailable, "unavailable"),
+    "401": Failure({"status": 401}, ClusterUnavailable, "unavailable"),
+    "500": Failure({"status": 500}, ClusterUnavailable, "unavailable"),
     "reset": Failure({"how": "reset"}, ClusterUnavailable, "no answer to"),
     "hang": Failure({"how": "hang"}, ClusterUnavailable, "no answer to"),
 }
@@ -262,13 +264,13 @@ FAILURES = {
 def failure(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Failure:
     found: Failure = request.param
     if found.fault.get("how") == "hang":
-        monkeypatch.setattr(kubernetes_cluster, "READ_TIMEOUT_S", (0.2, 0.2))
-        monkeypatch.setattr(kubernetes_cluster, "WRITE_TIMEOUT_S", (0.2, 0.2))
+        monkeypatch.setattr(kubernetes, "READ_TIMEOUT_S", (0.2, 0.2))
+        monkeypatch.setattr(kubernetes, "WRITE_TIMEOUT_S", (0.2, 0.2))
     return found
 
 
 @each_call
-def test_every_failure_is_one_of_ours(
+def test_every_failure_becomes_a_cluster_error(
     verb: str,
     resource: str,
     call: Call,
@@ -282,7 +284,7 @@ def test_every_failure_is_one_of_ours(
         call(cluster)
 
     assert type(caught.value) is failure.kind
-    assert failure.said in str(caught.value)
+    assert failure.message in str(caught.value)
     assert f"{verb} {resource}" in str(caught.value)
 
 
@@ -300,7 +302,7 @@ def test_a_failed_call_is_not_sent_again_by_the_library(
     assert len(kubernetes_api.asked(verb, resource)) == 1
 
 
-def test_a_slow_answer_is_an_answer(
+def test_a_slow_answer_is_waited_for(
     kubernetes_api: KubernetesApi, cluster: KubernetesCluster
 ) -> None:
     kubernetes_api.fail("get", "deployments", how="slow")
@@ -308,7 +310,7 @@ def test_a_slow_answer_is_an_answer(
     assert cluster.deployment(MODEL).replicas == 1
 
 
-def test_an_api_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
+def test_an_api_that_cannot_be_reached_is_unavailable(tmp_path: Path) -> None:
     api = KubernetesApi([])
     api.port = 1
 
@@ -321,7 +323,7 @@ def test_without_any_cluster_the_settings_are_wrong() -> None:
         connect(None, "", "/no/kubeconfig")
 
 
-def test_every_request_says_who_sends_it_and_what(
+def test_every_request_names_its_sender_and_content_type(
     kubernetes_api: KubernetesApi, cluster: KubernetesCluster
 ) -> None:
     kubernetes_api.add_pod("pod", app="a")
@@ -338,7 +340,7 @@ def test_every_request_says_who_sends_it_and_what(
     }
 
 
-def test_the_role_gives_every_right_that_is_used(
+def test_the_role_allows_every_request_that_is_sent(
     kubernetes_api: KubernetesApi, cluster: KubernetesCluster
 ) -> None:
     kubernetes_api.add_pod("pod", app="a")

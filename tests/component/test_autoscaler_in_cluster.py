@@ -12,7 +12,7 @@ import pytest
 from kubernetes.config import incluster_config
 from tests.kubernetes_api import KubernetesApi, serving
 
-from imageserve.autoscaler.kubernetes_cluster import connect
+from imageserve.autoscaler.kubernetes import connect
 from imageserve.errors import ClusterUnavailable, SettingsError
 
 MAY_READ = {"apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["get"]}
@@ -104,5 +104,5 @@ def test_an_api_with_another_certificate_is_not_talked_to(
 def test_a_pod_without_a_token_says_so(api: KubernetesApi, account: Path) -> None:
     (account / "token").unlink()
 
-    with pytest.raises(SettingsError, match="no pod with a service account's token"):
+    with pytest.raises(SettingsError, match="not a pod with a service account's token"):
         connect("default", "pod-1")

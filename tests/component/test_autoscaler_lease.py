@@ -1,4 +1,4 @@
-"""Leader election, over real HTTP, with the clocks of both candidates in the test's hands."""
+"""Leader election over real HTTP; each candidate has a clock that the test moves."""
 
 import logging
 import threading
@@ -9,8 +9,8 @@ import pytest
 from tests.kubernetes_api import KubernetesApi
 from tests.redis_server import eventually
 
-from imageserve.autoscaler import kubernetes_cluster
-from imageserve.autoscaler.kubernetes_cluster import connect
+from imageserve.autoscaler import kubernetes
+from imageserve.autoscaler.kubernetes import connect
 from imageserve.autoscaler.lease import Election, Leadership, Timing
 
 LEASE = "imageserve-autoscaler"
@@ -26,7 +26,7 @@ class Candidate:
         self.election = Election(cluster, LEASE, name, TIMING, lambda: self.now_s)
 
     def attempt(self, after_s: float = 0.0) -> bool:
-        """Let time pass and try; returns whether it leads."""
+        """Let time pass and attempt once; returns whether it leads."""
         self.now_s += after_s
         self.election.attempt()
         return self.election.leading()
@@ -98,7 +98,7 @@ def test_a_leader_that_cannot_renew_stops_before_another_begins(
     assert (leading, early, late) == (False, False, True)
 
 
-def test_time_counts_from_when_the_renewal_was_asked_for(
+def test_leadership_lasts_from_the_moment_the_renewal_was_sent(
     first: Candidate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # An answer that takes 9 s leaves one second of leadership.
@@ -115,7 +115,7 @@ def test_time_counts_from_when_the_renewal_was_asked_for(
     assert not first.election.leading()
 
 
-def test_a_call_that_hangs_makes_nobody_leader_for_longer(
+def test_a_request_that_hangs_does_not_extend_leadership(
     first: Candidate, kubernetes_api: KubernetesApi
 ) -> None:
     first.attempt()
@@ -126,11 +126,11 @@ def test_a_call_that_hangs_makes_nobody_leader_for_longer(
     first.now_s += TIMING.renew_deadline_s
 
     assert not first.election.leading()
-    kubernetes_api.mend()
+    kubernetes_api.recover()
     renewing.join(30)
 
 
-def test_who_lost_the_lease_follows(first: Candidate, second: Candidate) -> None:
+def test_a_candidate_that_lost_the_lease_follows(first: Candidate, second: Candidate) -> None:
     first.attempt()
     second.attempt()
     second.attempt(after_s=TIMING.duration_s)
@@ -138,7 +138,7 @@ def test_who_lost_the_lease_follows(first: Candidate, second: Candidate) -> None
     assert not first.attempt(after_s=TIMING.duration_s)
 
 
-def test_two_that_try_in_the_same_instant_do_not_both_win(
+def test_of_two_attempts_in_the_same_instant_one_wins(
     first: Candidate, second: Candidate, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read = first.election._cluster.lease
@@ -154,7 +154,7 @@ def test_two_that_try_in_the_same_instant_do_not_both_win(
     assert second.election.leading()
 
 
-def test_who_takes_over_is_counted(
+def test_a_takeover_is_counted(
     first: Candidate, second: Candidate, kubernetes_api: KubernetesApi
 ) -> None:
     first.attempt()
@@ -174,7 +174,7 @@ def test_a_restarted_container_of_the_same_pod_goes_on_at_once(
     assert spec(kubernetes_api)["leaseTransitions"] == 1
 
 
-def test_a_lease_given_back_is_free_at_once(
+def test_a_released_lease_is_free_at_once(
     first: Candidate, second: Candidate, kubernetes_api: KubernetesApi
 ) -> None:
     first.attempt()
@@ -188,7 +188,7 @@ def test_a_lease_given_back_is_free_at_once(
     assert spec(kubernetes_api)["leaseTransitions"] == 2
 
 
-def test_a_follower_gives_nothing_back(
+def test_a_follower_releases_nothing(
     first: Candidate, second: Candidate, kubernetes_api: KubernetesApi
 ) -> None:
     first.attempt()
@@ -199,7 +199,7 @@ def test_a_follower_gives_nothing_back(
     assert holder(kubernetes_api) == "first"
 
 
-def test_a_lease_whose_content_was_wiped_stays_its_holders(
+def test_a_lease_whose_content_was_removed_stays_its_holders(
     first: Candidate, second: Candidate, kubernetes_api: KubernetesApi
 ) -> None:
     first.attempt()
@@ -227,13 +227,13 @@ def test_a_failing_api_is_reported_once_and_tried_again(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(kubernetes_cluster, "WRITE_TIMEOUT_S", (0.2, 0.2))
+    monkeypatch.setattr(kubernetes, "WRITE_TIMEOUT_S", (0.2, 0.2))
     kubernetes_api.fail("get", "leases", **fault)
     caplog.set_level(logging.ERROR)
 
     tries = [first.attempt(after_s=2), first.attempt(after_s=2)]
     problem = first.election.problem
-    kubernetes_api.mend()
+    kubernetes_api.recover()
     after = first.attempt(after_s=2)
 
     assert (tries, after, first.election.problem) == ([False, False], True, "")
@@ -241,7 +241,7 @@ def test_a_failing_api_is_reported_once_and_tried_again(
     assert len(caplog.records) == 1
 
 
-def test_a_stop_waits_for_a_write_under_way(
+def test_a_stop_waits_for_a_write_in_progress(
     first: Candidate, second: Candidate, kubernetes_api: KubernetesApi
 ) -> None:
     first.attempt()
@@ -258,7 +258,7 @@ def test_a_stop_waits_for_a_write_under_way(
     assert entered.wait(30)
     stopping = threading.Thread(target=first.election.stop, daemon=True)
     stopping.start()
-    eventually(lambda: not first.election.leading(), "nobody begins to write any more")
+    eventually(lambda: not first.election.leading(), "no write may begin any more")
 
     assert holder(kubernetes_api) == "first"
     with first.election.acting() as allowed:
@@ -273,17 +273,17 @@ def test_a_thread_takes_part_until_it_is_stopped(
 ) -> None:
     cluster = connect(None, "first", str(kubernetes_api.kubeconfig(tmp_path, "first")))
     election = Election(cluster, LEASE, "first", Timing(3600, 3000.0, 0.02))
-    became_leader = threading.Event()
+    elected = threading.Event()
 
-    election.start(became_leader.set)
+    election.start(elected)
 
-    assert became_leader.wait(30)
+    assert elected.wait(30)
     eventually(lambda: len(kubernetes_api.asked("patch", "leases")) > 2, "it renews")
     election.stop()
     assert holder(kubernetes_api) == ""
 
 
-def test_without_an_election_one_always_may() -> None:
+def test_without_an_election_this_process_leads() -> None:
     alone = Leadership()
 
     with alone.acting() as allowed:

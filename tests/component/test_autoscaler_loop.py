@@ -1,23 +1,23 @@
-"""The autoscaler's threads together: one reading for all, and no model in another's way."""
+"""The autoscaler's threads together: each model on its own queue, and none delays another."""
 
 import http.client
 import json
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from imageserve.queue.observations import Reading
+from prometheus_client import REGISTRY
 from tests.kubernetes_api import KubernetesApi
 from tests.redis_server import eventually
 
-from imageserve.autoscaler import autoscaler as loop
-from imageserve.autoscaler.autoscaler import Autoscaler
-from imageserve.autoscaler.kubernetes_cluster import connect
+from imageserve.autoscaler import loop
+from imageserve.autoscaler.kubernetes import connect
 from imageserve.autoscaler.lease import Leadership
-from imageserve.autoscaler.model_scaler import ModelScaler
+from imageserve.autoscaler.loop import Autoscaler, SizedModel
+from imageserve.autoscaler.scaler import ModelScaler
 from imageserve.autoscaler.scaling_file import ModelScaling
 from imageserve.autoscaler.sizing import Policy
 from imageserve.errors import QueueError, QueueUnavailable
@@ -27,27 +27,45 @@ from imageserve.queue.snapshot import Snapshot, WorkerInfo
 WORKER = WorkerInfo("w", "m", (8, 8, 3), 8, {8: 800.0}, "ready", "pod-1", 1_000_000)
 BUSY = Snapshot(1_000_000, 100_000, 0, 0, 0, 60_000, {"accepted": 100_000}, (WORKER,))
 IDLE = Snapshot(1_000_000, 0, 0, 0, 0, 0, {"accepted": 100_000})
+FIRST_JOB = replace(IDLE, queued=1, stats={"accepted": 100_001})
 MODELS = ("shapes", "other")
 
 
-class Redis:
-    """What is read, by the test's hand."""
+@dataclass
+class Queue:
+    """One model's queue, as Monitor and FirstJobWaiter would show it."""
 
-    def __init__(self) -> None:
-        self.snapshot = IDLE
-        self.error: QueueError | None = None
-        self.reads = 0
-        self.job = threading.Event()
+    name: str
+    state: Snapshot | QueueError = IDLE
+    reads: int = 0
+    waits: int = 0
+    """Calls of ``wait`` that have ended."""
+    job: threading.Event = field(default_factory=threading.Event)
+    hangs: threading.Event | None = None
+    """A read waits for this event."""
 
-    def read(self) -> Reading:
+    def snapshots(self) -> Mapping[str, Snapshot | QueueError]:
         self.reads += 1
-        if self.error:
-            raise self.error
-        return Reading("run/0", dict.fromkeys(MODELS, self.snapshot))
+        if self.hangs:
+            self.hangs.wait(30)
+        return {self.name: self.state}
 
     def wait(self) -> bool:
-        """Look for a first job, as JobLook does."""
-        return self.job.wait(0.05)
+        came = self.job.wait(0.05)
+        self.waits += 1
+        return came
+
+
+class Follower(Leadership):
+    """Loses every election, until the test sets the event."""
+
+    elected: threading.Event | None = None
+
+    def leading(self) -> bool:
+        return False
+
+    def start(self, elected: threading.Event) -> None:
+        self.elected = elected
 
 
 class Bench:
@@ -55,7 +73,7 @@ class Bench:
 
     def __init__(self, api: KubernetesApi, directory: Path) -> None:
         self.api = api
-        self.redis = Redis()
+        self.queues = {name: Queue(name) for name in MODELS}
         self.leadership = Leadership()
         cluster = connect(None, "me", str(api.kubeconfig(directory, "me")))
         policy = Policy(min_replicas=0, batch_size=8)
@@ -69,10 +87,9 @@ class Bench:
 
     @contextmanager
     def running(self, interval_s: float = 0.05) -> Iterator[Autoscaler]:
-        looks = dict.fromkeys(MODELS, self.redis)
-        autoscaler = Autoscaler(
-            self.redis, self.scalers, self.leadership, looks, interval_s=interval_s
-        )
+        queues = self.queues.values()
+        models = [SizedModel(s, q, q) for s, q in zip(self.scalers, queues, strict=True)]
+        autoscaler = Autoscaler(models, self.leadership, interval_s=interval_s)
         thread = threading.Thread(target=autoscaler.run, daemon=True)
         thread.start()
         try:
@@ -81,6 +98,23 @@ class Bench:
             autoscaler.stop()
             thread.join(30)
             assert not thread.is_alive()
+
+    def set_queues(self, state: Snapshot | QueueError) -> None:
+        for queue in self.queues.values():
+            queue.state = state
+
+    def events(self) -> set[tuple[str, str]]:
+        """Return the reason and the Deployment of each event."""
+        bodies = [each.body for each in self.api.asked("create", "events")]
+        return {(body["reason"], body["involvedObject"]["name"]) for body in bodies}
+
+    @property
+    def reads(self) -> list[int]:
+        return [queue.reads for queue in self.queues.values()]
+
+    def eventually_grow(self, *models: str) -> None:
+        for name in models:
+            eventually(lambda m=name: self.api.replicas(deployment_of(m)) > 1, f"{name} grows")  # type: ignore[misc]
 
 
 def deployment_of(model: str) -> str:
@@ -116,137 +150,248 @@ def get() -> Iterator[Callable[[Autoscaler, str], tuple[int, str]]]:
 Get = Callable[[Autoscaler, str], tuple[int, str]]
 
 
-def test_every_model_is_sized_on_one_reading(bench: Bench) -> None:
-    bench.redis.snapshot = BUSY
+def errors(model: str, source: str) -> float:
+    labels = {"model": model, "source": source}
+    return REGISTRY.get_sample_value("imageserve_autoscaler_errors_total", labels) or 0.0
+
+
+def test_every_model_is_sized_at_the_start(bench: Bench) -> None:
+    bench.set_queues(BUSY)
 
     with bench.running(interval_s=60):
-        for model in MODELS:
-            eventually(lambda m=model: bench.api.replicas(deployment_of(m)) > 1, f"{model} grows")  # type: ignore[misc]
+        bench.eventually_grow(*MODELS)
 
-    assert bench.redis.reads == 1
+    assert bench.reads == [1, 1]
 
 
 @pytest.mark.parametrize("how", ["hang", "status"])
-def test_a_model_in_trouble_is_in_nobodys_way(how: str, bench: Bench) -> None:
+def test_a_model_whose_api_calls_fail_delays_no_other(how: str, bench: Bench) -> None:
     bench.api.fail("get", "deployments", 500, how=how, name=deployment_of("shapes"))
-    bench.redis.snapshot = BUSY
+    bench.set_queues(BUSY)
 
     with bench.running():
-        eventually(lambda: bench.api.replicas(deployment_of("other")) > 1, "the other grows")
+        bench.eventually_grow("other")
 
         assert bench.api.replicas(deployment_of("shapes")) == 1
-        bench.api.mend()
-        eventually(lambda: bench.api.replicas(deployment_of("shapes")) > 1, "it grows, too")
+        bench.api.recover()
+        bench.eventually_grow("shapes")
 
 
-def test_a_bug_in_one_step_ends_neither_its_model_nor_the_others(
+def test_a_queue_that_hangs_delays_no_other_model(bench: Bench) -> None:
+    answer = bench.queues["shapes"].hangs = threading.Event()
+    bench.set_queues(BUSY)
+
+    with bench.running():
+        bench.eventually_grow("other")
+
+        assert bench.api.replicas(deployment_of("shapes")) == 1
+        answer.set()
+        bench.eventually_grow("shapes")
+
+
+def test_only_the_model_whose_queue_cannot_be_read_is_held(bench: Bench, get: Get) -> None:
+    bench.queues["shapes"].state = QueueUnavailable("Redis: away")
+    bench.queues["other"].state = BUSY
+    before = {name: errors(name, "redis") for name in MODELS}
+
+    with bench.running() as autoscaler:
+        bench.eventually_grow("other")
+        unavailable = ("MetricsUnavailable", deployment_of("shapes"))
+        eventually(lambda: unavailable in bench.events(), "an event says so")
+        shapes, other = (scaler.status for scaler in bench.scalers)
+        partly = "imageserve_redis_up 0.0" in get(autoscaler, "/metrics")[1]
+        bench.queues["shapes"].state = BUSY
+        bench.eventually_grow("shapes")
+        fully = "imageserve_redis_up 1.0" in get(autoscaler, "/metrics")[1]
+
+    assert (shapes.mode, other.mode) == ("unknown (redis)", "known")
+    assert errors("shapes", "redis") > before["shapes"]
+    assert errors("other", "redis") == before["other"]
+    assert ("MetricsUnavailable", deployment_of("other")) not in bench.events()
+    assert (partly, fully) == (True, True)
+
+
+def test_an_outage_is_logged_once_with_its_model(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    bench.queues["shapes"].state = QueueUnavailable("Redis: away")
+
+    with bench.running():
+        eventually(lambda: bench.queues["shapes"].reads > 4, "it is read several times")
+        bench.queues["shapes"].state = IDLE
+        eventually(lambda: bench.scalers[0].initialized, "it is read again")
+
+    lines = [
+        (each.levelname, each.__dict__["fields"]["model"], each.getMessage())
+        for each in caplog.records
+        if "queue" in each.message and "event" not in each.__dict__["fields"]
+    ]
+    held = "the queue cannot be read, the replicas stay unchanged: Redis: away"
+    assert lines == [
+        ("ERROR", "shapes", held),
+        ("INFO", "shapes", "the queue can be read again"),
+    ]
+
+
+def test_a_bug_in_one_step_ends_no_thread(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     step = bench.scalers[0].step
-    calls: list[object] = []
+    calls: list[float] = []
 
-    def buggy(sample: object) -> None:
-        calls.append(sample)
+    def buggy(read_at_s: float, queue: Snapshot | QueueError) -> None:
+        calls.append(read_at_s)
         if len(calls) == 1:
             raise ZeroDivisionError
-        step(sample)  # type: ignore[arg-type]
+        step(read_at_s, queue)
 
     monkeypatch.setattr(bench.scalers[0], "step", buggy)
-    bench.redis.snapshot = BUSY
+    bench.set_queues(BUSY)
 
     with bench.running():
-        for model in MODELS:
-            eventually(lambda m=model: bench.api.replicas(deployment_of(m)) > 1, f"{model} grows")  # type: ignore[misc]
+        bench.eventually_grow(*MODELS)
 
     assert [r.levelname for r in caplog.records if "bug" in r.message] == ["CRITICAL"]
 
 
-def test_a_first_job_is_not_waited_for_until_the_next_interval(bench: Bench) -> None:
+def test_a_first_job_wakes_its_model_at_once_and_no_other(bench: Bench) -> None:
     for model in MODELS:
         bench.api.add_deployment(deployment_of(model), 0)
 
     with bench.running(interval_s=3600):
         eventually(lambda: all(s.asleep.is_set() for s in bench.scalers), "both are asleep")
-        bench.redis.snapshot = replace(IDLE, queued=1, stats={"accepted": 100_001})
-        bench.redis.job.set()
-        for model in MODELS:
-            eventually(lambda m=model: bench.api.replicas(deployment_of(m)) == 1, f"{model} wakes")  # type: ignore[misc]
+        bench.set_queues(FIRST_JOB)
+        bench.queues["shapes"].job.set()
+        eventually(lambda: bench.api.replicas(deployment_of("shapes")) == 1, "it has a pod")
+
+        assert bench.api.replicas(deployment_of("other")) == 0
+    assert bench.reads == [2, 1]
 
 
-def test_nobody_looks_for_jobs_of_a_model_that_is_awake(bench: Bench) -> None:
+def test_one_job_wakes_its_model_once(bench: Bench) -> None:
+    bench.api.add_deployment(deployment_of("shapes"), 0)
+    queue = bench.queues["shapes"]
+
     with bench.running(interval_s=3600):
-        eventually(lambda: all(s.met for s in bench.scalers), "both are sized")
-        bench.redis.job.set()
+        eventually(bench.scalers[0].asleep.is_set, "it is asleep")
+        # The step after the wake-up hangs. Still asleep, the model would be woken without a pause.
+        answer = queue.hangs = threading.Event()
+        queue.state = FIRST_JOB
+        queue.job.set()
+        eventually(lambda: queue.reads == 2, "the job wakes it")
+
+        assert not bench.scalers[0].asleep.is_set()
+        answer.set()
+        eventually(lambda: bench.api.replicas(deployment_of("shapes")) == 1, "it has a pod")
+
+
+def test_nobody_waits_for_a_first_job_while_there_are_pods(bench: Bench) -> None:
+    with bench.running(interval_s=3600):
+        eventually(lambda: all(s.initialized for s in bench.scalers), "both are sized")
+        for queue in bench.queues.values():
+            queue.job.set()
 
         assert not any(s.asleep.is_set() for s in bench.scalers)
-    assert bench.redis.reads == 1
+    assert bench.reads == [1, 1]
+    assert [queue.waits for queue in bench.queues.values()] == [0, 0]
 
 
-def test_a_look_that_fails_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "LOOK_PAUSE_S", 0.01)
-    looks: list[None] = []
+def test_a_failed_wait_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "RETRY_S", 0.01)
+    waits: list[None] = []
 
     def failing() -> bool:
-        looks.append(None)
+        waits.append(None)
         raise QueueUnavailable("Redis: away")
 
-    monkeypatch.setattr(bench.redis, "wait", failing)
+    monkeypatch.setattr(bench.queues["shapes"], "wait", failing)
     bench.api.add_deployment(deployment_of("shapes"), 0)
 
     with bench.running():
-        eventually(lambda: len(looks) > 2, "it looks again")
+        eventually(lambda: len(waits) > 2, "it waits again")
 
 
-def test_it_is_ready_when_all_has_been_reached(bench: Bench, get: Get) -> None:
-    bench.redis.error = QueueUnavailable("Redis: away")
+def test_a_new_leader_sizes_its_models_at_once(bench: Bench) -> None:
+    bench.leadership = leadership = Follower()
+    with bench.running(interval_s=3600):
+        eventually(lambda: bench.reads == [1, 1], "both are read")
+        assert leadership.elected is not None
+        leadership.elected.set()
+        eventually(lambda: bench.reads == [2, 2], "both are read again")
+
+
+def test_after_a_stop_nothing_is_sized(bench: Bench) -> None:
+    with bench.running():
+        eventually(lambda: min(bench.reads) > 2, "both are sized")
+    eventually(lambda: not model_threads(), "all threads have ended")
+
+
+def model_threads() -> set[str]:
+    own = {*MODELS, *(f"first-job-{name}" for name in MODELS)}
+    return own & {thread.name for thread in threading.enumerate()}
+
+
+def test_it_is_ready_when_everything_was_reached(bench: Bench, get: Get) -> None:
+    bench.set_queues(QueueUnavailable("Redis: away"))
 
     with bench.running() as autoscaler:
-        eventually(lambda: all(s.report.seen for s in bench.scalers), "the API is reached")
+        eventually(lambda: all(s.status.seen for s in bench.scalers), "the API is reached")
         before = get(autoscaler, "/readyz")
-        bench.redis.error = None
-        eventually(lambda: all(s.met for s in bench.scalers), "Redis is reached")
+        bench.set_queues(IDLE)
+        eventually(lambda: all(s.initialized for s in bench.scalers), "Redis is reached")
         after = get(autoscaler, "/readyz")
-        bench.redis.error = QueueUnavailable("Redis: away again")
-        reads = bench.redis.reads
-        eventually(lambda: bench.redis.reads > reads + 3, "it is noticed")
+        bench.set_queues(QueueUnavailable("Redis: away again"))
+        reads = min(bench.reads)
+        eventually(lambda: min(bench.reads) > reads + 3, "the outage is seen")
         outage = get(autoscaler, "/readyz")
 
     assert before == (503, "not ready: shapes: Redis: away\n")
-    # An outage must not take the metrics' and the recommendations' only source away.
+    # Unready in an outage, its metrics and recommendations could not be read.
     assert (after, outage) == ((200, "ready\n"), (200, "ready\n"))
+
+
+def test_it_is_not_ready_before_the_first_step(bench: Bench, get: Get) -> None:
+    bench.queues["shapes"].hangs = threading.Event()
+
+    with bench.running() as autoscaler:
+        answer = get(autoscaler, "/readyz")
+        bench.queues["shapes"].hangs.set()
+
+    assert answer == (503, "not ready: shapes: not sized yet\n")
 
 
 def test_it_is_not_ready_while_the_lease_cannot_be_used(
     bench: Bench, get: Get, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with bench.running() as autoscaler:
-        eventually(lambda: all(s.met for s in bench.scalers), "all is reached")
+        eventually(lambda: all(s.initialized for s in bench.scalers), "all is reached")
         monkeypatch.setattr(Leadership, "problem", "may not get leases")
 
         assert get(autoscaler, "/readyz") == (503, "not ready: lease: may not get leases\n")
 
 
-def test_a_thread_that_hangs_is_an_illness(
+def test_a_thread_that_hangs_is_not_healthy(
     bench: Bench, get: Get, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.api.fail("get", "deployments", how="hang", name=deployment_of("shapes"))
 
     with bench.running() as autoscaler:
-        eventually(lambda: bench.scalers[1].met, "the other is sized")
+        eventually(lambda: bench.scalers[1].initialized, "the other is sized")
         before = get(autoscaler, "/healthz")
         monkeypatch.setattr(loop, "STUCK_S", 0.0)
         after = get(autoscaler, "/healthz")
-        bench.api.mend()
+        bench.api.recover()
 
     assert (before, after) == ((200, "ok\n"), (503, "a thread hangs\n"))
 
 
-def test_what_is_known_can_be_asked_for(bench: Bench, get: Get) -> None:
+def test_metrics_and_recommendations_have_what_is_known(bench: Bench, get: Get) -> None:
     bench.api.remove("deployments", deployment_of("other"))
-    bench.redis.snapshot = BUSY
+    bench.set_queues(BUSY)
 
     with bench.running() as autoscaler:
-        eventually(lambda: all(s.met for s in bench.scalers), "both have been tried")
+        eventually(lambda: all(s.initialized for s in bench.scalers), "both have been tried")
         models = json.loads(get(autoscaler, "/recommendations")[1])["models"]
         metrics = get(autoscaler, "/metrics")[1]
 

@@ -5,17 +5,16 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
-from imageserve.queue.observations import Reading
 from prometheus_client import REGISTRY
 from tests.kubernetes_api import KubernetesApi
 
-from imageserve.autoscaler.kubernetes_cluster import connect
+from imageserve.autoscaler.kubernetes import connect
 from imageserve.autoscaler.lease import Leadership
-from imageserve.autoscaler.model_scaler import STALE_S, ModelScaler
-from imageserve.autoscaler.report import Mode
-from imageserve.autoscaler.sample import Sample
+from imageserve.autoscaler.scaler import STALE_S, ModelScaler
+from imageserve.autoscaler.scaler_status import Mode
 from imageserve.autoscaler.scaling_file import ModelScaling
 from imageserve.autoscaler.sizing import Policy
+from imageserve.errors import QueueError, QueueUnavailable
 from imageserve.queue.snapshot import Snapshot, WorkerInfo
 
 MODEL = "imageserve-model-shapes"
@@ -30,8 +29,11 @@ POLICY = Policy(
     scale_to_zero_after_s=0,
 )
 WORKER = WorkerInfo("w", "shapes", (96, 96, 3), 8, {8: 80.0}, "ready", "pod-1", 1_000_000)
-IDLE = Snapshot(1_000_000, 0, 0, 0, 0, 0, {"accepted": 10}, (WORKER,))
+IDLE = Snapshot(1_000_000, 0, 0, 0, 0, 0, {"accepted": 10}, (WORKER,), "run/0")
 BUSY = replace(IDLE, queued=100_000, oldest_ms=60_000, stats={"accepted": 10_010})
+
+
+UNREAD = QueueUnavailable("Redis: away")
 
 
 class Follower(Leadership):
@@ -41,12 +43,13 @@ class Follower(Leadership):
 
 @dataclass
 class Bench:
-    """A scaler, its API, and a clock that both share with the samples."""
+    """A scaler, its API, and the clock of both."""
 
     api: KubernetesApi
     directory: Path
     now_s: float = 1000.0
     scaler: ModelScaler = field(init=False)
+    leadership: Leadership = field(init=False)
 
     def __post_init__(self) -> None:
         self.make()
@@ -62,21 +65,20 @@ class Bench:
         """Begin with another scaler."""
         model = ModelScaling("shapes", "q", MODEL, "app=shapes", policy, deletion_cost)
         cluster = connect(None, "pod-1", str(self.api.kubeconfig(self.directory, "me")))
+        self.leadership = leadership or Leadership()
         self.scaler = ModelScaler(
-            model, cluster, leadership or Leadership(), dry_run=dry_run, clock=lambda: self.now_s
+            model, cluster, self.leadership, dry_run=dry_run, clock=lambda: self.now_s
         )
 
-    def step(self, snapshot: Snapshot | None = IDLE, run: str = "run/0", age_s: float = 0) -> int:
+    def step(self, queue: Snapshot | QueueError = IDLE, age_s: float = 0) -> int:
         """Let an interval pass and size once; returns the replicas after it."""
         self.now_s += 5
-        reading = None if snapshot is None else Reading(run, {"q": snapshot})
-        problem = "" if reading else "Redis: away"
-        self.scaler.step(Sample(self.now_s - age_s, reading, problem))
+        self.scaler.step(self.now_s - age_s, queue)
         return self.api.replicas(MODEL)
 
     @property
     def mode(self) -> Mode:
-        return self.scaler.report.mode
+        return self.scaler.status.mode
 
 
 @pytest.fixture
@@ -99,7 +101,7 @@ def test_load_gets_pods_and_the_event_says_why(bench: Bench) -> None:
     assert bench.mode is Mode.KNOWN
 
 
-def test_where_nothing_changes_nothing_is_written(bench: Bench) -> None:
+def test_without_a_change_nothing_is_written(bench: Bench) -> None:
     bench.step()
     before = len(bench.api.requests)
 
@@ -151,12 +153,12 @@ def test_a_paused_deployment_is_left_alone(annotation: dict[str, str], bench: Be
 def test_a_paused_deployment_goes_to_the_number_it_is_paused_at(bench: Bench) -> None:
     bench.api.annotate(MODEL, paused_replicas="7")
 
-    # Beyond the bounds, and without Redis: whoever wrote it knows what is wanted.
-    assert bench.step(None) == 7
+    # Beyond the bounds, and without Redis: the annotation wins.
+    assert bench.step(UNREAD) == 7
     assert bench.api.reasons() == ["Paused", "ScaledUp"]
 
 
-def test_somebody_elses_number_is_where_it_goes_on_from(bench: Bench) -> None:
+def test_sizing_continues_from_the_number_of_another_client(bench: Bench) -> None:
     bench.make(replace(POLICY, scale_down_window_s=60))
     bench.step()
     bench.api.set_replicas(MODEL, 3)
@@ -169,14 +171,25 @@ def test_somebody_elses_number_is_where_it_goes_on_from(bench: Bench) -> None:
     assert "from 1 to 3" in message
 
 
-def test_ones_own_number_is_nobody_elses(bench: Bench) -> None:
+def test_a_change_back_right_after_a_write_is_by_another_client(bench: Bench) -> None:
+    bench.step(BUSY)
+    bench.api.set_replicas(MODEL, 1)
+    bench.step(BUSY)
+
+    messages = [message for reason, message in bench.api.events() if reason == "ExternalScale"]
+    assert [message.split(";")[0] for message in messages] == [
+        "another client has changed the replicas from 4 to 1"
+    ]
+
+
+def test_its_own_change_is_not_by_another_client(bench: Bench) -> None:
     bench.step(BUSY)
     bench.step(BUSY)
 
     assert bench.api.reasons() == ["ScaledUp"]
 
 
-def test_ones_own_number_is_known_again_where_the_answer_got_lost(bench: Bench) -> None:
+def test_its_own_change_is_known_also_where_the_answer_got_lost(bench: Bench) -> None:
     bench.step()
     bench.api.fail("patch", "deployments/scale", how="lost", times=1)
 
@@ -186,7 +199,7 @@ def test_ones_own_number_is_known_again_where_the_answer_got_lost(bench: Bench) 
     assert "ExternalScale" not in bench.api.reasons()
 
 
-def test_a_dry_run_says_what_it_would_do_and_does_not(bench: Bench) -> None:
+def test_a_dry_run_writes_an_event_and_no_replicas(bench: Bench) -> None:
     bench.make(dry_run=True)
 
     replicas = [bench.step(BUSY), bench.step(BUSY)]
@@ -194,23 +207,34 @@ def test_a_dry_run_says_what_it_would_do_and_does_not(bench: Bench) -> None:
     assert replicas == [1, 1]
     assert bench.api.asked("patch", "deployments/scale") == []
     assert bench.api.reasons() == ["WouldScale"]
-    recommendation = bench.scaler.report.recommendation()
+    recommendation = bench.scaler.status.recommendation()
     assert recommendation is not None
     assert (recommendation["replicas"], bench.mode) == (4, Mode.DRY_RUN)
 
 
-def test_a_follower_knows_what_it_would_do_and_keeps_quiet(bench: Bench) -> None:
+def test_a_dry_run_repeats_an_event_when_it_is_needed_again(bench: Bench) -> None:
+    bench.make(dry_run=True)
+
+    for replicas in (1, 4, 1):
+        bench.api.set_replicas(MODEL, replicas)
+        bench.step(BUSY)
+
+    (event,) = bench.api.asked("patch", "events")
+    assert event.body["count"] == 2
+
+
+def test_a_follower_decides_and_writes_nothing(bench: Bench) -> None:
     bench.make(leadership=Follower())
 
     assert bench.step(BUSY) == 1
 
     assert (bench.api.scalings(), bench.api.events()) == ([], [])
-    recommendation = bench.scaler.report.recommendation()
+    recommendation = bench.scaler.status.recommendation()
     assert recommendation is not None
     assert (recommendation["replicas"], bench.mode) == (4, Mode.FOLLOWER)
 
 
-def test_leadership_is_asked_for_right_before_a_write(bench: Bench) -> None:
+def test_leadership_is_checked_right_before_a_write(bench: Bench) -> None:
     leadership = Leadership()
     bench.make(leadership=leadership)
     bench.step()
@@ -231,14 +255,26 @@ def test_leadership_is_asked_for_right_before_a_write(bench: Bench) -> None:
 def test_without_redis_nothing_changes(bench: Bench) -> None:
     bench.api.add_deployment(MODEL, 3)
 
-    replicas = [bench.step(None) for _ in range(10)]
+    replicas = [bench.step(UNREAD) for _ in range(10)]
 
     assert set(replicas) == {3}
     assert bench.mode is Mode.UNKNOWN_REDIS
     ((reason, message),) = bench.api.events()
     assert reason == "MetricsUnavailable"
     assert "Redis: away" in message
-    assert "imageserve_autoscaler_queue_waiting" not in bench.scaler.report.gauges()
+    assert "imageserve_autoscaler_queue_waiting" not in bench.scaler.status.gauges()
+
+
+def test_each_outage_of_three_steps_is_an_event(bench: Bench) -> None:
+    queues: list[Snapshot | QueueError] = [UNREAD, UNREAD, UNREAD, IDLE, UNREAD, UNREAD]
+    for queue in queues:
+        bench.step(queue)
+    events = bench.api.reasons(), len(bench.api.asked("patch", "events"))
+
+    bench.step(UNREAD)
+
+    assert events == (["MetricsUnavailable"], 0)
+    assert bench.api.asked("patch", "events")[0].body["count"] == 2
 
 
 def test_an_empty_queue_of_a_new_redis_is_not_believed(bench: Bench) -> None:
@@ -248,13 +284,13 @@ def test_an_empty_queue_of_a_new_redis_is_not_believed(bench: Bench) -> None:
         bench.step(replace(steady, stats={"accepted": 2000 + 1000 * n}))
     before = bench.api.replicas(MODEL)
 
-    after = [bench.step(replace(IDLE, stats={}), run="run/1") for _ in range(11)]
+    after = [bench.step(replace(IDLE, stats={}, run="run/1")) for _ in range(11)]
 
     assert before == 4
     assert set(after) == {4}
 
 
-def test_what_somebody_changes_meanwhile_is_read_again(bench: Bench) -> None:
+def test_after_a_conflict_the_deployment_is_read_again(bench: Bench) -> None:
     bench.step()
     bench.api.fail("patch", "deployments/scale", 409, times=2)
 
@@ -262,12 +298,12 @@ def test_what_somebody_changes_meanwhile_is_read_again(bench: Bench) -> None:
     assert bench.api.reasons() == ["ScaledUp"]
 
 
-def test_what_is_changed_all_the_time_is_left_for_the_next_step(bench: Bench) -> None:
+def test_after_three_conflicts_the_step_ends(bench: Bench) -> None:
     bench.step()
     before = errors("conflict")
     bench.api.fail("patch", "deployments/scale", 409)
     assert bench.step(BUSY) == 1
-    bench.api.mend()
+    bench.api.recover()
 
     assert errors("conflict") == before + 3
     assert bench.step(BUSY) == 4
@@ -283,11 +319,30 @@ def test_a_missing_right_is_found_before_it_is_needed(verb: str, bench: Bench) -
     (event,) = (each.body for each in bench.api.asked("create", "events"))
     assert (event["reason"], event["involvedObject"]["uid"]) == ("RBACDenied", f"uid-of-{MODEL}")
     assert f"may not {verb} deployments/scale" in event["message"]
-    assert f"may not {verb} deployments/scale" in bench.scaler.trouble.denied
+    assert f"may not {verb} deployments/scale" in bench.scaler.failures.denied
     rule["verbs"].append(verb)
     bench.now_s += 60
     assert bench.step(BUSY) == 4
-    assert bench.scaler.trouble.denied == ""
+    assert bench.scaler.failures.denied == ""
+
+
+def test_a_right_that_is_lost_later_is_reported_until_it_is_back(bench: Bench) -> None:
+    bench.step()
+    rule = next(r for r in bench.api.rules if r["resources"] == ["deployments/scale"])
+
+    def denied_after(*verbs: str, queue: Snapshot) -> bool:
+        rule["verbs"] = list(verbs)
+        bench.now_s += 60
+        bench.step(queue)
+        return bool(bench.scaler.failures.denied)
+
+    assert denied_after("get", queue=BUSY)
+    # Nothing has to be written now, but the right is still missing.
+    assert denied_after("get", queue=IDLE)
+    assert not denied_after("get", "patch", queue=IDLE)
+    assert denied_after("get", queue=BUSY)
+    (event,) = bench.api.asked("patch", "events")
+    assert event.body["count"] == 2
 
 
 def test_a_dry_run_needs_no_right_to_scale(bench: Bench) -> None:
@@ -299,7 +354,7 @@ def test_a_dry_run_needs_no_right_to_scale(bench: Bench) -> None:
     assert bench.api.reasons() == ["WouldScale"]
 
 
-def test_a_try_that_is_refused_for_another_reason_shows_the_right(bench: Bench) -> None:
+def test_a_dry_run_refused_for_another_reason_shows_that_the_right_is_there(bench: Bench) -> None:
     # Such as by a webhook that knows no dry run.
     bench.api.fail("patch", "deployments/scale", 422, times=1)
 
@@ -311,13 +366,13 @@ def test_a_deployment_that_is_not_there_is_waited_for(bench: Bench) -> None:
     before = errors("target")
 
     bench.now_s += 5
-    bench.scaler.step(Sample(bench.now_s, None))
-    idle = bench.scaler.report
+    bench.scaler.step(bench.now_s, UNREAD)
+    idle = bench.scaler.status
     bench.api.add_deployment(MODEL, 1)
     bench.now_s += 60
 
     assert (idle.mode, idle.recommendation()) == (Mode.UNKNOWN_API, None)
-    assert (errors("target"), bench.scaler.met) == (before + 1, True)
+    assert (errors("target"), bench.scaler.initialized) == (before + 1, True)
     assert bench.step(BUSY) == 4
 
 
@@ -337,12 +392,12 @@ def test_a_failing_api_is_left_alone_for_a_while(fault: dict[str, int | str], be
     # Within a minute: after 5, 10, 20 and 30 seconds at most, and half of that at least.
     assert 3 <= errors("api") - before <= 7
     assert bench.mode is Mode.UNKNOWN_API
-    bench.api.mend()
+    bench.api.recover()
     bench.now_s += 30
     assert bench.step(BUSY) == 4
 
 
-def test_an_api_that_says_when_is_asked_then(bench: Bench) -> None:
+def test_a_retry_after_is_respected(bench: Bench) -> None:
     bench.step()
     bench.api.fail("get", "deployments", 429, headers={"Retry-After": "60"}, times=1)
     bench.step(BUSY)
@@ -363,28 +418,28 @@ def test_a_failing_event_stops_nothing(bench: Bench) -> None:
     assert errors("events") == before + 1
 
 
-def test_old_numbers_are_not_acted_upon(bench: Bench) -> None:
+def test_an_old_snapshot_changes_nothing(bench: Bench) -> None:
     bench.step()
 
     assert bench.step(BUSY, age_s=STALE_S + 6) == 1
-    assert bench.step(BUSY) == 4
+    assert bench.step(BUSY, age_s=STALE_S + 4) == 4
 
 
-def test_pods_without_a_node_are_not_followed_by_many_more(bench: Bench) -> None:
-    homeless = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+def test_unschedulable_pods_limit_the_next_ones(bench: Bench) -> None:
+    pending = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
     bench.make(replace(POLICY, max_replicas=40, max_unschedulable=2))
     bench.api.add_deployment(MODEL, 5, ready=4)
-    bench.api.add_pod("pod-5", app="shapes")["status"]["conditions"] = [homeless]
+    bench.api.add_pod("pod-5", app="shapes")["status"]["conditions"] = [pending]
 
     for _ in range(13):
         bench.step()
         bench.api.set_replicas(MODEL, 5)
     replicas = bench.step(BUSY)
 
-    # Four have a node; two more are asked for.
+    # Four are ready; two more are requested.
     assert replicas == 6
     assert "Unschedulable" in bench.api.reasons()
-    assert bench.scaler.report.gauges()["imageserve_autoscaler_unschedulable_replicas"] == 1
+    assert bench.scaler.status.gauges()["imageserve_autoscaler_unschedulable_replicas"] == 1
 
 
 def test_starts_are_measured(bench: Bench) -> None:
@@ -393,12 +448,12 @@ def test_starts_are_measured(bench: Bench) -> None:
 
     bench.step()
 
-    seen = bench.scaler.report.seen
+    seen = bench.scaler.status.seen
     assert seen is not None
     assert seen.pod_start_s == 45
 
 
-def test_idle_pods_go_first_where_that_is_wanted(bench: Bench) -> None:
+def test_idle_pods_are_deleted_first_where_deletion_cost_is_set(bench: Bench) -> None:
     bench.make(deletion_cost=True)
     bench.api.add_deployment(MODEL, 2)
     for name in ("idle", "busy"):
@@ -412,7 +467,7 @@ def test_idle_pods_go_first_where_that_is_wanted(bench: Bench) -> None:
     assert bench.api.replicas(MODEL) == 1
 
 
-def test_pods_that_cannot_be_marked_go_all_the_same(bench: Bench) -> None:
+def test_a_failure_to_set_deletion_costs_does_not_stop_the_scale_down(bench: Bench) -> None:
     bench.make(deletion_cost=True)
     bench.api.add_deployment(MODEL, 2)
     bench.api.add_pod("pod", app="shapes")
@@ -422,21 +477,24 @@ def test_pods_that_cannot_be_marked_go_all_the_same(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize(
-    "change",
+    ("change", "queue"),
     [
-        pytest.param(lambda api: api.annotate(MODEL, autoscaler_paused="true"), id="paused"),
-        pytest.param(lambda api: api.fail("get", "deployments", 500), id="no API"),
+        pytest.param(lambda b: b.api.annotate(MODEL, autoscaler_paused="true"), IDLE, id="paused"),
+        pytest.param(lambda b: b.api.fail("get", "deployments", 500), IDLE, id="no API"),
+        pytest.param(lambda b: b.leadership.stop(), IDLE, id="not leading"),
+        pytest.param(lambda _: None, UNREAD, id="no Redis"),
+        pytest.param(lambda b: b.api.set_replicas(MODEL, 1), IDLE, id="has a pod"),
     ],
 )
-def test_a_model_that_may_not_be_woken_is_not_watched(
-    change: Callable[[KubernetesApi], None], bench: Bench
+def test_a_first_job_is_waited_for_only_where_it_would_start_a_pod(
+    change: Callable[[Bench], None], queue: Snapshot | QueueError, bench: Bench
 ) -> None:
     bench.make(replace(POLICY, min_replicas=0))
     bench.api.add_deployment(MODEL, 0)
     bench.step()
     before = bench.scaler.asleep.is_set()
 
-    change(bench.api)
-    bench.step()
+    change(bench)
+    bench.step(queue)
 
     assert (before, bench.scaler.asleep.is_set()) == (True, False)

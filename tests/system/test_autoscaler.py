@@ -27,7 +27,7 @@ from imageserve.queue.wire import Job
 
 MODEL = "imageserve-model-shapes"
 LEASE = "imageserve-autoscaler"
-#: A pod does ten a second; three hundred that wait want more pods than there may be.
+#: A pod does ten per second; three hundred waiting jobs need more pods than there may be.
 SLOW_WORKER = WorkerInfo("w", "shapes", (8, 8, 3), 8, {8: 800.0}, "ready", "pod-1")
 CROWD = 300
 POLICY = {
@@ -52,7 +52,7 @@ def show(text: str) -> None:
 
 
 class Place:
-    """A Redis, an API, and the autoscalers between them."""
+    """A Redis, a Kubernetes API, and autoscalers."""
 
     def __init__(self, directory: Path, redis_program: str, api: KubernetesApi) -> None:
         self.directory = directory
@@ -64,7 +64,7 @@ class Place:
         self._numbers = itertools.count()
 
     def scaling_file(self, rendered: list[dict[str, Any]], **changes: Any) -> None:
-        """Write the chart's own file, with another policy; ``changes`` are keys of its top."""
+        """Write the chart's file with another policy; ``changes`` are top-level keys."""
         config = next(o for o in rendered if "scaling.yaml" in o.get("data", {}))
         scaling = yaml.safe_load(config["data"]["scaling.yaml"])
         del scaling["lease"]
@@ -95,7 +95,7 @@ class Place:
         return program
 
     def crowd(self) -> None:
-        """Queue more than there can be pods for, and say how slow a pod is."""
+        """Queue more jobs than the most pods can do soon, and publish a slow worker."""
         for _ in range(CROWD):
             self.put()
         self.queue.heartbeat(SLOW_WORKER)
@@ -106,14 +106,14 @@ class Place:
         self.queue.enqueue(job, bytes(12), 3_600_000, Limits())
 
     def strangers(self) -> list[Request]:
-        """Give the writes of those who did not hold the lease at that moment."""
+        """Return the writes of processes that did not hold the lease."""
         return [each for each in self.api.scalings() if each.user != each.holder]
 
     def writes_of(self, name: str) -> int:
         return sum(each.user == name for each in self.api.scalings())
 
     def contend(self, name: str) -> None:
-        """Undo what is written until this autoscaler has written several times."""
+        """Undo each write until this autoscaler has written several times."""
         start = self.writes_of(name)
 
         def wrote() -> bool:
@@ -163,13 +163,13 @@ def redis_errors(program: Program) -> float:
 
 
 def downs(api: KubernetesApi) -> list[float]:
-    """Give when replicas were written that were fewer than those before."""
+    """Return the times of all scale-downs."""
     numbers = [(each.at_s, each.body["spec"]["replicas"]) for each in api.scalings()]
     pairs = itertools.pairwise(numbers)
     return [at_s for (_, before), (at_s, after) in pairs if after < before]
 
 
-def test_two_of_them_are_one_writer_also_when_one_was_frozen(
+def test_of_two_only_the_leader_writes_also_after_one_was_frozen(
     place: Place, autoscaler_chart: list[dict[str, Any]]
 ) -> None:
     place.scaling_file(autoscaler_chart, **QUICK_LEASE)
@@ -184,14 +184,14 @@ def test_two_of_them_are_one_writer_also_when_one_was_frozen(
     place.contend(second)
     both[first].resume()
     renewals = len(place.api.asked("get", "leases"))
-    # The one that was frozen looks at the lease again, and again.
+    # The one that was frozen reads the lease several times.
     eventually(lambda: len(place.api.asked("get", "leases")) > renewals + 2, "it follows")
     place.contend(second)
 
     assert place.strangers() == []
 
 
-def test_a_killed_leader_is_followed_and_one_that_is_stopped_gives_the_lease_back(
+def test_another_takes_over_after_a_kill_and_a_stop_releases_the_lease(
     place: Place, autoscaler_chart: list[dict[str, Any]]
 ) -> None:
     place.scaling_file(autoscaler_chart, **QUICK_LEASE)
@@ -222,7 +222,7 @@ def test_a_killed_leader_is_followed_and_one_that_is_stopped_gives_the_lease_bac
     assert [each.user for each in released] == ["pod-b"]
 
 
-def test_no_outage_of_redis_takes_a_pod_away(
+def test_no_outage_of_redis_removes_a_pod(
     place: Place, autoscaler_chart: list[dict[str, Any]]
 ) -> None:
     place.scaling_file(autoscaler_chart)
@@ -231,7 +231,7 @@ def test_no_outage_of_redis_takes_a_pod_away(
     eventually(lambda: place.api.replicas(MODEL) == 4, "all pods that there may be")
 
     def outlast() -> None:
-        # Every one of these was a tick that read no queue at all.
+        # Each error is a step without the queue.
         before = redis_errors(program)
         ends_s = time.monotonic() + POLICY["scale_down_window_s"]
         eventually(
@@ -256,7 +256,7 @@ def test_no_outage_of_redis_takes_a_pod_away(
     assert ask(program, "/healthz")[0] == 200
 
 
-def test_a_redis_that_comes_back_empty_is_not_believed(
+def test_after_a_restart_of_redis_without_data_no_pod_is_removed_at_once(
     place: Place, autoscaler_chart: list[dict[str, Any]]
 ) -> None:
     place.scaling_file(autoscaler_chart)
@@ -292,20 +292,20 @@ def test_a_first_job_wakes_a_model_at_once(
 
     took_s = place.api.scalings()[0].at_s - at_s
     show(f"asked for a pod {took_s * 1000:.0f} ms after the first job")
-    # A minute passes between two looks: it was woken.
+    # A minute passes between two steps: the job has woken it.
     assert took_s < 5
     assert place.api.replicas(MODEL) == 1
     assert client.llen("image_queue") == 1
 
 
-def test_it_is_paused_and_says_what_it_would_do(
+def test_a_paused_model_is_reported_and_left_alone(
     place: Place, autoscaler_chart: list[dict[str, Any]]
 ) -> None:
     place.scaling_file(autoscaler_chart)
     place.api.annotate(MODEL, autoscaler_paused="true")
     place.crowd()
     program = place.start_ready()
-    eventually(lambda: "Paused" in place.api.reasons(), "it says that it is paused")
+    eventually(lambda: "Paused" in place.api.reasons(), "an event says so")
     metrics = ask(program, "/metrics")[1]
     recommended = json.loads(ask(program, "/recommendations")[1])
 
@@ -318,13 +318,15 @@ def test_it_is_paused_and_says_what_it_would_do(
     assert f'imageserve_autoscaler_queue_waiting{{model="shapes"}} {CROWD}.0' in metrics
 
 
-def test_a_dry_run_feeds_others(place: Place, autoscaler_chart: list[dict[str, Any]]) -> None:
+def test_a_dry_run_recommends_and_writes_no_replicas(
+    place: Place, autoscaler_chart: list[dict[str, Any]]
+) -> None:
     place.scaling_file(autoscaler_chart, dry_run=True)
     place.crowd()
     program = place.start_ready()
     eventually(lambda: "WouldScale" in place.api.reasons(), "it says what it would do")
 
-    # Somebody else does it: that is no news to a dry run.
+    # Another client does it: a dry run writes no event about that.
     place.api.set_replicas(MODEL, 4)
     eventually(
         lambda: 'current_replicas{model="shapes"} 4.0' in ask(program, "/metrics")[1], "seen"
@@ -336,9 +338,7 @@ def test_a_dry_run_feeds_others(place: Place, autoscaler_chart: list[dict[str, A
     assert "ExternalScale" not in place.api.reasons()
 
 
-def test_a_missing_right_is_what_readyz_says(
-    place: Place, autoscaler_chart: list[dict[str, Any]]
-) -> None:
+def test_readyz_names_a_missing_right(place: Place, autoscaler_chart: list[dict[str, Any]]) -> None:
     rule = next(r for r in place.api.rules if r["resources"] == ["deployments/scale"])
     rule["verbs"].remove("patch")
     place.scaling_file(autoscaler_chart)
@@ -362,7 +362,7 @@ def explain(place: Place, *options: str) -> str:
     return done.stdout
 
 
-def test_explain_tells_what_there_is_and_what_follows(
+def test_explain_prints_observation_and_decision(
     place: Place, autoscaler_chart: list[dict[str, Any]]
 ) -> None:
     place.scaling_file(autoscaler_chart)

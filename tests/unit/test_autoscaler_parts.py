@@ -1,40 +1,56 @@
-"""The small parts of the autoscaler's loop: pauses, pods, tables, troubles, reports."""
+"""The small parts of the autoscaler: pauses, pods, observations, backoffs, statuses."""
 
 import math
 from dataclasses import replace
 
 import pytest
 
-from imageserve.autoscaler.cluster import PAUSED, PAUSED_REPLICAS, Pod
-from imageserve.autoscaler.journal import Reason, reason_of
-from imageserve.autoscaler.observation import Action, Decision, Observation
-from imageserve.autoscaler.pause import pause_of
-from imageserve.autoscaler.pod_watch import BUSY, GONE, IDLE, PodWatch, deletion_costs
-from imageserve.autoscaler.report import Report
-from imageserve.autoscaler.sample import usual_table, with_queue
-from imageserve.autoscaler.trouble import LONGEST_REST_S, Trouble, source_of
+from imageserve.autoscaler.cluster import (
+    BUSY,
+    GONE,
+    IDLE,
+    PAUSED,
+    PAUSED_REPLICAS,
+    Deployment,
+    Pod,
+    PodSummary,
+    PodWatch,
+    deletion_costs,
+    pause_of,
+)
+from imageserve.autoscaler.load import average_table
+from imageserve.autoscaler.scaler import (
+    LONGEST_BACKOFF_S,
+    FailureBackoff,
+    error_source,
+    observation,
+)
+from imageserve.autoscaler.scaler_status import EventReason, ScalerStatus, reason_of
+from imageserve.autoscaler.sizing import Action, Decision, Observation
 from imageserve.errors import (
     ClusterConflict,
     ClusterError,
     ClusterForbidden,
     ClusterMissing,
     ClusterUnavailable,
+    QueueUnavailable,
 )
 from imageserve.queue.snapshot import LIVE_MS, Snapshot, WorkerInfo
 
-SEEN = Observation(10.0, False, "", 0, 0, 0, 0, 0.0, replicas=2, ready=1)
+DEPLOYMENT = Deployment("model", "uid", "1", replicas=2, ready=1)
+UNREAD = QueueUnavailable("Redis: away")
 
 
 @pytest.mark.parametrize(
     ("annotations", "replicas"),
     [
         pytest.param({PAUSED: "true"}, None, id="true"),
-        pytest.param({PAUSED: ""}, None, id="nothing counts as true"),
+        pytest.param({PAUSED: ""}, None, id="an empty value counts as true"),
         pytest.param({PAUSED: "yes please"}, None, id="so does anything else"),
         pytest.param({PAUSED_REPLICAS: "3"}, 3, id="at a number"),
         pytest.param({PAUSED_REPLICAS: "0"}, 0, id="at zero"),
         pytest.param({PAUSED: "false", PAUSED_REPLICAS: "3"}, 3, id="a number is enough"),
-        pytest.param({PAUSED_REPLICAS: "many"}, None, id="a number that is none"),
+        pytest.param({PAUSED_REPLICAS: "many"}, None, id="not a number"),
         pytest.param({PAUSED_REPLICAS: "-1"}, None, id="fewer than none"),
     ],
 )
@@ -43,7 +59,7 @@ def test_annotations_pause(annotations: dict[str, str], replicas: int | None) ->
 
     assert pause is not None
     assert pause.replicas == replicas
-    assert "imageserve.dev/" in pause.words
+    assert "imageserve.dev/" in pause.annotation
 
 
 @pytest.mark.parametrize(
@@ -53,15 +69,17 @@ def test_other_annotations_do_not_pause(annotations: dict[str, str]) -> None:
     assert pause_of(annotations) is None
 
 
-def pod(name: str, ready_s: float | None = None, *, homeless: bool = False, cost: int = 0) -> Pod:
-    return Pod(name, f"uid-{name}", 100.0, ready_s, homeless, cost)
+def pod(
+    name: str, ready_s: float | None = None, *, unschedulable: bool = False, cost: int = 0
+) -> Pod:
+    return Pod(name, f"uid-{name}", 100.0, ready_s, unschedulable, cost)
 
 
-def test_the_usual_start_is_the_median_and_each_pod_is_timed_once() -> None:
+def test_the_start_is_the_median_and_each_pod_counts_once() -> None:
     watch = PodWatch()
 
-    first = watch.look([pod("a", 110.0), pod("b")], 0.0)
-    second = watch.look([pod("a", 110.0), pod("b", 140.0), pod("c", 160.0)], 5.0)
+    first = watch.update([pod("a", 110.0), pod("b")], 0.0)
+    second = watch.update([pod("a", 110.0), pod("b", 140.0), pod("c", 160.0)], 5.0)
 
     assert (first.start_s, first.new_starts_s) == (10.0, (10.0,))
     assert (second.start_s, second.new_starts_s) == (40.0, (40.0, 60.0))
@@ -69,30 +87,30 @@ def test_the_usual_start_is_the_median_and_each_pod_is_timed_once() -> None:
 
 def test_a_pod_that_is_ready_again_did_not_start_again() -> None:
     watch = PodWatch()
-    watch.look([pod("a", 110.0)], 0.0)
-    watch.look([pod("a")], 5.0)
+    watch.update([pod("a", 110.0)], 0.0)
+    watch.update([pod("a")], 5.0)
 
-    assert watch.look([pod("a", 900.0)], 10.0).new_starts_s == ()
+    assert watch.update([pod("a", 900.0)], 10.0).new_starts_s == ()
 
 
-def test_a_pod_that_seems_to_have_started_for_hours_tells_nothing() -> None:
+def test_a_start_of_hours_is_ignored() -> None:
     # Its node was away for a moment, long after its start and before this process began.
-    assert PodWatch().look([pod("a", 100.0 + 7200.0)], 0.0).start_s is None
+    assert PodWatch().update([pod("a", 100.0 + 7200.0)], 0.0).start_s is None
 
 
-def test_no_start_is_known_where_no_pod_is_ready() -> None:
-    assert PodWatch().look([pod("a")], 0.0).start_s is None
+def test_without_a_ready_pod_no_start_is_known() -> None:
+    assert PodWatch().update([pod("a")], 0.0).start_s is None
 
 
-def test_a_pod_counts_as_unschedulable_after_a_minute_of_being_so() -> None:
+def test_a_pod_counts_as_unschedulable_after_a_minute() -> None:
     watch = PodWatch()
-    homeless = pod("a", homeless=True)
+    pending = pod("a", unschedulable=True)
 
-    seen = [watch.look([homeless], now_s).unschedulable for now_s in (0.0, 59.0, 60.0)]
-    housed = watch.look([pod("a")], 70.0).unschedulable
-    again = watch.look([homeless], 80.0).unschedulable
+    counts = [watch.update([pending], now_s).unschedulable for now_s in (0.0, 59.0, 60.0)]
+    scheduled = watch.update([pod("a")], 70.0).unschedulable
+    again = watch.update([pending], 80.0).unschedulable
 
-    assert (seen, housed, again) == ([0, 0, 1], 0, 0)
+    assert (counts, scheduled, again) == ([0, 0, 1], 0, 0)
 
 
 def worker(host: str, state: str = "ready", silent_ms: int = 0) -> WorkerInfo:
@@ -108,7 +126,7 @@ def worker(host: str, state: str = "ready", silent_ms: int = 0) -> WorkerInfo:
     )
 
 
-def snapshot(*workers: WorkerInfo, queued: int = 0, retry: int = 0) -> Snapshot:
+def snapshot(*workers: WorkerInfo, queued: int = 0, retry: int = 0, run: str = "") -> Snapshot:
     return Snapshot(
         now=1_000_000,
         queued=queued,
@@ -118,10 +136,11 @@ def snapshot(*workers: WorkerInfo, queued: int = 0, retry: int = 0) -> Snapshot:
         oldest_ms=1500,
         stats={"accepted": 7, "rejected": 3},
         workers=workers,
+        run=run,
     )
 
 
-def test_pods_cost_what_their_workers_do() -> None:
+def test_the_deletion_cost_follows_the_state_of_the_worker() -> None:
     workers = [worker("idle"), worker("busy", "busy"), worker("stopping", "stopping")]
     silent = worker("silent", silent_ms=LIVE_MS + 1)
     pods = [pod(name) for name in ("idle", "busy", "stopping", "silent", "unknown")]
@@ -132,7 +151,7 @@ def test_pods_cost_what_their_workers_do() -> None:
     assert costs == {"busy": BUSY, "stopping": GONE, "silent": GONE, "unknown": GONE}
 
 
-def test_a_pod_that_is_marked_already_is_left_alone() -> None:
+def test_an_unchanged_deletion_cost_is_not_written() -> None:
     pods = [pod("busy", cost=BUSY), pod("idle", cost=BUSY)]
 
     assert deletion_costs(pods, snapshot(worker("busy", "busy"), worker("idle"))) == {"idle": IDLE}
@@ -145,24 +164,25 @@ def test_the_worker_of_a_pod_with_a_long_name_is_found() -> None:
     assert deletion_costs(pods, snapshot(worker("m" * 63, "busy"))) == {"m" * 70: BUSY}
 
 
-def test_the_usual_table_has_the_speed_that_workers_have_on_average() -> None:
-    # 100 and 300 a second: two of the usual kind must do 400 as well.
-    usual = usual_table([{1: 10.0, 2: 0.0}, {1: 10.0 / 3}])
+def test_the_average_table_has_the_average_speed() -> None:
+    # 100 and 300 per second: two average pods must do 400 as well.
+    average = average_table([{1: 10.0, 2: 0.0}, {1: 10.0 / 3}])
 
-    assert usual == {1: pytest.approx(5.0)}
-    assert usual_table([]) == {}
+    assert average == {1: pytest.approx(5.0)}
+    assert average_table([]) == {}
 
 
 def test_an_observation_has_the_queue_in_its_own_units() -> None:
     fast = replace(worker("a"), bucket_ms={4: 8.0})
 
-    seen = with_queue(SEEN, "run/0", snapshot(fast, queued=5, retry=1))
+    queue = snapshot(fast, queued=5, retry=1, run="run/0")
+    seen = observation(10.0, queue, DEPLOYMENT, PodSummary(unschedulable=1, start_s=30.0))
 
     assert seen == Observation(
         now_s=10.0,
         known=True,
         run="run/0",
-        backlog=6,
+        waiting=6,
         in_flight=2,
         accepted=7,
         rejected=3,
@@ -170,19 +190,27 @@ def test_an_observation_has_the_queue_in_its_own_units() -> None:
         bucket_ms={4: 8.0},
         replicas=2,
         ready=1,
+        unschedulable=1,
+        pod_start_s=30.0,
     )
+
+
+def test_a_queue_that_cannot_be_read_is_unknown() -> None:
+    seen = observation(10.0, UNREAD, DEPLOYMENT, PodSummary())
+
+    assert (seen.known, seen.replicas, seen.ready) == (False, 2, 1)
 
 
 @pytest.mark.parametrize(
     ("before", "after", "reason"),
     [
-        (1, 2, Reason.SCALED_UP),
-        (3, 2, Reason.SCALED_DOWN),
-        (1, 0, Reason.SCALED_TO_ZERO),
-        (0, 1, Reason.ACTIVATED),
+        (1, 2, EventReason.SCALED_UP),
+        (3, 2, EventReason.SCALED_DOWN),
+        (1, 0, EventReason.SCALED_TO_ZERO),
+        (0, 1, EventReason.ACTIVATED),
     ],
 )
-def test_each_change_has_its_event(before: int, after: int, reason: Reason) -> None:
+def test_each_change_has_its_event(before: int, after: int, reason: EventReason) -> None:
     assert reason_of(before, after) is reason
 
 
@@ -193,62 +221,74 @@ class Clock:
         return self.now_s
 
 
-def rests(trouble: Trouble, clock: Clock, seconds: float) -> bool:
-    """Whether it still rests after so many seconds."""
+def lasts(backoff: FailureBackoff, clock: Clock, seconds: float) -> bool:
+    """Whether it is still active after some seconds."""
     before = clock.now_s
     clock.now_s = before + seconds
-    resting = trouble.resting()
+    active = backoff.active()
     clock.now_s = before
-    return resting
+    return active
 
 
-def test_a_first_failure_is_over_at_the_next_interval() -> None:
+def test_a_first_backoff_is_over_at_the_next_interval() -> None:
     clock = Clock()
-    trouble = Trouble(5.0, clock)
+    backoff = FailureBackoff(5.0, clock)
 
-    assert trouble.add(ClusterUnavailable("away"))
-    assert (rests(trouble, clock, 2.4), rests(trouble, clock, 5.0)) == (True, False)
+    assert backoff.add(ClusterUnavailable("away"))
+    assert (lasts(backoff, clock, 2.4), lasts(backoff, clock, 5.0)) == (True, False)
 
 
-def test_later_ones_are_rested_longer_but_not_for_ever() -> None:
+def test_later_backoffs_are_longer_up_to_a_limit() -> None:
     clock = Clock()
-    trouble = Trouble(5.0, clock)
+    backoff = FailureBackoff(5.0, clock)
 
     for _ in range(20):
-        trouble.add(ClusterUnavailable("away"))
+        backoff.add(ClusterUnavailable("away"))
 
-    assert rests(trouble, clock, LONGEST_REST_S / 2 - 0.1)
-    assert not rests(trouble, clock, LONGEST_REST_S)
+    assert lasts(backoff, clock, LONGEST_BACKOFF_S / 2 - 0.1)
+    assert not lasts(backoff, clock, LONGEST_BACKOFF_S)
 
 
-def test_what_the_api_asks_for_is_waited() -> None:
+def test_after_a_success_the_backoff_is_short_again() -> None:
     clock = Clock()
-    trouble = Trouble(5.0, clock)
+    backoff = FailureBackoff(5.0, clock)
+    for _ in range(20):
+        backoff.add(ClusterUnavailable("away"))
 
-    trouble.add(ClusterUnavailable("slower", retry_after_s=42))
+    backoff.clear()
+    backoff.add(ClusterUnavailable("away"))
 
-    assert (rests(trouble, clock, 41.9), rests(trouble, clock, 42.0)) == (True, False)
+    assert not lasts(backoff, clock, 5.0)
 
 
-def test_an_absurd_wish_is_not_waited_for() -> None:
+def test_the_backoff_is_as_long_as_the_api_asks() -> None:
     clock = Clock()
-    trouble = Trouble(5.0, clock)
+    backoff = FailureBackoff(5.0, clock)
 
-    trouble.add(ClusterUnavailable("never", retry_after_s=math.inf))
+    backoff.add(ClusterUnavailable("slower", retry_after_s=42))
 
-    assert not rests(trouble, clock, 300.0)
+    assert (lasts(backoff, clock, 41.9), lasts(backoff, clock, 42.0)) == (True, False)
 
 
-def test_only_another_kind_of_failure_is_news() -> None:
-    trouble = Trouble(5.0, Clock())
+def test_an_absurd_retry_after_is_limited() -> None:
+    clock = Clock()
+    backoff = FailureBackoff(5.0, clock)
 
-    news = [
-        trouble.add(error)
+    backoff.add(ClusterUnavailable("never", retry_after_s=math.inf))
+
+    assert not lasts(backoff, clock, 300.0)
+
+
+def test_only_another_kind_of_failure_is_new() -> None:
+    backoff = FailureBackoff(5.0, Clock())
+
+    new = [
+        backoff.add(error)
         for error in (ClusterMissing("a"), ClusterMissing("b"), ClusterForbidden("c"))
     ]
 
-    assert (news, trouble.denied) == ([True, False, True], "c")
-    assert (trouble.over(), trouble.denied, trouble.over()) == (True, "", False)
+    assert (new, backoff.denied) == ([True, False, True], "c")
+    assert (backoff.clear(), backoff.denied, backoff.clear()) == (True, "", False)
 
 
 @pytest.mark.parametrize(
@@ -263,20 +303,23 @@ def test_only_another_kind_of_failure_is_news() -> None:
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_failures_are_counted_by_their_source(error: ClusterError, word: str) -> None:
-    assert source_of(error) == word
+    assert error_source(error) == word
 
 
-def test_what_is_not_known_is_no_metric() -> None:
-    nothing = Report().gauges()
-    blind = Report(seen=SEEN, decision=Decision(2, None, Action.HOLD, "held")).gauges()
-    whole = Report(seen=with_queue(SEEN, "run", snapshot(queued=4))).gauges()
+def test_unknown_values_are_no_metrics() -> None:
+    unread = observation(10.0, UNREAD, DEPLOYMENT, PodSummary())
+    read = observation(10.0, snapshot(queued=4), DEPLOYMENT, PodSummary())
+
+    nothing = ScalerStatus().gauges()
+    held = ScalerStatus(seen=unread, decision=Decision(2, None, Action.HOLD, "held")).gauges()
+    whole = ScalerStatus(seen=read).gauges()
 
     assert set(nothing) == {f"imageserve_autoscaler_{n}" for n in ("leader", "paused", "dry_run")}
-    assert blind["imageserve_autoscaler_wanted_replicas"] == 2
-    assert "imageserve_autoscaler_queue_waiting" not in blind
-    assert "imageserve_autoscaler_raw_replicas" not in blind
+    assert held["imageserve_autoscaler_wanted_replicas"] == 2
+    assert "imageserve_autoscaler_queue_waiting" not in held
+    assert "imageserve_autoscaler_raw_replicas" not in held
     assert whole["imageserve_autoscaler_queue_waiting"] == 4
 
 
-def test_nothing_is_recommended_without_knowing_the_deployment() -> None:
-    assert Report().recommendation() is None
+def test_without_a_known_deployment_there_is_no_recommendation() -> None:
+    assert ScalerStatus().recommendation() is None

@@ -1,4 +1,4 @@
-"""What must hold of sizing whatever happens: load, failures, restarts, other writers, clocks."""
+"""What always holds of sizing, with any load, failures, restarts, other writers and clocks."""
 
 import math
 from dataclasses import dataclass, replace
@@ -29,13 +29,13 @@ policies = st.builds(
 
 @dataclass(frozen=True)
 class Tick:
-    """What happens between two looks, and at the second one."""
+    """What happens between two steps, and the second one's observation."""
 
     after_s: float
     known: bool
     restarts: bool
     arrivals: int
-    backlog: int
+    waiting: int
     in_flight: int
     oldest_s: float
     share_ready: float
@@ -43,18 +43,18 @@ class Tick:
     is_written: bool
     """Whether the decision before was carried out."""
     foreign: int | None
-    """What somebody else has set meanwhile."""
+    """What another client has set since."""
 
 
 def ticks(*, calm: bool = False) -> st.SearchStrategy[Tick]:
-    """Give ticks; calm ones without anything that makes sizing begin anew."""
+    """Generate ticks; calm ones keep the history valid."""
     return st.builds(
         Tick,
         after_s=st.sampled_from([1.0, 5.0, 7.5, 30.0] if calm else [1.0, 5.0, 30.0, 1000.0, -50.0]),
         known=st.just(True) if calm else st.sampled_from([True] * 5 + [False]),
         restarts=st.just(False) if calm else st.sampled_from([False] * 7 + [True]),
         arrivals=st.one_of(st.just(0), st.integers(0, 3000)),
-        backlog=st.one_of(st.just(0), st.integers(0, 3000)),
+        waiting=st.one_of(st.just(0), st.integers(0, 3000)),
         in_flight=st.one_of(st.just(0), st.integers(0, 300)),
         oldest_s=st.floats(0, 60),
         share_ready=st.sampled_from([0.0, 0.5, 1.0, 1.0]),
@@ -71,23 +71,23 @@ Step = tuple[Observation, Decision]
 
 
 class Play:
-    """Plays ticks to sizing and keeps what it answered."""
+    """Passes ticks to ``size`` and keeps its decisions."""
 
     def __init__(self, policy: Policy, replicas: int) -> None:
         self.policy = policy
         self.state = State()
         self.steps: list[Step] = []
         self.seen = Observation(0.0, True, "run-0", 0, 0, 0, 0, 0.0, TABLE, replicas, replicas)
-        self.look()
+        self.step()
 
-    def look(self) -> Decision:
+    def step(self) -> Decision:
         decision, self.state = size(self.policy, self.state, self.seen)
         self.steps.append((self.seen, decision))
         return decision
 
     def tick(self, tick: Tick) -> Decision:
         self.seen = self.after(tick)
-        return self.look()
+        return self.step()
 
     def after(self, tick: Tick) -> Observation:
         seen, decision = self.steps[-1]
@@ -99,9 +99,9 @@ class Play:
             known=tick.known,
             run=f"{seen.run}'" if tick.restarts else seen.run,
             accepted=tick.arrivals if tick.restarts else seen.accepted + tick.arrivals,
-            backlog=tick.backlog,
+            waiting=tick.waiting,
             in_flight=tick.in_flight,
-            oldest_s=tick.oldest_s if tick.backlog else 0.0,
+            oldest_s=tick.oldest_s if tick.waiting else 0.0,
             replicas=replicas,
             ready=int(replicas * tick.share_ready),
             unschedulable=min(tick.unschedulable, replicas),
@@ -119,7 +119,7 @@ starts = st.integers(0, 12)
 
 
 @given(policies, starts, histories)
-def test_what_is_known_leads_into_the_bounds_and_never_out_of_them(
+def test_decisions_on_a_known_queue_are_within_the_bounds(
     policy: Policy, replicas: int, history: list[Tick]
 ) -> None:
     for seen, decision in played(policy, replicas, history).steps:
@@ -128,7 +128,7 @@ def test_what_is_known_leads_into_the_bounds_and_never_out_of_them(
 
 
 @given(policies, starts, histories)
-def test_what_is_not_known_changes_nothing(
+def test_an_unknown_queue_changes_nothing(
     policy: Policy, replicas: int, history: list[Tick]
 ) -> None:
     for seen, decision in played(policy, replicas, history).steps:
@@ -137,7 +137,7 @@ def test_what_is_not_known_changes_nothing(
 
 
 @given(policies, starts, histories)
-def test_the_action_says_what_the_number_does(
+def test_the_action_is_the_direction_of_the_change(
     policy: Policy, replicas: int, history: list[Tick]
 ) -> None:
     for seen, decision in played(policy, replicas, history).steps:
@@ -148,7 +148,7 @@ def test_the_action_says_what_the_number_does(
 
 
 @given(policies, starts, histories)
-def test_no_pod_goes_within_the_window_of_a_higher_number(
+def test_no_pod_is_removed_within_the_window_of_a_higher_number(
     policy: Policy, replicas: int, history: list[Tick]
 ) -> None:
     steps = played(policy, replicas, history).steps
@@ -162,38 +162,40 @@ def test_no_pod_goes_within_the_window_of_a_higher_number(
 
 
 def _since_the_clock_went_back(steps: list[Step]) -> list[Step]:
-    """Leave out the looks before: how long ago they were, nobody can say."""
+    """Leave out the steps before: how long ago they were is not known."""
     jumps = [i + 1 for i, ((a, _), (b, _)) in enumerate(pairwise(steps)) if b.now_s < a.now_s]
     return steps[max(jumps, default=0) :]
 
 
 @given(policies, starts, histories)
-def test_the_last_pod_goes_alone(policy: Policy, replicas: int, history: list[Tick]) -> None:
+def test_zero_is_reached_only_from_one_idle_pod(
+    policy: Policy, replicas: int, history: list[Tick]
+) -> None:
     for seen, decision in played(policy, replicas, history).steps:
         if decision.replicas == 0 and decision.action is Action.DOWN:
             assert seen.replicas == 1
             assert seen.ready == 1
-            assert seen.backlog + seen.in_flight == 0
+            assert seen.waiting + seen.in_flight == 0
 
 
 @given(policies, st.integers(1, 12), st.integers(0, 900), calm_histories)
-def test_the_last_pod_stays_until_it_was_idle_for_long_enough(
+def test_the_last_pod_stays_for_the_idle_time(
     policy: Policy, replicas: int, quiet_s: int, history: list[Tick]
 ) -> None:
     play = played(policy, replicas, history)
     worked_s = max(
-        (seen.now_s for seen, _ in play.steps if seen.backlog + seen.in_flight), default=0.0
+        (seen.now_s for seen, _ in play.steps if seen.waiting + seen.in_flight), default=0.0
     )
     last = play.steps[-1][0]
-    seen = replace(last, now_s=last.now_s + quiet_s, backlog=0, in_flight=0, oldest_s=0.0)
+    seen = replace(last, now_s=last.now_s + quiet_s, waiting=0, in_flight=0, oldest_s=0.0)
     decision, _ = size(policy, play.state, seen)
     if decision.replicas == 0 and seen.replicas > 0:
         assert seen.now_s - worked_s >= policy.scale_to_zero_after_s
 
 
 @given(policies, starts, calm_histories, ticks(calm=True), st.integers(0, 3000))
-@pytest.mark.parametrize("what", ["backlog", "in_flight", "accepted", "rejected"])
-def test_more_load_never_asks_for_fewer_pods(
+@pytest.mark.parametrize("what", ["waiting", "in_flight", "accepted", "rejected"])
+def test_more_load_never_needs_fewer_pods(
     what: str, policy: Policy, replicas: int, history: list[Tick], tick: Tick, more: int
 ) -> None:
     play = played(policy, replicas, history)
@@ -207,22 +209,22 @@ def test_more_load_never_asks_for_fewer_pods(
 
 
 @given(policies, starts, histories, ticks())
-def test_a_decision_carried_out_and_looked_at_again_at_once_changes_nothing_more(
+def test_a_second_step_right_after_a_decision_changes_nothing(
     policy: Policy, replicas: int, history: list[Tick], tick: Tick
 ) -> None:
     play = played(policy, replicas, history)
     first = play.tick(tick)
     assume(play.seen.replicas <= policy.max_replicas)
     play.seen = replace(play.seen, replicas=first.replicas)
-    assert play.look().replicas == first.replicas
+    assert play.step().replicas == first.replicas
 
 
 @given(policies, starts, histories, ticks())
-def test_the_same_look_twice_gives_the_same_number(
+def test_the_same_observation_twice_gives_the_same_number(
     policy: Policy, replicas: int, history: list[Tick], tick: Tick
 ) -> None:
     play = played(policy, replicas, history)
-    assert play.tick(tick).replicas == play.look().replicas
+    assert play.tick(tick).replicas == play.step().replicas
 
 
 @given(policies, starts, calm_histories)
@@ -252,25 +254,25 @@ def test_steps_downwards_are_limited_within_every_period(
 
 
 def _replicas_within(steps: list[Step], since_s: float) -> list[int]:
-    """Return what was there since then, what was there just then included."""
+    """Return the replicas since then, the number at that instant included."""
     before = [seen.replicas for seen, _ in steps if seen.now_s <= since_s][-1:]
     return before + [seen.replicas for seen, _ in steps if seen.now_s > since_s]
 
 
 @given(policies, st.integers(0, 3), calm_histories, st.floats(0, 1))
-def test_after_a_restart_nothing_goes_for_a_whole_window(
+def test_after_a_restart_of_redis_no_pod_is_removed_for_a_window(
     policy: Policy, replicas: int, history: list[Tick], share: float
 ) -> None:
     play = played(policy, replicas, history)
     last = play.steps[-1][0]
-    again = replace(last, run="another", accepted=0, rejected=0, backlog=0, in_flight=0)
+    again = replace(last, run="another", accepted=0, rejected=0, waiting=0, in_flight=0)
     for passed_s in (0.0, share * policy.scale_down_window_s * 0.999):
         play.seen = replace(again, now_s=last.now_s + 1 + passed_s)
-        assert play.look().replicas >= last.replicas
+        assert play.step().replicas >= last.replicas
 
 
 @given(policies, st.integers(0, 3), calm_histories)
-def test_a_new_autoscaler_does_not_begin_with_taking_pods_away(
+def test_a_new_autoscaler_does_not_start_by_removing_pods(
     policy: Policy, replicas: int, history: list[Tick]
 ) -> None:
     last = played(policy, replicas, history).steps[-1][0]
@@ -282,17 +284,17 @@ jumps = st.one_of(st.floats(-1e6, -1), st.floats(2 * Policy().arrivals_window_s,
 
 
 @given(policies, st.integers(0, 3), calm_histories, jumps)
-def test_a_jump_of_the_clock_takes_no_pod_away(
+def test_a_jump_of_the_clock_removes_no_pod(
     policy: Policy, replicas: int, history: list[Tick], jump_s: float
 ) -> None:
     play = played(policy, replicas, history)
     last = play.steps[-1][0]
-    play.seen = replace(last, now_s=last.now_s + jump_s, backlog=0, in_flight=0)
-    assert play.look().replicas >= last.replicas
+    play.seen = replace(last, now_s=last.now_s + jump_s, waiting=0, in_flight=0)
+    assert play.step().replicas >= last.replicas
 
 
 @given(policies, st.integers(1, 12), calm_histories, st.integers(0, 300), st.floats(0.1, 1000))
-def test_smaller_batches_never_ask_for_more_pods(
+def test_smaller_batches_never_need_more_pods(
     policy: Policy, replicas: int, history: list[Tick], in_flight: int, small_ms: float
 ) -> None:
     play = played(policy, replicas, history)
@@ -315,6 +317,6 @@ def test_smaller_batches_never_ask_for_more_pods(
 @given(policies, st.integers(0, 12), calm_histories)
 def test_state_stays_small(policy: Policy, replicas: int, history: list[Tick]) -> None:
     play = played(policy, replicas, history * 5)
-    assert len(play.state.arrivals.readings) <= 2 + policy.arrivals_window_s
-    assert len(play.state.steps.replicas) <= 2 + 60
-    assert len(play.state.steps.wanted) <= 1 + policy.max_replicas * 100
+    assert len(play.state.arrivals.counts) <= 2 + policy.arrivals_window_s
+    assert len(play.state.history.replicas) <= 2 + 60
+    assert len(play.state.history.recommended) <= 1 + policy.max_replicas * 100

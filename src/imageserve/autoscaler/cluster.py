@@ -1,27 +1,38 @@
-"""What the autoscaler asks of a cluster: the interface, and the values that cross it.
+"""The Kubernetes cluster as the autoscaler sees it: its values, its calls, its pods. Pure.
 
-``KubernetesCluster`` fulfils it. Every call ends within its timeout, and raises a ClusterError
-where it did not do what was asked.
+``kubernetes.py`` implements ``Cluster`` on the Kubernetes API.
 """
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from statistics import median
 from typing import Protocol
+
+from imageserve.queue.snapshot import LIVE_MS, Snapshot, WorkerInfo
 
 PAUSED = "imageserve.dev/autoscaler-paused"
 PAUSED_REPLICAS = "imageserve.dev/paused-replicas"
 
+UNSCHEDULABLE_S = 60.0
+"""A pod counts as unschedulable after this long: a new node may be on its way."""
+
+STARTS_REMEMBERED = 20
+
+LONGEST_START_S = 3600.0
+"""A longer start is none: the pod was ready before, and Kubernetes keeps the last time only."""
+
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """One model's Deployment as it was read."""
+    """One model's Deployment."""
 
     name: str
     uid: str
     version: str
     """Its resourceVersion: a write that names it is refused once anything has changed."""
     replicas: int
-    """What it asks for."""
+    """``spec.replicas``."""
     ready: int
     annotations: Mapping[str, str] = field(default_factory=dict)
 
@@ -34,16 +45,16 @@ class Pod:
     uid: str
     created_s: float
     ready_s: float | None
-    """When it became ready; None where it is not, or where that was not the first time."""
+    """When it first became ready; None where it is not ready or was restarted."""
     unschedulable: bool
     """The scheduler has found no node for it."""
     deletion_cost: int
-    """Of two pods alike otherwise, the one with the lower cost goes first; 0 where none is set."""
+    """Among otherwise equal pods, a scale-down deletes the one with the lowest cost; default 0."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeaseRecord:
-    """What a Lease says. Only its holder writes it while it is held."""
+    """The content of a Lease. While it is held, only its holder writes it."""
 
     version: str
     """Its resourceVersion; "" in one that is to be written."""
@@ -56,25 +67,25 @@ class LeaseRecord:
 
 
 class Cluster(Protocol):
-    """The Kubernetes API, as far as the autoscaler needs it."""
+    """The calls to the Kubernetes API. Each ends within its timeout and may raise ClusterError."""
 
     def deployment(self, name: str) -> Deployment:
         """Read a Deployment."""
 
     def scale(self, name: str) -> int:
-        """Read what a Deployment asks for, through its scale subresource."""
+        """Read the replicas of a Deployment through its scale subresource."""
 
     def set_replicas(self, deployment: Deployment, replicas: int, *, dry_run: bool = False) -> None:
-        """Ask for so many pods; refused with ClusterConflict where it changed since it was read.
+        """Set the replicas. Raises ClusterConflict where the Deployment has changed since its read.
 
         ``dry_run``: the API checks everything and changes nothing.
         """
 
     def pods(self, selector: str) -> Sequence[Pod]:
-        """List the pods with these labels that are not about to end."""
+        """List the pods with these labels, without those that terminate."""
 
     def set_deletion_cost(self, pod: str, cost: int) -> None:
-        """Say how much a pod's end would cost."""
+        """Set the deletion cost of a pod."""
 
     def event(self, about: Deployment, reason: str, message: str, *, warning: bool) -> None:
         """Write an event that ``kubectl describe deployment`` shows."""
@@ -83,4 +94,103 @@ class Cluster(Protocol):
         """Read a Lease."""
 
     def write_lease(self, name: str, record: LeaseRecord, version: str) -> LeaseRecord:
-        """Write a Lease; refused with ClusterConflict where it is no longer at ``version``."""
+        """Write a Lease. Raises ClusterConflict where it is no longer at ``version``."""
+
+
+# -- pause --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """A Deployment that is not to be sized."""
+
+    replicas: int | None
+    """The number to set instead; None keeps the current one."""
+    annotation: str
+    """The annotation that pauses it, with its value."""
+
+
+def pause_of(annotations: Mapping[str, str]) -> Pause | None:
+    """Return how the annotations pause a Deployment; None where they do not.
+
+    An invalid value pauses too, as its author wanted the Deployment left alone.
+    """
+    count = annotations.get(PAUSED_REPLICAS)
+    if count is not None and count.strip().isdecimal():
+        return Pause(int(count), f"{PAUSED_REPLICAS}: {count}")
+    if count is not None:
+        return Pause(None, f"{PAUSED_REPLICAS}: {count!r} is not a number")
+    flag = annotations.get(PAUSED)
+    if flag is None or flag.strip().lower() == "false":
+        return None
+    return Pause(None, f"{PAUSED}: {flag}")
+
+
+# -- pods ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PodSummary:
+    """What sizing needs to know of a model's pods."""
+
+    unschedulable: int = 0
+    """Pods without a node for ``UNSCHEDULABLE_S`` or longer."""
+    start_s: float | None = None
+    """Median of the last starts, from creation to readiness; None where none was seen."""
+    new_starts_s: tuple[float, ...] = ()
+    """Starts first seen in this update."""
+
+
+class PodWatch:
+    """Follows one model's pods over time."""
+
+    def __init__(self) -> None:
+        self._starts_s: deque[float] = deque(maxlen=STARTS_REMEMBERED)
+        self._timed: set[str] = set()
+        self._unschedulable_since: dict[str, float] = {}
+
+    def update(self, pods: Sequence[Pod], now_s: float) -> PodSummary:
+        """Take the current list of pods; ``now_s`` is of a monotonic clock of this process.
+
+        A start is the difference of two times of the cluster's clock. How long a pod has been
+        unschedulable is measured by ``now_s``: clocks of two machines may differ.
+        """
+        new = self._new_starts(pods)
+        self._starts_s.extend(new)
+        known = self._unschedulable_since
+        since = {pod.uid: known.get(pod.uid, now_s) for pod in pods if pod.unschedulable}
+        self._unschedulable_since = since
+        return PodSummary(
+            unschedulable=sum(now_s - since_s >= UNSCHEDULABLE_S for since_s in since.values()),
+            start_s=median(self._starts_s) if self._starts_s else None,
+            new_starts_s=new,
+        )
+
+    def _new_starts(self, pods: Sequence[Pod]) -> tuple[float, ...]:
+        starts_s = {pod.uid: pod.ready_s - pod.created_s for pod in pods if pod.ready_s is not None}
+        new = [start_s for uid, start_s in starts_s.items() if uid not in self._timed]
+        # A pod stays timed while it is not ready: its next readiness is no start.
+        self._timed = {pod.uid for pod in pods} & (self._timed | starts_s.keys())
+        return tuple(max(0.0, start_s) for start_s in new if start_s <= LONGEST_START_S)
+
+
+GONE, IDLE, BUSY = -1, 0, 1
+"""Deletion cost of a pod without a worker that takes jobs, with an idle worker, with a busy one."""
+
+
+def deletion_costs(pods: Sequence[Pod], snapshot: Snapshot) -> dict[str, int]:
+    """Return the deletion cost of each pod, by name, where it differs from the current one.
+
+    A worker's host name is its pod's. Heartbeats are seconds old, so the cost is only a hint to
+    the controller that deletes pods: a busy pod that it deletes finishes its batch.
+    """
+    workers = {worker.host: worker for worker in snapshot.workers}
+    costs = {pod.name: _cost(workers.get(pod.name[:63]), snapshot.now) for pod in pods}
+    current = {pod.name: pod.deletion_cost for pod in pods}
+    return {name: cost for name, cost in costs.items() if cost != current[name]}
+
+
+def _cost(worker: WorkerInfo | None, now_ms: int) -> int:
+    if worker is None or worker.state == "stopping" or now_ms - worker.last_seen > LIVE_MS:
+        return GONE
+    return BUSY if worker.state == "busy" else IDLE

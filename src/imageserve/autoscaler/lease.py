@@ -1,9 +1,9 @@
-"""Who may act: of several autoscalers, the one that holds the Lease.
+"""Leader election: of several autoscalers, only the holder of the Lease writes.
 
-A leader is leader for ``renew_deadline_s`` from the moment it *asked* for its last successful
-renewal; others wait for ``duration_s`` from the moment they *saw* it. Between the two lies time for
-a write that had begun. Each side measures with its own steady clock, so no clocks are compared, and
-asking "am I the leader?" needs no network: a call that hangs cannot make a leader of the past act.
+A leader leads for ``renew_deadline_s`` after it *sent* its last successful renewal; others wait for
+``duration_s`` after they *saw* it. The time between the two is for a write that had begun. Each
+process uses its own monotonic clock, so clocks are never compared. ``leading`` needs no request: a
+request that hangs cannot keep a former leader leading.
 """
 
 import logging
@@ -20,27 +20,27 @@ from imageserve.errors import ClusterConflict, ClusterError
 
 log = logging.getLogger(__name__)
 
-LETTING_GO_S = 1.0
-"""How long a stopping leader waits for a write under way before it gives the lease back."""
+RELEASE_WAIT_S = 1.0
+"""How long a stopping leader waits for a write in progress before it releases the Lease."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """The times of an election; the defaults are those of Kubernetes' own controllers."""
+    """The times of an election. The defaults are those of Kubernetes' own controllers."""
 
     duration_s: int = 15
-    """Whole seconds, as a Lease has them."""
+    """Whole seconds, as in the Lease."""
     renew_deadline_s: float = 10.0
     retry_s: float = 2.0
 
 
 def steady_s() -> float:
-    """Return seconds that only ever grow; where the system offers it, sleep counts too."""
+    """Return the seconds of a monotonic clock that also runs during sleep, where there is one."""
     return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
 
 
 class Leadership:
-    """Whether this process may act. This one always may: there is no other."""
+    """Whether this process may write. Without an election it always may, until ``stop``."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -49,7 +49,7 @@ class Leadership:
 
     @property
     def problem(self) -> str:
-        """Why nobody can become leader; "" where all is well."""
+        """Why the Lease cannot be used; "" where it can."""
         return ""
 
     def leading(self) -> bool:
@@ -57,7 +57,7 @@ class Leadership:
 
     @contextmanager
     def acting(self) -> Iterator[bool]:
-        """Give whether one may act right now; leadership is not let go before the block ends."""
+        """Yield True while this process leads; releasing the Lease waits for the block."""
         with self._changed:
             allowed = self.leading()
             self._acting += allowed
@@ -68,18 +68,18 @@ class Leadership:
                 self._acting -= allowed
                 self._changed.notify_all()
 
-    def start(self, changed: Callable[[], None]) -> None:
-        """Take part; ``changed`` is called when this process has become the leader."""
+    def start(self, elected: threading.Event) -> None:
+        """Take part in the election; ``elected`` is set when this process becomes the leader."""
 
     def stop(self) -> None:
-        """Act no more."""
+        """Allow no more writes."""
         self._close()
 
     def _close(self) -> bool:
-        """Let nobody begin to act any more; returns whether nobody acts."""
+        """Let no further write begin; returns whether none is in progress."""
         with self._changed:
             self._closed = True
-            return self._changed.wait_for(lambda: not self._acting, LETTING_GO_S)
+            return self._changed.wait_for(lambda: not self._acting, RELEASE_WAIT_S)
 
 
 class Election(Leadership):
@@ -93,7 +93,7 @@ class Election(Leadership):
         timing: Timing,
         clock: Callable[[], float] = steady_s,
     ) -> None:
-        """Take part as ``identity``, which must be no other process's."""
+        """Take part as ``identity``, which no other process may use."""
         super().__init__()
         self._cluster = cluster
         self._name = name
@@ -103,10 +103,11 @@ class Election(Leadership):
         self._seen = LeaseRecord(version="")
         self._seen_at_s = -float("inf")
         self._valid_until_s = -float("inf")
-        self._led = False
+        self._was_leading = False
         self._problem = ""
         self._stopping = threading.Event()
-        self._one_at_a_time = threading.Lock()
+        self._lock = threading.Lock()
+        """Held during requests: only one attempt or release at a time."""
 
     @property
     def problem(self) -> str:
@@ -115,34 +116,32 @@ class Election(Leadership):
     def leading(self) -> bool:
         return not self._closed and self._clock() < self._valid_until_s
 
-    def start(self, changed: Callable[[], None]) -> None:
-        threading.Thread(
-            target=self._take_part, args=(changed,), name="election", daemon=True
-        ).start()
+    def start(self, elected: threading.Event) -> None:
+        threading.Thread(target=self._run, args=(elected,), name="election", daemon=True).start()
 
     def stop(self) -> None:
-        """Act no more, and give the lease back so that another need not wait for its end."""
+        """Allow no more writes, and release the Lease so that nobody waits for its end."""
         idle = self._close()
         self._stopping.set()
-        if not (idle and self._one_at_a_time.acquire(timeout=LETTING_GO_S)):
-            log.warning("a call is still under way: the lease is left to end by itself")
+        if not (idle and self._lock.acquire(timeout=RELEASE_WAIT_S)):
+            log.warning("the Lease is not released, as a request is in progress: it will expire")
             return
         try:
-            self._give_back()
+            self._release()
         finally:
-            self._one_at_a_time.release()
+            self._lock.release()
 
-    def _take_part(self, changed: Callable[[], None]) -> None:
+    def _run(self, elected: threading.Event) -> None:
         while not self._stopping.is_set():
             self.attempt()
-            if self._note_change():
-                changed()
-            # Not all at once: of two that try in the same instant, one gets a conflict.
+            if self._became_leader():
+                elected.set()
+            # Jitter: of two attempts in the same instant, one gets a conflict.
             self._stopping.wait(self._timing.retry_s * random.uniform(0.8, 1.0))
 
     def attempt(self) -> None:
-        """Renew the lease, or take it if it is free."""
-        with self._one_at_a_time:
+        """Renew the Lease, or take it if it is free."""
+        with self._lock:
             if self._closed:
                 return
             try:
@@ -150,31 +149,31 @@ class Election(Leadership):
             except ClusterConflict:
                 self._seen = replace(self._seen, version="")
             except ClusterError as error:
-                self._say_problem(str(error))
+                self._set_problem(str(error))
             else:
-                self._say_problem("")
+                self._set_problem("")
 
     def _attempt(self) -> None:
         started_s = self._clock()
-        # The holder knows the version that it wrote itself, and saves the reading.
+        # A leader knows the version that it has written, and need not read it.
         if not (self.leading() and self._seen.version):
-            self._observe(self._cluster.lease(self._name))
-        if self._is_anothers():
+            self._note_record(self._cluster.lease(self._name))
+        if self._is_held_by_other():
             self._valid_until_s = -float("inf")
             return
         written = self._cluster.write_lease(self._name, self._own_record(), self._seen.version)
         self._seen, self._seen_at_s = written, self._clock()
         self._valid_until_s = started_s + self._timing.renew_deadline_s
 
-    def _observe(self, record: LeaseRecord) -> None:
+    def _note_record(self, record: LeaseRecord) -> None:
         if record.version == self._seen.version:
             return
         if not record.holder and record.duration_s is None:
-            # Written anew without its content, by an upgrade perhaps: its holder may still act.
+            # Its content was removed, perhaps by an upgrade: the former holder may still write.
             record = replace(self._seen, version=record.version)
         self._seen, self._seen_at_s = record, self._clock()
 
-    def _is_anothers(self) -> bool:
+    def _is_held_by_other(self) -> bool:
         if self._seen.holder in ("", self._identity):
             return False
         waiting_s = self._seen.duration_s or self._timing.duration_s
@@ -193,26 +192,25 @@ class Election(Leadership):
             transitions=seen.transitions if kept else seen.transitions + 1,
         )
 
-    def _give_back(self) -> None:
+    def _release(self) -> None:
         if self._seen.holder != self._identity or self._clock() >= self._valid_until_s:
             return
         record = replace(self._own_record(), holder="", duration_s=1)
         try:
             self._cluster.write_lease(self._name, record, self._seen.version)
         except ClusterError as error:
-            log.warning("the lease was not given back and ends by itself: %s", error)
+            log.warning("the Lease is not released and will expire: %s", error)
         else:
-            log.info("gave the lease back")
+            log.info("released the Lease")
 
-    def _note_change(self) -> bool:
-        leading = self.leading()
-        became = leading and not self._led
-        if leading != self._led:
+    def _became_leader(self) -> bool:
+        leading, before = self.leading(), self._was_leading
+        if leading != before:
             log.info("leading" if leading else "no longer leading")
-        self._led = leading
-        return became
+        self._was_leading = leading
+        return leading and not before
 
-    def _say_problem(self, problem: str) -> None:
+    def _set_problem(self, problem: str) -> None:
         if problem and not self._problem:
-            log.error("the lease cannot be used, trying until it can: %s", problem)
+            log.error("the Lease cannot be used, retrying: %s", problem)
         self._problem = problem

@@ -1,139 +1,322 @@
-"""How many model pods a queue needs: numbers in, a number and its reason out.
+"""How many pods a model needs: an observation and the state before in, a decision out. Pure.
 
-No clock, no Redis, no Kubernetes: ``size`` is a function of what was observed and of what it
-remembered itself. The loop and the simulator call the same function. docs/autoscaling.md explains
-the rule.
+``size`` uses no clock, no Redis and no Kubernetes; the loop and the simulator call the same
+function. docs/autoscaling.md explains the rule.
 """
 
 import math
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
 from operator import itemgetter
 
-from imageserve.autoscaler.demand import Demand, demand
-from imageserve.autoscaler.memory import State, looked
-from imageserve.autoscaler.observation import Action, Cause, Decision, Observation
+from imageserve.autoscaler.load import Arrivals, Demand, capacity_per_s, demand
 from imageserve.autoscaler.policy import Policy
 
 __all__ = ["Action", "Cause", "Decision", "Observation", "Policy", "State", "size"]
 
-LATE_TICKS = 3
-"""So often in a row must jobs be late before the measured capacity is no longer believed."""
+LATE_STEPS = 3
+"""After this many steps in a row with late jobs the measured capacity is not trusted."""
 
-BATCHES_IN_HAND = 2
-"""Of one worker: the batch that runs, and the next one."""
+BATCHES_PER_WORKER = 2
+"""Batches that a worker holds: the one that runs, and the next one."""
 
 MANY = 10
-"""From so many replicas on, ``tolerance`` applies to steps upwards."""
+"""From this many replicas on, ``tolerance`` applies to steps upwards too."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One queue and its Deployment at one instant."""
+
+    now_s: float
+    """Seconds on a monotonic clock."""
+    known: bool
+    """Whether the queue could be read. While it cannot, the replicas stay unchanged."""
+    run: str
+    """The run of Redis: another one means that counters and queue may have been lost."""
+    waiting: int
+    """Waiting jobs, redelivered ones included."""
+    in_flight: int
+    """Jobs leased to workers."""
+    accepted: int
+    """Jobs accepted so far: within one run it only grows."""
+    rejected: int
+    """Jobs refused so far for lack of capacity."""
+    oldest_s: float
+    """Age of the oldest waiting job."""
+    bucket_ms: Mapping[int, float] = field(default_factory=dict)
+    """Time of one model call by batch size, as live workers publish it; empty where none does."""
+    replicas: int = 0
+    """``spec.replicas`` of the Deployment."""
+    ready: int = 0
+    """Pods that serve."""
+    unschedulable: int = 0
+    """Pods that the scheduler has found no node for, for a minute or longer."""
+    pod_start_s: float | None = None
+    """Measured time from a pod's creation to its readiness; None where none was seen."""
+
+
+class Action(StrEnum):
+    """What a decision does to the replicas."""
+
+    UP = "up"
+    DOWN = "down"
+    HOLD = "hold"
+
+
+class Cause(StrEnum):
+    """What determined a decision, as the label of a metric; ``reason`` is the text for people."""
+
+    LOAD = "load"
+    LATE = "late"
+    """Jobs wait too long although there should be enough pods."""
+    WAKE = "wake"
+    IDLE = "idle"
+    BOUNDS = "bounds"
+    UNKNOWN = "unknown"
+    """The queue cannot be read, or no worker has published its speed yet."""
+    WINDOW = "window"
+    """More pods were needed within the stabilization window."""
+    TOLERANCE = "tolerance"
+    STEPS = "steps"
+    """The step size is limited."""
+    UNSCHEDULABLE = "unschedulable"
+    IN_FLIGHT = "in_flight"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The number of replicas to set, and why."""
+
+    replicas: int
+    raw: int | None
+    """What the load alone needs, before all limits; None where it is not known."""
+    action: Action
+    reason: str
+    """One sentence with the numbers, for the event and the log."""
+    arrivals_per_s: float | None = None
+    capacity_per_s: float | None = None
+    """Of one pod at full utilization."""
+    cause: Cause = Cause.LOAD
+
+
+# -- state --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StabilizationHistory:
+    """Recent replicas and recent recommendations, as ``(second, pods)``, oldest first."""
+
+    replicas: tuple[tuple[float, int], ...] = ()
+    """Changes within the longest period, and the last one before it."""
+    recommended: tuple[tuple[float, int], ...] = ()
+    """Recommendations that no later and higher one has replaced."""
+
+    @classmethod
+    def starting(cls, now_s: float, replicas: int) -> "StabilizationHistory":
+        """Start with the current replicas: for a whole window nothing lower is recommended."""
+        return cls(((now_s, replicas),), ((now_s, replicas),))
+
+    @property
+    def latest(self) -> int | None:
+        """The last known replicas."""
+        return self.replicas[-1][1] if self.replicas else None
+
+    def with_replicas(self, now_s: float, replicas: int, keep_s: float) -> "StabilizationHistory":
+        """Add the current replicas; drop those older than ``keep_s``."""
+        entries = self.replicas
+        if self.latest != replicas:
+            entries = (*entries, (now_s, replicas))
+        old = sum(second <= now_s - keep_s for second, _ in entries)
+        return replace(self, replicas=entries[max(0, old - 1) :])
+
+    def with_recommended(self, now_s: float, pods: int, window_s: float) -> "StabilizationHistory":
+        """Add a recommendation; drop the lower ones and those older than ``window_s``."""
+        kept = [
+            (second, each)
+            for second, each in self.recommended
+            if each > pods and second > now_s - window_s
+        ]
+        return replace(self, recommended=(*kept, (now_s, pods)))
+
+    @property
+    def highest_recommended(self) -> int:
+        return self.recommended[0][1] if self.recommended else 0
+
+    def replicas_within(self, now_s: float, period_s: float) -> list[int]:
+        """Return all numbers of replicas that there were within the period."""
+        start = sum(second <= now_s - period_s for second, _ in self.replicas)
+        return [pods for _, pods in self.replicas[max(0, start - 1) :]]
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What ``size`` remembers of one model from step to step.
+
+    Start with ``State()``, then pass the state that ``size`` returned, whether its decision was
+    carried out or not.
+    """
+
+    updated_s: float | None = None
+    run: str = ""
+    decided: int | None = None
+    arrivals: Arrivals = field(default_factory=Arrivals)
+    history: StabilizationHistory = field(default_factory=StabilizationHistory)
+    busy_s: float = 0.0
+    """When there was last a job."""
+    capacity_per_s: float | None = None
+    """The last known one: without a pod nobody publishes it."""
+    sized_s: float | None = None
+    """When a decision was last based on the load ..."""
+    waiting: int = 0
+    """... and how many jobs waited then."""
+    late: int = 0
+    """Steps in a row with late jobs."""
+
+
+def update_state(policy: Policy, state: State, seen: Observation) -> State:
+    """Add an observation, and drop what it makes invalid."""
+    if _is_unrelated(policy, state, seen):
+        state = State(run=seen.run, busy_s=seen.now_s, capacity_per_s=state.capacity_per_s)
+    if state.updated_s is None or seen.replicas not in (state.decided, state.history.latest):
+        # The first step, or another client has set the replicas: start again from its number.
+        state = replace(state, history=StabilizationHistory.starting(seen.now_s, seen.replicas))
+    keep_s = max(policy.scale_up_period_s, policy.scale_down_period_s)
+    history = state.history.with_replicas(seen.now_s, seen.replicas, keep_s)
+    if not seen.known:
+        return replace(state, updated_s=seen.now_s, history=history)
+    came = seen.accepted + seen.rejected
+    arrivals = state.arrivals.add(seen.now_s, came, policy.arrivals_window_s)
+    busy = seen.waiting + seen.in_flight + arrivals.newest > 0
+    return replace(
+        state,
+        updated_s=seen.now_s,
+        run=seen.run,
+        history=history,
+        arrivals=arrivals,
+        busy_s=seen.now_s if busy else state.busy_s,
+        capacity_per_s=capacity_per_s(seen.bucket_ms, policy) or state.capacity_per_s,
+    )
+
+
+def _is_unrelated(policy: Policy, state: State, seen: Observation) -> bool:
+    """Whether the clock has jumped, or Redis may have lost its counters, since the last step."""
+    if state.updated_s is None or not 0 <= seen.now_s - state.updated_s <= policy.arrivals_window_s:
+        return True
+    if not seen.known or state.arrivals.latest is None:
+        return False
+    return seen.run != state.run or seen.accepted + seen.rejected < state.arrivals.latest
+
+
+# -- the rule -----------------------------------------------------------------------------------
 
 
 def size(policy: Policy, state: State, seen: Observation) -> tuple[Decision, State]:
-    """Decide how many replicas are wanted; returns what to remember for the next time."""
-    state = looked(policy, state, seen)
+    """Return how many replicas there should be, and the state for the next step."""
+    state = update_state(policy, state, seen)
     if seen.known and state.capacity_per_s is not None:
         decision, state = _by_load(policy, state, seen)
     else:
-        # Until a whole window is known again, nothing lower will be believed.
-        steps = state.steps.want(seen.now_s, seen.replicas, policy.scale_down_window_s)
-        state = replace(state, steps=steps, late=0)
+        # The window starts again: nothing lower is recommended before the load was known for one.
+        history = state.history.with_recommended(
+            seen.now_s, seen.replicas, policy.scale_down_window_s
+        )
+        state = replace(state, history=history, late=0)
         decision = _without_load(policy, state, seen)
     return decision, replace(state, decided=decision.replicas)
 
 
 def _without_load(policy: Policy, state: State, seen: Observation) -> Decision:
-    """Keep what is there, but at least one pod for work that waits: it will tell its capacity."""
+    """Keep the replicas, but start one for waiting jobs: its worker will publish its speed."""
     if not seen.known:
         return _decision(policy, seen, seen.replicas, Cause.UNKNOWN, "the queue cannot be read")
     least = max(policy.min_replicas, int(_has_work(state, seen)))
-    wanted = min(max(seen.replicas, least), policy.max_replicas)
+    desired = min(max(seen.replicas, least), policy.max_replicas)
     cause = Cause.UNKNOWN
-    if wanted != seen.replicas:
+    if desired != seen.replicas:
         cause = Cause.WAKE if seen.replicas == 0 < least else Cause.BOUNDS
-    return _decision(policy, seen, wanted, cause, "no worker has told yet how fast it is")
+    return _decision(policy, seen, desired, cause, "no worker has published its speed yet")
 
 
 def _by_load(policy: Policy, state: State, seen: Observation) -> tuple[Decision, State]:
-    asked = _demand(policy, state, seen)
-    working = int(_has_work(state, seen))
-    raw = max(asked.pods, working)
+    load = _load(policy, state, seen)
+    raw = max(load.pods, int(_has_work(state, seen)))
     late = _late(policy, state, seen, raw)
-    if late >= LATE_TICKS:
-        raw = _late_pods(policy, seen)
-    lasting = max(raw, asked.pods_with_margin(policy.tolerance))
-    steps = state.steps.want(seen.now_s, lasting, policy.scale_down_window_s)
-    state = replace(state, steps=steps, sized_s=seen.now_s, backlog=seen.backlog, late=late)
-    wanted, cause = _shaped(policy, state, seen, raw)
-    if late >= LATE_TICKS and cause is Cause.LOAD:
+    if late >= LATE_STEPS:
+        raw = seen.replicas + 1 + int(seen.replicas * policy.tolerance)
+    recommended = max(raw, load.pods_with_margin(policy.tolerance))
+    history = state.history.with_recommended(seen.now_s, recommended, policy.scale_down_window_s)
+    state = replace(state, history=history, sized_s=seen.now_s, waiting=seen.waiting, late=late)
+    desired, cause = _limited(policy, state, seen, raw)
+    if late >= LATE_STEPS and cause is Cause.LOAD:
         cause = Cause.LATE
-    decision = _decision(policy, seen, wanted, cause, _facts(asked, seen))
+    decision = _decision(policy, seen, desired, cause, _facts(load, seen))
     return replace(
         decision,
         raw=raw,
-        arrivals_per_s=asked.arrivals_per_s,
-        capacity_per_s=asked.capacity_per_s,
+        arrivals_per_s=load.arrivals_per_s,
+        capacity_per_s=load.capacity_per_s,
     ), state
 
 
-def _demand(policy: Policy, state: State, seen: Observation) -> Demand:
+def _load(policy: Policy, state: State, seen: Observation) -> Demand:
     rate = state.arrivals.expected_per_second(policy.arrivals_window_s, policy.burst_window_s)
-    return demand(policy, rate or 0.0, seen.backlog, state.capacity_per_s or 0.0, seen.pod_start_s)
+    return demand(policy, rate or 0.0, seen.waiting, state.capacity_per_s or 0.0, seen.pod_start_s)
 
 
 def _has_work(state: State, seen: Observation) -> bool:
-    # One that came and was refused is work too.
-    return seen.backlog + seen.in_flight + state.arrivals.newest > 0
+    # A job that arrived and was refused counts too.
+    return seen.waiting + seen.in_flight + state.arrivals.newest > 0
 
 
 def _late(policy: Policy, state: State, seen: Observation, raw: int) -> int:
-    """Count how often in a row jobs were late although there should be enough pods for them."""
+    """Count the steps in a row with late jobs although there should be enough pods."""
     if not raw <= seen.replicas == seen.ready:
         return 0
     if seen.now_s == state.sized_s:
-        return state.late  # The same look again.
-    is_late = seen.oldest_s > 2 * policy.target_wait_s and seen.backlog >= max(1, state.backlog)
+        return state.late  # The same observation once more.
+    is_late = seen.oldest_s > 2 * policy.target_wait_s and seen.waiting >= max(1, state.waiting)
     return state.late + 1 if is_late else 0
 
 
-def _late_pods(policy: Policy, seen: Observation) -> int:
-    return seen.replicas + 1 + int(seen.replicas * policy.tolerance)
-
-
-def _shaped(policy: Policy, state: State, seen: Observation, raw: int) -> tuple[int, Cause]:
-    """Bring what the load asks for within bounds, patience and steps."""
+def _limited(policy: Policy, state: State, seen: Observation, raw: int) -> tuple[int, Cause]:
+    """Apply bounds, stabilization window and step sizes to what the load needs."""
     floor = _floor(policy, state, seen)
     if seen.replicas > policy.max_replicas:
         return policy.max_replicas, Cause.BOUNDS
-    wanted = min(max(raw, floor), policy.max_replicas)
-    if wanted > seen.replicas:
-        return _upwards(policy, state, seen, wanted, floor)
-    held = min(max(state.steps.most_wanted, floor), policy.max_replicas)
-    if held < seen.replicas:
-        return _downwards(policy, state, seen, held)
-    if raw > policy.max_replicas or raw < wanted == seen.replicas:
+    desired = min(max(raw, floor), policy.max_replicas)
+    if desired > seen.replicas:
+        return _upwards(policy, state, seen, desired, floor)
+    stabilized = min(max(state.history.highest_recommended, floor), policy.max_replicas)
+    if stabilized < seen.replicas:
+        return _downwards(policy, state, seen, stabilized)
+    if raw > policy.max_replicas or raw < desired == seen.replicas:
         return seen.replicas, Cause.BOUNDS
-    return seen.replicas, Cause.WINDOW if wanted < seen.replicas else Cause.LOAD
+    return seen.replicas, Cause.WINDOW if desired < seen.replicas else Cause.LOAD
 
 
 def _floor(policy: Policy, state: State, seen: Observation) -> int:
-    """Return the fewest replicas that may be wanted."""
+    """Return the lowest allowed number of replicas."""
     if policy.min_replicas > 0:
         return policy.min_replicas
     if _has_work(state, seen) or seen.replicas == 0:
         return int(_has_work(state, seen))
     is_idle = seen.now_s - state.busy_s >= policy.scale_to_zero_after_s
-    # A pod that does not serve yet was asked for by somebody: let it start.
+    # A pod that still starts was asked for: it stays until it is ready.
     return 0 if is_idle and seen.ready > 0 else 1
 
 
 def _upwards(
-    policy: Policy, state: State, seen: Observation, wanted: int, floor: int
+    policy: Policy, state: State, seen: Observation, desired: int, floor: int
 ) -> tuple[int, Cause]:
     now = seen.replicas
-    if now >= max(MANY, floor) and wanted <= now * (1 + policy.tolerance):
+    if now >= max(MANY, floor) and desired <= now * (1 + policy.tolerance):
         return now, Cause.TOLERANCE
-    before = state.steps.lowest(seen.now_s, policy.scale_up_period_s)
+    before = min(state.history.replicas_within(seen.now_s, policy.scale_up_period_s))
     by_factor = math.ceil(before * policy.scale_up_max_factor)
     limits = [
-        (wanted, Cause.WAKE if now == 0 else Cause.LOAD),
+        (desired, Cause.WAKE if now == 0 else Cause.LOAD),
         (max(by_factor, before + policy.scale_up_max_pods), Cause.STEPS),
     ]
     if seen.unschedulable:
@@ -143,47 +326,59 @@ def _upwards(
     return (pods, cause) if pods >= least else (least, Cause.BOUNDS if least > now else cause)
 
 
-def _downwards(policy: Policy, state: State, seen: Observation, held: int) -> tuple[int, Cause]:
-    before = state.steps.highest(seen.now_s, policy.scale_down_period_s)
+def _downwards(
+    policy: Policy, state: State, seen: Observation, stabilized: int
+) -> tuple[int, Cause]:
+    before = max(state.history.replicas_within(seen.now_s, policy.scale_down_period_s))
     step = max(1, int(before * policy.scale_down_max_fraction))
+    busy = math.ceil(seen.in_flight / (BATCHES_PER_WORKER * policy.batch_size))
     pods, cause = max(
-        (held, Cause.LOAD if held else Cause.IDLE),
+        (stabilized, Cause.LOAD if stabilized else Cause.IDLE),
         (max(before - step, int(before > 1)), Cause.STEPS),  # To zero only from one.
-        (math.ceil(seen.in_flight / (BATCHES_IN_HAND * policy.batch_size)), Cause.IN_FLIGHT),
+        (busy, Cause.IN_FLIGHT),
         key=itemgetter(0),
     )
     return min(pods, seen.replicas), cause
 
 
+# -- the reason ---------------------------------------------------------------------------------
+
 _WHY = {
     Cause.LOAD: "",
-    Cause.LATE: "jobs are late all the same",
+    Cause.LATE: "jobs wait too long although this should be enough",
     Cause.WAKE: "there is work and no pod",
-    Cause.IDLE: "nothing came for {0.scale_to_zero_after_s:g} s",
-    Cause.BOUNDS: "from {0.min_replicas} to {0.max_replicas} are allowed",
-    Cause.UNKNOWN: "replicas stay as they are",
-    Cause.WINDOW: "more were wanted within {0.scale_down_window_s:g} s",
-    Cause.TOLERANCE: "the difference is not worth a change",
-    Cause.STEPS: "only so many at once",
-    Cause.UNSCHEDULABLE: "pods find no node",
-    Cause.IN_FLIGHT: "the others are at work",
+    Cause.IDLE: "no job came for {0.scale_to_zero_after_s:g} s",
+    Cause.BOUNDS: "limited to {0.min_replicas} to {0.max_replicas} replicas",
+    Cause.UNKNOWN: "the replicas stay unchanged",
+    Cause.WINDOW: "more pods were needed within the last {0.scale_down_window_s:g} s",
+    Cause.TOLERANCE: "the difference is within the tolerance",
+    Cause.STEPS: "the step size is limited",
+    Cause.UNSCHEDULABLE: "pods are unschedulable",
+    Cause.IN_FLIGHT: "the other pods have jobs in work",
 }
 
 
-def _facts(asked: Demand, seen: Observation) -> str:
+def _facts(load: Demand, seen: Observation) -> str:
     return (
-        f"{asked.arrivals_per_s:.1f} pictures/s arrive, {seen.backlog} wait, "
-        f"a pod does {asked.capacity_per_s:.1f}/s: {asked.for_arrivals + asked.for_excess:.2f} "
-        "pods of load"
+        f"{load.arrivals_per_s:.1f} pictures/s arrive, {seen.waiting} wait, "
+        f"a pod does {load.capacity_per_s:.1f}/s: {load.exact:.2f} pods of load"
     )
 
 
 def _decision(
     policy: Policy, seen: Observation, replicas: int, cause: Cause, facts: str
 ) -> Decision:
-    """Put a number and its reason into words."""
     change = replicas - seen.replicas
-    action = Action.UP if change > 0 else Action.DOWN if change < 0 else Action.HOLD
     why = _WHY[cause].format(policy)
-    reason = f"{facts}; {why}" if why else facts
-    return Decision(replicas=replicas, raw=None, action=action, reason=reason, cause=cause)
+    return Decision(
+        replicas=replicas,
+        raw=None,
+        action=action_of(change),
+        reason=f"{facts}; {why}" if why else facts,
+        cause=cause,
+    )
+
+
+def action_of(change: int) -> Action:
+    """Return what a change of the replicas by this many is."""
+    return Action.UP if change > 0 else Action.DOWN if change < 0 else Action.HOLD

@@ -27,7 +27,7 @@ from imageserve.autoscaler.simulator.report import (
 from imageserve.autoscaler.simulator.simulation import Setting
 from imageserve.autoscaler.simulator.traces import read_trace, shipped_traces
 from imageserve.errors import ImageserveError, SettingsError
-from imageserve.queue.capacity import BucketMs
+from imageserve.queue.snapshot import BucketMs
 
 BUCKET_MS = {1: 100.0, 2: 140.0, 4: 220.0, 8: 380.0, 12: 540.0, 16: 700.0, 24: 1020.0, 32: 1340.0}
 """60 ms and 40 ms per picture, 24 pictures a second: a large network on a CPU."""

@@ -14,7 +14,7 @@ from tests.e2e.options import SMALL, TWO_OF_EACH
 from tests.e2e.stress import StressJob, verdict
 from tests.e2e.test_6_autoscaler import LOAD, MOST, SCALED
 
-from imageserve.autoscaler.journal import Reason
+from imageserve.autoscaler.scaler_status import EventReason
 from imageserve.models.stand_in import parse_stand_in
 
 LAYERS = (SMALL, TWO_OF_EACH)
@@ -55,7 +55,7 @@ def test_the_load_takes_two_pods_and_no_more_than_two_can_do() -> None:
 
 
 def test_the_events_that_are_looked_for_are_written() -> None:
-    assert {"ScaledUp", "ScaledToZero"} <= {each.value for each in Reason}
+    assert {"ScaledUp", "ScaledToZero"} <= {each.value for each in EventReason}
 
 
 @pytest.mark.parametrize(

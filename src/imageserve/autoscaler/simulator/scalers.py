@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from imageserve.autoscaler.sizing import Observation, Policy, State, size
-from imageserve.queue.capacity import BucketMs
+from imageserve.queue.snapshot import BucketMs
 
 LOOK_S = 5.0
 """``interval_s`` of the autoscaler."""
@@ -65,7 +65,7 @@ class Imageserve:
                 now_s=glance.now_s,
                 known=True,
                 run="simulated",
-                backlog=glance.waiting,
+                waiting=glance.waiting,
                 in_flight=glance.in_flight,
                 accepted=glance.accepted,
                 rejected=glance.rejected,

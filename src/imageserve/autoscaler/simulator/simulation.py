@@ -11,7 +11,7 @@ from imageserve.autoscaler.simulator.jobs import Batch, Jobs
 from imageserve.autoscaler.simulator.outcome import SAMPLE_S, Outcome, Timeline
 from imageserve.autoscaler.simulator.scalers import Glance, Scaler
 from imageserve.autoscaler.simulator.traces import Trace
-from imageserve.queue.capacity import BucketMs, largest_backlog_in_time
+from imageserve.queue.snapshot import BucketMs, largest_backlog_in_time
 
 
 @dataclass(frozen=True, slots=True)

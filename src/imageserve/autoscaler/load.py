@@ -1,0 +1,160 @@
+"""How much load there is, and how many pods it takes: arrivals, capacity, demand. Pure."""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from statistics import harmonic_mean
+
+from imageserve.autoscaler.policy import Policy
+
+BURST_FACTOR = 1.3
+"""A burst is a count above this many times the expected one ..."""
+
+BURST_SIGMAS = 5.0
+"""... and this many standard deviations above it: by chance alone less than once a day."""
+
+FIRST_SIGMAS = 3.0
+"""Subtracted from the count while only the short window is known, as it may be mostly chance."""
+
+ROUNDING = 0.05
+"""A fraction of a pod that does not count: 6.04 pods of load are 6."""
+
+MARGIN_SIGMAS = 5.0
+"""A pod goes only when the load is this many standard deviations below what the others can do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arrivals:
+    """The rate of arrivals, from a counter that only grows and is read now and then."""
+
+    counts: tuple[tuple[float, int], ...] = ()
+    """``(second, count)``, newest last."""
+
+    def add(self, now_s: float, count: int, window_s: float) -> "Arrivals":
+        """Return these with one more count, without those that ``window_s`` does not need."""
+        earlier = self.counts
+        if earlier and earlier[-1][0] == now_s:
+            earlier = earlier[:-1]  # The same observation once more.
+        counts = (*earlier, (now_s, count))
+        # The last count before the window is kept: arrivals in the window are counted from it.
+        old = sum(second <= now_s - window_s for second, _ in counts)
+        return Arrivals(counts[max(0, old - 1) :])
+
+    @property
+    def latest(self) -> int | None:
+        """The last count; None before the first."""
+        return self.counts[-1][1] if self.counts else None
+
+    @property
+    def newest(self) -> int:
+        """Arrivals between the last two counts; 0 where there are no two."""
+        return self.counts[-1][1] - self.counts[-2][1] if len(self.counts) > 1 else 0
+
+    def per_second(self, window_s: float) -> float | None:
+        """Return the mean rate over the window; None while less than half of it is known."""
+        if not self.counts:
+            return None
+        end_s, end = self.counts[-1]
+        start_s, start = self.counts[0]
+        for second, count in self.counts:
+            if second <= end_s - window_s:
+                start_s, start = second, count
+        elapsed_s = end_s - start_s
+        return (end - start) / elapsed_s if elapsed_s > 0 and elapsed_s >= window_s / 2 else None
+
+    def expected_per_second(self, window_s: float, burst_s: float) -> float | None:
+        """Return the rate over ``window_s``, or over the last ``burst_s`` in a burst.
+
+        None while neither is known. A short lull does not lower the rate.
+        """
+        burst = self.per_second(burst_s)
+        usual = self.per_second(window_s)
+        if burst is None:
+            return usual
+        count = burst * burst_s
+        if usual is None:
+            return max(0.0, count - FIRST_SIGMAS * math.sqrt(count)) / burst_s
+        expected = usual * burst_s
+        is_burst = count > BURST_FACTOR * expected + BURST_SIGMAS * math.sqrt(expected)
+        return burst if is_burst else usual
+
+
+def average_table(tables: Iterable[Mapping[int, float]]) -> Mapping[int, float]:
+    """Return the ``bucket_ms`` of a pod with the average speed of these.
+
+    Speeds add up, times do not: hence the harmonic mean of the times.
+    """
+    by_size: dict[int, list[float]] = {}
+    for table in tables:
+        for batch, ms in table.items():
+            if ms > 0:
+                by_size.setdefault(batch, []).append(ms)
+    return {batch: harmonic_mean(times) for batch, times in by_size.items()}
+
+
+def capacity_per_s(bucket_ms: Mapping[int, float], policy: Policy) -> float | None:
+    """Return how many pictures per second one pod can do; None where it is not known.
+
+    It is the rate of the largest batch that fits the target wait. The batches that run now say
+    nothing: with more pods they are smaller, and each pod seems slower.
+    """
+    usable = {n: ms for n, ms in bucket_ms.items() if ms > 0 and 0 < n <= policy.batch_size}
+    if not usable:
+        return policy.service_rate_per_replica or None
+    fitting = [n for n, ms in usable.items() if ms <= policy.target_wait_s * 1000]
+    size = max(fitting) if fitting else min(usable)
+    return size * 1000 / usable[size]
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """The load in pods, as fractions."""
+
+    arrivals_per_s: float
+    capacity_per_s: float
+    for_arrivals: float
+    for_excess: float
+    """For the jobs that wait beyond what the target wait allows."""
+    deviation: float
+    """Standard deviation of ``for_arrivals``: a low rate is measured less exactly."""
+
+    @property
+    def exact(self) -> float:
+        return self.for_arrivals + self.for_excess
+
+    @property
+    def pods(self) -> int:
+        """The load in whole pods."""
+        return _whole(self.exact)
+
+    def pods_with_margin(self, tolerance: float) -> int:
+        """Return the number below which no pod goes: with less, it would soon be started again."""
+        margin = max(tolerance * self.for_arrivals, MARGIN_SIGMAS * self.deviation)
+        return _whole(self.exact + margin)
+
+
+def _whole(pods: float) -> int:
+    return max(0, math.ceil(pods - ROUNDING))
+
+
+def demand(
+    policy: Policy, arrivals_per_s: float, waiting: int, capacity: float, pod_start_s: float | None
+) -> Demand:
+    """Return the pods that arrivals and waiting jobs need, if one pod does ``capacity`` per second.
+
+    Little's law: with a wait of W, ``arrivals x W`` jobs wait. Only those beyond are excess. It is
+    to be worked off within the drain target, or within the start of a pod where that is longer:
+    pods that come too late to help would be idle.
+    """
+    usable = capacity * policy.target_utilization
+    excess = max(0.0, waiting - arrivals_per_s * policy.target_wait_s)
+    start_s = policy.pod_start_s if pod_start_s is None else pod_start_s
+    # Not below the target wait, or more arrivals could need fewer pods.
+    drain_s = max(policy.target_drain_s, start_s, policy.target_wait_s)
+    return Demand(
+        arrivals_per_s=arrivals_per_s,
+        capacity_per_s=capacity,
+        for_arrivals=arrivals_per_s / usable,
+        for_excess=excess / (capacity * drain_s),
+        deviation=math.sqrt(arrivals_per_s / policy.arrivals_window_s) / usable,
+    )

@@ -1,0 +1,403 @@
+"""Sizes one model: reads its Deployment, asks ``size``, and carries the decision out."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from imageserve.autoscaler.cluster import (
+    Cluster,
+    Deployment,
+    Pause,
+    PodSummary,
+    PodWatch,
+    deletion_costs,
+    pause_of,
+)
+from imageserve.autoscaler.lease import Leadership
+from imageserve.autoscaler.load import average_table
+from imageserve.autoscaler.scaler_status import (
+    EventReason,
+    Mode,
+    ScalerEvents,
+    ScalerStatus,
+    reason_of,
+)
+from imageserve.autoscaler.scaling_file import ModelScaling
+from imageserve.autoscaler.sizing import Decision, Observation, State, action_of, size
+from imageserve.backoff import Backoff
+from imageserve.errors import (
+    ClusterConflict,
+    ClusterError,
+    ClusterForbidden,
+    ClusterMissing,
+    ClusterUnavailable,
+    QueueError,
+)
+from imageserve.queue.snapshot import Snapshot
+
+CONFLICT_TRIES = 3
+"""Tries within one step, each with a new read, while other clients change the Deployment."""
+
+UNREAD_STEPS = 3
+"""After this many steps without the queue an event is written."""
+
+STALE_S = 20.0
+"""An older snapshot, as calls to the API were slow, changes no replicas."""
+
+LONGEST_BACKOFF_S = 30.0
+LONGEST_RETRY_AFTER_S = 300.0
+
+_ERROR_SOURCES: dict[type[ClusterError], str] = {
+    ClusterForbidden: "rbac",
+    ClusterMissing: "target",
+    ClusterConflict: "conflict",
+}
+
+
+class ModelScaler:
+    """One model. One thread calls ``step``; other threads may read what is public."""
+
+    def __init__(
+        self,
+        model: ModelScaling,
+        cluster: Cluster,
+        leadership: Leadership,
+        *,
+        interval_s: float = 5.0,
+        dry_run: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """``interval_s``: time between steps, and the backoff after a first failure."""
+        self.model = model
+        self.status = ScalerStatus(dry_run=dry_run)
+        self.asleep = threading.Event()
+        """Set while there is no pod and no job, and this process would start a pod for one."""
+        self.failures = FailureBackoff(interval_s, clock)
+        self._cluster = cluster
+        self._leadership = leadership
+        self._events = ScalerEvents(model.name, cluster, leadership)
+        self._interval_s = interval_s
+        self._dry_run = dry_run
+        self._clock = clock
+        self._state = State()
+        self._deployment = Deployment(model.deployment, "", "", 0, 0)
+        self._pod_watch = PodWatch()
+        self._pods = PodSummary()
+        self._pods_listed_at: tuple[int, int] | None = None
+        """Replicas and ready pods when the pods were last listed."""
+        self._expected: frozenset[int] = frozenset()
+        """Replicas that this process may have set; another number was set by another client."""
+        self._rights_checked = dry_run
+        self._unread_steps = 0
+
+    @property
+    def initialized(self) -> bool:
+        """Whether queue and Deployment were read once, or the Deployment does not exist."""
+        return self.status.success_at is not None or self.failures.target_is_missing
+
+    def step(self, read_at_s: float, queue: Snapshot | QueueError) -> None:
+        """Size the model once, on its queue as it was read at ``read_at_s``.
+
+        Failures of the API are noted, not raised; while their backoff lasts nothing is done.
+        """
+        self._note_queue(queue)
+        if self.failures.active():
+            return
+        try:
+            self._step(read_at_s, queue)
+        except ClusterError as error:
+            self._note_failure(error)
+        else:
+            self._note_success()
+
+    def _step(self, read_at_s: float, queue: Snapshot | QueueError) -> None:
+        before = self._state
+        for _ in range(CONFLICT_TRIES):
+            deployment = self._deployment = self._cluster.deployment(self.model.deployment)
+            self._check_rights(deployment)
+            self._note_other_writers(deployment)
+            seen = observation(read_at_s, queue, deployment, self._watch_pods(deployment))
+            decision, self._state = size(self.model.policy, before, seen)
+            try:
+                self._carry_out(queue, deployment, seen, decision)
+            except ClusterConflict:
+                self._events.count_error("conflict")
+                continue
+            return
+        self._events.log(logging.WARNING, "other clients keep changing %s", deployment.name)
+
+    # -- observing ----------------------------------------------------------------------------
+
+    def _note_queue(self, queue: Snapshot | QueueError) -> None:
+        if isinstance(queue, QueueError):
+            self._events.count_error("redis")
+            if self._unread_steps == 0:
+                message = "the queue cannot be read, the replicas stay unchanged: %s"
+                self._events.log(logging.ERROR, message, queue)
+            self._unread_steps += 1
+        else:
+            if self._unread_steps:
+                self._events.log(logging.INFO, "the queue can be read again")
+            self._unread_steps = 0
+
+    def _watch_pods(self, deployment: Deployment) -> PodSummary:
+        """List the pods, unless all were ready and nothing has changed since."""
+        now = (deployment.replicas, deployment.ready)
+        if now == self._pods_listed_at and deployment.ready == deployment.replicas:
+            return self._pods
+        pods = self._pod_watch.update(self._cluster.pods(self.model.pod_selector), self._clock())
+        for seconds in pods.new_starts_s:
+            self._events.count_start(seconds)
+        self._pods, self._pods_listed_at = pods, now
+        message = f"{pods.unschedulable} pods have been unschedulable for a minute"
+        reason = EventReason.UNSCHEDULABLE
+        self._events.write_change(deployment, reason, pods.unschedulable, message)
+        return pods
+
+    def _check_rights(self, deployment: Deployment) -> None:
+        """Send a dry run of the later write once, so that a missing right is reported at the start.
+
+        The API checks rights first: a refusal for another reason shows that they are there.
+        """
+        if self._rights_checked:
+            return
+        try:
+            self._cluster.scale(deployment.name)
+            self._cluster.set_replicas(deployment, deployment.replicas, dry_run=True)
+        except (ClusterForbidden, ClusterUnavailable):
+            raise
+        except ClusterError as error:
+            self._events.log(logging.DEBUG, "dry run of a write refused: %s", error)
+        self._rights_checked = True
+
+    def _note_other_writers(self, deployment: Deployment) -> None:
+        if self._dry_run or not self._leadership.leading():
+            self._expected = frozenset()
+            return
+        if self._expected and deployment.replicas not in self._expected:
+            expected = "/".join(map(str, sorted(self._expected)))
+            self._events.write(
+                deployment,
+                EventReason.EXTERNAL_SCALE,
+                f"another client has changed the replicas from {expected} to "
+                f"{deployment.replicas}; sizing continues from there",
+            )
+        self._expected = frozenset({deployment.replicas})
+
+    # -- acting -------------------------------------------------------------------------------
+
+    def _carry_out(
+        self,
+        queue: Snapshot | QueueError,
+        deployment: Deployment,
+        seen: Observation,
+        decision: Decision,
+    ) -> None:
+        pause = pause_of(deployment.annotations)
+        if pause:
+            decision = _paused_decision(pause, seen)
+        problem = str(queue) if isinstance(queue, QueueError) else ""
+        self._write_state_events(problem, deployment, pause)
+        self._events.count_decision(decision.action, "paused" if pause else decision.cause)
+        self._set_status(problem, seen, decision, paused=pause is not None)
+        if decision.replicas != deployment.replicas:
+            self._change(queue, deployment, seen, decision)
+        elif self._dry_run:
+            self._events.forget_state(EventReason.WOULD_SCALE)
+        self._set_asleep(seen, decision, pause)
+
+    def _change(
+        self,
+        queue: Snapshot | QueueError,
+        deployment: Deployment,
+        seen: Observation,
+        decision: Decision,
+    ) -> None:
+        if self._clock() - seen.now_s > STALE_S + self._interval_s:
+            return
+        before, after = deployment.replicas, decision.replicas
+        message = f"{before} -> {after} replicas: {decision.reason}"
+        if self._dry_run:
+            reason = EventReason.WOULD_SCALE
+            self._events.write_change(deployment, reason, (before, after), message)
+            return
+        if after < before and self.model.deletion_cost and isinstance(queue, Snapshot):
+            self._set_deletion_costs(queue)
+        with self._leadership.acting() as allowed:
+            if not allowed:
+                return
+            # The answer may get lost: then it is either number.
+            self._expected = frozenset({before, after})
+            self._cluster.set_replicas(deployment, after)
+        self._expected = frozenset({after})
+        self._events.write(deployment, reason_of(before, after), message)
+
+    def _set_deletion_costs(self, snapshot: Snapshot) -> None:
+        """Let idle pods be deleted first. A failure does not stop the scale-down."""
+        try:
+            costs = deletion_costs(self._cluster.pods(self.model.pod_selector), snapshot)
+            for pod, cost in costs.items():
+                with self._leadership.acting() as allowed:
+                    if allowed:
+                        self._cluster.set_deletion_cost(pod, cost)
+        except ClusterError as error:
+            self._events.count_error("api")
+            self._events.log(logging.WARNING, "the deletion costs are not set: %s", error)
+
+    def _set_asleep(self, seen: Observation, decision: Decision, pause: Pause | None) -> None:
+        idle = seen.known and seen.waiting + seen.in_flight == 0
+        at_zero = seen.replicas == 0 == decision.replicas
+        if at_zero and idle and not pause and self._leadership.leading():
+            self.asleep.set()
+        else:
+            self.asleep.clear()
+
+    # -- publishing ---------------------------------------------------------------------------
+
+    def _write_state_events(
+        self, problem: str, deployment: Deployment, pause: Pause | None
+    ) -> None:
+        unread = self._unread_steps >= UNREAD_STEPS
+        message = f"the queue cannot be read, the replicas stay unchanged: {problem}"
+        self._events.write_change(deployment, EventReason.METRICS_UNAVAILABLE, unread, message)
+        annotation = pause.annotation if pause else ""
+        message = f"paused by {annotation}"
+        self._events.write_change(deployment, EventReason.PAUSED, annotation, message)
+
+    def _set_status(
+        self, problem: str, seen: Observation, decision: Decision, *, paused: bool
+    ) -> None:
+        self.status = ScalerStatus(
+            mode=self._mode(known=seen.known, paused=paused),
+            seen=seen,
+            decision=decision,
+            problem=problem,
+            leader=self._leadership.leading(),
+            paused=paused,
+            dry_run=self._dry_run,
+            success_at=time.time() if seen.known else self.status.success_at,
+        )
+
+    def _mode(self, *, known: bool, paused: bool) -> Mode:
+        if not known:
+            return Mode.UNKNOWN_REDIS
+        if paused:
+            return Mode.PAUSED
+        if not self._leadership.leading():
+            return Mode.FOLLOWER
+        return Mode.DRY_RUN if self._dry_run else Mode.KNOWN
+
+    # -- failures of the API ------------------------------------------------------------------
+
+    def _note_failure(self, error: ClusterError) -> None:
+        self.asleep.clear()
+        self._events.count_error(error_source(error))
+        if self.failures.add(error):
+            self._events.log(logging.ERROR, "replicas stay unchanged until this works: %s", error)
+        if isinstance(error, ClusterForbidden):
+            self._rights_checked = self._dry_run
+            message = str(error)
+            self._events.write_change(self._deployment, EventReason.RBAC_DENIED, message, message)
+        self.status = replace(
+            self.status,
+            mode=Mode.UNKNOWN_API,
+            seen=None,
+            decision=None,
+            problem=str(error),
+            leader=self._leadership.leading(),
+        )
+
+    def _note_success(self) -> None:
+        if self.failures.clear():
+            self._events.log(logging.INFO, "the API answers again")
+        self._events.forget_state(EventReason.RBAC_DENIED)
+
+
+def observation(
+    read_at_s: float, queue: Snapshot | QueueError, deployment: Deployment, pods: PodSummary
+) -> Observation:
+    """Return what ``size`` is given: the queue where it could be read, and the Deployment."""
+    seen = Observation(
+        now_s=read_at_s,
+        known=False,
+        run="",
+        waiting=0,
+        in_flight=0,
+        accepted=0,
+        rejected=0,
+        oldest_s=0.0,
+        replicas=deployment.replicas,
+        ready=deployment.ready,
+        unschedulable=pods.unschedulable,
+        pod_start_s=pods.start_s,
+    )
+    if isinstance(queue, QueueError):
+        return seen
+    return replace(
+        seen,
+        known=True,
+        run=queue.run,
+        waiting=queue.waiting,
+        in_flight=queue.in_flight,
+        accepted=queue.stats.get("accepted", 0),
+        rejected=queue.stats.get("rejected", 0),
+        oldest_s=queue.oldest_ms / 1000,
+        bucket_ms=average_table(queue.tables),
+    )
+
+
+def _paused_decision(pause: Pause, seen: Observation) -> Decision:
+    replicas = seen.replicas if pause.replicas is None else pause.replicas
+    action = action_of(replicas - seen.replicas)
+    return Decision(replicas, raw=None, action=action, reason=f"paused by {pause.annotation}")
+
+
+class FailureBackoff:
+    """Failures in a row of one model's calls to the API. Other threads may read what is public."""
+
+    def __init__(self, interval_s: float, clock: Callable[[], float]) -> None:
+        """``interval_s`` is about how long the first backoff lasts."""
+        self.denied = ""
+        """The message about a missing right; "" where none is missing."""
+        self._backoff = Backoff(interval_s, LONGEST_BACKOFF_S)
+        self._clock = clock
+        self._kind: type[ClusterError] | None = None
+        self._until_s = -float("inf")
+
+    @property
+    def target_is_missing(self) -> bool:
+        return self._kind is ClusterMissing
+
+    def active(self) -> bool:
+        """Whether no call is to be made yet."""
+        return self._clock() < self._until_s
+
+    def add(self, error: ClusterError) -> bool:
+        """Add a failure; returns whether it is of another kind than the one before."""
+        is_new = self._kind is not type(error)
+        self._kind = type(error)
+        self._until_s = self._clock() + self._backoff_s(error)
+        if isinstance(error, ClusterForbidden):
+            self.denied = str(error)
+        return is_new
+
+    def _backoff_s(self, error: ClusterError) -> float:
+        backoff_s = self._backoff.next()
+        if isinstance(error, ClusterUnavailable) and error.retry_after_s is not None:
+            return max(backoff_s, min(error.retry_after_s, LONGEST_RETRY_AFTER_S))
+        return backoff_s
+
+    def clear(self) -> bool:
+        """Note a success; returns whether there was a failure before."""
+        if self._kind is None:
+            return False
+        self._kind, self.denied = None, ""
+        self._backoff.reset()
+        return True
+
+
+def error_source(error: ClusterError) -> str:
+    """Return the ``source`` label under which a failure is counted."""
+    return _ERROR_SOURCES.get(type(error), "api")

@@ -1,0 +1,181 @@
+"""What the autoscaler publishes of one model: its status, events, log lines and counters."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from imageserve import metrics
+from imageserve.autoscaler.cluster import Cluster, Deployment
+from imageserve.autoscaler.lease import Leadership
+from imageserve.autoscaler.sizing import Decision, Observation
+from imageserve.errors import ClusterError
+
+log = logging.getLogger(__name__)
+
+
+class Mode(StrEnum):
+    """Whether queue and Deployment can be read, and whether decisions are carried out."""
+
+    KNOWN = "known"
+    UNKNOWN_REDIS = "unknown (redis)"
+    UNKNOWN_API = "unknown (api)"
+    PAUSED = "paused"
+    FOLLOWER = "follower"
+    DRY_RUN = "dry-run"
+
+
+@dataclass(frozen=True, slots=True)
+class ScalerStatus:
+    """One model after its last step: for metrics, ``explain``, KEDA. Unknown is None, never 0."""
+
+    mode: Mode = Mode.UNKNOWN_API
+    seen: Observation | None = None
+    """None while the Deployment cannot be read."""
+    decision: Decision | None = None
+    problem: str = "not sized yet"
+    """Why the mode is an unknown one."""
+    leader: bool = False
+    paused: bool = False
+    dry_run: bool = False
+    success_at: float | None = None
+    """When queue and Deployment were last read, seconds since the epoch."""
+
+    def gauges(self) -> Mapping[str, float]:
+        """Return the metrics of this model, without those that are not known."""
+        values: dict[str, float | None] = {
+            **(_decision_gauges(self.decision) if self.decision else {}),
+            **(_pod_gauges(self.seen) if self.seen else {}),
+            **(_queue_gauges(self.seen) if self.seen and self.seen.known else {}),
+            "last_success_timestamp_seconds": self.success_at,
+            "leader": self.leader,
+            "paused": self.paused,
+            "dry_run": self.dry_run,
+        }
+        known = {name: value for name, value in values.items() if value is not None}
+        return {f"imageserve_autoscaler_{name}": float(value) for name, value in known.items()}
+
+    def recommendation(self) -> dict[str, Any] | None:
+        """Return this model's part of ``/recommendations``; None where there is no decision."""
+        if self.decision is None or self.seen is None:
+            return None
+        return {
+            "replicas": self.decision.replicas,
+            "raw": self.decision.raw,
+            "reason": self.decision.reason,
+            "cause": self.decision.cause,
+            "mode": self.mode,
+            "current": self.seen.replicas,
+            "ready": self.seen.ready,
+        }
+
+
+def _decision_gauges(decision: Decision) -> dict[str, float | None]:
+    return {
+        "wanted_replicas": decision.replicas,
+        "raw_replicas": decision.raw,
+        "arrivals_per_second": decision.arrivals_per_s,
+        "capacity_per_second": decision.capacity_per_s,
+    }
+
+
+def _pod_gauges(seen: Observation) -> dict[str, float | None]:
+    return {
+        "current_replicas": seen.replicas,
+        "ready_replicas": seen.ready,
+        "unschedulable_replicas": seen.unschedulable,
+    }
+
+
+def _queue_gauges(seen: Observation) -> dict[str, float | None]:
+    return {
+        "queue_waiting": seen.waiting,
+        "queue_in_flight": seen.in_flight,
+        "queue_oldest_seconds": seen.oldest_s,
+    }
+
+
+class EventReason(StrEnum):
+    """The reasons of events: part of the interface, as people filter by them."""
+
+    SCALED_UP = "ScaledUp"
+    SCALED_DOWN = "ScaledDown"
+    SCALED_TO_ZERO = "ScaledToZero"
+    ACTIVATED = "Activated"
+    WOULD_SCALE = "WouldScale"
+    METRICS_UNAVAILABLE = "MetricsUnavailable"
+    UNSCHEDULABLE = "Unschedulable"
+    EXTERNAL_SCALE = "ExternalScale"
+    PAUSED = "Paused"
+    RBAC_DENIED = "RBACDenied"
+
+
+_WARNINGS = {
+    EventReason.METRICS_UNAVAILABLE,
+    EventReason.UNSCHEDULABLE,
+    EventReason.EXTERNAL_SCALE,
+    EventReason.RBAC_DENIED,
+}
+
+
+def reason_of(before: int, after: int) -> EventReason:
+    """Return the reason of an event about a change of the replicas."""
+    if before == 0:
+        return EventReason.ACTIVATED
+    if after == 0:
+        return EventReason.SCALED_TO_ZERO
+    return EventReason.SCALED_UP if after > before else EventReason.SCALED_DOWN
+
+
+class ScalerEvents:
+    """Writes events on one model's Deployment, log lines, and counters.
+
+    Only the leader writes events, and a failure to write one never stops a step.
+    """
+
+    def __init__(self, model: str, cluster: Cluster, leadership: Leadership) -> None:
+        self._model = model
+        self._cluster = cluster
+        self._leadership = leadership
+        self._states: dict[EventReason, object] = {}
+
+    def write(self, about: Deployment, reason: EventReason, message: str) -> None:
+        """Write an event, and a log line with the same text."""
+        if not self._leadership.leading():
+            return
+        warning = reason in _WARNINGS
+        level = logging.WARNING if warning else logging.INFO
+        fields = {"model": self._model, "deployment": about.name, "event": reason.value}
+        log.log(level, "%s", message, extra={"fields": fields})
+        try:
+            self._cluster.event(about, reason, message, warning=warning)
+        except ClusterError as error:
+            self.count_error("events")
+            log.debug("event not written: %s", error)
+
+    def write_change(
+        self, about: Deployment, reason: EventReason, state: object, message: str
+    ) -> None:
+        """Write an event where ``state`` is truthy and differs from the last one."""
+        if state and self._states.get(reason) != state:
+            self.write(about, reason, message)
+        self._states[reason] = state
+
+    def forget_state(self, reason: EventReason) -> None:
+        """Let ``write_change`` write the same state again."""
+        self._states.pop(reason, None)
+
+    def count_decision(self, action: str, reason: str) -> None:
+        metrics.autoscaler_decisions_total.labels(self._model, action, reason).inc()
+
+    def count_error(self, source: str) -> None:
+        metrics.autoscaler_errors_total.labels(self._model, source).inc()
+
+    def count_start(self, seconds: float) -> None:
+        """Count the start of a pod."""
+        metrics.autoscaler_pod_start_seconds.labels(self._model).observe(seconds)
+
+    def log(self, level: int, message: str, *args: object) -> None:
+        """Write a log line about this model."""
+        log.log(level, message, *args, extra={"fields": {"model": self._model}})
