@@ -14,14 +14,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from imageserve.loadtest import search
-from imageserve.loadtest.client import Client, precise_loop
-from imageserve.loadtest.driver import Driver, Shooting
-from imageserve.loadtest.message import Address, Requests
-from imageserve.loadtest.pictures import Deck, Picture
-from imageserve.loadtest.result import SearchStep
-from imageserve.loadtest.schedule import POISSON, Stretch, instants
-from imageserve.loadtest.tally import Tally
+from imageserve_loadtest.client import Address, Client, precise_loop
+from imageserve_loadtest.driver import Driver, RequestOptions
+from imageserve_loadtest.pictures import Picture, PictureSampler
+from imageserve_loadtest.result import SearchStep
+from imageserve_loadtest.schedule import POISSON, RateSegment, instants
+from imageserve_loadtest.search import best_rate, next_rate
+from imageserve_loadtest.tally import Tally
+from imageserve_loadtest.target import Requests
 
 PICTURE = Picture("picture", b"x" * 5_000, "label")
 BODY = b'{"success": true, "predictions": [{"label": "label", "probability": 0.9}]}\n'
@@ -65,12 +65,14 @@ async def load(port: int, rate_per_s: float | None, seconds: float, clients: int
     """Send at a rate, or as fast as so many clients can."""
     address = Address("http", "127.0.0.1", port)
     client, tally = Client(address), Tally(seconds)
-    driver = Driver(client, Requests(address), Deck([PICTURE]), tally, Shooting("bench"))
+    driver = Driver(
+        client, Requests(address), PictureSampler([PICTURE]), tally, RequestOptions("bench")
+    )
     if rate_per_s is None:
         await driver.closed_loop([(seconds, clients)])
     else:
-        stretch = Stretch(seconds, rate_per_s, rate_per_s)
-        await driver.open_loop(instants([stretch], POISSON, seed=1))
+        segment = RateSegment(seconds, rate_per_s, rate_per_s)
+        await driver.open_loop(instants([segment], POISSON, seed=1))
     client.close()
     return tally
 
@@ -112,12 +114,12 @@ def measured(port: int, rate_per_s: float | None, seconds: float) -> tuple[Tally
 def search_ceiling(port: int, seconds: float) -> None:
     """Look for the highest rate that is still sent in time."""
     steps: list[SearchStep] = []
-    while (rate_per_s := search.next_rate(2000.0, steps)) is not None:
+    while (rate_per_s := next_rate(2000.0, steps)) is not None:
         tally, text = measured(port, rate_per_s, seconds)
         print(text, flush=True)
         late_ms = tally.lateness.percentile_ms(99) or 0.0
         steps.append(SearchStep(rate_per_s, late_ms <= LATE_MS, rate_per_s, None, late_ms))
-    print(f"\nhighest rate sent in time (p99 <= {LATE_MS:g} ms): {search.best_rate(steps):,.0f}/s")
+    print(f"\nhighest rate sent in time (p99 <= {LATE_MS:g} ms): {best_rate(steps):,.0f}/s")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-FOLDER = Path(__file__).parents[1] / "src" / "imageserve" / "autoscaler" / "traces"
+FOLDER = Path(__file__).parents[1] / "loadtest/src/imageserve_loadtest/simulator/traces"
 SEED = 7
 STEP_S = 10
 

@@ -13,9 +13,9 @@ from tests.chart.objects import of_kind, pod_templates, the, title
 from tests.chart.situations import KEYS, PASSWORD
 from tests.chart.values_file import values
 
-from imageserve.cli.loadtest_options import FOLDERS, Data, parser_of, plan_of
-from imageserve.loadtest.measure import Plan
-from imageserve.loadtest.schedule import Shard
+from imageserve_loadtest.measure import Plan
+from imageserve_loadtest.options import FOLDERS, Data, parser_of, plan_of
+from imageserve_loadtest.schedule import Shard
 
 KEYS_ON = {"apiKeys": {"enabled": True, "keys": KEYS}}
 

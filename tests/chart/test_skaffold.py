@@ -17,7 +17,7 @@ from tests.chart.schemas import NEWEST, read_schema, schema_problems
 from tests.chart.test_dockerfiles import instructions, last
 from tests.chart.values_file import values
 
-from imageserve.loadtest.scenario import load_scenario
+from imageserve_loadtest.scenario import load_scenario
 
 SCENARIOS = ROOT / "loadtest" / "scenarios"
 #: Parts of the values, by the image that they run.

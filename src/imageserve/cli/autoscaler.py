@@ -1,7 +1,6 @@
 """``imageserve autoscaler``: sizes the model Deployments; ``explain`` and ``simulate``."""
 
 import argparse
-import importlib
 import logging
 import signal
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from imageserve.autoscaler.lease import Election, Leadership
 from imageserve.autoscaler.model_scaler import ModelScaler
 from imageserve.autoscaler.scaling_file import Scaling, read_scaling_file
 from imageserve.cli.access import redis_access
+from imageserve.cli.extras import extra_command, note_if_missing
 from imageserve.config.settings import Settings
 from imageserve.errors import SettingsError
 from imageserve.logger import setup_logging
@@ -20,6 +20,9 @@ from imageserve.queue.observations import JobLook, QueueReader
 
 log = logging.getLogger(__name__)
 
+SIMULATE = "autoscaler-simulate"
+"""Entry point of ``simulate``, which is part of imageserve-loadtest."""
+
 SUBCOMMANDS = {
     "explain": "print what the autoscaler sees right now, and what follows from it",
     "simulate": "compare it with KEDA and with fixed fleets on recorded load, without a cluster",
@@ -27,9 +30,12 @@ SUBCOMMANDS = {
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    if arguments and arguments[0] in SUBCOMMANDS:
-        command = importlib.import_module(f"imageserve.cli.autoscaler_{arguments[0]}")
-        return int(command.main(arguments[1:], environ))
+    if arguments[:1] == ["explain"]:
+        from imageserve.cli import autoscaler_explain
+
+        return autoscaler_explain.main(arguments[1:], environ)
+    if arguments[:1] == ["simulate"]:
+        return extra_command(SIMULATE)(arguments[1:], environ)
     options = _parser().parse_args(arguments)
     settings = Settings.from_env(environ)
     setup_logging(settings.log_level, settings.log_format)
@@ -37,7 +43,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    listing = "\n".join(f"  {name:<10} {text}" for name, text in SUBCOMMANDS.items())
+    texts = {**SUBCOMMANDS, "simulate": SUBCOMMANDS["simulate"] + note_if_missing(SIMULATE)}
+    listing = "\n".join(f"  {name:<10} {text}" for name, text in texts.items())
     parser = argparse.ArgumentParser(
         prog="imageserve autoscaler",
         formatter_class=argparse.RawDescriptionHelpFormatter,
