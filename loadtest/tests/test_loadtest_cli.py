@@ -376,7 +376,9 @@ def test_a_pod_that_is_missing_fails_the_merged_verdict(
             ["http://x", "--scenario", "smoke", "--rate", "1"], "has its own load", id="two loads"
         ),
         pytest.param(["http://x", "--scenario", "/x.yaml"], "cannot be read", id="no file"),
-        pytest.param(["http://x", "--slo", "fast"], "'fast' is not an objective", id="no objective"),
+        pytest.param(
+            ["http://x", "--slo", "fast"], "'fast' is not an objective", id="no objective"
+        ),
         pytest.param(
             ["http://x", "--search", "--slo", "p99=1s", "--clients", "1"],
             "chooses its own rates",

@@ -16,6 +16,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 
 from imageserve_loadtest.histogram import COARSE, Histogram
+from imageserve_loadtest.html_plots import percentile_curve
 from imageserve_loadtest.html_report import render
 from imageserve_loadtest.options import Data, parser_of, plan_of
 from imageserve_loadtest.result import (
@@ -456,6 +457,20 @@ def ramp() -> Result:
     one = result()
     phases = (PhaseLoad("", 12, rate_per_s=40, to_rate_per_s=80.5),)
     return replace(one, load=replace(one.load, scenario="rate", phases=phases))
+
+
+@pytest.mark.parametrize("count", [1, 2, 1_000])
+def test_the_percentile_curve_goes_from_the_fastest_answer_to_the_slowest(count: int) -> None:
+    latency = histogram(count, 20)
+    fastest_ms, _ = next(latency.buckets())
+
+    curve = percentile_curve("good", latency)
+
+    assert (curve.x[0], curve.y[0], curve.y[-1]) == (0, fastest_ms, latency.max_ms)
+    assert 100 - 100 / count < curve.x[-1] < 100
+    assert list(curve.y) == sorted(curve.y)
+    at_90 = [ms for x, ms in zip(curve.x, curve.y, strict=True) if x <= 90]
+    assert at_90[-1] <= (latency.percentile_ms(90) or 0)
 
 
 @pytest.mark.parametrize("shown", [closed(), ramp()], ids=["closed loop", "ramp"])

@@ -1,11 +1,20 @@
 """Plots: SVG that is the same for the same numbers, and says what it shows."""
 
+import re
 from collections.abc import Callable
 from xml.etree import ElementTree
 
 import pytest
 
-from imageserve_loadtest.plots import Panel, Series, Span, bar_chart, line_chart, panels_chart
+from imageserve_loadtest.plots import (
+    Panel,
+    Series,
+    Span,
+    bar_chart,
+    line_chart,
+    panels_chart,
+    percentile_chart,
+)
 
 RISING = Series("rising", [0, 1, 2], [1, 10, 100])
 PODS = Series("pods & more", [0, 1, 2], [1, 3, 2], steps=True)
@@ -18,6 +27,9 @@ CHARTS: dict[str, Callable[[], str]] = {
     ),
     "panels": lambda: panels_chart("Three", [Panel("n", [RISING], "one")] * 3, columns=2),
     "bars": lambda: bar_chart("Bars", "ms", ["p50", "p99"], [("here", [1, 5]), ("there", [2, 9])]),
+    "percentiles": lambda: percentile_chart(
+        "Latency", "ms", [Series("all", [0, 50, 99.95], [1, 2, 9])]
+    ),
     "nothing": lambda: line_chart("Empty", "s", "n", []),
 }
 
@@ -38,6 +50,21 @@ def test_what_is_drawn_is_named() -> None:
     assert plots["panels"].count(">one</text>") == 3
     for text in ("Bars", "ms", "p50", "p99", "here", "there"):
         assert f">{text}</text>" in plots["bars"]
+
+
+def test_percentiles_are_named_up_to_the_last_that_is_drawn() -> None:
+    svg = CHARTS["percentiles"]()
+    for text in ("Latency", "ms", "0 %", "50 %", "90 %", "99 %", "99.9 %"):
+        assert f">{text}</text>" in svg
+    assert ">99.99 %</text>" not in svg
+
+
+def test_90_99_and_99_9_percent_are_equally_far_apart() -> None:
+    svg = CHARTS["percentiles"]()
+    ticks = re.findall(r'<g id="xtick_\d+">.*?<use [^>]*?x="([\d.]+)"', svg, re.DOTALL)
+    zero, _, ninety, ninety_nine, last = map(float, ticks)
+    assert ninety - zero == pytest.approx(ninety_nine - ninety, abs=0.01)
+    assert last - ninety_nine == pytest.approx(ninety_nine - ninety, abs=0.01)
 
 
 def test_a_dollar_is_no_formula() -> None:

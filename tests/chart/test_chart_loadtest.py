@@ -181,7 +181,7 @@ def test_the_image_has_what_the_program_looks_for() -> None:
     folders = [str(folder) for folder in FOLDERS]
     dockerfile = (ROOT / "images" / "loadtest" / "Dockerfile").read_text()
 
-    assert "COPY loadtest /opt/imageserve/loadtest" in dockerfile
+    assert "COPY loadtest/images /opt/imageserve/loadtest/images\n" in dockerfile
     assert "/opt/imageserve/loadtest" in folders
 
 

@@ -44,12 +44,12 @@ def latency_plot(result: Result) -> Plot:
     """Percentile curves of the good answers, and of the refusals where there are any."""
     shown = [("good answers", result.latency.good), ("refusals", result.latency.refused)]
     shown = [(name, histogram) for name, histogram in shown if histogram.count]
-    lines = [_percentile_curve(name, histogram) for name, histogram in shown]
+    lines = [percentile_curve(name, histogram) for name, histogram in shown]
     words = "; ".join(f"{name}: {_in_words(histogram)}" for name, histogram in shown)
     return Plot("latency", f"Latency by percentile. {words}", percentile_chart("", "ms", lines))
 
 
-def _percentile_curve(name: str, histogram: Histogram) -> Series:
+def percentile_curve(name: str, histogram: Histogram) -> Series:
     """Return the curve from the fastest answer to the slowest, which ends it as a flat line."""
     # The slowest answer stands for the last 1 / count. It is drawn up to the middle of that, since
     # 100 % is infinitely far to the right.

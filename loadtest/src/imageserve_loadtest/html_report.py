@@ -5,17 +5,26 @@ outside (addresses, model names, error codes) is escaped.
 """
 
 import shlex
-from collections.abc import Iterable, Sequence
 from html import escape
 from importlib.resources import files
 from string import Template
 
 from imageserve_loadtest import html_plots
-from imageserve_loadtest.histogram import Histogram
+from imageserve_loadtest.html_parts import (
+    FIGURES,
+    NONE,
+    facts_table,
+    figures,
+    html_details,
+    html_section,
+    html_table,
+    ms,
+    number,
+    percent,
+    whole,
+)
 from imageserve_loadtest.html_plots import Plot
-from imageserve_loadtest.result import PERCENTILES, Outcome, PhaseLoad, Result
-
-_NONE = "-"
+from imageserve_loadtest.result import Outcome, PhaseLoad, Refusals, Result
 
 _MEANINGS = {
     Outcome.GOOD: "the answer that the picture must get",
@@ -35,10 +44,6 @@ _STAGES = {
     "total": "everything, measured by the server",
     "outside": "the rest: network, and waiting to be accepted",
 }
-
-_WORDS = ("meaning", "why not")
-
-Row = Sequence[str]
 
 
 def render(result: Result) -> str:
@@ -102,14 +107,14 @@ def _tiles(result: Result) -> str:
     counts = result.counts
     found = result.latency.good.percentiles_ms((50.0, 99.0))
     shown = {
-        "good answers": (_number(result.goodput_per_s), "/s"),
-        "sent": (_number(result.offered_per_s), "/s"),
-        "half within": (_ms(found.get(50.0)), "ms"),
-        "99 % within": (_ms(found.get(99.0)), "ms"),
-        "refused": (_whole(counts.refused), _percent(counts.refused, counts.sent)),
-        "neither good nor refused": (
-            _whole(sum(getattr(counts, outcome) for outcome in _ALARMING)),
-            f"of {_whole(counts.sent)}",
+        "good answers": (number(result.goodput_per_s), "/s"),
+        "sent": (number(result.offered_per_s), "/s"),
+        "half within": (ms(found.get(50.0)), "ms"),
+        "99 % within": (ms(found.get(99.0)), "ms"),
+        "refused": (whole(counts.refused), percent(counts.refused, counts.sent)),
+        "all others": (
+            whole(sum(getattr(counts, outcome) for outcome in _ALARMING)),
+            f"of {whole(counts.sent)}",
         ),
     }
     return f'<dl class="tiles">{"".join(_tile(name, *value) for name, value in shown.items())}</dl>'
@@ -125,19 +130,19 @@ def _tile(name: str, value: str, unit: str) -> str:
 def _accounts(result: Result) -> str:
     counts = result.counts
     rows = [
-        (outcome.value, _whole(n), _percent(n, counts.sent), _MEANINGS[outcome])
+        (outcome.value, whole(n), percent(n, counts.sent), _MEANINGS[outcome])
         for outcome in Outcome
         if (n := getattr(counts, outcome.value)) or outcome is Outcome.GOOD
     ]
     rows += [
-        ("sent", _whole(counts.sent), "", f"{_whole(counts.planned)} were planned"),
-        ("unaccounted", _whole(counts.unaccounted), "", "if not 0, the load test has a bug"),
+        ("sent", whole(counts.sent), "", f"{whole(counts.planned)} were planned"),
+        ("unaccounted", whole(counts.unaccounted), "", "if not 0, the load test has a bug"),
     ]
     alarms = {outcome.value for outcome in _ALARMING} | (
         {"unaccounted"} if counts.unaccounted else set()
     )
-    table = _table("Each request has one outcome.", _OUTCOME_HEAD, rows, alarms)
-    return _section("Requests", table, _reasons(result), _examples(result))
+    table = html_table("Each request has one outcome.", _OUTCOME_HEAD, rows, alarms)
+    return html_section("Requests", table, _reasons(result), _examples(result))
 
 
 _OUTCOME_HEAD = ("outcome", "requests", "share", "meaning")
@@ -147,29 +152,28 @@ def _reasons(result: Result) -> str:
     counts = result.counts
     rows = [
         (
-            "refused",
-            code or "no code",
-            _whole(each.with_retry_after + each.without_retry_after),
-            f"{_whole(each.without_retry_after)} without Retry-After",
+            Outcome.REFUSED.value,
+            whole(each.with_retry_after + each.without_retry_after),
+            f"{code or 'no code'}{_without_retry_after(each)}",
         )
         for code, each in counts.refusals.items()
     ]
-    rows += [("failed", what, _whole(n), "") for what, n in counts.failures.items()]
-    rows += [("no answer", kind, _whole(n), "") for kind, n in counts.errors.items()]
-    if not rows:
-        return ""
-    return _table(
-        "Requests that were not good, by reason.",
-        ("outcome", "reason", "requests", "meaning"),
-        rows,
-    )
+    rows += [(Outcome.FAILED.value, whole(n), what) for what, n in counts.failures.items()]
+    rows += [(Outcome.ERROR.value, whole(n), kind) for kind, n in counts.errors.items()]
+    caption = "Requests that were not good, by reason."
+    return html_table(caption, ("outcome", "requests", "reason"), rows) if rows else ""
+
+
+def _without_retry_after(refusals: Refusals) -> str:
+    bare = refusals.without_retry_after
+    return f", {whole(bare)} without Retry-After" if bare else ""
 
 
 def _examples(result: Result) -> str:
     if not result.examples:
         return ""
     caption = "The first of each outcome, with the request id under which the server logs it."
-    return _table(caption, ("outcome", "why not"), sorted(result.examples.items()))
+    return html_table(caption, ("outcome", "why not"), sorted(result.examples.items()))
 
 
 def _latency(result: Result) -> str:
@@ -177,19 +181,19 @@ def _latency(result: Result) -> str:
     shown = {
         "good": latency.good,
         "good, from sending": latency.from_send,
-        "the right error": latency.broken,
+        "broken pictures": latency.broken,
         "refused": latency.refused,
         "all others": latency.other,
     }
-    rows = [(name, *_figures(histogram)) for name, histogram in shown.items() if histogram.count]
+    rows = [(name, *figures(histogram)) for name, histogram in shown.items() if histogram.count]
     if not rows:
-        return _section("Latency", "<p>Nothing was answered.</p>")
+        return html_section("Latency", "<p>Nothing was answered.</p>")
     caption = "Milliseconds, from the instant at which a request was due."
     has_curve = latency.good.count or latency.refused.count
-    return _section(
+    return html_section(
         "Latency",
         str(html_plots.latency_plot(result)) if has_curve else "",
-        _table(caption, ("answers", *_FIGURES), rows),
+        html_table(caption, ("answers", *FIGURES), rows),
     )
 
 
@@ -197,13 +201,13 @@ def _over_time(result: Result) -> str:
     if not result.timeline.points:
         return ""
     queue = _part("Queue", html_plots.queue_plot(result)) if result.queue else ""
-    return _section(
+    return html_section(
         "Over time",
         _part("Requests", html_plots.rate_plot(result)),
         _part("Latency", html_plots.latency_over_time_plot(result)),
         _part("HTTP status", html_plots.status_plot(result)),
         queue,
-        _details("As tables", _intervals(result), _queue_table(result)),
+        html_details("As tables", _intervals(result), _queue_table(result)),
         is_long=True,
     )
 
@@ -215,19 +219,19 @@ def _part(heading: str, plot: Plot) -> str:
 def _intervals(result: Result) -> str:
     rows = [
         (
-            _number(point.at_s),
-            _whole(point.planned),
-            _whole(point.sent),
-            *(_whole(point.outcomes.get(each, 0)) for each in (Outcome.GOOD, Outcome.REFUSED)),
-            _whole(html_plots.unwelcome(point)),
-            ", ".join(f"{status}: {_whole(n)}" for status, n in sorted(point.statuses.items()))
-            or _NONE,
-            *(_ms(point.latency.percentile_ms(p)) for p in (50.0, 99.0)),
+            number(point.at_s),
+            whole(point.planned),
+            whole(point.sent),
+            *(whole(point.outcomes.get(each, 0)) for each in (Outcome.GOOD, Outcome.REFUSED)),
+            whole(html_plots.unwelcome(point)),
+            ", ".join(f"{status}: {whole(n)}" for status, n in sorted(point.statuses.items()))
+            or NONE,
+            *(ms(point.latency.percentile_ms(p)) for p in (50.0, 99.0)),
         )
         for point in result.timeline.points
     ]
     head = ("from, s", "planned", "sent", "good", "refused", "else", "status", "p50, ms", "p99, ms")
-    return _table(f"Intervals of {result.timeline.interval_s:g} s.", head, rows)
+    return html_table(f"Intervals of {result.timeline.interval_s:g} s.", head, rows)
 
 
 def _queue_table(result: Result) -> str:
@@ -235,16 +239,16 @@ def _queue_table(result: Result) -> str:
         return ""
     rows = [
         (
-            _number(each.at_s),
-            _whole(each.queued),
-            _whole(each.in_flight),
-            _whole(each.workers),
-            _number(each.capacity_per_s),
+            number(each.at_s),
+            whole(each.queued),
+            whole(each.in_flight),
+            whole(each.workers),
+            number(each.capacity_per_s),
         )
         for each in result.queue
     ]
     head = ("at, s", "waiting", "in work", "workers", "capacity, pictures/s")
-    return _table("The queue, as /status reports it.", head, rows)
+    return html_table("The queue, as /status reports it.", head, rows)
 
 
 def _stages(result: Result) -> str:
@@ -252,28 +256,27 @@ def _stages(result: Result) -> str:
     if not stages:
         return ""
     rows = [
-        (name, *_figures(histogram), _STAGES.get(name, "")) for name, histogram in stages.items()
+        (name, *figures(histogram), _STAGES.get(name, "")) for name, histogram in stages.items()
     ]
-    table = _table("Good answers, milliseconds.", ("stage", *_FIGURES, "meaning"), rows)
-    return _section("Where the time went", str(html_plots.stage_plot(result)), table)
+    table = html_table("Good answers, milliseconds.", ("stage", *FIGURES, "meaning"), rows)
+    return html_section("Where the time went", str(html_plots.stage_plot(result)), table)
 
 
 def _lateness(result: Result) -> str:
     if not result.lateness.count:
         return ""
-    table = _table(
-        "Milliseconds between the instant at which a request was due and the one at which it was "
-        "sent. The latencies above contain it.",
-        ("", *_FIGURES),
-        [("lateness", *_figures(result.lateness))],
+    table = html_table(
+        "Milliseconds between due and sent. The latencies above contain this delay.",
+        ("", *FIGURES),
+        [("lateness", *figures(result.lateness))],
     )
     cpu = (
         f"<p>The load test itself used {result.tool.cpu_s:.1f} s of processor time, "
-        f"{_percent(result.tool.cpu_s, result.seconds)} of one core.</p>"
+        f"{percent(result.tool.cpu_s, result.seconds)} of one core.</p>"
         if result.tool.cpu_s
         else ""
     )
-    return _section("How late the load test sent", table, cpu)
+    return html_section("How late the load test sent", table, cpu)
 
 
 def _search(result: Result) -> str:
@@ -281,42 +284,42 @@ def _search(result: Result) -> str:
         return ""
     rows = [
         (
-            _number(step.rate_per_s),
+            number(step.rate_per_s),
             "holds" if step.holds else "does not hold",
-            _number(step.goodput_per_s),
-            _ms(step.p50_ms),
-            _ms(step.p99_ms),
+            number(step.goodput_per_s),
+            ms(step.p50_ms),
+            ms(step.p99_ms),
             "; ".join(step.reasons),
         )
         for step in result.search
     ]
     head = ("rate, /s", "objective", "good, /s", "p50, ms", "p99, ms", "why not")
-    table = _table("All other figures are those of the highest rate that holds.", head, rows)
-    return _section("Rates that were tried", table)
+    table = html_table("All other figures are those of the highest rate that holds.", head, rows)
+    return html_section("Rates that were tried", table)
 
 
 def _load(result: Result) -> str:
     load, tool = result.load, result.tool
-    broken = f", {_percent(load.broken_share, 1)} broken on purpose" if load.broken_share else ""
+    broken = f", {percent(load.broken_share, 1)} broken on purpose" if load.broken_share else ""
     facts = {
         "scenario": load.scenario,
         "loop": f"{load.loop}, {load.arrivals} arrivals" if load.arrivals else load.loop,
         "phases": "; ".join(map(_phase, load.phases)),
-        "pictures": f"{load.pictures}, {_whole(load.distinct)} distinct{broken}",
-        "pictures per request": _whole(load.per_request),
+        "pictures": f"{load.pictures}, {whole(load.distinct)} distinct{broken}",
+        "pictures per request": whole(load.per_request),
         "time-out": f"{load.timeout_s:g} s",
         "seed": str(load.seed),
         "spread over": f"{load.shards} pods" if load.shards > 1 else "one process",
-        "results merged": _whole(result.pods) if result.pods > 1 else "",
+        "results merged": whole(result.pods) if result.pods > 1 else "",
         "queue": _busiest(result),
         "load test": f"imageserve {tool.version}, Python {tool.python}" if tool.version else "",
         "machine": f"{tool.host}, {tool.cores} cores" if tool.host else "",
     }
     rows = [(name, value) for name, value in facts.items() if value]
     notes = "".join(f"<li>{escape(note)}</li>" for note in result.notes)
-    return _section(
+    return html_section(
         "The load",
-        _words(rows),
+        facts_table(rows),
         f"<h3>Notes</h3><ul>{notes}</ul>" if notes else "",
         f"<h3>To repeat it</h3><pre>{escape(shlex.join(_command(result)))}</pre>",
     )
@@ -371,74 +374,4 @@ def _busiest(result: Result) -> str:
         return ""
     most = max(result.queue, key=lambda snapshot: snapshot.queued)
     workers = max(snapshot.workers for snapshot in result.queue)
-    return f"at most {_whole(most.queued)} waited for {workers} workers"
-
-
-# -- pieces of HTML -------------------------------------------------------------------------------
-
-
-def _section(heading: str, *parts: str, is_long: bool = False) -> str:
-    kind = ' class="long"' if is_long else ""
-    return f"<section{kind}><h2>{heading}</h2>{''.join(parts)}</section>"
-
-
-def _details(summary: str, *parts: str) -> str:
-    return f"<details><summary>{summary}</summary>{''.join(parts)}</details>"
-
-
-def _table(caption: str, head: Row, rows: Iterable[Row], alarms: Iterable[str] = ()) -> str:
-    """Return a table; rows whose first cell is in ``alarms`` are highlighted.
-
-    Cells are numbers, except in a last column whose heading is in ``_WORDS``.
-    """
-    kind = ' class="prose"' if head[-1] in _WORDS else ""
-    columns = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in head)
-    lines = "".join(_table_row(row, is_alarm=row[0] in set(alarms)) for row in rows)
-    return (
-        f'<div class="scroll" tabindex="0"><table{kind}><caption>{escape(caption)}</caption>'
-        f"<thead><tr>{columns}</tr></thead><tbody>{lines}</tbody></table></div>"
-    )
-
-
-def _table_row(row: Row, *, is_alarm: bool) -> str:
-    first, *others = map(escape, row)
-    cells = "".join(f"<td>{cell}</td>" for cell in others)
-    kind = ' class="alarm"' if is_alarm else ""
-    return f'<tr{kind}><th scope="row">{first}</th>{cells}</tr>'
-
-
-def _words(rows: Iterable[tuple[str, str]]) -> str:
-    lines = "".join(
-        f'<tr><th scope="row">{escape(name)}</th><td>{escape(value)}</td></tr>'
-        for name, value in rows
-    )
-    return f'<table class="words"><tbody>{lines}</tbody></table>'
-
-
-# -- figures --------------------------------------------------------------------------------------
-
-_FIGURES = ("requests", "mean", *(f"p{percentile:g}" for percentile in PERCENTILES), "max")
-
-
-def _figures(histogram: Histogram) -> list[str]:
-    found = histogram.percentiles_ms(PERCENTILES)
-    times = (histogram.mean_ms, *(found.get(p) for p in PERCENTILES), histogram.max_ms)
-    return [_whole(histogram.count), *map(_ms, times)]
-
-
-def _ms(value: float | None) -> str:
-    if value is None:
-        return _NONE
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 or value == int(value) else f"{value:.1f}"
-
-
-def _whole(count: int) -> str:
-    return f"{count:,}"
-
-
-def _percent(part: float, whole: float) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else _NONE
+    return f"at most {whole(most.queued)} waited for {workers} workers"

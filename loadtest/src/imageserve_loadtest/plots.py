@@ -157,6 +157,8 @@ def _draw(axes: "Axes", panel: Panel) -> None:
     if panel.percentiles:
         _set_percentile_axis(axes)
     _finish(axes, panel.y_label, log_y=panel.log_y, named=len(panel.series) + len(panel.spans))
+    if panel.percentiles:
+        axes.set_ylim(bottom=0.0)
 
 
 def _left_to_100(percentile: float) -> float:
@@ -180,6 +182,7 @@ def _set_percentile_axis(axes: "Axes") -> None:
 def _finish(axes: "Axes", y_label: str, *, log_y: bool, named: int) -> None:
     axes.set_ylabel(y_label)
     axes.grid(visible=True, alpha=0.3)
+    axes.set_axisbelow(True)  # Bars hide the grid.
     axes.spines[["top", "right"]].set_visible(False)
     if log_y:
         axes.set_yscale("log")
