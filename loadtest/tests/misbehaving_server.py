@@ -17,14 +17,14 @@ from types import TracebackType
 from typing import Any
 
 SIDE = 16
-"""Height and width of what the model takes."""
+"""Height and width of the model's input."""
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _BOUNDARY = re.compile(rb"boundary=([^\r\n;]+)")
 
 
 class HangUp(Exception):
-    """Raised by an answer that has ended its connection."""
+    """Raised by an answer that closed its connection."""
 
 
 @dataclass
@@ -51,7 +51,7 @@ class Call:
         self.answer(self.good_items())
 
     def answer(self, items: list[dict[str, Any]]) -> None:
-        """Answer as the contract has it, with these items for the pictures."""
+        """Answer correctly, with these items for the pictures."""
         if len(self.pictures) > 1:
             self.send_json(200, {"success": True, "results": items})
         else:
@@ -64,12 +64,12 @@ class Call:
         self.connection.sendall(data)
 
     def end(self) -> None:
-        """Close the connection as a process does that ends in good order."""
+        """Close the connection like a process that exits normally."""
         self.connection.close()
         raise HangUp
 
     def reset(self) -> None:
-        """Close the connection as a process does that is killed: the client sees a reset."""
+        """Close the connection like a process that is killed: the client sees a reset."""
         self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.end()
 
@@ -84,7 +84,7 @@ Behaviour = Callable[[Call], None]
 
 @dataclass
 class Server:
-    """Listens on a free port of this machine until it is ended."""
+    """Listens on a free port of loopback until it is stopped."""
 
     labels: Mapping[bytes, str]
     behave: Behaviour
@@ -156,7 +156,7 @@ class Server:
 
 
 def pages() -> dict[str, Any]:
-    """What the service says of itself."""
+    """The pages that describe the service."""
     queue = {"queued": 3, "in_flight": 2, "capacity_per_s": 100.0, "workers": [{"id": "w"}]}
     return {
         "/readyz": {"status": "ready"},
@@ -174,7 +174,7 @@ def serving(pictures: Iterable[Any], behave: Behaviour = Call.answer_well) -> It
 
 
 def every(n: int, bad: Behaviour) -> Behaviour:
-    """Answer every n-th call badly and all others well."""
+    """Answer every n-th call badly and all others correctly."""
 
     def behave(call: Call) -> None:
         if call.number % n == 0:
@@ -186,7 +186,7 @@ def every(n: int, bad: Behaviour) -> Behaviour:
 
 
 def _requests(connection: socket.socket) -> Iterator[tuple[bytes, bytes]]:
-    """Read one request after another; gives head and body."""
+    """Yield the head and body of each request."""
     received = b""
     while True:
         while b"\r\n\r\n" not in received:
@@ -213,7 +213,7 @@ def _pictures(head: bytes, body: bytes) -> list[bytes]:
 
 
 def _shut(connection: socket.socket) -> None:
-    """End a connection that another thread is waiting on."""
+    """Close a connection on which another thread is waiting."""
     with suppress(OSError):
         connection.shutdown(socket.SHUT_RDWR)
     connection.close()

@@ -1,4 +1,4 @@
-"""Results of load tests that never were, for tests of what is made of them."""
+"""Made-up results of load tests."""
 
 from typing import Any
 

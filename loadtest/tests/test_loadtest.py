@@ -21,10 +21,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory, redis_program: str) -> Itera
 
 
 def result_of(stack: Stack, path: Path, *options: str) -> tuple[int, Result]:
-    """Run the command against a stack; gives exit status and result."""
+    """Run the command against a stack; returns exit status and result."""
     url = f"http://127.0.0.1:{stack.port}"
     outputs = ("--quiet", "--json", str(path))
-    # Seconds, where a quiet machine takes milliseconds: whether it is quick is not the question.
+    # 20 s, although an idle machine takes milliseconds: this is not about speed.
     status = main(["loadtest", url, "--slo", "p99=20s", *outputs, *options])
     return status, Result.from_json(path.read_text())
 
@@ -77,10 +77,8 @@ def test_pictures_that_are_broken_on_purpose_get_the_right_errors_and_harm_no_ot
     assert (result.counts.broken > 0) == ("--per-request" not in options)
 
 
-def test_a_service_that_stands_still_is_seen_in_the_percentiles(
-    stack: Stack, tmp_path: Path
-) -> None:
-    """Its only worker stands still while all requests come: each has waited since it was due."""
+def test_a_frozen_service_shows_in_the_percentiles(stack: Stack, tmp_path: Path) -> None:
+    """The only worker is frozen while all requests come: each has waited since it was due."""
     worker = stack.workers[0]
     worker.pause()
     resuming = threading.Thread(target=_resume_when_queued, args=(stack, 20))
@@ -92,7 +90,7 @@ def test_a_service_that_stands_still_is_seen_in_the_percentiles(
     resuming.join()
     assert status == 1
     assert result.counts.good == result.counts.sent == 20
-    # The tenth of 25 a second was due 400 ms before the last.
+    # At 25 a second, the tenth request was due 400 ms before the last.
     assert result.verdict.reasons[0].startswith("p50 is ")
 
 

@@ -1,4 +1,4 @@
-"""Whether an answer is the one that these very pictures must get."""
+"""Whether an answer is the one that the pictures of its request must get."""
 
 import json
 from typing import Any
@@ -135,7 +135,7 @@ def test_answers_to_several_pictures_are_judged(body: Any, outcome: str, detail:
     assert detail in found.detail
 
 
-def test_only_an_answer_to_nothing_but_broken_pictures_counts_as_broken() -> None:
+def test_an_answer_counts_as_broken_only_if_all_its_pictures_are_broken() -> None:
     right = error("truncated_image")
 
     assert check([CUT], response(right, 400)).broken
@@ -165,16 +165,16 @@ def test_stages_are_read_from_server_timing() -> None:
     assert stages_ms(response(b"")) == {}
 
 
-def test_what_a_picture_was_answered_alone_is_what_it_must_be_answered() -> None:
+def test_the_answer_to_a_picture_sent_alone_becomes_the_expected_one() -> None:
     unknown = Picture("x.jpg", b"x")
 
     labelled = learnt(unknown, response(labels("cat", "dog")))
-    spoilt = learnt(unknown, response(error("corrupt_image"), 400))
+    broken = learnt(unknown, response(error("corrupt_image"), 400))
 
     assert labelled is not None
     assert check([labelled], response(labels("cat"))).outcome is Outcome.GOOD
     assert check([labelled], response(labels("dog"))).outcome is Outcome.WRONG
-    assert spoilt is not None
-    assert check([spoilt], response(error("corrupt_image"), 400)).broken
+    assert broken is not None
+    assert check([broken], response(error("corrupt_image"), 400)).broken
     assert learnt(unknown, response(error("busy"), 503)) is None
     assert learnt(unknown, response(b"page")) is None

@@ -36,12 +36,12 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def result_of(path: Path, *arguments: str) -> tuple[int, Result]:
-    """Run the command; gives exit status and result."""
+    """Run the command; returns exit status and result."""
     status = main(["loadtest", *arguments, "--distinct", "40", "--json", str(path)])
     return status, Result.from_json(path.read_text())
 
 
-def test_the_clients_of_a_closed_loop_are_all_joined(tmp_path: Path) -> None:
+def test_a_closed_loop_ends_when_all_clients_have_ended(tmp_path: Path) -> None:
     with serving(PICTURES) as server:
         load = ("--clients", "3", "--duration", "0.5", "--quiet")
         status, result = result_of(tmp_path / "r.json", server.url, *load)
@@ -52,7 +52,7 @@ def test_the_clients_of_a_closed_loop_are_all_joined(tmp_path: Path) -> None:
     assert result.counts.unaccounted == 0
 
 
-def test_a_client_of_a_closed_loop_comes_back_when_it_was_told_to(tmp_path: Path) -> None:
+def test_a_client_of_a_closed_loop_obeys_retry_after(tmp_path: Path) -> None:
     def refuse(call: Call) -> None:
         call.send_json(503, {"error": {"code": "busy"}}, "Retry-After: 30")
 
@@ -107,7 +107,7 @@ def test_a_queue_and_its_depth_are_in_the_result(tmp_path: Path) -> None:
     assert result.target.input_size == (SIDE, SIDE)
 
 
-def test_shares_of_the_capacity_are_of_what_the_target_reports(tmp_path: Path) -> None:
+def test_shares_of_the_capacity_use_the_capacity_that_the_target_reports(tmp_path: Path) -> None:
     scenario = tmp_path / "half.yaml"
     scenario.write_text(
         "arrivals: constant\nphases: [{seconds: 0.2, share_of_capacity: 0.5}]\nslo: [p99=30s]"
@@ -121,7 +121,7 @@ def test_shares_of_the_capacity_are_of_what_the_target_reports(tmp_path: Path) -
     assert (result.counts.sent, less.counts.sent) == (10, 5)
 
 
-def test_a_capacity_that_nobody_tells_is_asked_for(tmp_path: Path, capsys: Capture) -> None:
+def test_an_unknown_capacity_is_asked_for(tmp_path: Path, capsys: Capture) -> None:
     with serving(PICTURES) as server:
         del server.pages["/status"]
 
@@ -146,8 +146,8 @@ def test_real_pictures_are_sent_with_their_labels(tmp_path: Path) -> None:
     assert (result.load.pictures, result.load.distinct) == ("files", 1)
 
 
-def test_pictures_of_ones_own_are_sent_to_the_stand_in_too(tmp_path: Path, capsys: Capture) -> None:
-    """They were named, so generated ones in their place would be a lie."""
+def test_own_pictures_are_sent_to_the_stand_in_too(tmp_path: Path, capsys: Capture) -> None:
+    """The user named a folder, so generated pictures in its place would be wrong."""
     with serving(PICTURES) as server:
         assert main(["loadtest", server.url, *SHORT, "--images", str(tmp_path / "none")]) == 1
         assert "labels.csv" in capsys.readouterr().err
@@ -161,14 +161,14 @@ def test_pictures_of_ones_own_are_sent_to_the_stand_in_too(tmp_path: Path, capsy
     assert (result.load.pictures, result.load.distinct) == ("files", 1)
 
 
-def test_what_pictures_must_be_answered_can_be_learnt_before(tmp_path: Path) -> None:
+def test_expected_answers_can_be_learnt_before_the_load(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     (folder / "a.png").write_bytes(b"a")
     (folder / "b.png").write_bytes(b"b")
 
     def fickle(call: Call) -> None:
-        """Call both pictures the same once the load has begun."""
+        """Give both pictures the same label once the load has begun."""
         label = call.labels[call.pictures[0]] if call.number <= 2 else "cat"
         predictions = [{"label": label, "probability": 1.0}]
         call.send_json(200, {"success": True, "predictions": predictions})
@@ -202,7 +202,7 @@ def test_a_search_finds_the_highest_rate_that_holds(tmp_path: Path, capsys: Capt
     assert "80.0/s: goodput" in capsys.readouterr().err
 
 
-def test_the_target_is_waited_for(tmp_path: Path) -> None:
+def test_it_waits_for_the_target(tmp_path: Path) -> None:
     with serving(PICTURES) as server:
         ready = server.pages.pop("/readyz")
         threading.Timer(0.5, lambda: server.pages.update({"/readyz": ready})).start()
@@ -257,7 +257,7 @@ def test_the_scenarios_are_listed(capsys: Capture) -> None:
     assert "overload       A minute at twice the capacity" in capsys.readouterr().out
 
 
-def test_scenarios_of_ones_own_stand_beside_the_built_in_ones(
+def test_own_scenarios_are_listed_beside_the_built_in_ones(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     (tmp_path / "scenarios").mkdir()
@@ -359,7 +359,7 @@ def test_a_pod_that_is_missing_fails_the_merged_verdict(
     assert "1 of 3 pods have a result" in capsys.readouterr().out
 
 
-# -- calls that make no sense -------------------------------------------------------------------
+# -- options that are not valid -----------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -402,7 +402,7 @@ def test_a_pod_that_is_missing_fails_the_merged_verdict(
         pytest.param(["merge", "/dev/null"], "no result was found", id="an empty log"),
     ],
 )
-def test_a_call_that_makes_no_sense_says_why_and_returns_2(
+def test_options_that_are_not_valid_return_2_and_say_why(
     arguments: list[str], said: str, capsys: Capture
 ) -> None:
     assert main(["loadtest", *arguments]) == 2
@@ -418,7 +418,7 @@ def test_a_call_that_makes_no_sense_says_why_and_returns_2(
     ],
     ids=["no number", "too high", "no pods"],
 )
-def test_an_environment_that_makes_no_sense_says_why_and_returns_2(
+def test_an_environment_that_is_not_valid_returns_2_and_says_why(
     environ: dict[str, str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     for name, value in environ.items():
@@ -428,7 +428,9 @@ def test_an_environment_that_makes_no_sense_says_why_and_returns_2(
     assert said in capsys.readouterr().err
 
 
-def test_a_search_is_not_for_several_pods(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+def test_a_search_cannot_run_in_several_pods(
+    monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
     monkeypatch.setenv("LOADTEST_SHARDS", "2")
 
     assert main(["loadtest", "http://x", "--search"]) == 2
@@ -463,7 +465,7 @@ def test_a_value_out_of_range_is_refused(options: tuple[str, str], capsys: Captu
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Make a certificate for this machine, signed by itself; gives (certificate, key)."""
+    """Make a certificate for this machine, signed by itself; returns (certificate, key)."""
     openssl = shutil.which("openssl")
     if openssl is None:
         pytest.skip("no openssl on PATH")

@@ -1,4 +1,4 @@
-"""The load test against a server that misbehaves: it must notice, or no verdict is worth much.
+"""The load test against a server that misbehaves: it must notice every wrong answer.
 
 Every test sends exactly 20 requests at a constant rate, of which every fifth is answered badly.
 """
@@ -20,13 +20,13 @@ from imageserve_loadtest.result import Result
 SENT, BAD = 20, 4
 DISTINCT = 40
 PICTURES = generated(DISTINCT, (SIDE, SIDE), seed=1)
-"""What the load test draws for itself of the seed 1."""
+"""The pictures that the load test itself draws with the seed 1."""
 
 
 def outcome_of(
     tmp_path: Path, behave: Behaviour, *options: str, pictures: list[Picture] = PICTURES
 ) -> tuple[int, Result, list[dict[str, Any]]]:
-    """Run the command; gives exit status, result and records."""
+    """Run the command; returns exit status, result and records."""
     with serving(pictures, behave) as server:
         return measured(tmp_path, server.url, *options)
 
@@ -42,7 +42,7 @@ def measured(tmp_path: Path, url: str, *options: str) -> tuple[int, Result, list
 
 
 def never_answered(call: Call) -> None:
-    """Wait until the client hangs up."""
+    """Do not answer; wait until the client closes the connection."""
     call.connection.recv(1)
     call.end()
 
@@ -188,7 +188,7 @@ def test_answers_given_to_the_wrong_requests_are_noticed(tmp_path: Path) -> None
     one_at_a_time = threading.Lock()
 
     def one_late(call: Call) -> None:
-        """Answer each call but the first with what the call before should have got."""
+        """Answer each call except the first with the answer of the call before."""
         with one_at_a_time:
             last.append(call.good_items())
             answer = last[-2:][0]
@@ -246,7 +246,7 @@ def test_more_open_requests_than_allowed_are_not_sent_and_not_hidden(tmp_path: P
     assert result.counts.errors == {"overrun": SENT - 5, "timeout": 5}
 
 
-# -- what is unusual and right ------------------------------------------------------------------
+# -- unusual but correct answers ----------------------------------------------------------------
 
 
 def chunked(call: Call) -> None:
@@ -288,7 +288,7 @@ def test_every_right_answer_counts_however_it_is_framed(tmp_path: Path, behave: 
     assert [line["status"] for line in records] == [200] * SENT
 
 
-def test_connections_are_used_again(tmp_path: Path) -> None:
+def test_connections_are_reused(tmp_path: Path) -> None:
     with serving(PICTURES) as server:
         measured(tmp_path, server.url)
         connections = {id(call.connection) for call in server.calls}

@@ -1,4 +1,4 @@
-"""Pictures to send: what they must be answered is what the service really does with them."""
+"""Pictures: the expected answers are those that the service really gives."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ IMAGES = Path(__file__).resolve().parents[2] / "loadtest" / "images"
 
 
 @given(st.binary(max_size=1000))
-def test_the_two_fingerprints_of_pixels_are_the_same(pixels: bytes) -> None:
+def test_the_hash_of_pixels_is_the_same_as_in_the_stand_in(pixels: bytes) -> None:
     assert stand_in_label(pixels) == stand_in.stand_in_label(pixels)
 
 
@@ -66,7 +66,7 @@ def test_a_broken_picture_is_answered_with_one_of_its_codes(kind: str) -> None:
         assert raised.value.code in picture.codes, picture.name
 
 
-def test_poison_is_what_a_stand_in_fails_on() -> None:
+def test_a_stand_in_fails_on_poison() -> None:
     (picture, *_) = broken(["poison"], (8, 8), seed=1)
 
     assert decode(picture.data, (8, 8), "bilinear", DecodingPolicy())[:3] == bytes([255, 0, 255])
@@ -112,7 +112,7 @@ def test_pictures_that_cannot_be_used_are_named(
         labelled(tmp_path)
 
 
-def test_pictures_without_labels_are_all_files_of_a_folder(tmp_path: Path) -> None:
+def test_without_labels_all_files_of_a_folder_are_pictures(tmp_path: Path) -> None:
     with pytest.raises(PicturesError, match="has no files"):
         unlabelled(tmp_path)
     (tmp_path / "labels.csv").write_text("file,label\n")
@@ -123,37 +123,37 @@ def test_pictures_without_labels_are_all_files_of_a_folder(tmp_path: Path) -> No
     assert unlabelled(tmp_path) == [Picture("a.jpg", b"a"), Picture("b.jpg", b"b")]
 
 
-def deck_of(
+def sampler_of(
     good: int, *, share: float = 0.0, per_request: int = 1, seed: str = "1"
 ) -> PictureSampler:
     pictures = [Picture(str(i), b"", str(i)) for i in range(good)]
-    spoilt = [Picture("broken", b"", None, frozenset({"x"}))]
-    return PictureSampler(pictures, spoilt, broken_share=share, per_request=per_request, seed=seed)
+    broken = [Picture("broken", b"", None, frozenset({"x"}))]
+    return PictureSampler(pictures, broken, broken_share=share, per_request=per_request, seed=seed)
 
 
-def test_all_pictures_are_dealt_before_one_comes_again() -> None:
-    deck = deck_of(10, per_request=2)
+def test_all_pictures_are_drawn_before_one_is_repeated() -> None:
+    deck = sampler_of(10, per_request=2)
 
     dealt = [picture.name for _ in range(5) for picture in deck.draw()]
 
     assert sorted(dealt) == sorted(map(str, range(10)))
 
 
-def test_each_pod_deals_in_an_order_of_its_own() -> None:
-    orders = [[deck.draw()[0].name for _ in range(50)] for deck in (deck_of(50), deck_of(50))]
-    other = deck_of(50, seed="2")
+def test_each_pod_draws_in_its_own_order() -> None:
+    orders = [[deck.draw()[0].name for _ in range(50)] for deck in (sampler_of(50), sampler_of(50))]
+    other = sampler_of(50, seed="2")
 
     assert orders[0] == orders[1]
     assert [other.draw()[0].name for _ in range(50)] != orders[0]
 
 
 @pytest.mark.parametrize(("share", "low", "high"), [(0.0, 0, 0), (0.1, 50, 150), (1.0, 1000, 1000)])
-def test_as_many_requests_have_a_broken_picture_as_were_asked_for(
+def test_the_share_of_requests_with_a_broken_picture_is_as_asked_for(
     share: float, low: int, high: int
 ) -> None:
-    deck = deck_of(10, share=share, per_request=3)
+    deck = sampler_of(10, share=share, per_request=3)
 
-    spoilt = [sum(picture.label is None for picture in deck.draw()) for _ in range(1000)]
+    broken = [sum(picture.label is None for picture in deck.draw()) for _ in range(1000)]
 
-    assert low <= sum(spoilt) <= high
-    assert max(spoilt) <= 1
+    assert low <= sum(broken) <= high
+    assert max(broken) <= 1

@@ -1,4 +1,4 @@
-"""The HTML report in a real browser: nothing is fetched, all is seen, on a screen and a phone."""
+"""The HTML report in a real browser: nothing is fetched, and all is visible on screen and phone."""
 
 import json
 import os
@@ -155,7 +155,7 @@ def searched() -> Result:
 
 
 def empty() -> Result:
-    """A run whose target was not there: nothing to draw."""
+    """A run without any answer: nothing to draw."""
     one = result(holds=False)
     counts = Counts(planned=40, sent=40, error=40, errors={"connect": 40})
     return replace(
@@ -207,7 +207,7 @@ def program(name: str) -> str:
 
 
 class Browser:
-    """Chromium without a window, and what it has to say of a page."""
+    """Chromium without a window, and what it reports about a page."""
 
     def __init__(self, profile: Path) -> None:
         options = webdriver.ChromeOptions()
@@ -224,7 +224,7 @@ class Browser:
         wish = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", wish)
-        self.console(), self.requested()  # What pages before this one left behind.
+        self.console(), self.requested()  # Discards what earlier pages left behind.
         self.driver.get(page.as_uri())
 
     def run(self, script: str) -> Any:
@@ -237,7 +237,7 @@ class Browser:
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
     def requested(self) -> list[str]:
-        """Give the address of everything that was asked for since the last call."""
+        """Return the URLs that were requested since the last call."""
         events = [
             json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")
         ]
@@ -256,7 +256,7 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
 
 
 class Pages:
-    """Reports as files, each drawn once."""
+    """Reports as files; each is rendered once."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -273,11 +273,11 @@ def page_of(tmp_path_factory: pytest.TempPathFactory) -> Pages:
     return Pages(tmp_path_factory.mktemp("reports"))
 
 
-# -- what it must be like -------------------------------------------------------------------------
+# -- in the browser -------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", RESULTS)
-def test_a_report_asks_for_nothing_but_itself_and_has_no_complaint(
+def test_a_report_requests_nothing_else_and_logs_no_error(
     browser: Browser, page_of: Pages, name: str
 ) -> None:
     page = page_of(name)

@@ -1,4 +1,4 @@
-"""The format of a result, the histograms in it, and one result made of several."""
+"""The format of a result, its histograms, counting, merging, and the table."""
 
 import json
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from loadtest.tests.results import SECONDS, a_result, histogram
 
+from imageserve_loadtest import tally as tally_module
 from imageserve_loadtest.histogram import COARSE, LONGEST_S, Histogram
 from imageserve_loadtest.merge import MergeError, merged, results_in
 from imageserve_loadtest.result import (
@@ -29,7 +30,7 @@ durations = st.lists(st.floats(0, 700), max_size=50)
 
 
 def full_result() -> Result:
-    """A result in which every field has something."""
+    """A result in which no field is empty."""
     counts = Counts(
         planned=100,
         sent=100,
@@ -89,7 +90,7 @@ def test_a_percentile_is_right_to_a_thousandth(seconds: list[float], percentile:
 
     found_ms = histogram(*seconds).percentile_ms(percentile)
 
-    # The smallest value that so many percent did not exceed.
+    # The smallest value that this percentage did not exceed.
     enough = (s for i, s in enumerate(ranked, 1) if i >= percentile * len(ranked) / 100 - 1e-6)
     assert found_ms == pytest.approx(next(enough) * 1000, rel=0.001, abs=0.002)
 
@@ -98,9 +99,7 @@ def test_a_percentile_is_right_to_a_thousandth(seconds: list[float], percentile:
     ("count", "percentile", "rank"),
     [(1, 99, 1), (100, 99, 99), (160, 99, 159), (1000, 99.9, 999), (1001, 99.9, 1000)],
 )
-def test_a_percentile_is_never_of_fewer_values_than_it_says(
-    count: int, percentile: float, rank: int
-) -> None:
+def test_a_percentile_is_the_nearest_rank(count: int, percentile: float, rank: int) -> None:
     ranks_s = histogram(*(i / 1000 for i in range(1, count + 1)))
 
     assert ranks_s.percentile_ms(percentile) == pytest.approx(rank, rel=0.001)
@@ -118,7 +117,7 @@ def test_an_empty_histogram_has_no_figures() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "HISTFAAA", "AAAA" * 20, "ä", "HISTFAAAAIR4nO3IvQ3CMBCGYf"])
-def test_what_is_no_histogram_is_refused(text: str) -> None:
+def test_text_that_is_not_a_histogram_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="not a histogram"):
         Histogram.decode(text)
 
@@ -144,7 +143,7 @@ def test_the_json_has_the_figures_that_scripts_want() -> None:
     assert (raw["answered"], raw["unaccounted"]) == (98, 0)
 
 
-def test_a_newer_program_may_have_written_more_and_an_older_one_less() -> None:
+def test_unknown_keys_are_ignored_and_missing_ones_have_defaults() -> None:
     raw = json.loads(a_result().to_json())
     raw["colour"] = "red"
     raw["counts"]["new"] = 1
@@ -188,7 +187,7 @@ def test_a_result_that_cannot_be_read_is_refused_with_the_key(
         Result.from_json(json.dumps(raw))
 
 
-def test_what_is_no_json_is_refused() -> None:
+def test_text_that_is_not_json_is_refused() -> None:
     with pytest.raises(ResultError, match="not JSON"):
         Result.from_json("{")
 
@@ -228,6 +227,26 @@ def test_every_end_is_counted_once_under_its_kind() -> None:
     assert tally.latency.from_send.percentile_ms(50) == pytest.approx(400, rel=0.001)
     assert tally.stages["outside"].percentile_ms(50) == pytest.approx(300, rel=0.001)
     assert tally.lateness.percentile_ms(50) == pytest.approx(100, rel=0.001)
+
+
+def test_the_second_answer_of_a_kind_makes_no_new_histogram(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Making a histogram takes longer than everything else about a request."""
+    tally = Tally(10.0)
+    record = a_record(Outcome.GOOD, 1.0, status=200, stages_ms={"model": 5.0, "total": 100.0})
+    tally.begin(record.times.intended_s, record.times.sent_s, 1)
+    tally.end(record)
+    monkeypatch.setattr(tally_module, "Histogram", None)
+
+    tally.begin(record.times.intended_s, record.times.sent_s, 1)
+    tally.end(record)
+
+    assert {name: each.count for name, each in tally.stages.items()} == {
+        "model": 2,
+        "total": 2,
+        "outside": 2,
+    }
 
 
 def test_the_timeline_has_every_interval_and_every_request_where_it_belongs() -> None:
@@ -299,15 +318,15 @@ def test_the_results_of_pods_are_found_among_other_lines() -> None:
     assert results_in(lines) == [pod(0), pod(1)]
 
 
-def test_a_result_that_is_cut_off_is_not_passed_over() -> None:
+def test_a_result_that_is_cut_off_is_an_error() -> None:
     with pytest.raises(ResultError, match="not JSON"):
         results_in([a_result().to_json()[:500]])
 
 
 def test_the_results_of_all_pods_add_up() -> None:
-    spoilt = pod(0, counts=full_result().counts, examples={"wrong": "id-1: not a dog"})
+    broken = pod(0, counts=full_result().counts, examples={"wrong": "id-1: not a dog"})
 
-    whole = merged([pod(1, sending_seconds=9.5), spoilt])
+    whole = merged([pod(1, sending_seconds=9.5), broken])
 
     assert whole.pods == 2
     assert whole.load == replace(a_result().load, shards=2)
@@ -325,7 +344,7 @@ def test_the_results_of_all_pods_add_up() -> None:
     )
 
 
-def test_the_merged_verdict_is_judged_anew_over_all() -> None:
+def test_the_merged_verdict_is_judged_again() -> None:
     terms = ("p99=101ms", "goodput=19/s", "errors=0%", "refused=0%")
 
     whole = merged([pod(0, objective=terms), pod(1, objective=terms)])
@@ -333,7 +352,7 @@ def test_the_merged_verdict_is_judged_anew_over_all() -> None:
     assert whole.verdict == Verdict(holds=True)
 
 
-def test_pods_that_began_at_other_times_are_laid_side_by_side() -> None:
+def test_the_timelines_of_pods_are_aligned_by_time_of_day() -> None:
     later = pod(1, started_at="2026-03-01T12:00:03.000+00:00")
 
     whole = merged([pod(0), later])
@@ -362,7 +381,7 @@ other_target = replace(a_result().target, url="http://elsewhere")
         pytest.param([pod(0), pod(1, objective=())], "different objectives", id="objectives"),
     ],
 )
-def test_results_that_do_not_belong_together_are_refused(results: list[Result], said: str) -> None:
+def test_results_of_different_tests_are_refused(results: list[Result], said: str) -> None:
     with pytest.raises(MergeError, match=said):
         merged(results)
 
@@ -374,7 +393,7 @@ def test_results_of_different_targets_can_be_added_up_on_demand() -> None:
 # -- the table ----------------------------------------------------------------------------------
 
 
-def test_the_table_says_everything_that_should_be_looked_at_first() -> None:
+def test_the_table_has_everything_important() -> None:
     text = table(full_result())
 
     for expected in (

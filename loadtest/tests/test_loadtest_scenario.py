@@ -1,4 +1,4 @@
-"""Scenario files: what they may say, and what is said where they are wrong."""
+"""Scenario files: what is read, and the errors."""
 
 from pathlib import Path
 
@@ -24,7 +24,7 @@ def written(folder: Path, text: str) -> Path:
     return path
 
 
-def test_everything_that_a_scenario_says_is_read(tmp_path: Path) -> None:
+def test_all_keys_of_a_scenario_are_read(tmp_path: Path) -> None:
     text = """
 description: two lines
   become one
@@ -54,14 +54,14 @@ slo: [p99=500ms, "errors=1%"]
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: str(path.stem))
-def test_every_scenario_that_is_shipped_can_be_used_and_says_what_it_is_for(path: Path) -> None:
+def test_every_built_in_scenario_is_valid_and_has_a_description(path: Path) -> None:
     scenario = load_scenario(path)
 
     assert scenario.description
     assert scenario.objective.within_ms is not None
 
 
-def test_there_are_scenarios_for_all_that_is_worth_testing() -> None:
+def test_the_built_in_scenarios_are_these() -> None:
     wanted = {"smoke", "clients", "steady", "ramp", "steps", "spike", "overload", "broken", "soak"}
 
     assert {path.stem for path in SHIPPED} == wanted

@@ -32,15 +32,15 @@ def test_requests_are_due_in_order_and_within_the_load(
 
 
 @given(segments)
-def test_constant_arrivals_are_as_many_as_the_rates_ask_for(parts: list[RateSegment]) -> None:
+def test_the_number_of_constant_arrivals_is_as_the_rates_ask_for(parts: list[RateSegment]) -> None:
     asked = sum(part.requests for part in parts)
 
     assert abs(len(list(instants(parts, CONSTANT, 1))) - asked) <= 1
 
 
 @given(st.floats(0.1, 10), rates, rates, st.floats(0, 1))
-@example(1.0, 0.0, 1.2e-308, 1.0)  # What is to be added up vanishes between two numbers.
-def test_a_ramp_has_sent_at_any_time_what_its_rate_has_added_up_to(
+@example(1.0, 0.0, 1.2e-308, 1.0)  # The sums are too small for a float.
+def test_a_ramp_has_sent_at_any_time_the_integral_of_its_rate(
     seconds: float, rate: float, to_rate: float, share: float
 ) -> None:
     ramp = RateSegment(seconds, rate, to_rate)
@@ -69,7 +69,7 @@ def test_a_pause_sends_nothing() -> None:
 
 
 @given(segments, st.integers(1, 7))
-def test_the_constant_arrivals_of_all_shards_are_those_of_one(
+def test_the_constant_arrivals_of_all_shards_together_are_those_of_one(
     parts: list[RateSegment], shards: int
 ) -> None:
     spread = [list(instants(parts, CONSTANT, 1, Shard(i, shards))) for i in range(shards)]
@@ -79,7 +79,7 @@ def test_the_constant_arrivals_of_all_shards_are_those_of_one(
 
 
 @given(st.integers(0, 10_000))
-def test_poisson_arrivals_are_as_many_as_a_poisson_process_has(seed: int) -> None:
+def test_the_number_of_poisson_arrivals_is_that_of_a_poisson_process(seed: int) -> None:
     expected = 2_000
 
     count = len(list(instants([RateSegment(20.0, 100.0, 100.0)], POISSON, seed)))
@@ -104,7 +104,7 @@ def test_the_same_seed_gives_the_same_arrivals_and_another_seed_others() -> None
 
 
 @given(st.integers(0, 1000), st.integers(1, 20))
-def test_the_clients_of_all_shards_are_all_clients_evenly_spread(clients: int, shards: int) -> None:
+def test_clients_are_evenly_spread_over_shards(clients: int, shards: int) -> None:
     spread = [clients_of(clients, Shard(i, shards)) for i in range(shards)]
 
     assert sum(spread) == clients

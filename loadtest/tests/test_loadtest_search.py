@@ -1,4 +1,4 @@
-"""The search for the highest rate that meets an objective, and the progress that is shown."""
+"""The search for the highest rate, addresses, and the progress line."""
 
 import io
 from collections.abc import Callable
@@ -22,9 +22,7 @@ def searched(first: float, holds: Callable[[float], bool]) -> list[SearchStep]:
 
 
 @given(st.floats(1, 3_000), st.floats(5, 500))
-def test_the_highest_rate_is_found_from_wherever_the_search_begins(
-    limit: float, first: float
-) -> None:
+def test_the_search_finds_the_highest_rate_from_any_start(limit: float, first: float) -> None:
     steps = searched(first, lambda rate: rate <= limit)
 
     best = best_rate(steps)
@@ -33,18 +31,18 @@ def test_the_highest_rate_is_found_from_wherever_the_search_begins(
     assert len(steps) <= MOST_STEPS
 
 
-def test_a_server_that_meets_no_rate_ends_the_search() -> None:
+def test_the_search_ends_where_no_rate_holds() -> None:
     steps = searched(10.0, lambda _: False)
 
     assert best_rate(steps) is None
     assert steps[-1].rate_per_s <= LOWEST_PER_S
 
 
-def test_a_server_that_meets_every_rate_ends_the_search() -> None:
+def test_the_search_ends_where_every_rate_holds() -> None:
     assert len(searched(10.0, lambda _: True)) == MOST_STEPS
 
 
-def test_a_rate_that_held_above_one_that_did_not_is_not_believed() -> None:
+def test_a_rate_that_held_above_one_that_failed_does_not_count() -> None:
     found = {5.0: True, 10.0: False, 20.0: True}
     steps = [SearchStep(rate, holds, rate, None, None) for rate, holds in found.items()]
 
@@ -70,7 +68,7 @@ def test_an_address_is_read_and_written(url: str, expected: Address) -> None:
 @pytest.mark.parametrize(
     "url", ["localhost:8000", "ftp://a", "http://", "http://a:x", "http://a?b", "http://u:p@a"]
 )
-def test_what_is_no_address_is_refused(url: str) -> None:
+def test_an_address_that_is_not_valid_is_refused(url: str) -> None:
     with pytest.raises(TargetError):
         Address.parse(url)
 
@@ -84,7 +82,7 @@ def tally_of(good: int) -> Tally:
     return tally
 
 
-def test_in_a_terminal_one_line_is_written_over_and_over_and_then_taken_away(
+def test_in_a_terminal_one_line_is_updated_and_then_removed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("COLUMNS", "120")

@@ -1,4 +1,4 @@
-"""When a load test has shown what it was to show."""
+"""Objectives, and whether a load test met them."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -39,7 +39,7 @@ def test_terms_are_read_and_written(term: str, expected: Objective) -> None:
     "term",
     ["p99", "p99=500", "p0=1s", "p101=1s", "p99=-1ms", "goodput=95", "errors=101%", "speed=1s"],
 )
-def test_a_term_that_makes_no_sense_is_named(term: str) -> None:
+def test_a_term_that_is_not_valid_is_named(term: str) -> None:
     with pytest.raises(ObjectiveError, match=term):
         Objective.parse([term])
 
@@ -54,7 +54,7 @@ def test_a_term_that_makes_no_sense_is_named(term: str) -> None:
     ],
     ids=["the highest percentile", "only a maximum", "only of refusals", "none"],
 )
-def test_in_time_is_what_the_highest_percentile_says(
+def test_in_time_means_the_limit_of_the_highest_percentile(
     terms: list[str], within_ms: float | None
 ) -> None:
     assert Objective.parse(terms).within_ms == within_ms
@@ -65,7 +65,7 @@ def verdict_of(result: Result, *terms: str) -> Verdict:
     return judged(replace(result, goodput_within_ms=objective.within_ms), objective).verdict
 
 
-def test_a_test_in_which_all_is_well_holds() -> None:
+def test_a_good_result_holds() -> None:
     result = a_result()
 
     verdict = verdict_of(
@@ -106,9 +106,7 @@ def counted(**changes: Any) -> Callable[[Result], Result]:
         ),
     ],
 )
-def test_what_must_never_be_breaks_every_objective(
-    spoil: Callable[[Result], Result], reason: str
-) -> None:
+def test_some_outcomes_fail_every_objective(spoil: Callable[[Result], Result], reason: str) -> None:
     verdict = verdict_of(spoil(a_result()), "errors=100%,refused=100%")
 
     assert not verdict.holds
@@ -135,7 +133,7 @@ def test_what_must_never_be_breaks_every_objective(
         ("lateness=1ms", {}, "the load test sent late: p99 2.0 ms"),
     ],
 )
-def test_a_limit_that_is_broken_is_named_with_its_numbers(
+def test_an_exceeded_limit_is_named_with_its_numbers(
     term: str, changes: dict[str, Any], reason: str
 ) -> None:
     verdict = verdict_of(counted(**changes)(a_result()), term)
@@ -152,11 +150,11 @@ def test_a_limit_that_is_broken_is_named_with_its_numbers(
         ("goodput=10/s", {}),
     ],
 )
-def test_a_limit_that_is_just_kept_holds(term: str, changes: dict[str, Any]) -> None:
+def test_a_limit_that_is_just_met_holds(term: str, changes: dict[str, Any]) -> None:
     assert verdict_of(counted(**changes)(a_result()), term).holds
 
 
-def test_without_a_good_answer_nothing_is_shown() -> None:
+def test_without_a_good_answer_the_verdict_fails() -> None:
     nothing = replace(a_result(), counts=Counts(), latency=Latencies())
 
     verdict = verdict_of(nothing, "p99=1s")
@@ -167,7 +165,7 @@ def test_without_a_good_answer_nothing_is_shown() -> None:
     )
 
 
-def test_slow_refusals_break_an_objective_of_refusals() -> None:
+def test_slow_refusals_fail_an_objective_for_refusals() -> None:
     latency = replace(a_result().latency, refused=histogram(0.05))
 
     verdict = verdict_of(replace(a_result(), latency=latency), "refused_p50=20ms")
@@ -175,14 +173,14 @@ def test_slow_refusals_break_an_objective_of_refusals() -> None:
     assert verdict.reasons == ("refused_p50 is 50.0 ms; 20 ms are allowed",)
 
 
-def test_of_one_pod_among_several_only_its_share_of_a_goodput_is_wanted() -> None:
+def test_one_of_several_pods_needs_only_its_share_of_the_goodput() -> None:
     one_of_four = replace(a_result(), load=replace(a_result().load, shards=4))
 
     assert verdict_of(one_of_four, "goodput=40/s").holds
     assert not verdict_of(one_of_four, "goodput=41/s").holds
 
 
-def test_goodput_counts_what_came_in_time_over_the_time_it_could_come_in() -> None:
+def test_goodput_is_counted_over_the_load_plus_the_time_limit() -> None:
     overloaded = replace(a_result(), seconds=2 * SECONDS)
 
     assert overloaded.goodput_per_s == pytest.approx(100 / (2 * SECONDS))
@@ -200,7 +198,7 @@ def test_goodput_counts_what_came_in_time_over_the_time_it_could_come_in() -> No
     ],
     ids=["late", "busy", "few answers"],
 )
-def test_what_weakens_the_figures_is_noted(changes: dict[str, Any], note: str) -> None:
+def test_doubtful_figures_are_noted(changes: dict[str, Any], note: str) -> None:
     (first, *_) = judged(replace(a_result(), **changes), Objective()).notes
 
     assert first.startswith(note)

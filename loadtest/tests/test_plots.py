@@ -1,4 +1,4 @@
-"""Plots: SVG that is the same for the same numbers, and says what it shows."""
+"""Plots: the same numbers give the same SVG, and everything is labelled."""
 
 import re
 from collections.abc import Callable
@@ -42,7 +42,7 @@ def test_the_same_numbers_give_the_same_plot(name: str) -> None:
     assert "<dc:date>" not in svg
 
 
-def test_what_is_drawn_is_named() -> None:
+def test_everything_is_labelled() -> None:
     plots = {name: draw() for name, draw in CHARTS.items()}
     for text in ("Load", "minutes", "requests/s", "rising", "pods &amp; more"):
         assert f">{text}</text>" in plots["lines"]
@@ -67,7 +67,7 @@ def test_90_99_and_99_9_percent_are_equally_far_apart() -> None:
     assert last - ninety_nine == pytest.approx(ninety_nine - ninety, abs=0.01)
 
 
-def test_a_dollar_is_no_formula() -> None:
+def test_a_dollar_sign_is_not_a_formula() -> None:
     assert ">cost in $ and in $</text>" in line_chart("cost in $ and in $", "s", "n", [RISING])
 
 

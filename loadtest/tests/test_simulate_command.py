@@ -1,4 +1,4 @@
-"""``imageserve autoscaler simulate``: what it prints, writes and refuses, and the docs quote."""
+"""``imageserve autoscaler simulate``: what it prints, writes and refuses, and the docs page."""
 
 import re
 from dataclasses import fields
@@ -26,7 +26,7 @@ def simulate(*arguments: object) -> int:
     return main([str(each) for each in arguments], {})
 
 
-def test_it_prints_every_rule_and_what_is_to_hold(
+def test_it_prints_every_rule_and_the_targets(
     trace: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert simulate(trace) == 0
@@ -50,7 +50,7 @@ def test_options_change_what_is_simulated(trace: Path, capsys: pytest.CaptureFix
     assert "fixed fleet of 2" in printed
 
 
-def test_a_sweep_says_what_it_has_tried_and_taken(
+def test_a_sweep_prints_what_was_tried_and_taken(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "short.csv"
@@ -83,7 +83,7 @@ def test_it_draws_and_writes_between_marks(trace: Path, tmp_path: Path) -> None:
         pytest.param(["--set", "max_replicas=3.5"], "max_replicas: '3.5' is not", id="half a pod"),
     ],
 )
-def test_an_option_that_makes_no_sense_is_refused(
+def test_an_option_that_is_not_valid_is_refused(
     options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):
@@ -100,7 +100,7 @@ def test_an_option_that_makes_no_sense_is_refused(
         pytest.param(["/nowhere/x.csv"], "/nowhere/x.csv: cannot be read", id="no such file"),
     ],
 )
-def test_a_value_that_cannot_be_is_refused_by_its_name(options: list[str], message: str) -> None:
+def test_a_value_that_is_not_valid_is_named(options: list[str], message: str) -> None:
     with pytest.raises(SettingsError, match=re.escape(message)):
         simulate(*options)
 
@@ -140,7 +140,7 @@ def test_the_page_shows_what_a_fresh_run_prints(capsys: pytest.CaptureFixture[st
     )
 
 
-def test_what_the_sweep_on_the_page_has_taken_is_what_is_taken_without_a_sweep() -> None:
+def test_the_default_rules_are_those_that_the_sweep_on_the_page_took() -> None:
     rows = [line.split("|") for line in quoted().splitlines() if "|" in line]
     taken = {row[1].strip() for row in rows if row[2].strip() == "taken"}
     assert taken == {rule.name for rule in CALIBRATED.values()}

@@ -1,4 +1,4 @@
-"""The simulator: its queue, its pods, and the rules beside our own."""
+"""The simulator: its queue, its pods, and the rules that are compared."""
 
 from dataclasses import replace
 
@@ -44,7 +44,7 @@ def fixed(requests: list[float], setting: Setting = SETTING, pods: int = 1) -> O
         pytest.param([1.0, 2.0], [0.0, 0.0], id="each alone"),
     ],
 )
-def test_a_worker_takes_what_waits(requests: list[float], waits_s: list[float]) -> None:
+def test_a_worker_takes_the_waiting_jobs(requests: list[float], waits_s: list[float]) -> None:
     outcome = fixed(requests)
     assert outcome.in_time == len(requests)
     assert outcome.p99_wait_s == pytest.approx(max(waits_s))
@@ -56,14 +56,14 @@ def test_a_batch_is_padded_to_the_next_size_that_was_timed() -> None:
     assert outcome.p99_wait_s == pytest.approx(1.1 + 0.25 - 1.2)
 
 
-def test_who_comes_too_late_to_be_answered_is_refused() -> None:
-    # 16 a second for 2 s less the own batch: 28 are let in, and all of them are in time.
+def test_a_request_that_could_not_be_answered_in_time_is_refused() -> None:
+    # 16 a second for 2 s minus the own batch: 28 are accepted, and all of them are in time.
     outcome = fixed([1 + n / 1000 for n in range(60)])
     assert outcome.in_time == 28
     assert outcome.p99_wait_s < 2
 
 
-def test_with_no_pod_everybody_is_let_in_and_nobody_answered() -> None:
+def test_without_pods_all_requests_are_accepted_and_none_answered() -> None:
     outcome = fixed([1 + n / 1000 for n in range(60)], replace(SETTING, replicas=0), pods=0)
     assert (outcome.in_time, outcome.replica_hours, outcome.zero_s) == (0, 0.0, 60.0)
     assert max(jobs for _, jobs in outcome.waiting) == 60
@@ -94,7 +94,7 @@ def test_a_job_past_its_deadline_is_dropped_at_the_claim() -> None:
     assert (queue.in_time, queue.waiting, queue.in_flight) == (1, 0, 0)
 
 
-def test_a_full_queue_first_throws_away_what_is_too_old() -> None:
+def test_a_full_queue_first_drops_expired_jobs() -> None:
     queue = SimulatedQueue(timeout_s=2.0, limit=2)
     queue.arrive([1.0, 1.5, 2.0, 3.2], 0)
     assert (queue.accepted, queue.rejected, queue.waiting) == (3, 1, 2)
@@ -192,7 +192,7 @@ def test_a_steady_load_is_met_without_going_back_and_forth(
 
 
 def test_more_pods_make_smaller_batches_and_no_more_pods() -> None:
-    """A rule that measured what pods do just now would see them get slower, and add more."""
+    """A rule on the throughput of the moment would see pods get slower, and add more."""
     table = {1: 100.0, 8: 170.0, 32: 410.0}
     steady = Trace("steady", (0.0, 3600.0), (50.0, 0.0))
     setting = Setting(table, pod_start_s=30.0, replicas=4)

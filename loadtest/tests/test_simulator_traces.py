@@ -1,4 +1,4 @@
-"""Traces of load: what is read, what is refused, what comes along."""
+"""Load traces: what is read, what is refused, and the built-in ones."""
 
 import subprocess
 import sys
@@ -28,7 +28,7 @@ def test_a_row_holds_until_the_next_and_the_last_one_is_the_end() -> None:
     assert requests[-1] < 20
 
 
-def test_requests_are_as_many_as_the_trace_says_and_come_by_chance() -> None:
+def test_requests_are_a_poisson_process_of_the_rate_of_the_trace() -> None:
     trace = Trace("steady", (0.0, 10_000.0), (10.0, 0.0))
     requests = trace.requests(seed=3)
     assert len(requests) == pytest.approx(100_000, rel=0.02)
@@ -70,13 +70,13 @@ def test_a_trace_that_cannot_be_read_is_refused(tmp_path: Path) -> None:
             read_trace(tmp_path / name)
 
 
-def test_a_mark_of_a_spreadsheet_before_the_first_column_does_no_harm(tmp_path: Path) -> None:
+def test_a_byte_order_mark_is_ignored(tmp_path: Path) -> None:
     file = tmp_path / "exported.csv"
     file.write_bytes(b"\xef\xbb\xbf" + HEAD.encode() + b"0,1\r\n5,0\r\n")
     assert read_trace(file) == Trace("exported", (0.0, 5.0), (1.0, 0.0))
 
 
-def test_the_traces_that_come_along_are_those_that_the_tool_draws() -> None:
+def test_the_built_in_traces_are_those_that_the_tool_draws() -> None:
     names = [trace.name for trace in shipped_traces()]
     assert names == ["day", "flash-crowd", "long-idle", "on-off", "ramp", "slow-leak", "step"]
     tool = ROOT / "tools" / "draw_traces.py"

@@ -1,7 +1,7 @@
 """Counts requests while the load runs, in bounded memory. Has no clock of its own."""
 
 import json
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -101,7 +101,7 @@ class Tally:
     def __init__(self, seconds: float) -> None:
         self.interval_s = interval_for(seconds)
         self.latency = Latencies()
-        self.stages: dict[str, Histogram] = {}
+        self.stages: defaultdict[str, Histogram] = defaultdict(Histogram)
         self.lateness = Histogram()
         self.last_sent_s = 0.0
         self.last_done_s = 0.0
@@ -202,7 +202,7 @@ class Tally:
         self.latency.from_send.record_s(from_send_s)
         interval.latency.record_s(latency_s)
         for name, milliseconds in _with_outside(record.stages_ms, from_send_s).items():
-            self.stages.setdefault(name, Histogram()).record_s(milliseconds / 1000)
+            self.stages[name].record_s(milliseconds / 1000)
 
 
 def interval_for(seconds: float) -> float:
