@@ -1,8 +1,7 @@
-"""How fast the load test itself can send: its own ceiling, against a server that does nothing.
+"""How fast the load test itself can send on one core.
 
-``python -m bench.loadtest_ceiling``: the server is a process of its own, which answers every
-request at once with the same few bytes; what is found is what the tool costs, on one core. The
-answers are checked as always, so the picture is one whose label the server knows.
+``python -m bench.loadtest_ceiling``: the server is another process that answers every request at
+once with the same few bytes. Answers are checked as always: the server knows the picture's label.
 """
 
 import argparse
@@ -31,11 +30,11 @@ ANSWER = (
     b"X-Request-Id: 0123456789abcdef\r\nContent-Length: " + str(len(BODY)).encode() + b"\r\n\r\n"
 )
 LATE_MS = 10.0
-"""At its 99th percentile: beyond it a rate was not really sent."""
+"""If the 99th percentile of lateness is above it, the rate was not really sent."""
 
 
 class TrivialServer(asyncio.Protocol):
-    """Answers as soon as so many bytes have come as one request has."""
+    """Answers as soon as a complete request has arrived."""
 
     def __init__(self) -> None:
         self._missing = 0
@@ -62,7 +61,7 @@ async def serve() -> None:
 
 
 async def load(port: int, rate_per_s: float | None, seconds: float, clients: int = 16) -> Tally:
-    """Send at a rate, or as fast as so many clients can."""
+    """Send at a rate, or as fast as this many clients can."""
     address = Address("http", "127.0.0.1", port)
     client, tally = Client(address), Tally(seconds)
     driver = Driver(

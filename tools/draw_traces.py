@@ -1,4 +1,4 @@
-"""Draws the traces of load that the simulator ships, as CSV: ``second,requests_per_second``.
+"""Draws the simulator's built-in load traces, as CSV: ``second,requests_per_second``.
 
 Each row holds until the next one; the last row ends the trace. The shapes are made up, not
 recorded: each is the plainest form of something that happens to a service.

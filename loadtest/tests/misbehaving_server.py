@@ -1,6 +1,6 @@
 """A small HTTP server that looks like imageserve with the stand-in, and can be made to misbehave.
 
-It answers each picture with its label, which it is told beforehand; a test replaces the answers to
+It answers each picture with its label, which it gets from the test; a test replaces the answers to
 some of the requests. One thread a connection, raw sockets, so that anything at all can be sent.
 """
 

@@ -132,15 +132,17 @@ def sampler_of(
 
 
 def test_all_pictures_are_drawn_before_one_is_repeated() -> None:
-    deck = sampler_of(10, per_request=2)
+    sampler = sampler_of(10, per_request=2)
 
-    dealt = [picture.name for _ in range(5) for picture in deck.draw()]
+    drawn = [picture.name for _ in range(5) for picture in sampler.draw()]
 
-    assert sorted(dealt) == sorted(map(str, range(10)))
+    assert sorted(drawn) == sorted(map(str, range(10)))
 
 
 def test_each_pod_draws_in_its_own_order() -> None:
-    orders = [[deck.draw()[0].name for _ in range(50)] for deck in (sampler_of(50), sampler_of(50))]
+    orders = [
+        [sampler.draw()[0].name for _ in range(50)] for sampler in (sampler_of(50), sampler_of(50))
+    ]
     other = sampler_of(50, seed="2")
 
     assert orders[0] == orders[1]
@@ -151,9 +153,9 @@ def test_each_pod_draws_in_its_own_order() -> None:
 def test_the_share_of_requests_with_a_broken_picture_is_as_asked_for(
     share: float, low: int, high: int
 ) -> None:
-    deck = sampler_of(10, share=share, per_request=3)
+    sampler = sampler_of(10, share=share, per_request=3)
 
-    broken = [sum(picture.label is None for picture in deck.draw()) for _ in range(1000)]
+    broken = [sum(picture.label is None for picture in sampler.draw()) for _ in range(1000)]
 
     assert low <= sum(broken) <= high
     assert max(broken) <= 1

@@ -108,7 +108,7 @@ def test_a_run_is_repeatable_and_a_seed_makes_another_one() -> None:
     assert first != other
 
 
-def glance(now_s: float, waiting: int, replicas: int, in_flight: int = 0) -> Snapshot:
+def snapshot(now_s: float, waiting: int, replicas: int, in_flight: int = 0) -> Snapshot:
     return Snapshot(now_s, waiting, in_flight, 0, 0, 0.0, replicas, replicas, {}, None)
 
 
@@ -136,13 +136,13 @@ def keda(list_length: int = 10, *, count_in_flight: bool = False, min_replicas: 
     ],
 )
 def test_the_hpa_does_what_its_documentation_says(waiting: int, replicas: int, wanted: int) -> None:
-    assert keda().decide(glance(0.0, waiting, replicas)) == wanted
+    assert keda().decide(snapshot(0.0, waiting, replicas)) == wanted
 
 
 def test_the_hpa_goes_down_to_the_highest_of_the_last_five_minutes() -> None:
     scaler, replicas, counts = keda(), 8, []
     for tick in range(45):
-        replicas = scaler.decide(glance(tick * 15.0, 25 if tick < 5 else 5, replicas))
+        replicas = scaler.decide(snapshot(tick * 15.0, 25 if tick < 5 else 5, replicas))
         counts.append(replicas)
     assert counts[:20] == [8] * 20
     assert counts[20:24] == [3] * 4
@@ -150,21 +150,21 @@ def test_the_hpa_goes_down_to_the_highest_of_the_last_five_minutes() -> None:
 
 
 def test_keda_counts_what_is_in_flight_where_it_is_told_to() -> None:
-    assert keda().decide(glance(0.0, 10, 1, in_flight=40)) == 1
-    assert keda(count_in_flight=True).decide(glance(0.0, 10, 1, in_flight=40)) == 5
+    assert keda().decide(snapshot(0.0, 10, 1, in_flight=40)) == 1
+    assert keda(count_in_flight=True).decide(snapshot(0.0, 10, 1, in_flight=40)) == 5
 
 
 def test_keda_goes_to_zero_after_its_cooldown_and_comes_back_at_a_poll() -> None:
     scaler = keda()
-    counts = [scaler.decide(glance(t * 15.0, 0 if t else 1, 1)) for t in range(6)]
+    counts = [scaler.decide(snapshot(t * 15.0, 0 if t else 1, 1)) for t in range(6)]
     assert counts == [1, 1, 1, 1, 0, 1]  # It polls every other time.
-    assert scaler.decide(glance(90.0, 0, 0)) == 0
-    assert [scaler.decide(glance(s, 1, 0)) for s in (105.0, 120.0)] == [0, 1]
+    assert scaler.decide(snapshot(90.0, 0, 0)) == 0
+    assert [scaler.decide(snapshot(s, 1, 0)) for s in (105.0, 120.0)] == [0, 1]
 
 
 def test_keda_keeps_its_minimum() -> None:
     scaler = keda(min_replicas=2)
-    assert {scaler.decide(glance(t * 15.0, 0, 2)) for t in range(60)} == {2}
+    assert {scaler.decide(snapshot(t * 15.0, 0, 2)) for t in range(60)} == {2}
 
 
 STEADY_TABLES = [
@@ -225,10 +225,10 @@ def test_the_targets_hold_on_a_quick_trace_and_say_where_they_do_not() -> None:
     table = {1: 400.0, 2: 560.0, 4: 880.0, 8: 1520.0}
     conditions = Conditions(Setting(table), Policy(max_replicas=20, batch_size=8))
     rules = [Rule(IMAGESERVE), Rule(KEDA_LIST, 8), Rule(KEDA_SUM, 2), Rule(FIXED, 6)]
-    told: list[str] = []
-    results = compare(conditions, [quick], rules, 1, told.append)
+    lines: list[str] = []
+    results = compare(conditions, [quick], rules, 1, lines.append)
     found = {each.text.split(":")[0]: each for each in targets(results, conditions)}
-    assert told[-1] == "4/4 step: fixed fleet of 6"
+    assert lines[-1] == "4/4 step: fixed fleet of 6"
     assert found["step"].is_met
     worse = {
         key: replace(each, in_time=0, replica_hours=1e3) if key[1] == rules[0] else each
