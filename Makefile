@@ -16,10 +16,10 @@ python:
 	@test -n "$(PYTHON)" || { echo "imageserve needs Python 3.11 or 3.12. Install one, or set it: make PYTHON=/path/to/python"; exit 1; }
 
 # One stamp per lock: an environment is made again only when its lock has changed.
-$(VENV)/local.stamp: locks/local.txt pyproject.toml | python
+$(VENV)/local.stamp: locks/local.txt pyproject.toml loadtest/pyproject.toml | python
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "cannot make a virtual environment (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/local.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . --editable ./loadtest
 	@touch $@
 
 $(VENV)/dev.stamp: locks/dev.txt locks/helm.txt $(VENV)/local.stamp
@@ -56,7 +56,7 @@ check: $(VENV)/dev.stamp  ## formatting, lint, import walls, types, sizes, spell
 	$(BIN)/codespell
 	$(BIN)/shellcheck .ci/run images/build.sh
 	$(BIN)/python tools/chart_docs.py --check
-	$(BIN)/python tools/check_house.py src/imageserve
+	$(BIN)/python tools/check_house.py src/imageserve loadtest/src
 
 check-security: $(VENV)/dev.stamp .venv-security/stamp  ## check chart and images with checkov
 	CHECKOV=$(CURDIR)/.venv-security/bin/checkov $(BIN)/python -m pytest tests/chart/test_checkov.py
@@ -88,15 +88,17 @@ train: $(VENV)/local.stamp  ## draw pictures and train the bundled model
 
 UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-header --no-annotate --no-strip-extras $(UPGRADE) pyproject.toml
+# The load test depends on imageserve itself, which is installed from here and has no hash.
+NOT_OURS = --no-emit-package imageserve
 
 lock: $(VENV)/dev.stamp  ## write the lock files with hashes (UPGRADE=--upgrade for newer versions)
 	$(UV_COMPILE) --extra web --output-file locks/web.txt
 	$(UV_COMPILE) --extra worker --output-file locks/worker.txt
 	$(UV_COMPILE) --extra onnx --output-file locks/worker-onnx.txt
 	$(UV_COMPILE) --extra autoscaler --output-file locks/autoscaler.txt
-	$(UV_COMPILE) --extra loadtest --output-file locks/loadtest.txt
-	$(UV_COMPILE) --extra local --output-file locks/local.txt
-	$(UV_COMPILE) --extra local --extra dev --output-file locks/dev.txt
+	$(subst pyproject.toml,loadtest/pyproject.toml,$(UV_COMPILE)) $(NOT_OURS) --output-file locks/loadtest.txt
+	$(UV_COMPILE) loadtest/pyproject.toml $(NOT_OURS) --extra local --extra plots --output-file locks/local.txt
+	$(UV_COMPILE) loadtest/pyproject.toml $(NOT_OURS) --extra local --extra plots --extra dev --output-file locks/dev.txt
 	$(UV_COMPILE) images/model/cuda.in --constraint locks/worker.txt --output-file locks/worker-cuda.txt
 	$(subst pyproject.toml,locks/helm.in,$(UV_COMPILE)) --no-deps --output-file locks/helm.txt
 	$(subst pyproject.toml,locks/security.in,$(UV_COMPILE)) --output-file locks/security.txt

@@ -1,8 +1,7 @@
-"""How fast the load test itself can send: its own ceiling, against a server that does nothing.
+"""How fast the load test itself can send on one core.
 
-``python -m bench.loadtest_ceiling``: the server is a process of its own, which answers every
-request at once with the same few bytes; what is found is what the tool costs, on one core. The
-answers are checked as always, so the picture is one whose label the server knows.
+``python -m bench.loadtest_ceiling``: the server is another process that answers every request at
+once with the same few bytes. Answers are checked as always: the server knows the picture's label.
 """
 
 import argparse
@@ -14,14 +13,14 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from imageserve.loadtest import search
-from imageserve.loadtest.client import Client, precise_loop
-from imageserve.loadtest.driver import Driver, Shooting
-from imageserve.loadtest.message import Address, Requests
-from imageserve.loadtest.pictures import Deck, Picture
-from imageserve.loadtest.result import SearchStep
-from imageserve.loadtest.schedule import POISSON, Stretch, instants
-from imageserve.loadtest.tally import Tally
+from imageserve_loadtest.client import Address, Client, precise_loop
+from imageserve_loadtest.driver import Driver, RequestOptions
+from imageserve_loadtest.pictures import Picture, PictureSampler
+from imageserve_loadtest.result import SearchStep
+from imageserve_loadtest.schedule import POISSON, RateSegment, instants
+from imageserve_loadtest.search import best_rate, next_rate
+from imageserve_loadtest.tally import Tally
+from imageserve_loadtest.target import Requests
 
 PICTURE = Picture("picture", b"x" * 5_000, "label")
 BODY = b'{"success": true, "predictions": [{"label": "label", "probability": 0.9}]}\n'
@@ -31,11 +30,11 @@ ANSWER = (
     b"X-Request-Id: 0123456789abcdef\r\nContent-Length: " + str(len(BODY)).encode() + b"\r\n\r\n"
 )
 LATE_MS = 10.0
-"""At its 99th percentile: beyond it a rate was not really sent."""
+"""If the 99th percentile of lateness is above it, the rate was not really sent."""
 
 
 class TrivialServer(asyncio.Protocol):
-    """Answers as soon as so many bytes have come as one request has."""
+    """Answers as soon as a complete request has arrived."""
 
     def __init__(self) -> None:
         self._missing = 0
@@ -62,15 +61,17 @@ async def serve() -> None:
 
 
 async def load(port: int, rate_per_s: float | None, seconds: float, clients: int = 16) -> Tally:
-    """Send at a rate, or as fast as so many clients can."""
+    """Send at a rate, or as fast as this many clients can."""
     address = Address("http", "127.0.0.1", port)
     client, tally = Client(address), Tally(seconds)
-    driver = Driver(client, Requests(address), Deck([PICTURE]), tally, Shooting("bench"))
+    driver = Driver(
+        client, Requests(address), PictureSampler([PICTURE]), tally, RequestOptions("bench")
+    )
     if rate_per_s is None:
         await driver.closed_loop([(seconds, clients)])
     else:
-        stretch = Stretch(seconds, rate_per_s, rate_per_s)
-        await driver.open_loop(instants([stretch], POISSON, seed=1))
+        segment = RateSegment(seconds, rate_per_s, rate_per_s)
+        await driver.open_loop(instants([segment], POISSON, seed=1))
     client.close()
     return tally
 
@@ -112,12 +113,12 @@ def measured(port: int, rate_per_s: float | None, seconds: float) -> tuple[Tally
 def search_ceiling(port: int, seconds: float) -> None:
     """Look for the highest rate that is still sent in time."""
     steps: list[SearchStep] = []
-    while (rate_per_s := search.next_rate(2000.0, steps)) is not None:
+    while (rate_per_s := next_rate(2000.0, steps)) is not None:
         tally, text = measured(port, rate_per_s, seconds)
         print(text, flush=True)
         late_ms = tally.lateness.percentile_ms(99) or 0.0
         steps.append(SearchStep(rate_per_s, late_ms <= LATE_MS, rate_per_s, None, late_ms))
-    print(f"\nhighest rate sent in time (p99 <= {LATE_MS:g} ms): {search.best_rate(steps):,.0f}/s")
+    print(f"\nhighest rate sent in time (p99 <= {LATE_MS:g} ms): {best_rate(steps):,.0f}/s")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -5,8 +5,9 @@ usage: images/check.py [--engine docker|buildah] [--repository NAME] [--tag TAG]
 
 It looks at what is in them, starts a redis-server on loopback with web and model image beside it,
 sends a picture through, has the load test image send more, and stops them with SIGTERM. The
-autoscaler image must say that it lacks a cluster. --lean has the model image serve the stand-in
-instead of the bundled model. buildah, which starts no containers itself, needs root.
+autoscaler image must say that it lacks a cluster. No other image may contain the load test. --lean
+has the model image serve the stand-in instead of the bundled model. buildah, which starts no
+containers itself, needs root.
 """
 
 import argparse
@@ -180,9 +181,9 @@ TENSORFLOW = "tensorflow keras numpy"
 WEB = "flask gunicorn gevent"
 #: What an image must not have, as names that Python could import.
 ABSENT = {
-    "web": f"{TENSORFLOW} kubernetes pip",
-    "model": f"{WEB} PIL kubernetes pip",
-    "autoscaler": f"{TENSORFLOW} {WEB} PIL pip",
+    "web": f"{TENSORFLOW} kubernetes imageserve_loadtest pip",
+    "model": f"{WEB} PIL kubernetes imageserve_loadtest pip",
+    "autoscaler": f"{TENSORFLOW} {WEB} PIL imageserve_loadtest pip",
     "loadtest": f"{TENSORFLOW} {WEB} kubernetes pip",
 }
 FIND = "python3 -c 'import importlib.util as u, sys; print(*filter(u.find_spec, sys.argv[1:]))'"
@@ -218,10 +219,14 @@ def check_autoscaler(autoscaler: Engine) -> None:
     script = f"echo '{file}' >/tmp/s && SCALING_FILE=/tmp/s imageserve autoscaler 2>&1 || true"
     said = autoscaler.output(script)
     expect("no cluster to talk to" in said, f"autoscaler: {said.strip()[:90]}")
-    expect("simulate" in autoscaler.output("imageserve autoscaler --help"), "autoscaler: --help")
+    expect("explain" in autoscaler.output("imageserve autoscaler --help"), "autoscaler: --help")
+    said = autoscaler.output("imageserve autoscaler simulate 2>&1 || true")
+    expect("pip install imageserve-loadtest" in said, f"autoscaler: {said.strip()[:90]}")
 
 
 def check_load(loadtest: Engine, address: str) -> None:
+    for command, word in (("loadtest --list", "steady"), ("autoscaler simulate --help", "TRACE")):
+        expect(word in loadtest.output(f"imageserve {command}"), f"loadtest: imageserve {command}")
     process = loadtest.start(
         "loadtest", address, "--clients", "2", "--duration", "3", "--quiet", env={}
     )

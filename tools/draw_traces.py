@@ -1,4 +1,4 @@
-"""Draws the traces of load that the simulator ships, as CSV: ``second,requests_per_second``.
+"""Draws the simulator's built-in load traces, as CSV: ``second,requests_per_second``.
 
 Each row holds until the next one; the last row ends the trace. The shapes are made up, not
 recorded: each is the plainest form of something that happens to a service.
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-FOLDER = Path(__file__).parents[1] / "src" / "imageserve" / "autoscaler" / "traces"
+FOLDER = Path(__file__).parents[1] / "loadtest/src/imageserve_loadtest/simulator/traces"
 SEED = 7
 STEP_S = 10
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bench.chaos.load import Record
 from bench.chaos.witness import Ledger
-from imageserve.loadtest.result import Outcome
+from imageserve_loadtest.result import Outcome
 
 RESET = "reset"
 

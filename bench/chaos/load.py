@@ -9,7 +9,7 @@ from typing import Any
 
 from tests.system.stack import Program
 
-from imageserve.loadtest.result import Outcome, Result
+from imageserve_loadtest.result import Outcome, Result
 
 DRAIN_S = 90.0
 """How long the tool may take beyond its load: every request ends within its own time-out."""

@@ -11,7 +11,7 @@ from bench.chaos.accounts import goodput_per_s, percentile_ms
 from bench.chaos.arena import BATCH_SIZE, Arena, Scale
 from bench.chaos.load import Shape, closed_loop, open_loop
 from bench.report import Verdict, number, percent
-from imageserve.loadtest.result import Outcome
+from imageserve_loadtest.result import Outcome
 
 LOAD_SHARE = 0.7
 """Of the capacity: what a service should be sized for."""

@@ -8,7 +8,7 @@ from bench.peers.comparison import CLIENTS, FULL, Comparison, Runs, Setting, Win
 from bench.peers.faults import BROKEN_EVERY, KILL_AFTER_S, PATIENCE_S, Faulty
 from bench.peers.systems import FIRST, OURS, SHOWN, WINDOWS_MS
 from bench.report import Section, Verdict, number, ratios, spread, times
-from imageserve.plots import Panel, Series, panels_chart
+from imageserve_loadtest.plots import Panel, Series, panels_chart
 
 LEAST_OWN = 1.1
 LEAST_IDENTICAL = 0.85

@@ -13,9 +13,9 @@ from tests.chart.objects import of_kind, pod_templates, the, title
 from tests.chart.situations import KEYS, PASSWORD
 from tests.chart.values_file import values
 
-from imageserve.cli.loadtest_options import FOLDERS, Data, parser_of, plan_of
-from imageserve.loadtest.measure import Plan
-from imageserve.loadtest.schedule import Shard
+from imageserve_loadtest.measure import Plan
+from imageserve_loadtest.options import FOLDERS, Data, parser_of, plan_of
+from imageserve_loadtest.schedule import Shard
 
 KEYS_ON = {"apiKeys": {"enabled": True, "keys": KEYS}}
 
@@ -181,7 +181,7 @@ def test_the_image_has_what_the_program_looks_for() -> None:
     folders = [str(folder) for folder in FOLDERS]
     dockerfile = (ROOT / "images" / "loadtest" / "Dockerfile").read_text()
 
-    assert "COPY loadtest /opt/imageserve/loadtest" in dockerfile
+    assert "COPY loadtest/images /opt/imageserve/loadtest/images\n" in dockerfile
     assert "/opt/imageserve/loadtest" in folders
 
 

@@ -92,6 +92,15 @@ def test_signals_reach_its_program(path: Path) -> None:
 
 
 @each_dockerfile
+def test_only_the_load_test_contains_the_load_test(path: Path) -> None:
+    copied = [rest.split()[:-1] for word, rest in instructions(path) if word == "COPY"]
+    sources = {source.rstrip("/") for each in copied for source in each}
+
+    assert ("loadtest/src" in sources) == (_name(path) == "loadtest")
+    assert not sources & {".", "loadtest"}
+
+
+@each_dockerfile
 def test_every_copied_file_exists(path: Path) -> None:
     for word, rest in instructions(path):
         if word in ("COPY", "ADD") and "--from" not in rest:

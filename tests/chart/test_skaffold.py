@@ -17,7 +17,7 @@ from tests.chart.schemas import NEWEST, read_schema, schema_problems
 from tests.chart.test_dockerfiles import instructions, last
 from tests.chart.values_file import values
 
-from imageserve.loadtest.scenario import load_scenario
+from imageserve_loadtest.scenario import load_scenario
 
 SCENARIOS = ROOT / "loadtest" / "scenarios"
 #: Parts of the values, by the image that they run.
@@ -213,7 +213,7 @@ def test_synced_files_exist_and_are_where_the_image_has_them(profiles: tuple[str
     for artifact in artifacts_of(profiles):
         for rule in artifact.get("sync", {}).get("manual", []):
             found = sorted(ROOT.glob(rule["src"]))
-            assert ROOT / "src" / "imageserve" / "settings.py" in found
+            assert ROOT / "src" / "imageserve" / "config" / "settings.py" in found
             assert all(str(p.relative_to(ROOT)).startswith(rule["strip"]) for p in found)
             text = (ROOT / artifact["docker"]["dockerfile"]).read_text()
             stage = text.partition(f" AS {artifact['docker']['target']}\n")[2].partition("\nFROM")[

@@ -20,8 +20,8 @@ from bench.chaos.tables import guarantees, numbers
 from bench.chaos.witness import EVENTS, Ledger, Witness
 from tests.redis_server import RedisServer, eventually, running
 
-from imageserve.loadtest.result import Outcome
 from imageserve.queue.wire import Keys
+from imageserve_loadtest.result import Outcome
 
 # -- what the witness notes -----------------------------------------------------------------------
 

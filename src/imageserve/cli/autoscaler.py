@@ -10,6 +10,7 @@ from imageserve.autoscaler.lease import Election, Leadership
 from imageserve.autoscaler.loop import Autoscaler, SizedModel
 from imageserve.autoscaler.scaler import ModelScaler
 from imageserve.autoscaler.scaling_file import Scaling, read_scaling_file
+from imageserve.cli.extras import extra_command, note_if_missing
 from imageserve.config.settings import Settings
 from imageserve.errors import SettingsError
 from imageserve.logger import setup_logging
@@ -18,6 +19,9 @@ from imageserve.queue.monitor import FirstJobWaiter, Monitor
 from imageserve.queue.redis.connection import RedisAccess
 
 log = logging.getLogger(__name__)
+
+SIMULATE = "autoscaler-simulate"
+"""Entry point of ``simulate``, which is part of imageserve-loadtest."""
 
 SUBCOMMANDS = {
     "explain": "print what the autoscaler would decide now, and why",
@@ -31,9 +35,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
         return autoscaler_explain.main(arguments[1:], environ)
     if arguments[:1] == ["simulate"]:
-        from imageserve.cli import autoscaler_simulate
-
-        return autoscaler_simulate.main(arguments[1:], environ)
+        return extra_command(SIMULATE)(arguments[1:], environ)
     options = _parser().parse_args(arguments)
     settings = Settings.from_env(environ)
     setup_logging(settings.log_level, settings.log_format)
@@ -41,7 +43,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    listing = "\n".join(f"  {name:<10} {text}" for name, text in SUBCOMMANDS.items())
+    texts = {**SUBCOMMANDS, "simulate": SUBCOMMANDS["simulate"] + note_if_missing(SIMULATE)}
+    listing = "\n".join(f"  {name:<10} {text}" for name, text in texts.items())
     parser = argparse.ArgumentParser(
         prog="imageserve autoscaler",
         formatter_class=argparse.RawDescriptionHelpFormatter,

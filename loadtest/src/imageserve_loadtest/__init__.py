@@ -1,0 +1,1 @@
+"""Measures a running imageserve over HTTP; ``simulator`` simulates its autoscaler."""

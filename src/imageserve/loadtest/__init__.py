@@ -1,1 +1,0 @@
-"""Measures a running imageserve from outside, over HTTP alone."""
