@@ -72,7 +72,7 @@ ROW = Runtime(
     file_ending=".tally",
     folder_files=("model.tally",),
     precisions=("float32",),
-    import_module=_import,
+    load_module=_import,
     install="pip install tally",
     write=write,
 )

@@ -106,7 +106,7 @@ def test_a_third_runtime_that_is_not_installed_says_what_to_do(
     def fail(engine: Engine) -> RuntimeModule:
         raise ModuleNotFoundError("No module named 'tally'")
 
-    monkeypatch.setitem(RUNTIMES, "tally", replace(tally_runtime.ROW, import_module=fail))
+    monkeypatch.setitem(RUNTIMES, "tally", replace(tally_runtime.ROW, load_module=fail))
     with pytest.raises(ModelLoadError, match=r"Tally cannot be used here .*: pip install tally"):
         load_model(str(tally), weights="", labels_file=None, input_size=None)
 

@@ -70,7 +70,7 @@ class Runtime:
     """The names its model may have in a model folder; `models export` writes the first."""
     precisions: tuple[str, ...]
     """The values of PRECISION that it may have; the machine may lack some of them."""
-    import_module: Callable[[Engine], RuntimeModule]
+    load_module: Callable[[Engine], RuntimeModule]
     """Imports the file of the runtime, and with it the library."""
     install: str
     """What to do where the library is missing; ``{backend}`` is the setting."""
@@ -89,7 +89,7 @@ class Runtime:
             ModelLoadError: it is not installed.
         """
         try:
-            return self.import_module(engine)
+            return self.load_module(engine)
         except ImportError as error:
             raise ModelLoadError(
                 f"{self._full_title(engine)} cannot be used here ({error}): "
@@ -157,7 +157,7 @@ KERAS = Runtime(
     precisions=PRECISIONS,
     has_backends=True,
     has_xla=True,
-    import_module=_import_keras,
+    load_module=_import_keras,
     install="install keras and {backend}, or set KERAS_BACKEND or MODEL_RUNTIME to what is "
     "installed",
 )
@@ -168,7 +168,7 @@ ONNX = Runtime(
     file_ending=".onnx",
     folder_files=("model.onnx",),
     precisions=("float32", "bfloat16"),
-    import_module=_import_onnx,
+    load_module=_import_onnx,
     install="install onnxruntime, or set MODEL_RUNTIME=keras",
     write=_write_onnx,
 )
