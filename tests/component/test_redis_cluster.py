@@ -276,6 +276,31 @@ def test_a_master_that_hangs_delays_no_other_queue(
     three_masters.nodes[0].resume()
 
 
+def test_a_seed_that_hangs_delays_one_connection_of_a_process(
+    three_masters: RedisCluster, make_queue: QueueMaker
+) -> None:
+    hanging, *others = three_masters.queue_names()
+    three_masters.nodes[0].pause()
+    try:
+        check_server(RedisAccess(three_masters.url), others[0], 2**20)
+        for name in others:
+            began = time.monotonic()
+            queue = make_queue(three_masters.url, name)
+            put(queue, "job")
+            queue.wait(0.1)
+            assert finish(queue, "job") == [True]
+            assert time.monotonic() - began < NORMAL_S
+        # The queue of the node that hangs: each try costs one time-out of the node, not two.
+        queue = make_queue(three_masters.url, hanging)
+        for _ in range(2):
+            began = time.monotonic()
+            with pytest.raises(QueueUnavailable):
+                put(queue, "job")
+            assert time.monotonic() - began < 1.5 * COMMAND_TIMEOUT_S
+    finally:
+        three_masters.nodes[0].resume()
+
+
 def test_a_new_subscription_reads_each_waiting_result_once(
     shared_redis: RedisServer, make_queue: QueueMaker, listen: Listen
 ) -> None:
