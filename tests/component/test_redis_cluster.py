@@ -34,7 +34,7 @@ from imageserve.queue.producer import (
     Verdict,
     connect_producers,
 )
-from imageserve.queue.redis.connection import COMMAND_TIMEOUT_S, RedisAccess
+from imageserve.queue.redis.connection import COMMAND_TIMEOUT_S, RedisAccess, connect
 from imageserve.queue.self_test import check_server
 from imageserve.queue.wire import Finished, Job, Result, ResultError
 
@@ -299,6 +299,19 @@ def test_a_seed_that_hangs_delays_one_connection_of_a_process(
             assert time.monotonic() - began < 1.5 * COMMAND_TIMEOUT_S
     finally:
         three_masters.nodes[0].resume()
+
+
+def test_a_client_that_may_wait_long_finds_its_node_soon(three_masters: RedisCluster) -> None:
+    hanging, other = three_masters.nodes[0], three_masters.queue_names()[1]
+    hanging.pause()
+    access = RedisAccess(three_masters.url)
+    began = time.monotonic()
+    try:
+        with connect(access, key=other, retries=0, timeout_s=30, connections=1) as client:
+            assert client.ping()
+    finally:
+        hanging.resume()
+    assert time.monotonic() - began < 2 * COMMAND_TIMEOUT_S
 
 
 def test_a_new_subscription_reads_each_waiting_result_once(

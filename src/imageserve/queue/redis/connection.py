@@ -100,7 +100,8 @@ def is_cluster(access: RedisAccess) -> bool:
 
 
 def _slot_finder(key: str, parts: SplitResult, options: dict[str, Any]) -> SlotFinder:
-    own = options.copy()
+    # Not the time-out of a client that listens or blocks: a node that hangs would cost 5 s.
+    own = {**options, "socket_timeout": COMMAND_TIMEOUT_S}
 
     def ask(node: Node) -> redis.Redis:
         host, port = node
