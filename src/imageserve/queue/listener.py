@@ -219,7 +219,7 @@ class ReplyListener:
         channel = message["channel"].decode() if message["channel"] else ""
         if message["type"] == "subscribe":
             self._catch_up(self._queues[channel])
-            if not self.connected:
+            if message["data"] == len(self._queues):  # The number of channels so far.
                 self._note_connected()
         elif message["type"] == "message":
             self._deliver(self._queues[channel].name, message["data"])

@@ -323,9 +323,10 @@ def connect_producers(
     listeners: list[ReplyListener] = []
     for group in groups:
         listener = ReplyListener(access, [stores[name] for name in group], listeners)
-        listener.start()
         for name in group:
             producers[name] = Producer(
                 stores[name], listener.tickets[name], listener.breaker, config
             )
+    for listener in listeners:  # Each looks at the others, for the gauge redis_up.
+        listener.start()
     return producers
