@@ -15,7 +15,13 @@ from typing import Any, Protocol
 from imageserve import metrics
 from imageserve.backoff import Backoff
 from imageserve.errors import QueueError, QueueUnavailable
-from imageserve.queue.redis.connection import RedisAccess, connect, redis_errors
+from imageserve.queue.redis.connection import (
+    FIRST_PAUSE_S,
+    LONGEST_PAUSE_S,
+    RedisAccess,
+    connect,
+    redis_errors,
+)
 from imageserve.queue.wire import Keys, Result, ResultError, decode_result
 
 log = logging.getLogger(__name__)
@@ -25,8 +31,6 @@ JOB_LOST = "job_lost"
 
 SILENCE_S = 10.0
 """After this long without a message the connection is tested with a PING."""
-
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
 
 OUTAGE_S = 0.5
 """How long a breaker refuses all calls after a failure."""

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from imageserve.errors import QueueError, QueueRefused, QueueUnavailable
 from imageserve.queue.listener import Breaker, ReplyListener, Ticket, Tickets
-from imageserve.queue.redis.connection import RedisAccess, is_cluster, redis_errors
+from imageserve.queue.redis.connection import RedisAccess, by_node, redis_errors
 from imageserve.queue.redis.queue import ENQUEUE, RedisQueue
 from imageserve.queue.snapshot import Snapshot, largest_backlog_in_time, retry_after_s
 from imageserve.queue.wire import Job, Result, decode_result, encode_open_job
@@ -318,10 +318,9 @@ def connect_producers(
     server needs one of each for all queues. Call it after a fork, never before.
     """
     stores = {name: RedisProducerStore(access, name, connections=connections) for name in queues}
-    groups = [[name] for name in queues] if is_cluster(access) else [list(queues)]
     producers: dict[str, Producer] = {}
     listeners: list[ReplyListener] = []
-    for group in groups:
+    for group in by_node(access, queues):
         listener = ReplyListener(access, [stores[name] for name in group], listeners)
         for name in group:
             producers[name] = Producer(
