@@ -288,7 +288,7 @@ class Batch:
         return [claimed.job.id for claimed in self.jobs]
 
     def started(self) -> None:
-        """Say that the model starts on it now: from here on it may take as long as a batch may."""
+        """Start the patience of its lease again: the model starts on it now."""
         self.consumer.leases.hold(self.token, self.ids)
 
     def finish(
