@@ -220,3 +220,28 @@ def test_listening_begins_as_soon_as_redis_is_there(
     assert not listener.wait_connected(0.1)
     redis_server.restart()
     assert listener.wait_connected(PATIENCE_S)
+
+
+def test_it_listens_once_the_stored_results_of_each_queue_are_read(
+    redis_server: RedisServer,
+    make_queue: QueueMaker,
+    listen: Listen,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    queues = [make_queue(redis_server.url, name) for name in ("first", "second")]
+    tries = 0
+
+    def results(job_ids: object) -> list[Result | None]:
+        nonlocal tries
+        tries += 1
+        if tries < 4:
+            raise QueueUnavailable("not yet")
+        return []
+
+    monkeypatch.setattr(queues[1], "results", results)
+    listener = listen(redis_server, *queues)
+
+    assert (tries, listener.connections) == (4, 1)
+    errors = [each for each in caplog.records if each.levelno >= logging.ERROR]
+    assert len(errors) == 1

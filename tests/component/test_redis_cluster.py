@@ -34,7 +34,7 @@ from imageserve.queue.producer import (
     Verdict,
     connect_producers,
 )
-from imageserve.queue.redis.connection import COMMAND_TIMEOUT_S, RedisAccess
+from imageserve.queue.redis.connection import COMMAND_TIMEOUT_S, RedisAccess, connect
 from imageserve.queue.self_test import check_server
 from imageserve.queue.wire import Finished, Job, Result, ResultError
 
@@ -274,6 +274,44 @@ def test_a_master_that_hangs_delays_no_other_queue(
     for name in names[1:] * 3:
         assert answered_within(producers[name], queues[name]) < NORMAL_S
     three_masters.nodes[0].resume()
+
+
+def test_a_seed_that_hangs_delays_one_connection_of_a_process(
+    three_masters: RedisCluster, make_queue: QueueMaker
+) -> None:
+    hanging, *others = three_masters.queue_names()
+    three_masters.nodes[0].pause()
+    try:
+        check_server(RedisAccess(three_masters.url), others[0], 2**20)
+        for name in others:
+            began = time.monotonic()
+            queue = make_queue(three_masters.url, name)
+            put(queue, "job")
+            queue.wait(0.1)
+            assert finish(queue, "job") == [True]
+            assert time.monotonic() - began < NORMAL_S
+        # The queue of the node that hangs: each try costs one time-out of the node, not two.
+        queue = make_queue(three_masters.url, hanging)
+        for _ in range(2):
+            began = time.monotonic()
+            with pytest.raises(QueueUnavailable):
+                put(queue, "job")
+            assert time.monotonic() - began < 1.5 * COMMAND_TIMEOUT_S
+    finally:
+        three_masters.nodes[0].resume()
+
+
+def test_a_client_that_may_wait_long_finds_its_node_soon(three_masters: RedisCluster) -> None:
+    hanging, other = three_masters.nodes[0], three_masters.queue_names()[1]
+    hanging.pause()
+    access = RedisAccess(three_masters.url)
+    began = time.monotonic()
+    try:
+        with connect(access, key=other, retries=0, timeout_s=30, connections=1) as client:
+            assert client.ping()
+    finally:
+        hanging.resume()
+    assert time.monotonic() - began < 2 * COMMAND_TIMEOUT_S
 
 
 def test_a_new_subscription_reads_each_waiting_result_once(

@@ -98,7 +98,7 @@ def test_status_tells_of_queue_and_workers(stack: Stack) -> None:
     assert model["capacity_per_s"] > 0
     (worker,) = model["workers"]
     assert worker.keys() == {"id", "host", "state", "last_seen_ms", "version"}
-    assert worker["state"] == "ready"
+    assert worker["state"] in ("ready", "busy")  # A heartbeat may fall into a batch.
     assert 0 <= worker["last_seen_ms"] < 15_000
 
 

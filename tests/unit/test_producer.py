@@ -1,13 +1,21 @@
 """What a producer knows of its queue without asking: capacity, and a Redis that does not answer."""
 
+import threading
 from collections.abc import Callable
 
 import pytest
 from tests.memory_queue import MemoryQueue
 
 from imageserve.errors import QueueUnavailable
-from imageserve.queue.listener import OUTAGE_S, Breaker
-from imageserve.queue.producer import FRESH_S, STALE_S, AdmissionView
+from imageserve.queue.listener import OUTAGE_S, TRIAL_S, Breaker, Ticket, Tickets
+from imageserve.queue.producer import (
+    FRESH_S,
+    STALE_S,
+    AdmissionView,
+    JobRequest,
+    Producer,
+    ProducerConfig,
+)
 from imageserve.queue.snapshot import Snapshot, WorkerInfo
 
 
@@ -106,24 +114,93 @@ def test_one_request_looks_for_all_while_others_use_what_is_known(bench: Bench) 
     assert (known, bench.queue.looks) == ([100.0], 2)
 
 
-def test_requests_right_after_a_failure_are_refused_and_later_ones_are_not() -> None:
-    now = [100.0]
-    breaker = Breaker(lambda: now[0])
-    breaker.check()
+class NodeOfBreaker:
+    """A breaker with a clock that a test sets."""
 
-    breaker.trip()
-    now[0] += OUTAGE_S - 0.001
-    with pytest.raises(QueueUnavailable):
-        breaker.check()
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.breaker = Breaker(lambda: self.now)
 
-    now[0] += 0.001
-    breaker.check()
+    def refuses(self) -> bool:
+        try:
+            self.breaker.check()
+        except QueueUnavailable:
+            return True
+        return False
+
+
+def test_requests_right_after_a_failure_are_refused_and_later_one_tries_for_all() -> None:
+    node = NodeOfBreaker()
+    assert not node.refuses()
+
+    node.breaker.trip()
+    node.now += OUTAGE_S - 0.001
+    assert node.refuses()
+
+    node.now += 0.001
+    assert [node.refuses() for _ in range(3)] == [False, True, True]
+    node.now += TRIAL_S - 0.001
+    assert node.refuses()
+
+    node.breaker.succeeded()
+    assert [node.refuses() for _ in range(3)] == [False, False, False]
+
+
+def test_a_try_that_fails_opens_the_breaker_again() -> None:
+    node = NodeOfBreaker()
+    node.breaker.trip()
+    node.now += OUTAGE_S
+    assert not node.refuses()
+
+    node.breaker.trip()
+    assert node.refuses()
+    node.now += OUTAGE_S
+    assert not node.refuses()
+
+
+def test_a_try_that_never_ends_is_followed_by_another() -> None:
+    node = NodeOfBreaker()
+    node.breaker.trip()
+    node.now += OUTAGE_S
+    assert not node.refuses()
+
+    node.now += TRIAL_S
+    assert [node.refuses(), node.refuses()] == [False, True]
+
+
+def test_a_success_of_a_call_that_began_before_the_failure_does_not_close_the_breaker() -> None:
+    node = NodeOfBreaker()
+    node.breaker.trip()
+    node.breaker.succeeded()
+    assert node.refuses()
 
 
 def test_a_new_connection_closes_the_breaker() -> None:
-    breaker = Breaker(lambda: 100.0)
-    breaker.trip()
-    with pytest.raises(QueueUnavailable):
-        breaker.check()
-    breaker.reset()
-    breaker.check()
+    node = NodeOfBreaker()
+    node.breaker.trip()
+    assert node.refuses()
+    node.breaker.reset()
+    assert not node.refuses()
+
+
+def submitted(producer: Producer) -> Ticket:
+    request = JobRequest("m", (1, 1, 3), 5, "trace")
+    return producer.submit(request, b"\0\0\0", 1000, threading.Event())
+
+
+@pytest.mark.parametrize("error", [QueueUnavailable("away"), ValueError("bug")])
+def test_a_job_that_could_not_be_queued_leaves_no_ticket(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    tickets = Tickets("channel")
+    producer = Producer(bench.queue, tickets, Breaker(), ProducerConfig())
+    assert submitted(producer).accepted
+    assert len(tickets) == 1
+
+    def enqueue(*args: object) -> None:
+        raise error
+
+    monkeypatch.setattr(bench.queue, "enqueue", enqueue)
+    with pytest.raises(type(error)):
+        submitted(producer)
+    assert len(tickets) == 1

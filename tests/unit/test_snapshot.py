@@ -4,8 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from imageserve.errors import QueueError
 from imageserve.queue.snapshot import (
     BucketMs,
+    decode_snapshot,
     expected_wait_ms,
     largest_backlog_in_time,
     per_second,
@@ -95,3 +97,9 @@ def test_a_client_is_told_to_come_back_when_the_excess_is_worked_off(
     excess: int, capacity: float, seconds: int
 ) -> None:
     assert retry_after_s(excess, capacity) == seconds
+
+
+@pytest.mark.parametrize("count", [b"many", b"1.5"])
+def test_a_counter_that_is_no_number_makes_the_snapshot_unreadable(count: bytes) -> None:
+    with pytest.raises(QueueError, match="cannot be read"):
+        decode_snapshot([1, 0, 0, 0, 0, 0, b"", [b"accepted", count], [], []])

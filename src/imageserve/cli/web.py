@@ -34,8 +34,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         WebServer(settings).run()
         return 0
     read_api_keys(settings.api_keys_file)
-    for queue in queue_names(settings):
-        with contextlib.suppress(QueueUnavailable):  # The web processes keep trying; /readyz tells.
+    with contextlib.suppress(QueueUnavailable):  # The web processes keep trying; /readyz tells.
+        for queue in queue_names(settings):
             check_redis(settings, queue)
     _restart_prepared(settings, environ)
     return 0

@@ -288,7 +288,7 @@ class Batch:
         return [claimed.job.id for claimed in self.jobs]
 
     def started(self) -> None:
-        """Say that the model starts on it now: from here on it may take as long as a batch may."""
+        """Start the patience of its lease again: the model starts on it now."""
         self.consumer.leases.hold(self.token, self.ids)
 
     def finish(
@@ -345,11 +345,7 @@ class Consumer:
         self._redelivered = not self._redelivered
         claim = self.store.claim(n, self._lease, redelivered=self._redelivered, min_depth=min_depth)
         self._settle_dropped(claim)
-        # An entry that Redis reads as JSON and Python does not keeps its lease until that ends,
-        # and dies as redelivered. Only another program can have queued it.
-        jobs = list(readable(claim.entries))
-        if len(jobs) < len(claim.entries):
-            log.error("%d entries are no jobs", len(claim.entries) - len(jobs))
+        jobs = _jobs(claim.entries)
         if not jobs:
             return None
         ids = [job.id for _, job in jobs]
@@ -385,7 +381,7 @@ class Consumer:
         if claim.dead:
             log.error("%d jobs were given up: each lost its worker again", len(claim.dead))
             given_up = [
-                result_of_error(job, "model_failed", GIVEN_UP) for _, job in readable(claim.dead)
+                result_of_error(job, "model_failed", GIVEN_UP) for _, job in _jobs(claim.dead)
             ]
             try:
                 self.store.store(given_up, publish=False)
@@ -412,3 +408,18 @@ class Consumer:
             self.connection.succeeded()
             return result
         return None
+
+
+def _jobs(entries: Sequence[str]) -> list[tuple[str, Job | UnsupportedJob]]:
+    """Return the entries that are jobs, each with its job, and log the others.
+
+    Redis reads some texts as JSON that Python does not. Only another program can have queued one;
+    it keeps its lease until that ends, and dies as redelivered.
+    """
+    jobs = list(readable(entries))
+    if len(jobs) < len(entries):
+        known = {entry for entry, _ in jobs}
+        for entry in entries:
+            if entry not in known:
+                log.error("an entry is no job: %.200s", entry)
+    return jobs

@@ -15,7 +15,13 @@ from typing import Any, Protocol
 from imageserve import metrics
 from imageserve.backoff import Backoff
 from imageserve.errors import QueueError, QueueUnavailable
-from imageserve.queue.redis.connection import RedisAccess, connect, redis_errors
+from imageserve.queue.redis.connection import (
+    FIRST_PAUSE_S,
+    LONGEST_PAUSE_S,
+    RedisAccess,
+    connect,
+    redis_errors,
+)
 from imageserve.queue.wire import Keys, Result, ResultError, decode_result
 
 log = logging.getLogger(__name__)
@@ -26,10 +32,11 @@ JOB_LOST = "job_lost"
 SILENCE_S = 10.0
 """After this long without a message the connection is tested with a PING."""
 
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
-
 OUTAGE_S = 0.5
-"""How long a breaker stays open after a failure."""
+"""How long a breaker refuses all calls after a failure."""
+
+TRIAL_S = 5.0
+"""After this long another call tries, though the one before has not ended."""
 
 
 class Ticket:
@@ -80,26 +87,41 @@ class Tickets:
 
 
 class Breaker:
-    """Refuses calls to a Redis node for a moment after one failed.
+    """Refuses calls to a Redis node after one failed.
 
-    A Redis that hangs costs each try two seconds. Requests that come right after a failure are
-    refused at once instead. A new pub/sub connection to the node closes the breaker.
+    A Redis that hangs costs each try two seconds or more, and each try holds a slot that requests
+    for models on other nodes need. So after a moment one call tries, and the others are refused
+    until it succeeds. A new pub/sub connection to the node closes the breaker too.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._open_until = float("-inf")
-
-    def trip(self) -> None:
-        self._open_until = self._clock() + OUTAGE_S
-
-    def reset(self) -> None:
-        self._open_until = float("-inf")
+        self._open_until: float | None = None
+        self._trying = False
 
     def check(self) -> None:
         """Raise QueueUnavailable while the breaker is open."""
+        if self._open_until is None:
+            return
         if self._clock() < self._open_until:
             raise QueueUnavailable("Redis did not answer a moment ago")
+        self._trying = True
+        self._open_until = self._clock() + TRIAL_S
+
+    def trip(self) -> None:
+        """Open it: a call failed."""
+        self._trying = False
+        self._open_until = self._clock() + OUTAGE_S
+
+    def succeeded(self) -> None:
+        """Close it if a call was trying whether Redis answers again."""
+        if self._trying:
+            self.reset()
+
+    def reset(self) -> None:
+        """Close it."""
+        self._trying = False
+        self._open_until = None
 
 
 class StoredResults(Protocol):
@@ -201,7 +223,7 @@ class ReplyListener:
         channel = message["channel"].decode() if message["channel"] else ""
         if message["type"] == "subscribe":
             self._catch_up(self._queues[channel])
-            if not self.connected:
+            if message["data"] == len(self._queues):  # The number of channels so far.
                 self._note_connected()
         elif message["type"] == "message":
             self._deliver(self._queues[channel].name, message["data"])

@@ -11,8 +11,8 @@ from dataclasses import replace
 from typing import Any, cast
 
 from imageserve.errors import QueueError
-from imageserve.queue.redis.connection import RedisAccess, connect, is_cluster, redis_errors
-from imageserve.queue.redis.queue import SNAPSHOT, RedisQueue
+from imageserve.queue.redis.connection import RedisAccess, by_node, connect, redis_errors
+from imageserve.queue.redis.queue import BLOCK_S, SNAPSHOT, RedisQueue
 from imageserve.queue.snapshot import Snapshot, decode_snapshot, texts
 from imageserve.queue.wire import readable, result_of_error
 
@@ -20,9 +20,6 @@ PURGE_AT_ONCE = 128
 """Jobs that `Monitor.purge` takes from the list per round trip."""
 
 PURGED = "the queue was emptied by its operator; send the picture again"
-
-LONGEST_BLOCK_S = 2.0
-"""Longest single wait for a first job. It bounds how long a half-open connection goes unnoticed."""
 
 NODES_AT_ONCE = 16
 """Most nodes of a cluster that are read at the same time."""
@@ -32,13 +29,15 @@ Snapshots = Mapping[str, Snapshot | QueueError]
 
 
 class Monitor:
-    """Reads queues, and does what an operator asks."""
+    """Reads queues, and does what an operator asks.
+
+    Several threads may share it; `Snapshot.run` is right where one thread reads the snapshots.
+    """
 
     def __init__(self, access: RedisAccess, queues: Sequence[str], *, connections: int = 1) -> None:
         """``connections`` bounds the sockets per queue; further callers wait."""
         self._queues = {name: RedisQueue(access, name, connections=connections) for name in queues}
-        together = [[name] for name in queues] if is_cluster(access) else [list(queues)]
-        self._nodes = [[self._queues[name] for name in group] for group in together]
+        self._nodes = [[self._queues[name] for name in group] for group in by_node(access, queues)]
         self._runs = {name: _Run() for name in queues}
 
     def snapshots(self) -> Snapshots:
@@ -82,9 +81,6 @@ class Monitor:
             return self._runs[queue].noted(decode_snapshot(reply, run))
         except QueueError as error:
             return error
-        except (ValueError, TypeError) as error:
-            # Another program wrote into a counter, perhaps: no reason to end the process.
-            return QueueError(f"Redis: the queue's numbers cannot be read: {error}")
 
     def dead(self, queue: str, count: int) -> list[dict[str, Any]]:
         """Read the newest ``count`` entries of the dead list: ``{entry, reason, at}``.
@@ -160,16 +156,14 @@ class FirstJobWaiter:
 
     def __init__(self, access: RedisAccess, queue: str) -> None:
         self._queue = queue
-        self._client = connect(
-            access, key=queue, retries=0, timeout_s=LONGEST_BLOCK_S + 3, connections=1
-        )
+        self._client = connect(access, key=queue, retries=0, timeout_s=BLOCK_S + 3, connections=1)
 
-    def wait(self, block_s: float = LONGEST_BLOCK_S) -> bool:
+    def wait(self, block_s: float = BLOCK_S) -> bool:
         """Return True once a job waits, False when none came within ``block_s`` (at most 2 s).
 
         Raises QueueError.
         """
-        block_s = max(0.01, min(block_s, LONGEST_BLOCK_S))  # 0 means for ever to Redis.
+        block_s = max(0.01, min(block_s, BLOCK_S))  # 0 means for ever to Redis.
         with redis_errors():
             head = self._client.execute_command(
                 "BLMOVE", self._queue, self._queue, "LEFT", "LEFT", block_s

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from imageserve.errors import QueueError, QueueRefused, QueueUnavailable
 from imageserve.queue.listener import Breaker, ReplyListener, Ticket, Tickets
-from imageserve.queue.redis.connection import RedisAccess, is_cluster, redis_errors
+from imageserve.queue.redis.connection import RedisAccess, by_node, redis_errors
 from imageserve.queue.redis.queue import ENQUEUE, RedisQueue
 from imageserve.queue.snapshot import Snapshot, largest_backlog_in_time, retry_after_s
 from imageserve.queue.wire import Job, Result, decode_result, encode_open_job
@@ -239,25 +239,22 @@ class Producer:
         )
         for _ in range(ID_TRIES):
             ticket = self._tickets.add(uuid.uuid4().hex, wake)
-            admission = self._enqueue(ticket, request, pixels, timeout_ms, limits)
-            if admission.verdict in (Verdict.ACCEPTED, Verdict.OWN_RETRY):
-                ticket.accepted = True
+            try:
+                job = self._job(ticket.job_id, request, timeout_ms)
+                admission = self._enqueue(job, pixels, timeout_ms, limits)
+                ticket.accepted = admission.verdict in (Verdict.ACCEPTED, Verdict.OWN_RETRY)
+            finally:
+                if not ticket.accepted:
+                    self._tickets.remove(ticket)
+            if ticket.accepted:
                 return ticket
-            self._tickets.remove(ticket)
             if admission.verdict is not Verdict.COLLISION:
                 break
         raise self._refused(admission, limits)
 
-    def _enqueue(
-        self,
-        ticket: Ticket,
-        request: JobRequest,
-        pixels: bytes,
-        timeout_ms: int,
-        limits: Limits,
-    ) -> Admission:
-        job = Job(
-            id=ticket.job_id,
+    def _job(self, job_id: str, request: JobRequest, timeout_ms: int) -> Job:
+        return Job(
+            id=job_id,
             model=request.model,
             shape=request.shape,
             top=request.top,
@@ -266,13 +263,16 @@ class Producer:
             # The result is stored before the deadline and must still be there a while after it.
             result_ttl_ms=timeout_ms + round(self._config.result_ttl_s * 1000),
         )
+
+    def _enqueue(self, job: Job, pixels: bytes, timeout_ms: int, limits: Limits) -> Admission:
         try:
-            return self._store.enqueue(job, pixels, timeout_ms, limits)
+            admission = self._store.enqueue(job, pixels, timeout_ms, limits)
         except QueueError as error:
-            self._tickets.remove(ticket)
             self._breaker.trip()
             log.warning("a picture could not be queued: %s", error)
             raise QueueUnavailable(str(error)) from error
+        self._breaker.succeeded()
+        return admission
 
     def _refused(self, admission: Admission, limits: Limits) -> QueueRefused:
         """Return the refusal, with the seconds after which another try makes sense."""
@@ -318,14 +318,14 @@ def connect_producers(
     server needs one of each for all queues. Call it after a fork, never before.
     """
     stores = {name: RedisProducerStore(access, name, connections=connections) for name in queues}
-    groups = [[name] for name in queues] if is_cluster(access) else [list(queues)]
     producers: dict[str, Producer] = {}
     listeners: list[ReplyListener] = []
-    for group in groups:
+    for group in by_node(access, queues):
         listener = ReplyListener(access, [stores[name] for name in group], listeners)
-        listener.start()
         for name in group:
             producers[name] = Producer(
                 stores[name], listener.tickets[name], listener.breaker, config
             )
+    for listener in listeners:  # Each looks at the others, for the gauge redis_up.
+        listener.start()
     return producers

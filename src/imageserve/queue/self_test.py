@@ -22,6 +22,10 @@ FLOOR = (6, 2)
 MAXMEMORY_SHARE = 0.6
 """The share of Redis's memory that pixels may take. Results, jobs and the AOF need the rest."""
 
+TTL_MS = 10_000
+"""Deadline and lease of the self-test's job. Slow connections must not make it expire: a job that
+is gone looks like a server that cannot be used."""
+
 
 def check_server(access: RedisAccess, queue: str, queue_bytes_limit: int) -> None:
     """Check version, memory policy and each script.
@@ -105,16 +109,16 @@ def _one_job_through(
 ) -> None:
     """Take one job through enqueue, wait, claim, extend, release, claim, finish."""
     reply = producer.keys.reply("selftest")
-    job = Job(job_id, "selftest", (1, 1, 3), 1, reply, "selftest", 1000)
-    lease = Lease(lease_ms=2000)
+    job = Job(job_id, "selftest", (1, 1, 3), 1, reply, "selftest", TTL_MS)
+    lease = Lease(TTL_MS)
     info = WorkerInfo("selftest", "selftest", (1, 1, 3), 1, {1: 1.0}, "testing", "selftest")
     consumer.heartbeat(info)
-    admission = producer.enqueue(job, b"\0\0\0", 2000, Limits())
+    admission = producer.enqueue(job, b"\0\0\0", TTL_MS, Limits())
     _expect(admission.verdict is Verdict.ACCEPTED, "enqueue")
     consumer.wait(0.1)
     claim = consumer.claim(1, lease, redelivered=True)
     _expect(len(claim.entries) == 1, "claim")
-    _expect(consumer.extend(claim.token, [job_id], 2000) == 1, "extend")
+    _expect(consumer.extend(claim.token, [job_id], TTL_MS) == 1, "extend")
     _expect(consumer.release(claim.token, [job_id]) == 1, "release")
     claim = consumer.claim(1, lease, redelivered=False)
     _expect(consumer.pixels([job_id]) == [b"\0\0\0"], "pixels")

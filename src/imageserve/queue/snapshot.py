@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from imageserve.errors import QueueError
+
 log = logging.getLogger(__name__)
 
 BucketMs = Mapping[int, float]
@@ -187,8 +189,15 @@ def decode_worker_info(worker_id: str, last_seen: int, text: str | bytes) -> Wor
 def decode_snapshot(reply: Sequence[Any], run: str = "") -> Snapshot:
     """Read the reply of ``snapshot.lua``. A worker that cannot be read is left out.
 
-    Raises ValueError or TypeError where a number is none.
+    Raises QueueError where a number cannot be read: another program wrote into a counter, perhaps.
     """
+    try:
+        return _decoded(reply, run)
+    except (ValueError, TypeError) as error:
+        raise QueueError(f"Redis: the queue's numbers cannot be read: {error}") from error
+
+
+def _decoded(reply: Sequence[Any], run: str) -> Snapshot:
     now, queued, hold, retry, in_flight, dead, head, stats, seen, info = reply
     infos = dict(zip(texts(info[::2]), info[1::2], strict=True))
     workers = zip(texts(seen[::2]), seen[1::2], strict=True)

@@ -353,12 +353,10 @@ def _string(value: Any) -> str:
     return value
 
 
-def result_of_error(
-    job: Job | UnsupportedJob, code: str, message: str, counter: str = "failed"
-) -> Finished:
+def result_of_error(job: Job | UnsupportedJob, code: str, message: str) -> Finished:
     """Return a job that ends with an error and without the model."""
     result = Result(job.id, job.model, 0, 0, 0, error=ResultError(code, message))
-    return Finished(job.id, job.reply, result, job.result_ttl_ms, counter)
+    return Finished(job.id, job.reply, result, job.result_ttl_ms, "failed")
 
 
 # -- entries of the list, whoever wrote them ----------------------------------------------------

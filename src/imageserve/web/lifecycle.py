@@ -97,42 +97,35 @@ def check_redis(settings: Settings, queue: str) -> None:
 
 
 def start_first_contact(settings: Settings, lifecycle: Lifecycle) -> None:
-    """Wait for Redis in the background, then mark this process ready."""
-    threading.Thread(
-        target=wait_for_redis, args=(settings, lifecycle), name="first-contact", daemon=True
-    ).start()
+    """Check each queue in a thread of its own: a node that hangs must not delay the others."""
+    for queue in queue_names(settings):
+        threading.Thread(
+            target=wait_for_redis,
+            args=(settings, queue, lifecycle),
+            name="first-contact",
+            daemon=True,
+        ).start()
 
 
-def wait_for_redis(settings: Settings, lifecycle: Lifecycle) -> None:
-    """Try Redis until each queue is checked; stop the whole server where one cannot be used.
+def wait_for_redis(settings: Settings, queue: str, lifecycle: Lifecycle) -> None:
+    """Try Redis until the queue is checked; stop the whole server where it cannot be used.
 
     The process is ready once one queue answers: a node of a cluster that is away must not take the
     models on the other nodes away.
     """
     backoff = Backoff(first_s=0.1, longest_s=2.0)
-    unchecked = queue_names(settings)
-    count = len(unchecked)
-    while unchecked:
+    while True:
         try:
-            unchecked = [queue for queue in unchecked if not _answers(settings, queue)]
-            lifecycle.ready |= len(unchecked) < count
+            check_redis(settings, queue)
+            lifecycle.ready = True
+            return
         except QueueForbidden as error:
             log.critical("stopping: %s", error)
             os.kill(os.getppid(), signal.SIGTERM)
             return
-        # Without this thread the process would never be ready, and nothing would say why.
+        except QueueError as error:
+            log.debug("no contact with the Redis of queue %s yet: %s", queue, error)
+        # Without this thread the process might never be ready, and nothing would say why.
         except Exception:
             log.critical("bug while waiting for Redis", exc_info=True)
-        if unchecked:
-            time.sleep(backoff.next())
-
-
-def _answers(settings: Settings, queue: str) -> bool:
-    try:
-        check_redis(settings, queue)
-    except QueueForbidden:
-        raise
-    except QueueError as error:
-        log.debug("no contact with the Redis of queue %s yet: %s", queue, error)
-        return False
-    return True
+        time.sleep(backoff.next())

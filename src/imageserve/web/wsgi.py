@@ -14,12 +14,15 @@ from imageserve.queue.producer import ProducerConfig, connect_producers
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.web.api_keys import read_api_keys
 from imageserve.web.app import WebConfig, create_app
-from imageserve.web.lifecycle import DrainFlag, Lifecycle, run_dir, start_first_contact
+from imageserve.web.lifecycle import (
+    DrainFlag,
+    Lifecycle,
+    queue_names,
+    run_dir,
+    start_first_contact,
+)
 from imageserve.web.predict import Predictor, ServedModel
 from imageserve.web.upload import UploadLimits
-
-MONITOR_CONNECTIONS = 4
-"""Clients of ``/status`` and ``/metrics`` that are answered at the same time."""
 
 
 def create_application(settings: Settings, lifecycle: Lifecycle) -> Callable[..., Any]:
@@ -27,19 +30,19 @@ def create_application(settings: Settings, lifecycle: Lifecycle) -> Callable[...
     lifecycle.drain_flag = DrainFlag(run_dir(settings))
     start_first_contact(settings, lifecycle)
     access = RedisAccess.from_settings(settings)
-    queues = [entry.queue for entry in model_entries(settings).values()]
-    monitor = Monitor(access, queues, connections=MONITOR_CONNECTIONS)
+    # A connection for each request in progress: made on demand, and never waited for. A process
+    # that is short of processor time holds each for a whole turn of its event loop; a request that
+    # waited two seconds for one would take Redis for dead.
+    monitor = Monitor(access, queue_names(settings), connections=settings.web_slots)
     return create_app(_predictor(settings, access), monitor, _web_config(settings), lifecycle)
 
 
 def _predictor(settings: Settings, access: RedisAccess) -> Predictor:
     entries = model_entries(settings)
     limits = ProducerConfig(settings.queue_limit, settings.queue_bytes_limit, settings.result_ttl_s)
-    queues = [entry.queue for entry in entries.values()]
-    # A connection for each request in progress: made on demand, and never waited for. A process
-    # that is short of processor time holds each for a whole turn of its event loop; a request that
-    # waited two seconds for one would take Redis for dead and have the next ones refused.
-    producers = connect_producers(access, queues, limits, connections=settings.web_slots)
+    producers = connect_producers(
+        access, queue_names(settings), limits, connections=settings.web_slots
+    )
     models = {name: ServedModel(entry, producers[entry.queue]) for name, entry in entries.items()}
     decoding = DecodingPolicy(
         settings.max_image_bytes,

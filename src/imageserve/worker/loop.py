@@ -17,13 +17,15 @@ from time import monotonic
 from imageserve import metrics
 from imageserve.errors import QueueError
 from imageserve.queue.consumer import Consumer
-from imageserve.queue.redis.queue import BLOCK_S
 from imageserve.queue.snapshot import HEARTBEAT_S, WorkerInfo
 from imageserve.worker.batch import Outcome, Work, busy_time_ms, report, sort_batch
 from imageserve.worker.reload import Reloader
 from imageserve.worker.runner import Runner
 
 log = logging.getLogger(__name__)
+
+LAST_HEARTBEAT_S = 2.0
+"""How long a worker that stops waits until its last heartbeat is sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class Worker:
             self._reloader.stop()
         self._consumer.leases.stop()
         self._changed.set()
-        self._heartbeat.join(BLOCK_S)
+        self._heartbeat.join(LAST_HEARTBEAT_S)
         try:
             self._consumer.leave(self._config.worker_id)
         except QueueError as error:

@@ -7,6 +7,7 @@ import socket
 import sys
 import threading
 import uuid
+from contextlib import closing
 from functools import partial
 
 from imageserve import metrics
@@ -138,8 +139,10 @@ class WorkerProcess:
 
     def _desired(self) -> str:
         """Return the desired version; "" where Redis is away, then a heartbeat tells it later."""
+        queue = self._entry.queue
         try:
-            return Monitor(self._access, [self._entry.queue]).desired(self._entry.queue)
+            with closing(Monitor(self._access, [queue])) as monitor:
+                return monitor.desired(queue)
         except QueueError as error:
             log.warning("the desired version is not known yet: %s", error)
             return ""

@@ -64,8 +64,8 @@ class BucketTimes:
     ) -> None:
         """Run every bucket: once to trace it, then ``rounds`` times, keeping the fastest.
 
-        The fastest, because whatever else ran on the machine meanwhile only adds to a time. With
-        ``rough`` much else runs, another model: then the first real batch that is faster counts.
+        The fastest, because other work on the machine only adds time. ``rough`` says that another
+        model runs meanwhile: then a first real batch that is faster replaces the time.
         """
         for size in self.sizes:
             call(size)
@@ -78,10 +78,9 @@ class BucketTimes:
         self._rough = set(self.sizes) if rough else set()
 
     def update(self, size: int, ms: float) -> None:
-        """Blend in the time of a real batch.
+        """Blend in the time of a real batch, as three times the usual time at most.
 
-        One that was frozen with its worker says nothing about the model, so it counts for three
-        times the usual at most.
+        A longer one says nothing about the model: its worker was frozen meanwhile.
         """
         old = self.ms.get(size, ms)
         if size in self._rough:
@@ -207,7 +206,8 @@ class Runner:
         """Return the array that batches of this bucket are run from.
 
         Always the same one: fresh memory of 5 MB costs a millisecond of page faults per batch, in
-        which the device idles. What an earlier batch left in the padding is run and cut off.
+        which the device idles. The padding holds pictures of earlier batches; their predictions are
+        cut off.
         """
         if bucket not in self._buffers:
             self._buffers[bucket] = np.zeros((bucket, *self.model.input_size, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""What REDIS_URL may say, taken apart strictly: what redis-py would misread is refused."""
+"""Reads REDIS_URL strictly: an address that redis-py would misread is refused."""
 
 import re
 from urllib.parse import SplitResult, urlsplit

@@ -14,6 +14,10 @@ from redis.exceptions import AskError, ClusterDownError
 
 from imageserve.queue.redis.address import Node
 
+_ANSWERING: dict[tuple[Node, ...], tuple[Node, ...]] = {}
+"""Seeds of a cluster -> its masters at the last answer, the node that gave it first. All
+connections share it: a seed that hangs costs one time-out per process, not one per connection."""
+
 
 class SlotFinder:
     """Finds the node that owns the slot of a key, by asking one node after the other.
@@ -27,32 +31,46 @@ class SlotFinder:
         self._slot = key_slot(key.encode())
         self._seeds = tuple(seeds)
         self._client = client
-        # The nodes that had slots at the last answer, this slot's owner first: the seeds may all
-        # be gone by now, and a node that is away must not delay queues on other nodes.
-        self._masters: tuple[Node, ...] = ()
+        self._connected_to: Node | None = None
 
     def __call__(self) -> Node:
         """Return the node that owns the slot now.
+
+        The node of the last connection is asked first: no other node can delay this queue. If it
+        does not answer, the others are asked first next time. The seeds are asked last: they may
+        all be gone by now.
 
         Raises redis.ConnectionError or redis.TimeoutError where no node answers, ClusterDownError
         where no node has the slot, redis.ResponseError where a node refuses the question.
         """
         failure: redis.RedisError = redis.ConnectionError("no node of the cluster is known")
-        for node in dict.fromkeys(self._masters + self._seeds):
+        first = () if self._connected_to is None else (self._connected_to,)
+        silent: list[Node] = []
+        for node in dict.fromkeys((*first, *_ANSWERING.get(self._seeds, ()), *self._seeds)):
             try:
-                return self._ask(node)
+                owner, masters = self._ask(node)
             except (redis.ConnectionError, redis.TimeoutError, ClusterDownError) as error:
                 failure = error
+                silent.append(node)
+                if node == self._connected_to:
+                    self._connected_to = None
+                continue
+            _ANSWERING[self._seeds] = (node, *(each for each in masters if each not in silent))
+            return owner
         raise failure
 
-    def _ask(self, node: Node) -> Node:
+    def note_connected(self, node: Node) -> None:
+        """Remember the node of a connection that was made."""
+        self._connected_to = node
+
+    def _ask(self, node: Node) -> tuple[Node, list[Node]]:
+        """Return the owner of the slot, and all masters that have slots."""
         with self._client(node) as client:
             ranges: Any = client.execute_command("CLUSTER SLOTS")
         owners = {(start, end): _address(master, node) for start, end, master, *_ in ranges}
         for (start, end), owner in owners.items():
             if start <= self._slot <= end:
-                self._masters = (owner, *owners.values())
-                return owner
+                return owner, list(owners.values())
         raise ClusterDownError(f"no node of the cluster has slot {self._slot}")
 
 
@@ -74,6 +92,7 @@ class _FollowingConnection(redis.Connection):
         if not self._sock:
             self.host, self.port = self._find()
         super().connect_check_health(*args, **options)
+        self._find.note_connected((self.host, self.port))
 
     def read_response(self, *args: Any, **options: Any) -> Any:
         try:

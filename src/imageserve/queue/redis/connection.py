@@ -2,7 +2,7 @@
 
 redis-py 8 retries ten times by default and gives sockets five seconds. Both are wrong for a queue:
 a retried claim strands the first batch until its lease ends, and a blocking wait that is longer
-than the socket timeout never returns. So every client made here says what it wants.
+than the socket timeout never returns. So each client made here sets both.
 """
 
 import logging
@@ -10,7 +10,7 @@ import re
 import ssl
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,9 +29,6 @@ from imageserve.queue.redis.address import Node, database, nodes, split_address
 from imageserve.queue.redis.cluster import SlotFinder, connection_class
 
 log = logging.getLogger(__name__)
-
-Client = redis.Redis
-"""One server's client, for those who only hand it on."""
 
 COMMAND_TIMEOUT_S = 2.0
 """How long one command may take. Redis answers in microseconds; two seconds is an outage."""
@@ -99,8 +96,14 @@ def is_cluster(access: RedisAccess) -> bool:
     return access.url.partition("://")[0].endswith("+cluster")
 
 
+def by_node(access: RedisAccess, queues: Sequence[str]) -> list[list[str]]:
+    """Group queues that share a server: on a cluster each is alone, otherwise all are together."""
+    return [[queue] for queue in queues] if is_cluster(access) else [list(queues)]
+
+
 def _slot_finder(key: str, parts: SplitResult, options: dict[str, Any]) -> SlotFinder:
-    own = options.copy()
+    # Not the time-out of a client that listens or blocks: a node that hangs would cost 5 s.
+    own = {**options, "socket_timeout": COMMAND_TIMEOUT_S}
 
     def ask(node: Node) -> redis.Redis:
         host, port = node
@@ -175,16 +178,16 @@ def _behind_sentinel(
 
 
 _NOT_NOW = re.compile(r"\b(OOM|READONLY|NOREPLICAS|MISCONF|MASTERDOWN|LOADING|BUSY)\b")
-"""What Redis answers while it cannot serve, in the shapes that redis-py has no class for: Redis 6.2
+"""Errors of a Redis that cannot serve now. redis-py has no class for some of them, and Redis 6.2
 wraps the error of a command within a script into another one."""
 
 _NEVER = re.compile(r"^unknown command|not allowed|cluster support disabled", re.IGNORECASE)
-"""What a server answers that an operator has to change."""
+"""Errors that only an operator can mend."""
 
 
 @contextmanager
 def redis_errors() -> Iterator[None]:
-    """Let callers know our errors only; the original stays attached as the cause."""
+    """Turn errors of redis-py into a QueueError; the original is its cause."""
     try:
         yield
     except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
