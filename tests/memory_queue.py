@@ -12,15 +12,18 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from tests.queues import RedisQueue
+
 from imageserve.errors import QueueError
 from imageserve.queue.consumer import Claim, Lease
 from imageserve.queue.listener import Breaker, Tickets
-from imageserve.queue.monitor import PURGED
+from imageserve.queue.monitor import PURGED, Monitor
 from imageserve.queue.producer import Admission, Limits, Producer, ProducerConfig, Verdict
 from imageserve.queue.snapshot import SILENT_MS, Snapshot, WorkerInfo
 from imageserve.queue.wire import (
     Finished,
     Job,
+    Keys,
     Result,
     ResultError,
     encode_job,
@@ -36,11 +39,13 @@ class _Leased:
     until: int
 
 
-class MemoryQueue:
+class MemoryQueue(RedisQueue):
     """One queue in this process's memory; it delivers results to ``tickets`` itself."""
 
     def __init__(self, name: str, clock_ms: Callable[[], int]) -> None:
+        # No call of the Redis queue's own: nothing of Redis is used.
         self.name = name
+        self.keys = Keys(name)
         self.tickets = Tickets(f"{name}:reply:memory")
         self._clock_ms = clock_ms
         self._changed = threading.Condition()
@@ -301,15 +306,15 @@ class MemoryQueue:
             return len(entries)
 
 
-class MemoryMonitor:
+class MemoryMonitor(Monitor):
     """Reads in-memory queues as a `Monitor` does."""
 
     def __init__(self, *queues: MemoryQueue) -> None:
-        self._queues = queues
+        self._read_from = queues
 
     def snapshots(self) -> dict[str, Snapshot | QueueError]:
         found: dict[str, Snapshot | QueueError] = {}
-        for queue in self._queues:
+        for queue in self._read_from:
             try:
                 found[queue.name] = queue.snapshot()
             except QueueError as error:

@@ -1,33 +1,17 @@
 """A whole queue for tests: all that producer, consumer and monitor ask of one, on a real Redis."""
 
-from typing import Any, Protocol
+from typing import Any
 
 from imageserve.errors import QueueError
-from imageserve.queue.consumer import ConsumerStore, RedisConsumerStore
+from imageserve.queue.consumer import ConsumerStore
 from imageserve.queue.monitor import Monitor
-from imageserve.queue.producer import ProducerStore, RedisProducerStore
+from imageserve.queue.producer import ProducerStore
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.snapshot import Snapshot
 from imageserve.queue.wire import Keys
 
 
-class AnyQueue(ProducerStore, ConsumerStore, Protocol):
-    """A queue as a test sees it: `RedisQueue`, or its in-memory twin."""
-
-    def dead(self, count: int) -> list[dict[str, Any]]:
-        """Read the newest entries of the dead list."""
-
-    def purge(self) -> int:
-        """Drop all waiting jobs."""
-
-    def desired(self) -> str:
-        """Return the desired version as text."""
-
-    def set_desired(self, text: str) -> None:
-        """Set the desired version."""
-
-
-class RedisQueue(RedisProducerStore, RedisConsumerStore):
+class RedisQueue(ProducerStore, ConsumerStore):
     """One queue on Redis with the commands of all three faces."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What every AnyQueue promises: one suite for the in-memory twin and for real servers.
+"""What every RedisQueue promises: one suite for the in-memory twin and for real servers.
 
 A lease that a test wants lost lasts 1 ms, and time is let pass; one it wants held lasts a minute.
 So no test depends on how fast this machine is.
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import pytest
 import redis
 from tests.memory_queue import MemoryQueue
-from tests.queues import AnyQueue, RedisQueue
+from tests.queues import RedisQueue
 from tests.redis_server import QueueMaker, RedisServers, eventually, executables
 
 from imageserve.predictions import Prediction
@@ -44,7 +44,7 @@ CHANNEL = "{image_queue}:reply:test"
 class Bench(Protocol):
     """A queue under test, with what a test does to it from outside."""
 
-    queue: AnyQueue
+    queue: RedisQueue
 
     def push(self, *entries: str) -> None:
         """Queue entries as a foreign writer would."""
@@ -81,7 +81,7 @@ class MemoryBench:
         self._tickets = _RecordingTickets()
         self._memory = MemoryQueue("image_queue", lambda: self._now)
         self._memory.tickets = self._tickets
-        self.queue: AnyQueue = self._memory
+        self.queue: RedisQueue = self._memory
 
     def push(self, *entries: str) -> None:
         for entry in entries:
@@ -107,7 +107,7 @@ class RedisBench:
     """A queue on a real server, whose clock is the only one."""
 
     def __init__(self, queue: RedisQueue, client: "redis.Redis") -> None:
-        self.queue: AnyQueue = queue
+        self.queue: RedisQueue = queue
         self._keys = queue.keys
         self._client = client
         self._heard: list[Result] = []

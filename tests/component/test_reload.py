@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from tests.memory_queue import MemoryQueue
-from tests.queues import AnyQueue
+from tests.queues import RedisQueue
 from tests.redis_server import (
     PATIENCE_S,
     Executable,
@@ -69,7 +69,7 @@ class LabelModel:
 class Stage:
     """A folder of versions, a worker on a queue, and what a web process and an operator do."""
 
-    def __init__(self, queue: AnyQueue, folder: Path) -> None:
+    def __init__(self, queue: RedisQueue, folder: Path) -> None:
         self.queue = queue
         # Only so that tests end sooner: a worker that stops waits for this to come back.
         wait = queue.wait
@@ -172,7 +172,7 @@ def stage(
     make_queue: QueueMaker,
     tmp_path: Path,
 ) -> Iterator[Stage]:
-    queue: AnyQueue
+    queue: RedisQueue
     if isinstance(request.param, Executable):
         queue = make_queue(redis_servers.get(request.param).url)
     else:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 from imageserve import metrics
 from imageserve.errors import QueueError, QueueUnavailable
@@ -76,48 +76,11 @@ class Claim:
     """Its worker died when this job last ran, so it runs alone."""
 
 
-class ConsumerStore(Protocol):
-    """What a consumer asks of a queue. Each call raises QueueUnavailable where it is away."""
-
-    name: str
+class ConsumerStore(RedisQueue):
+    """The consumer's commands on Redis. Each raises QueueUnavailable where Redis is away."""
 
     def claim(self, n: int, lease: Lease, *, redelivered: bool, min_depth: int = 0) -> Claim:
         """Take up to ``n`` jobs and lease them; none where fewer than ``min_depth`` wait."""
-
-    def wait(self, block_s: float) -> None:
-        """Block until a job may be there, or ``block_s`` seconds have passed."""
-
-    def pixels(self, job_ids: Sequence[str]) -> list[bytes | None]:
-        """Read pixels; None where the job was cancelled or has expired."""
-
-    def finish(
-        self, token: str, finished: Sequence[Finished], *, batches: int = 0, busy_ms: int = 0
-    ) -> list[bool]:
-        """Acknowledge, store and publish; False where the lease was lost (nothing is changed)."""
-
-    def extend(self, token: str, job_ids: Sequence[str], lease_ms: int) -> int:
-        """Renew leases; returns how many are still held."""
-
-    def release(self, token: str, job_ids: Sequence[str]) -> int:
-        """Give unstarted jobs back to the head of the queue; returns how many."""
-
-    def bury(self, entry: str, reason: str) -> None:
-        """Put a job on the dead list."""
-
-    def store(self, finished: Sequence[Finished], *, publish: bool) -> None:
-        """Store results of jobs that no worker holds; the first result of a job wins."""
-
-    def heartbeat(self, info: WorkerInfo) -> str:
-        """Publish that a worker lives; returns the desired version as text."""
-
-    def leave(self, worker_id: str) -> None:
-        """Remove a worker from the list of workers."""
-
-
-class RedisConsumerStore(RedisQueue):
-    """The consumer's commands on Redis."""
-
-    def claim(self, n: int, lease: Lease, *, redelivered: bool, min_depth: int = 0) -> Claim:
         # A token per claim, not per worker: a worker cannot finish its own earlier, lost claim.
         token = secrets.token_hex(8)
         args: list[str | int | bytes] = [
@@ -134,6 +97,7 @@ class RedisConsumerStore(RedisQueue):
         return Claim(token, now, texts(entries), len(expired), texts(dead), bool(alone))
 
     def wait(self, block_s: float) -> None:
+        """Block until a job may be there, or ``block_s`` seconds have passed."""
         # 0 means for ever to Redis, and 6.2 rounds one millisecond down to 0.
         block_s = max(0.01, min(block_s, BLOCK_S))
         with redis_errors():
@@ -143,6 +107,7 @@ class RedisConsumerStore(RedisQueue):
             )
 
     def pixels(self, job_ids: Sequence[str]) -> list[bytes | None]:
+        """Read pixels; None where the job was cancelled or has expired."""
         if not job_ids:
             return []
         with redis_errors():
@@ -152,6 +117,7 @@ class RedisConsumerStore(RedisQueue):
     def finish(
         self, token: str, finished: Sequence[Finished], *, batches: int = 0, busy_ms: int = 0
     ) -> list[bool]:
+        """Acknowledge, store and publish; False where the lease was lost (nothing is changed)."""
         kept: list[bool] = []
         for part in _parts(finished, FINISH_AT_ONCE):
             kept += self._finish_part(token, part, batches, busy_ms)
@@ -170,23 +136,28 @@ class RedisConsumerStore(RedisQueue):
             return [bool(kept) for kept in FINISH(self.client, keys, args)]
 
     def extend(self, token: str, job_ids: Sequence[str], lease_ms: int) -> int:
+        """Renew leases; returns how many are still held."""
         keys = [self.keys.leases, self.keys.inflight]
         with redis_errors():
             return int(EXTEND(self.client, keys, [token, lease_ms, GUARD_MS, *job_ids]))
 
     def release(self, token: str, job_ids: Sequence[str]) -> int:
+        """Give unstarted jobs back to the head of the queue; returns how many."""
         names = self.keys.of_release()
         with redis_errors():
             return int(RELEASE(self.client, names, [token, GUARD_MS, *job_ids]))
 
     def bury(self, entry: str, reason: str) -> None:
+        """Put a job on the dead list."""
         with redis_errors():
             BURY(self.once, [self.keys.dead, self.keys.stats], [entry, reason])
 
     def heartbeat(self, info: WorkerInfo) -> str:
+        """Publish that a worker lives; returns the desired version as text."""
         return self._set_info(info.id, encode_worker_info(info))
 
     def leave(self, worker_id: str) -> None:
+        """Remove a worker from the list of workers."""
         self._set_info(worker_id, "")
 
     def _set_info(self, worker_id: str, text: str) -> str:

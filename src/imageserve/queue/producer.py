@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any, Protocol
+from typing import Any
 
 from imageserve.errors import QueueError, QueueRefused, QueueUnavailable
 from imageserve.queue.listener import Breaker, ReplyListener, Ticket, Tickets
@@ -69,31 +69,11 @@ class Admission:
     backlog: int
 
 
-class ProducerStore(Protocol):
-    """What a producer asks of a queue. Each call raises QueueUnavailable where it is away."""
-
-    name: str
+class ProducerStore(RedisQueue):
+    """The producer's commands on Redis. Each raises QueueUnavailable where Redis is away."""
 
     def enqueue(self, job: Job, pixels: bytes, timeout_ms: int, limits: Limits) -> Admission:
         """Store the pixels and queue the job. Safe to send again after a lost reply."""
-
-    def cancel(self, job_ids: Sequence[str]) -> None:
-        """Remove the pixels: a worker that claims such a job drops it without the model."""
-
-    def results(self, job_ids: Sequence[str]) -> list[Result | None]:
-        """Read stored results."""
-
-    def missing(self, job_ids: Sequence[str]) -> list[str]:
-        """Return those accepted jobs of which Redis holds nothing any more, not even a result."""
-
-    def snapshot(self) -> Snapshot:
-        """Read the state of the queue at one instant."""
-
-
-class RedisProducerStore(RedisQueue):
-    """The producer's commands on Redis."""
-
-    def enqueue(self, job: Job, pixels: bytes, timeout_ms: int, limits: Limits) -> Admission:
         names = self.keys.of_enqueue(job.id)
         args: list[str | int | bytes] = [
             secrets.token_hex(8),
@@ -115,11 +95,13 @@ class RedisProducerStore(RedisQueue):
         return Admission(Verdict(code), backlog)
 
     def cancel(self, job_ids: Sequence[str]) -> None:
+        """Remove the pixels: a worker that claims such a job drops it without the model."""
         if job_ids:
             with redis_errors():
                 self.client.unlink(*map(self.keys.pixels, job_ids))
 
     def results(self, job_ids: Sequence[str]) -> list[Result | None]:
+        """Read stored results."""
         if not job_ids:
             return []
         with redis_errors():
@@ -127,6 +109,7 @@ class RedisProducerStore(RedisQueue):
         return [_stored_result(text) for text in stored]
 
     def missing(self, job_ids: Sequence[str]) -> list[str]:
+        """Return those accepted jobs of which Redis holds nothing any more, not even a result."""
         with redis_errors():
             pipeline = self.client.pipeline(transaction=False)
             for job_id in job_ids:
@@ -317,7 +300,7 @@ def connect_producers(
     On a cluster each queue has a listener and a breaker of its own, on the node of its slot. One
     server needs one of each for all queues. Call it after a fork, never before.
     """
-    stores = {name: RedisProducerStore(access, name, connections=connections) for name in queues}
+    stores = {name: ProducerStore(access, name, connections=connections) for name in queues}
     producers: dict[str, Producer] = {}
     listeners: list[ReplyListener] = []
     for group in by_node(access, queues):

@@ -9,8 +9,8 @@ import uuid
 from typing import Any
 
 from imageserve.errors import QueueError, QueueForbidden, QueueUnavailable
-from imageserve.queue.consumer import Lease, RedisConsumerStore
-from imageserve.queue.producer import Limits, RedisProducerStore, Verdict
+from imageserve.queue.consumer import ConsumerStore, Lease
+from imageserve.queue.producer import Limits, ProducerStore, Verdict
 from imageserve.queue.redis.connection import COMMAND_TIMEOUT_S, RedisAccess, redis_errors
 from imageserve.queue.redis.queue import RedisQueue
 from imageserve.queue.snapshot import WorkerInfo
@@ -77,8 +77,8 @@ def _check_memory(maxmemory: int, policy: str, queue_bytes_limit: int) -> None:
 
 def _run_scripts(access: RedisAccess, keys: Keys) -> None:
     job_id = uuid.uuid4().hex
-    producer = RedisProducerStore(access, keys.queue, connections=1, keys=keys)
-    consumer = RedisConsumerStore(access, keys.queue, connections=1, keys=keys)
+    producer = ProducerStore(access, keys.queue, connections=1, keys=keys)
+    consumer = ConsumerStore(access, keys.queue, connections=1, keys=keys)
     names = [*keys.shared(), keys.nonce(job_id), keys.pixels(job_id), keys.result(job_id)]
     try:
         _try_subscribing(producer)
@@ -104,9 +104,7 @@ def _try_subscribing(queue: RedisQueue) -> None:
             pubsub.close()
 
 
-def _one_job_through(
-    producer: RedisProducerStore, consumer: RedisConsumerStore, job_id: str
-) -> None:
+def _one_job_through(producer: ProducerStore, consumer: ConsumerStore, job_id: str) -> None:
     """Take one job through enqueue, wait, claim, extend, release, claim, finish."""
     reply = producer.keys.reply("selftest")
     job = Job(job_id, "selftest", (1, 1, 3), 1, reply, "selftest", TTL_MS)

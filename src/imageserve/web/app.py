@@ -30,10 +30,11 @@ from imageserve.errors import (
     RequestError,
     ShuttingDown,
 )
+from imageserve.queue.monitor import Monitor
 from imageserve.web.api_keys import ApiKeys
 from imageserve.web.greenlets import Wait, watch_hang_up
 from imageserve.web.lifecycle import Lifecycle
-from imageserve.web.overview import Overview, SnapshotReader
+from imageserve.web.overview import Overview
 from imageserve.web.predict import Answer, ClassifyOptions, ClientGone, Predictor
 from imageserve.web.upload import UploadLimits, UploadMemory, UploadReader
 
@@ -107,7 +108,7 @@ class _Call:
 
 
 def create_app(
-    predictor: Predictor, monitor: SnapshotReader, config: WebConfig, lifecycle: Lifecycle
+    predictor: Predictor, monitor: Monitor, config: WebConfig, lifecycle: Lifecycle
 ) -> Flask:
     """Build the application around a predictor and a monitor of its queues."""
     app = Flask("imageserve", static_folder=None)

@@ -2,28 +2,21 @@
 
 import logging
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from imageserve.errors import QueueError
 from imageserve.metrics import QueueReadings
 from imageserve.models.entries import ModelEntry
-from imageserve.queue.monitor import Snapshots
+from imageserve.queue.monitor import Monitor
 from imageserve.queue.snapshot import Snapshot, expected_wait_ms
 
 log = logging.getLogger(__name__)
 
 
-class SnapshotReader(Protocol):
-    """Reads several queues; `imageserve.queue.monitor.Monitor` does it."""
-
-    def snapshots(self) -> Snapshots:
-        """Return the state of each queue, or why it could not be read."""
-
-
 class Overview:
     """Reads the queue of each model."""
 
-    def __init__(self, entries: Mapping[str, ModelEntry], monitor: SnapshotReader) -> None:
+    def __init__(self, entries: Mapping[str, ModelEntry], monitor: Monitor) -> None:
         self._entries = entries
         self._monitor = monitor
 

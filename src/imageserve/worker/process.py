@@ -16,7 +16,7 @@ from imageserve.config.settings import Settings
 from imageserve.errors import ModelError, QueueError, QueueUnavailable
 from imageserve.models.entries import engine_of, load_entry, worker_entry
 from imageserve.probes import ProbeServer, state_answer
-from imageserve.queue.consumer import Consumer, Lease, RedisConsumerStore
+from imageserve.queue.consumer import Consumer, ConsumerStore, Lease
 from imageserve.queue.monitor import Monitor
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.self_test import check_server
@@ -181,7 +181,7 @@ class WorkerProcess:
     def _consumer(self) -> Consumer:
         settings = self._settings
         lease = Lease(round(settings.lease_s * 1000), settings.max_attempts)
-        store = RedisConsumerStore(self._access, self._entry.queue, connections=4)
+        store = ConsumerStore(self._access, self._entry.queue, connections=4)
         return Consumer(store, self._entry.name, lease)
 
     def _config(self) -> WorkerConfig:
