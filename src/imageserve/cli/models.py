@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from imageserve.cli.models_use import add_use
 from imageserve.config.choices import DEFAULT_INTERPOLATION, DEFAULT_MODEL, PRECISIONS
@@ -29,7 +29,6 @@ from imageserve.models.runtimes import (
     writable,
 )
 from imageserve.models.source import find_source
-from imageserve.models.stand_in import is_stand_in
 
 if TYPE_CHECKING:
     from imageserve.models.model import ScoringModel
@@ -299,17 +298,19 @@ def load(settings: Settings, **changes: Any) -> "ScoringModel":
     Raises:
         ModelLoadError: it cannot be used, or has no probabilities to look at.
     """
+    from imageserve.models.model import ScoringModel
+
     engine = replace(engine_of(settings), **changes)
-    network = network_of(settings)
-    if is_stand_in(network):
-        raise ModelLoadError("a stand-in classifies nothing: name a model")
     if settings.models_file:
-        return cast("ScoringModel", load_entry(worker_entry(settings), engine))
-    model = load_model(
-        network,
-        weights=settings.model_weights,
-        labels_file=settings.model_labels,
-        input_size=settings.input_size,
-        engine=engine,
-    )
-    return cast("ScoringModel", model)
+        model = load_entry(worker_entry(settings), engine)
+    else:
+        model = load_model(
+            network_of(settings),
+            weights=settings.model_weights,
+            labels_file=settings.model_labels,
+            input_size=settings.input_size,
+            engine=engine,
+        )
+    if not isinstance(model, ScoringModel):
+        raise ModelLoadError("a stand-in classifies nothing: name a model")
+    return model

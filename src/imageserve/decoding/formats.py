@@ -98,17 +98,14 @@ class Source(BytesIO):
         self._reads_left = reads
 
     def read(self, size: int | None = -1, /) -> bytes:
-        self._count()
+        self._reads_left -= 1
+        if self._reads_left < 0:
+            raise OSError("the picture is in too many pieces")
         self.last = chunk = super().read(size)
         # Decoders read large blocks, and the last block is short: that alone means nothing.
         if size and len(chunk) < size and (not chunk or size != ImageFile.MAXBLOCK):
             self.ran_out = True
         return chunk
-
-    def _count(self) -> None:
-        self._reads_left -= 1
-        if self._reads_left < 0:
-            raise OSError("the picture is in too many pieces")
 
 
 class Jpeg(JpegImageFile):

@@ -46,26 +46,18 @@ class DecodingPolicy:
     time or less; the pixels differ a little. Off, they equal those of ``keras.utils.load_img``."""
 
 
+@dataclass(eq=False, slots=True)
 class Picture:
     """A picture whose header has been read and accepted; its pixels are still encoded.
 
     Made by ``open_picture``. One thread at a time may use it.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        source: Source,
-        image: ImageFile.ImageFile,
-        *,
-        scans: int = 1,
-        fast: bool = False,
-    ) -> None:
-        self.kind = kind
-        self._source = source
-        self._image = image
-        self._scans = scans
-        self._fast = fast
+    kind: str
+    _source: Source
+    _image: ImageFile.ImageFile
+    _scans: int
+    _fast: bool
 
     @property
     def pixels(self) -> int:
@@ -84,23 +76,16 @@ class Picture:
         height, width = size
         resampling = Image.Resampling[interpolation.upper()]
         with pillow_errors(self.kind, self._source):
+            # Not for "nearest", which picks single pixels: it would pick averages.
             if self._fast and interpolation != "nearest":
-                _reduce(self._image, height, width)
+                # Both sides are large enough for the longer one: the picture may still be turned.
+                side = FAST_FACTOR * max(height, width)
+                self._image.draft(None, (side, side))
             self._image.load()
             image = _rgb(_upright(self._image))
             if image.size != (width, height):
                 image = image.resize((width, height), resampling)
             return image.tobytes()
-
-
-def _reduce(image: ImageFile.ImageFile, height: int, width: int) -> None:
-    """Have a JPEG decoded at the smallest size that is large enough for (height, width).
-
-    Not for ``nearest``, which picks single pixels: it would pick averages. Both sides are large
-    enough for the longer one, because the picture may still be turned.
-    """
-    side = FAST_FACTOR * max(height, width)
-    image.draft(None, (side, side))
 
 
 def decode(
@@ -139,7 +124,7 @@ def open_picture(data: bytes | memoryview, policy: DecodingPolicy) -> Picture:
         image = PLUGINS[kind](source)
     _check_pixels(image.size, policy)
     scans = _checked_scans(image, data, source, policy) if isinstance(image, Jpeg) else 1
-    return Picture(kind, source, image, scans=scans, fast=policy.fast_jpeg and kind == "jpeg")
+    return Picture(kind, source, image, scans, policy.fast_jpeg and kind == "jpeg")
 
 
 def _names(policy: DecodingPolicy) -> str:

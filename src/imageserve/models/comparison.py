@@ -135,17 +135,10 @@ def _pictures_per_second(
     batch = noise.integers(0, 256, (size, *plan.input_size, 3), dtype=np.uint8)
     try:
         call(batch)  # The first call may compile.
-        return size * _calls_per_second(lambda: call(batch), plan.seconds, clock)
+        began, calls = clock(), 0
+        while not calls or clock() - began < plan.seconds:
+            call(batch)
+            calls += 1
+        return size * calls / (clock() - began)
     except ModelOutOfMemory:
         return None
-
-
-def _calls_per_second(
-    call: Callable[[], object], seconds: float, clock: Callable[[], float]
-) -> float:
-    began = clock()
-    calls = 0
-    while not calls or clock() - began < seconds:
-        call()
-        calls += 1
-    return calls / (clock() - began)

@@ -186,9 +186,8 @@ def _frozen(model: ScoringModel) -> Any:
     from imageserve.models.keras_model import KerasModel
 
     assert isinstance(model, KerasModel), "only Keras has a graph to trace"
-    network = model.network
     call = tf.function(
-        lambda images: network(images, training=False),
+        lambda images: model.network(images, training=False),
         input_signature=[tf.TensorSpec((None, *model.input_size, 3), tf.uint8, name="images")],
         autograph=False,
     )

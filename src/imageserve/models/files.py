@@ -1,4 +1,4 @@
-"""Reading the files of a model: errors, labels, and the version that follows from the content."""
+"""What is known before a model is loaded: errors of its files, its size, labels and version."""
 
 import hashlib
 import json
@@ -58,6 +58,22 @@ def only_file(folder: Path, *names: str) -> Path | None:
     return found[0] if found else None
 
 
+def agreed_size(
+    model: str, own: tuple[int, int] | None, wanted: tuple[int, int] | None
+) -> tuple[int, int] | None:
+    """Return the (height, width) of a model's pictures: its own, or the settings' where it is open.
+
+    Raises ModelLoadError where the two differ.
+    """
+    if own and wanted and own != wanted:
+        size = f"{own[0]}x{own[1]}"
+        raise ModelLoadError(
+            f"{model} takes pictures of {size} (height x width) and the settings demand "
+            f"{wanted[0]}x{wanted[1]}: set the input size to {size}, or leave it out"
+        )
+    return own or wanted
+
+
 def read_labels(path: Path) -> tuple[str, ...]:
     """Read the labels in the order of the classes.
 
@@ -70,8 +86,10 @@ def read_labels(path: Path) -> tuple[str, ...]:
     with file_errors(f"the labels file {path}"):
         content = path.read_bytes()
     try:
-        text = _text(content)
+        text = content.decode("utf-8-sig")
         return _from_json(text) if path.suffix == ".json" else _from_lines(text)
+    except UnicodeDecodeError as error:
+        raise ModelLoadError(f"the labels file {path} is not UTF-8: save it as UTF-8") from error
     except ValueError as error:
         raise ModelLoadError(f"the labels file {path} cannot be used: {error}") from error
 
@@ -102,13 +120,6 @@ def _sha256_of_folder(folder: Path) -> str:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     lines = [f"{sha256_of(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _text(content: bytes) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"it is not UTF-8 ({error.reason}); save it as UTF-8") from error
 
 
 def _from_lines(text: str) -> tuple[str, ...]:

@@ -21,7 +21,9 @@ def prepare_backend(engine: Engine) -> None:
     if engine.backend == "tensorflow":
         _prepare_tensorflow(engine.computing_threads)
     elif engine.backend == "torch":
-        _prepare_torch(engine.computing_threads)
+        import torch
+
+        torch.set_num_threads(engine.computing_threads)
 
 
 def compiled_call(network: Any, input_size: tuple[int, int], engine: Engine) -> Scores:
@@ -57,12 +59,6 @@ def _prepare_tensorflow(threads: int) -> None:
             tf.config.experimental.set_memory_growth(gpu, True)
         except (RuntimeError, ValueError) as error:
             _logger.warning("cannot share %s with other workers: %s", gpu.name, error)
-
-
-def _prepare_torch(threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
 
 
 def _on_tensorflow(network: Any, input_size: tuple[int, int], xla: bool) -> Scores:

@@ -11,7 +11,7 @@ import json
 import logging
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -27,7 +27,7 @@ from imageserve.models.files import check_file, content_version, is_version, rea
 from imageserve.models.model import (
     Pictures,
     Probabilities,
-    best,
+    ScoringModel,
     check_output,
     check_probabilities,
     checked_input_size,
@@ -35,7 +35,6 @@ from imageserve.models.model import (
 )
 from imageserve.models.runtimes import KERAS, ONNX, Engine
 from imageserve.models.source import Source
-from imageserve.predictions import Prediction
 
 VERSION_KEY = "imageserve.version"
 """The property of an exported file that holds the version of its source."""
@@ -51,10 +50,7 @@ MOST_THREADS_APART = 16
 """With more threads a batch of 32 has less than two pictures for each, so a second session would
 only take memory."""
 
-_INPUT_TYPES: Mapping[str, Callable[[Pictures], NDArray[Any]]] = {
-    "tensor(uint8)": lambda images: images,
-    "tensor(float)": lambda images: images.astype(np.float32),
-}
+_INPUT_TYPES: Mapping[str, type] = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 _OPENVINO = "OpenVINOExecutionProvider"
 _PLAIN_CPU = "CPUExecutionProvider"
 _FASTEST_FIRST = ("CUDAExecutionProvider", _OPENVINO, _PLAIN_CPU)
@@ -73,45 +69,12 @@ _START_S = 30.0
 _logger = logging.getLogger(__name__)
 
 
-class OnnxModel:
-    """A classifier in ONNX Runtime; see ``Model``. Make one with `load`, which does all the checks.
-
-    Used by one thread.
-    """
-
-    runtime = ONNX.name
-
-    def __init__(
-        self,
-        name: str,
-        session: "OnnxSession",
-        labels: Sequence[str],
-        input_size: tuple[int, int],
-        version: str,
-    ) -> None:
-        self.name = name
-        self.version = version
-        self.input_size = input_size
-        self.labels = tuple(labels)
-        self.classes = len(self.labels)
-        self._session = session
-        self._as_input = _INPUT_TYPES[session.inputs[0].type]
-
-    def predict(self, images: Pictures, top: int) -> list[tuple[Prediction, ...]]:
-        """Classify pictures in one call; see ``Model.predict``."""
-        return best(self.scores(images), self.labels, top)
-
-    def scores(self, images: Pictures) -> Probabilities:
-        """Run the session once; see ``ScoringModel.scores``."""
-        return np.asarray(self._session.run(self._as_input(images)), np.float32)
-
-
 def precisions() -> Sequence[str]:
     """Return the precisions that this machine can compute in."""
     return ONNX.precisions if _fastest() == _OPENVINO else ("float32",)
 
 
-def load(source: Source, engine: Engine) -> OnnxModel:
+def load(source: Source, engine: Engine) -> ScoringModel:
     """Load an ``.onnx`` classifier and check that it can serve.
 
     It gets RGB 0..255 of shape (n, height, width, 3), uint8 or float32, and answers with
@@ -128,8 +91,8 @@ def load(source: Source, engine: Engine) -> OnnxModel:
     size = checked_input_size(source.name, session.inputs, source.input_size)
     check_output(source.name, session.outputs, labels)
     version = source.version or _version(session.properties, source.path)
-    model = OnnxModel(source.name, session, labels, size, version)
-    check_probabilities(source.name, model.scores, size, len(labels))
+    model = ScoringModel(source.name, version, ONNX.name, size, labels, session.scores)
+    check_probabilities(model)
     return model
 
 
@@ -199,16 +162,11 @@ class OnnxSession:
             self._apart = load(streams=threads) if threads > 1 else self._together
             self._pool = _started_pool(threads)
 
-    def run(self, images: NDArray[Any]) -> NDArray[Any]:
-        """Return the first output for a batch.
-
-        Raises:
-            ModelOutOfMemory: the device has too little memory for it.
-        """
+    def scores(self, images: Pictures) -> Probabilities:
+        """Return the first output for a batch; see ``ScoringModel.scores``."""
+        given: NDArray[Any] = images.astype(_INPUT_TYPES[self.inputs[0].type], copy=False)
         try:
-            if self._is_for_apart(images):
-                return self._run_apart(images)
-            return self._answers(self._together, images)
+            return np.asarray(self._run(given), np.float32)
         except Exception as error:  # ONNX Runtime's errors have no base class of their own
             if not any(sign in str(error) for sign in _MEMORY_SIGNS):
                 raise
@@ -216,11 +174,10 @@ class OnnxSession:
                 f"too little device memory for a batch of {len(images)}: {first_line(error)}"
             ) from error
 
-    def _is_for_apart(self, images: NDArray[Any]) -> bool:
+    def _run(self, images: NDArray[Any]) -> NDArray[Any]:
         # With fewer pictures, threads that get one picture less than others idle too long.
-        return self._apart is not None and len(images) >= 2 * self._threads
-
-    def _run_apart(self, images: NDArray[Any]) -> NDArray[Any]:
+        if self._apart is None or len(images) < 2 * self._threads:
+            return self._answers(self._together, images)
         size = piece_size(len(images), self._threads)
         pieces = [images[i : i + size] for i in range(0, len(images), size)]
         return np.concatenate(list(self._pool.map(partial(self._answers, self._apart), pieces)))
