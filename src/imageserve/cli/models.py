@@ -5,7 +5,7 @@ Only the action that is asked for imports a runtime: ``list`` and ``use`` work i
 
 import argparse
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -167,7 +167,6 @@ def _add_what_is_measured(bench: argparse.ArgumentParser) -> None:
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the model and what it is loaded from; each default is the setting's."""
     parser.add_argument(
         "model",
         nargs="?",
@@ -182,32 +181,24 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def _list(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     print(f"{'name':<20} {'pictures':>9} {'parameters':>11}  weights")
-    for line in _rows(options.folder, _keras_cache(environ)):
-        print(line)
-    return 0
-
-
-def _rows(folder: Path | None, cache: Path) -> Iterator[str]:
     for name, known in KNOWN.items():
         height, width = known.input_size
         size, millions = f"{height}x{width}", f"{known.parameters / 1e6:.1f} M"
-        yield f"{name:<20} {size:>9} {millions:>11}  {_weights(name, folder, cache)}"
+        weights = _weights(name, options.folder, environ)
+        print(f"{name:<20} {size:>9} {millions:>11}  {weights}")
+    return 0
 
 
-def _weights(name: str, folder: Path | None, cache: Path) -> str:
+def _weights(name: str, folder: Path | None, environ: Mapping[str, str]) -> str:
     """Say where the weights of a model are."""
     if name not in NETWORKS:
         return "part of imageserve"
     fetched = folder / f"{name}{ENDING}" if folder else None
     if fetched and fetched.is_file():
         return f"fetched: {fetched}"
-    cached = cache / NETWORKS[name].cached
+    keras_home = environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")
+    cached = Path(keras_home, "models", NETWORKS[name].cached)
     return f"downloaded: {cached}" if cached.is_file() else "not here"
-
-
-def _keras_cache(environ: Mapping[str, str]) -> Path:
-    home = environ.get("KERAS_HOME")
-    return (Path(home) if home else Path(os.path.expanduser("~"), ".keras")) / "models"
 
 
 def _fetch(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -283,7 +274,6 @@ def default_runtime(settings: Settings) -> Runtime:
 
 
 def interpolation_of(settings: Settings) -> str:
-    """Return how pictures for this model are resized."""
     if settings.models_file:
         return worker_entry(settings).interpolation
     own = read_facts(Path(network_of(settings))).interpolation
