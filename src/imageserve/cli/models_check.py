@@ -66,21 +66,21 @@ def _pictures(folder: Path | None, model: ScoringModel, settings: Settings) -> P
     if folder is None:
         return drawn_pictures(model.input_size)
     files = sorted(path for path in folder.glob("*") if path.is_file())
-    found = [pixels for path in files if (pixels := _decoded(path, model, settings))]
+    interpolation = interpolation_of(settings)
+    found = [pixels for path in files if (pixels := _decoded(path, model, interpolation))]
     if not found:
         raise ModelLoadError(f"{folder} holds no pictures: name a folder that does")
     return as_pictures(found, model.input_size)
 
 
-def _decoded(path: Path, model: ScoringModel, settings: Settings) -> bytes | None:
+def _decoded(path: Path, model: ScoringModel, interpolation: str) -> bytes | None:
     """Decode a picture as the web server does; None for a file that is no picture."""
     from imageserve.decoding import DecodingPolicy, decode
 
+    with file_errors(path):
+        data = path.read_bytes()
     try:
-        policy = DecodingPolicy()
-        with file_errors(path):
-            data = path.read_bytes()
-        return decode(data, model.input_size, interpolation_of(settings), policy)
+        return decode(data, model.input_size, interpolation, DecodingPolicy())
     except RequestError:
         return None
 

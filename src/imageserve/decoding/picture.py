@@ -115,7 +115,12 @@ def open_picture(data: bytes | memoryview, policy: DecodingPolicy) -> Picture:
         CorruptImage: the header is invalid.
     """
     data = bytes(data)
-    _check_bytes(len(data), policy)
+    if not data:
+        raise NoImage("the picture is empty")
+    if len(data) > policy.max_bytes:
+        raise ImageTooLarge(
+            f"the picture has {len(data)} bytes; at most {policy.max_bytes} are allowed"
+        )
     kind = _kind(data, policy)
     if kind == "webp":
         _check_webp(data, policy)
@@ -127,28 +132,14 @@ def open_picture(data: bytes | memoryview, policy: DecodingPolicy) -> Picture:
     return Picture(kind, source, image, scans, policy.fast_jpeg and kind == "jpeg")
 
 
-def _names(policy: DecodingPolicy) -> str:
-    return ", ".join(name_of(kind) for kind in IMAGE_FORMATS if kind in policy.formats)
-
-
-def _check_bytes(count: int, policy: DecodingPolicy) -> None:
-    if count == 0:
-        raise NoImage("the picture is empty")
-    if count > policy.max_bytes:
-        raise ImageTooLarge(
-            f"the picture has {count} bytes; at most {policy.max_bytes} are allowed"
-        )
-
-
 def _kind(data: bytes, policy: DecodingPolicy) -> str:
     kind = kind_of(data)
+    if kind is not None and kind in policy.formats:
+        return kind
+    accepted = ", ".join(name_of(each) for each in IMAGE_FORMATS if each in policy.formats)
     if kind is None:
-        raise NotAnImage(f"the bytes are no picture of a known format; accepted: {_names(policy)}")
-    if kind not in policy.formats:
-        raise UnsupportedFormat(
-            f"the picture has the format {name_of(kind)}; accepted: {_names(policy)}"
-        )
-    return kind
+        raise NotAnImage(f"the bytes are no picture of a known format; accepted: {accepted}")
+    raise UnsupportedFormat(f"the picture has the format {name_of(kind)}; accepted: {accepted}")
 
 
 def _check_pixels(size: tuple[int, int], policy: DecodingPolicy) -> None:

@@ -134,7 +134,7 @@ def write_onnx(model: ScoringModel, path: Path) -> None:
     os.environ.setdefault("TF2ONNX_CATCH_ERRORS", "FALSE")
     try:
         import onnx
-        import tf2onnx  # noqa: F401
+        import tf2onnx
 
         from imageserve.models.onnx_model import VERSION_KEY
     except ImportError as error:
@@ -142,7 +142,7 @@ def write_onnx(model: ScoringModel, path: Path) -> None:
             f"nothing can be exported here ({error}): pip install tensorflow tf2onnx onnx"
         ) from error
     try:
-        graph = _onnx_graph(model)
+        graph = _onnx_graph(model, tf2onnx)
         # tf2onnx keeps an operation that it cannot translate, and only logs it.
         onnx.checker.check_model(graph)
         onnx.helper.set_model_props(graph, {VERSION_KEY: model.version})
@@ -154,19 +154,15 @@ def write_onnx(model: ScoringModel, path: Path) -> None:
         ) from error
 
 
-def _onnx_graph(model: ScoringModel) -> Any:
-    import tf2onnx
-
+def _onnx_graph(model: ScoringModel, tf2onnx: Any) -> Any:
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
     frozen = _frozen(model)
+    images, probabilities = frozen.inputs[0].name, frozen.outputs[0].name
     graph, _ = tf2onnx.convert.from_graph_def(
         frozen.graph.as_graph_def(add_shapes=True),
-        input_names=[frozen.inputs[0].name],
-        output_names=[frozen.outputs[0].name],
-        tensors_to_rename={
-            frozen.inputs[0].name: "images",
-            frozen.outputs[0].name: "probabilities",
-        },
+        input_names=[images],
+        output_names=[probabilities],
+        tensors_to_rename={images: "images", probabilities: "probabilities"},
         opset=_OPSET,
     )
     return graph

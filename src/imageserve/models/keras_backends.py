@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from imageserve.errors import ModelOutOfMemory
-from imageserve.models.model import Pictures, Probabilities, Scores, first_line
+from imageserve.models.model import Pictures, Probabilities, Scores, if_memory, out_of_memory
 from imageserve.models.runtimes import Engine
 
 _logger = logging.getLogger(__name__)
@@ -77,7 +76,7 @@ def _on_tensorflow(network: Any, input_size: tuple[int, int], xla: bool) -> Scor
         try:
             return np.asarray(call(images).numpy(), np.float32)
         except tf.errors.ResourceExhaustedError as error:
-            raise _out_of_memory(images, error) from error
+            raise out_of_memory(images, error) from error
 
     return scores
 
@@ -101,7 +100,7 @@ def _on_jax(network: Any) -> Scores:
         try:
             return np.asarray(call(weights, images), np.float32)
         except jax.errors.JaxRuntimeError as error:
-            raise _if_memory(images, error, "RESOURCE_EXHAUSTED") from error
+            raise if_memory(images, error, "RESOURCE_EXHAUSTED") from error
 
     return scores
 
@@ -118,17 +117,6 @@ def _on_torch(network: Any) -> Scores:
                 return np.asarray(answers.float().cpu().numpy(), np.float32)
         except RuntimeError as error:
             # Both torch.OutOfMemoryError and the error of the CPU's allocator are RuntimeErrors.
-            raise _if_memory(images, error, "out of memory", "can't allocate memory") from error
+            raise if_memory(images, error, "out of memory", "can't allocate memory") from error
 
     return scores
-
-
-def _if_memory(images: Pictures, error: Exception, *signs: str) -> Exception:
-    """Return ModelOutOfMemory if the text of ``error`` has one of the signs, else ``error``."""
-    return _out_of_memory(images, error) if any(s in str(error) for s in signs) else error
-
-
-def _out_of_memory(images: Pictures, error: Exception) -> ModelOutOfMemory:
-    return ModelOutOfMemory(
-        f"too little device memory for a batch of {len(images)}: {first_line(error)}"
-    )

@@ -39,7 +39,6 @@ RANDOM_SEED = 20180206
 """The seed of ``weights="random"``."""
 
 _WEIGHTS_FILES = (".h5", ".keras")
-_ENDPOINT = "serving_default"
 
 
 @dataclass(eq=False)
@@ -218,8 +217,9 @@ def _from_saved_model(source: Source, engine: Engine) -> Any:
             "model as .keras"
         )
     try:
-        layer = keras.layers.TFSMLayer(str(source.path), call_endpoint=_ENDPOINT)
-        spec = _signature(layer)
+        layer = keras.layers.TFSMLayer(str(source.path), call_endpoint="serving_default")
+        _, inputs = layer.call_endpoint_fn.structured_input_signature
+        (spec,) = inputs.values()  # Shape and dtype of its one input.
     except Exception as error:  # Keras can raise anything for a file it does not understand
         raise ModelLoadError(
             f"Keras cannot load the SavedModel {source.path} ({first_line(error)}): save it anew "
@@ -227,13 +227,6 @@ def _from_saved_model(source: Source, engine: Engine) -> Any:
             "one input"
         ) from error
     return _as_network(layer, spec)
-
-
-def _signature(layer: Any) -> Any:
-    """Return shape and dtype of the one input of a SavedModel's endpoint."""
-    _, inputs = layer.call_endpoint_fn.structured_input_signature
-    (spec,) = inputs.values()
-    return spec
 
 
 def _as_network(layer: Any, spec: Any) -> Any:

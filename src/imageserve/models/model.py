@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from imageserve.errors import ModelLoadError
+from imageserve.errors import ModelLoadError, ModelOutOfMemory
 from imageserve.models.files import agreed_size
 from imageserve.predictions import Prediction
 
@@ -205,11 +205,22 @@ def first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
+def if_memory(images: Pictures, error: Exception, *signs: str) -> Exception:
+    """Return ModelOutOfMemory if the text of ``error`` has one of the signs, else ``error``."""
+    return out_of_memory(images, error) if any(s in str(error) for s in signs) else error
+
+
+def out_of_memory(images: Pictures, error: Exception) -> ModelOutOfMemory:
+    return ModelOutOfMemory(
+        f"too little device memory for a batch of {len(images)}: {first_line(error)}"
+    )
+
+
 def _only_shape(name: str, what: str, tensors: Sequence[Any] | None) -> tuple[int | None, ...]:
     if not tensors or len(tensors) != 1:
         raise ModelLoadError(
             f"{name} declares {len(tensors or ())} {what}s: save a Sequential or functional "
             f"model with one {what}"
         )
-    shape: tuple[int | None, ...] = tuple(tensors[0].shape)
-    return shape
+    # ONNX has names for the sides that are open.
+    return tuple(n if isinstance(n, int) else None for n in tensors[0].shape)

@@ -13,7 +13,6 @@ import math
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from imageserve.errors import ModelLoadError, ModelOutOfMemory
+from imageserve.errors import ModelLoadError
 from imageserve.models.files import check_file, content_version, is_version, read_labels
 from imageserve.models.model import (
     Pictures,
@@ -32,6 +31,7 @@ from imageserve.models.model import (
     check_probabilities,
     checked_input_size,
     first_line,
+    if_memory,
 )
 from imageserve.models.runtimes import KERAS, ONNX, Engine
 from imageserve.models.source import Source
@@ -63,7 +63,6 @@ _MEMORY_SIGNS = (
     "out of memory",
     "can't start new thread",
 )
-_ERRORS_ONLY = 3
 _START_S = 30.0
 
 _logger = logging.getLogger(__name__)
@@ -90,13 +89,14 @@ def load(source: Source, engine: Engine) -> ScoringModel:
     _check_layout(source, session.inputs)
     size = checked_input_size(source.name, session.inputs, source.input_size)
     check_output(source.name, session.outputs, labels)
-    version = source.version or _version(session.properties, source.path)
+    kept = session.properties.get(VERSION_KEY, "")
+    version = source.version or (kept if is_version(kept) else content_version(source.path))
     model = ScoringModel(source.name, version, ONNX.name, size, labels, session.scores)
     check_probabilities(model)
     return model
 
 
-def _check_layout(source: Source, inputs: Sequence["Tensor"]) -> None:
+def _check_layout(source: Source, inputs: Sequence[Any]) -> None:
     """Raise ModelLoadError unless pictures can be given to the model without any change."""
     name, only = source.name, inputs[0]
     if only.type not in _INPUT_TYPES:
@@ -112,25 +112,11 @@ def _check_layout(source: Source, inputs: Sequence["Tensor"]) -> None:
             f"{name} takes the colours first, {only.shape}: export it with input of shape "
             "(None, height, width, 3), a transpose in front of the network"
         )
-    if only.shape and only.shape[0] is not None:
+    if only.shape and isinstance(only.shape[0], int):
         raise ModelLoadError(
             f"{name} takes batches of {only.shape[0]} only: export it with the first side of its "
             "input left open (dynamic)"
         )
-
-
-def _version(properties: Mapping[str, str], path: Path) -> str:
-    kept = properties.get(VERSION_KEY, "")
-    return kept if is_version(kept) else content_version(path)
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """An input or output of a session; None for a side that is left open."""
-
-    name: str
-    type: str
-    shape: tuple[int | None, ...]
 
 
 class OnnxSession:
@@ -153,8 +139,8 @@ class OnnxSession:
         # Without a device for the fastest provider, ONNX Runtime takes another one.
         provider = self._together.get_providers()[0]
         _logger.info("ONNX Runtime computes with %s", provider)
-        self.inputs = _tensors(self._together.get_inputs())
-        self.outputs = _tensors(self._together.get_outputs())
+        self.inputs = self._together.get_inputs()
+        self.outputs = self._together.get_outputs()
         self.properties = dict(self._together.get_modelmeta().custom_metadata_map)
         self._threads = threads
         self._apart = None
@@ -168,11 +154,7 @@ class OnnxSession:
         try:
             return np.asarray(self._run(given), np.float32)
         except Exception as error:  # ONNX Runtime's errors have no base class of their own
-            if not any(sign in str(error) for sign in _MEMORY_SIGNS):
-                raise
-            raise ModelOutOfMemory(
-                f"too little device memory for a batch of {len(images)}: {first_line(error)}"
-            ) from error
+            raise if_memory(images, error, *_MEMORY_SIGNS) from error
 
     def _run(self, images: NDArray[Any]) -> NDArray[Any]:
         # With fewer pictures, threads that get one picture less than others idle too long.
@@ -230,7 +212,7 @@ def _session_options(threads: int, *, has_arena: bool) -> Any:
     # OpenVINO has memory of its own: there the arena is useless, and ends the process when an
     # allocation fails.
     options.enable_cpu_mem_arena = has_arena
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = 3  # Errors only.
     return options
 
 
@@ -249,10 +231,3 @@ def _openvino_options(threads: int, streams: int, precision: str) -> dict[str, s
 def _fastest() -> str:
     available = onnxruntime.get_available_providers()
     return next(name for name in _FASTEST_FIRST if name in available)
-
-
-def _tensors(declared: Sequence[Any]) -> list[Tensor]:
-    return [
-        Tensor(one.name, one.type, tuple(n if isinstance(n, int) else None for n in one.shape))
-        for one in declared
-    ]

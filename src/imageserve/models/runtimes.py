@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from imageserve.models.model import ScoringModel
     from imageserve.models.source import Source
 
-_CGROUP = Path("/sys/fs/cgroup")
-
 
 @dataclass(frozen=True, slots=True)
 class Engine:
@@ -38,7 +36,6 @@ class Engine:
 
     @property
     def computing_threads(self) -> int:
-        """How many threads compute."""
         return self.threads or usable_processors()
 
 
@@ -209,29 +206,20 @@ def comparable() -> list[str]:
     return [name for name, each in RUNTIMES.items() if each.write or each is SOURCE_RUNTIME]
 
 
-def usable_processors(cgroup: Path = _CGROUP) -> int:
+def usable_processors(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """Return how many processors affinity and the container's CPU limit leave, at least 1.
 
     A limit of 1.5 gives 2: one thread would leave a third of the limit unused.
     """
     granted = len(os.sched_getaffinity(0))
-    limit = _cpu_limit_v2(cgroup / "cpu.max") or _cpu_limit_v1(cgroup / "cpu")
-    return max(1, min(granted, math.ceil(limit))) if limit else granted
-
-
-def _cpu_limit_v2(path: Path) -> float | None:
-    """Read ``QUOTA PERIOD``, both in microseconds; the quota may be ``max``."""
-    quota, _, period = _read(path).partition(" ")
-    return _ratio(quota, period)
-
-
-def _cpu_limit_v1(folder: Path) -> float | None:
-    return _ratio(_read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us"))
-
-
-def _ratio(quota: str, period: str) -> float | None:
-    # Without a limit cgroup v1 says -1, and v2 says max.
-    return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
+    quota, _, period = _read(cgroup / "cpu.max").partition(" ")
+    if not period:  # cgroup v1
+        quota, period = (
+            _read(cgroup / "cpu" / f"cpu.cfs_{each}_us") for each in ("quota", "period")
+        )
+    if not (quota.isdigit() and period.isdigit()):  # Without a limit v1 says -1, and v2 says max.
+        return granted
+    return max(1, min(granted, math.ceil(int(quota) / int(period))))
 
 
 def _read(path: Path) -> str:
