@@ -24,7 +24,6 @@ from imageserve.models.runtimes import (
     RUNTIMES,
     SOURCE_RUNTIME,
     Runtime,
-    comparable,
     file_endings,
     writable,
 )
@@ -149,7 +148,7 @@ def _add_bench(actions: "Actions[argparse.ArgumentParser]") -> None:
 
 
 def _add_what_is_measured(bench: argparse.ArgumentParser) -> None:
-    runtimes = ",".join(comparable())
+    runtimes = ",".join([SOURCE_RUNTIME.name, *writable()])
     bench.add_argument("--runtimes", default=runtimes, metavar="LIST", help=f"default: {runtimes}")
     bench.add_argument(
         "--precisions",
@@ -244,11 +243,7 @@ def _bench(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
 def settings_of(
     options: argparse.Namespace, environ: Mapping[str, str], **more: str | None
 ) -> Settings:
-    """Read the settings; options replace variables of the environment.
-
-    Raises:
-        SettingsError: a value cannot be used.
-    """
+    """Read the settings; options replace variables of the environment. Raises SettingsError."""
     given = {variable: getattr(options, name) for name, (variable, *_) in _MODEL_OPTIONS.items()}
     given |= more
     if options.model:
@@ -264,11 +259,7 @@ def network_of(settings: Settings) -> str:
 
 
 def default_runtime(settings: Settings) -> Runtime:
-    """Return the runtime that this model has where MODEL_RUNTIME is not set.
-
-    Raises:
-        ModelLoadError: there is no such model.
-    """
+    """Return the runtime that this model has where MODEL_RUNTIME is not set."""
     source = find_source(network_of(settings), settings.model_labels, None, None)
     return RUNTIMES[source.runtime]
 
@@ -285,8 +276,7 @@ def load(settings: Settings, **changes: Any) -> "ScoringModel":
 
     INPUT_SIZE may be missing here, because no web server has to know it.
 
-    Raises:
-        ModelLoadError: it cannot be used, or has no probabilities to look at.
+    Raises ModelLoadError where it cannot be used, or has no probabilities to look at.
     """
     from imageserve.models.model import ScoringModel
 

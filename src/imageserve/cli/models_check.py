@@ -17,7 +17,10 @@ from imageserve.worker.runner import Runner
 def check(settings: Settings, folder: Path | None) -> int:
     """Load, warm up and call the model of these settings, on the pictures in a folder."""
     model = _loaded(settings)
-    _warm(model, settings.batch_size)
+    runner = Runner(model, settings.batch_size)
+    runner.warm_up()
+    times = ", ".join(f"{size}: {ms:.1f}" for size, ms in runner.times.ms.items())
+    _say("warm", f"ms of one call by batch size: {times}")
     pictures = _pictures(folder, model, settings)
     scores = scores_of(model.scores, pictures)
     check_scores(model.name, scores, (len(pictures), model.classes))
@@ -39,13 +42,6 @@ def _loaded(settings: Settings) -> ScoringModel:
     _say("labels", f"{model.classes}: {', '.join(model.labels[:4])}, ...")
     _say("loaded", f"in {time.monotonic() - began:.1f} s")
     return model
-
-
-def _warm(model: ScoringModel, batch_size: int) -> None:
-    runner = Runner(model, batch_size)
-    runner.warm_up()
-    times = ", ".join(f"{size}: {ms:.1f}" for size, ms in runner.times.ms.items())
-    _say("warm", f"ms of one call by batch size: {times}")
 
 
 def _compare(settings: Settings, pictures: Pictures, scores: Probabilities) -> None:

@@ -56,7 +56,9 @@ def name_of(kind: str) -> str:
 
 
 def webp_size(data: bytes) -> tuple[int, int]:
-    """Read width and height from the header of a WebP, which has at least 30 bytes."""
+    """Read width and height from the header of a WebP."""
+    if len(data) < max(25, 8 + int.from_bytes(data[4:8], "little")):
+        raise truncated("webp")
 
     def number(start: int, stop: int) -> int:
         return int.from_bytes(data[start:stop], "little")

@@ -157,8 +157,7 @@ KNOWN: Mapping[str, KnownModel] = {
 def default_input_size(model: str) -> tuple[int, int] | None:
     """Return the (height, width) a model takes; None for a file or folder, which has to be read.
 
-    Raises:
-        ModelLoadError: no model has this name, or a stand-in's options are wrong.
+    Raises ModelLoadError where no model has this name, or a stand-in's options are wrong.
     """
     if is_stand_in(model):
         return parse_stand_in(model).input_size

@@ -69,8 +69,7 @@ def export(
 def holds_source(folder: Path, model: str) -> bool:
     """Whether ``folder`` is the model folder that is exported.
 
-    Raises:
-        ModelLoadError: the folder holds another model, or cannot be read.
+    Raises ModelLoadError where it holds another model, or cannot be read.
     """
     with file_errors(folder):
         if folder.is_dir() and Path(model).is_dir() and folder.samefile(model):
@@ -125,9 +124,8 @@ def _verified(model: ScoringModel, runtime: Runtime, folder: Path) -> Agreement:
 def write_onnx(model: ScoringModel, path: Path) -> None:
     """Write a Keras model as ONNX: uint8 pictures (n, height, width, 3) to probabilities.
 
-    Raises:
-        ModelLoadError: tf2onnx is not installed, the graph has an operation that ONNX lacks, or it
-            is too large.
+    Raises ModelLoadError where tf2onnx is not installed, ONNX lacks an operation of the graph, or
+    the graph is too large.
     """
     # tf2onnx reads this when it is imported. With any value, it does not copy the whole graph
     # before each of its optimizations, which takes 1.5 GB for ResNet-50.

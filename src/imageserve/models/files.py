@@ -13,7 +13,6 @@ from imageserve.errors import ModelLoadError
 IMAGENET_LABELS = Path(__file__).with_name("imagenet_class_index.json")
 
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_VERSION_DIGITS = 12
 
 
 @contextmanager
@@ -49,8 +48,7 @@ def check_file(what: str, path: Path) -> None:
 def only_file(folder: Path, *names: str) -> Path | None:
     """Return the one of these files or folders that exists, None where none does.
 
-    Raises:
-        ModelLoadError: there are several.
+    Raises ModelLoadError where there are several.
     """
     found = [folder / name for name in names if (folder / name).exists()]
     if len(found) > 1:
@@ -80,8 +78,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
     A file that ends in ``.json`` maps each class number to an id and a label, as in
     ``{"0": ["n01440764", "tench"]}``; any other file holds one label a line.
 
-    Raises:
-        ModelLoadError: the file is missing, or holds anything else.
+    Raises ModelLoadError where the file is missing, or holds anything else.
     """
     with file_errors(f"the labels file {path}"):
         content = path.read_bytes()
@@ -102,12 +99,11 @@ def is_version(text: str) -> bool:
 def content_version(path: Path) -> str:
     """Return the first 12 hexadecimal digits of the SHA-256 of a file or of a folder's files.
 
-    Raises:
-        ModelLoadError: it cannot be read.
+    Raises ModelLoadError where it cannot be read.
     """
     with file_errors(path):
         sha256 = _sha256_of_folder(path) if path.is_dir() else sha256_of(path)
-    return sha256[:_VERSION_DIGITS]
+    return sha256[:12]
 
 
 def sha256_of(path: Path) -> str:

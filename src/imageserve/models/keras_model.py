@@ -55,16 +55,13 @@ def precisions() -> Sequence[str]:
 
 
 def load(source: Source, engine: Engine) -> KerasModel:
-    """Load a model, with its scaling in front, and check that it can serve.
+    """Load a model, with its scaling in front; see ``RuntimeModule.load``.
 
     A network of keras.applications gets the weights of the source: ``imagenet`` (downloaded once,
     kept in Keras's cache), ``random`` (the same each time, for tests) or the path of a weights file
     with as many classes as there are labels. A saved classifier has its own weights. It gets
     float32 RGB of shape (n, height, width, 3), 0..255 unless its folder sets a scaling, and answers
     with probabilities of shape (n, classes).
-
-    Raises:
-        ModelLoadError: the files, the labels or the settings do not fit.
     """
     _check_backend(engine)
     prepare_backend(engine)
@@ -85,8 +82,7 @@ def load(source: Source, engine: Engine) -> KerasModel:
 def save_imagenet_weights(name: str, path: Path) -> None:
     """Let Keras download the ImageNet weights of a network, and save them in a form `load` reads.
 
-    Raises:
-        ModelLoadError: they cannot be downloaded.
+    Raises ModelLoadError where they cannot be downloaded.
     """
     _with_imagenet_weights(name).save_weights(path)
 

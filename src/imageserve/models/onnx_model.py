@@ -74,13 +74,10 @@ def precisions() -> Sequence[str]:
 
 
 def load(source: Source, engine: Engine) -> ScoringModel:
-    """Load an ``.onnx`` classifier and check that it can serve.
+    """Load an ``.onnx`` classifier; see ``RuntimeModule.load``.
 
     It gets RGB 0..255 of shape (n, height, width, 3), uint8 or float32, and answers with
     probabilities of shape (n, classes), for any n.
-
-    Raises:
-        ModelLoadError: the file, the labels or the settings do not fit.
     """
     assert source.path is not None
     labels = read_labels(source.labels)
@@ -125,8 +122,7 @@ class OnnxSession:
     def __init__(self, path: Path, threads: int, precision: str) -> None:
         """Load a file; on a CPU ``threads`` threads compute.
 
-        Raises:
-            ModelLoadError: ONNX Runtime cannot load it, or not compute in this precision here.
+        Raises ModelLoadError where ONNX Runtime cannot load it, or lacks this precision here.
         """
         if precision not in precisions():
             raise ModelLoadError(

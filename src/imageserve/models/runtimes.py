@@ -80,11 +80,7 @@ class Runtime:
     """Writes a model of `SOURCE_RUNTIME` for this one, for `models export` and `models bench`."""
 
     def module(self, engine: Engine) -> RuntimeModule:
-        """Import the runtime.
-
-        Raises:
-            ModelLoadError: it is not installed.
-        """
+        """Import the runtime. Raises ModelLoadError where it is not installed."""
         try:
             return self.load_module(engine)
         except ImportError as error:
@@ -104,8 +100,7 @@ class Runtime:
     def find_in(self, folder: Path) -> Path | None:
         """Return the model of this runtime in a model folder, None where there is none.
 
-        Raises:
-            ModelLoadError: there are several.
+        Raises ModelLoadError where there are several.
         """
         if self.folder_marker and (folder / self.folder_marker).exists():
             return folder
@@ -199,11 +194,6 @@ def folder_files() -> str:
 def writable() -> list[str]:
     """Return the names of the runtimes that a model can be exported for."""
     return [name for name, each in RUNTIMES.items() if each.write]
-
-
-def comparable() -> list[str]:
-    """Return the names of the source and of the runtimes that it can be exported for."""
-    return [name for name, each in RUNTIMES.items() if each.write or each is SOURCE_RUNTIME]
 
 
 def usable_processors(cgroup: Path = Path("/sys/fs/cgroup")) -> int:

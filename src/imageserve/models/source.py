@@ -49,11 +49,7 @@ class Source:
 def find_source(
     model: str, labels_file: str | None, input_size: tuple[int, int] | None, runtime: str | None
 ) -> Source:
-    """Decide what to load for a model's name or path.
-
-    Raises:
-        ModelLoadError: nothing fits; the message says what to change.
-    """
+    """Decide what to load for a model's name or path. Raises ModelLoadError where nothing fits."""
     labels = Path(labels_file) if labels_file else None
     wanted = RUNTIMES[runtime] if runtime else None
     if model in KNOWN:

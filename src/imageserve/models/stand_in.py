@@ -9,6 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from imageserve.errors import ModelLoadError, ModelOutOfMemory
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _PROBABILITY = 0.9
-DEFAULT_SIZE = (224, 224)
 
 
 def stand_in_label(pixels: bytes) -> str:
@@ -28,6 +28,7 @@ def stand_in_label(pixels: bytes) -> str:
     return hashlib.blake2b(pixels).hexdigest()[:12]
 
 
+@dataclass(eq=False)
 class StandIn:
     """Answers after ``batch_ms + n * image_ms`` with the fingerprint of each picture.
 
@@ -38,30 +39,20 @@ class StandIn:
     * (255, 255, 0): raises ModelOutOfMemory unless the picture is alone in its batch.
     """
 
-    def __init__(
-        self,
-        input_size: tuple[int, int] = DEFAULT_SIZE,
-        *,
-        batch_ms: float = 15.0,
-        image_ms: float = 0.5,
-        poison: bool = False,
-        version: str = "1",
-        sleep: Callable[[float], object] = time.sleep,
-    ) -> None:
-        self.name = "stand-in"
-        self.version = version
-        self.input_size = input_size
-        self.classes = 1000
-        self.batch_ms = batch_ms
-        self.image_ms = image_ms
-        self._poison = poison
-        self._sleep = sleep
+    input_size: tuple[int, int] = (224, 224)
+    batch_ms: float = 15.0
+    image_ms: float = 0.5
+    poison: bool = False
+    version: str = "1"
+    sleep: Callable[[float], object] = time.sleep
+    name: str = "stand-in"
+    classes: int = 1000
 
     def predict(self, images: "NDArray[np.uint8]", top: int) -> list[tuple[Prediction, ...]]:
         """Sleep for the declared time, then answer; see ``Model.predict``."""
-        if self._poison:
+        if self.poison:
             _take_poison(images)
-        self._sleep((self.batch_ms + len(images) * self.image_ms) / 1000)
+        self.sleep((self.batch_ms + len(images) * self.image_ms) / 1000)
         fillers = _fillers(min(top, self.classes) - 1)
         return [
             (Prediction(stand_in_label(image.tobytes()), _PROBABILITY), *fillers)
@@ -81,14 +72,13 @@ def parse_stand_in(model: str, input_size: tuple[int, int] | None = None) -> Sta
     width), ``poison`` (0 or 1) and ``version`` (a whole number). ``input_size`` is the size that
     the settings demand, if any.
 
-    Raises:
-        ModelLoadError: an option is unknown or has a bad value, or ``size`` is not what the
-            settings demand.
+    Raises ModelLoadError where an option is unknown or wrong, or ``size`` differs from
+    ``input_size``.
     """
     _, _, written = model.partition(":")
     options = dict(_option(model, part) for part in written.split(",")) if ":" in model else {}
     size = agreed_size(model, options.pop("size", None), input_size)
-    return StandIn(size or DEFAULT_SIZE, **options)
+    return StandIn(size, **options) if size else StandIn(**options)
 
 
 def _option(model: str, part: str) -> tuple[str, Any]:
