@@ -6,49 +6,38 @@ A ``.tally`` file is JSON: the size of the pictures and one row of weights for e
 
 import json
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from imageserve.models.files import content_version, read_labels
-from imageserve.models.model import Pictures, Probabilities, ScoringModel, best, check_probabilities
+from imageserve.models.model import Pictures, Probabilities, ScoringModel, check_probabilities
 from imageserve.models.runtimes import Engine, Runtime, RuntimeModule
 from imageserve.models.source import Source
-from imageserve.predictions import Prediction
 
 WRITTEN: dict[str, ScoringModel] = {}
 
 
-class TallyModel:
-    """Weighs the mean colour of each picture."""
-
-    runtime = "tally"
-
-    def __init__(self, source: Source) -> None:
-        assert source.path is not None
-        self._content = json.loads(source.path.read_text())
-        height, width = self._content["size"]
-        self.name = source.name
-        self.version = source.version or content_version(source.path)
-        self.input_size = (height, width)
-        self.labels = read_labels(source.labels)
-        self.classes = len(self.labels)
-
-    def predict(self, images: Pictures, top: int) -> list[tuple[Prediction, ...]]:
-        return best(self.scores(images), self.labels, top)
-
-    def scores(self, images: Pictures) -> Probabilities:
-        if "written" in self._content:
-            return WRITTEN[self._content["written"]].scores(images)
-        sums = np.exp(images.mean(axis=(1, 2)) / 255 @ np.asarray(self._content["weights"]))
-        return np.asarray(sums / sums.sum(axis=1, keepdims=True), np.float32)
-
-
-def load(source: Source, engine: Engine) -> TallyModel:
+def load(source: Source, engine: Engine) -> ScoringModel:
     assert engine.precision in precisions()
-    model = TallyModel(source)
-    check_probabilities(model.name, model.scores, model.input_size, model.classes)
+    assert source.path is not None
+    content = json.loads(source.path.read_text())
+    height, width = content["size"]
+    labels, version = read_labels(source.labels), source.version or content_version(source.path)
+    scores = partial(_scores, content)
+    model = ScoringModel(source.name, version, "tally", (height, width), labels, scores)
+    check_probabilities(model)
     return model
+
+
+def _scores(content: dict[str, Any], images: Pictures) -> Probabilities:
+    """Weigh the mean colour of each picture."""
+    if "written" in content:
+        return WRITTEN[content["written"]].scores(images)
+    sums = np.exp(images.mean(axis=(1, 2)) / 255 @ np.asarray(content["weights"]))
+    return np.asarray(sums / sums.sum(axis=1, keepdims=True), np.float32)
 
 
 def precisions() -> Sequence[str]:

@@ -1,32 +1,4 @@
-"""Every error imageserve raises on purpose.
-
-::
-
-    ImageserveError
-    ├── SettingsError             a setting cannot be used; the message names it
-    ├── ModelError                worker: the model cannot be used
-    │   ├── ModelLoadError        it cannot be loaded; the message says what to change
-    │   └── ModelOutOfMemory      the batch was too large for the device
-    ├── QueueError                Redis did not do what the protocol needs; clients never see it
-    │   ├── QueueUnavailable      Redis cannot be reached, or did not answer in time
-    │   ├── QueueForbidden        Redis forbids or lacks something that the protocol needs
-    │   └── QueueRefused          the queue is full, or too long for the deadline of a job
-    ├── ClusterError              autoscaler: the Kubernetes API did not do what was asked
-    │   ├── ClusterUnavailable    it did not answer, or asked to come back later
-    │   ├── ClusterForbidden      a right is missing; the message names it
-    │   ├── ClusterConflict       another process has changed the object meanwhile
-    │   └── ClusterMissing        there is no such object
-    └── RequestError              sent to the client: code, HTTP status, message
-        ├── BadRequest (400)      NoImage, NotAnImage, CorruptImage, TruncatedImage, BadParameter
-        ├── Unauthorized (401), Forbidden (403)   where API keys are switched on
-        ├── NotFound (404)        UnknownModel, NotFound
-        ├── MethodNotAllowed (405)
-        ├── UploadTooSlow (408)
-        ├── TooLarge (413)        BodyTooLarge, ImageTooLarge, TooManyImages
-        ├── UnsupportedFormat (415)
-        ├── ModelFailed (422)
-        ├── Unavailable (503)     Busy, QueueFull, WouldTimeOut, RedisUnavailable, ShuttingDown
-        └── TimedOut (504)
+"""Every error imageserve raises on purpose, as a tree: each class says what it stands for.
 
 The message of a RequestError goes to the client, so it says what was wrong and what is allowed, and
 nothing about internals. Its ``code`` and ``status`` are part of the HTTP contract.

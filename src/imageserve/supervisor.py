@@ -68,7 +68,9 @@ class Supervisor:
     def _on_signal(self, number: int, frame: object) -> None:
         del number, frame
         if self._stopping:
-            self._kill_all()
+            for child in self._children:
+                if child.process is not None:
+                    child.process.kill()
         self._events.put(self._begin_stop)
 
     def _begin_stop(self) -> None:
@@ -129,11 +131,6 @@ class Supervisor:
                 child.process.wait()
             if child.follower is not None:
                 child.follower.join(timeout=1)  # The last lines of its output often matter most.
-
-    def _kill_all(self) -> None:
-        for child in self._children:
-            if child.process is not None:
-                child.process.kill()
 
 
 def _die_with(parent: int) -> None:

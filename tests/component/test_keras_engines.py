@@ -108,13 +108,13 @@ def test_a_backend_that_is_not_installed_is_named_with_what_to_do() -> None:
 
 
 def test_jax_out_of_memory_is_told_apart_by_its_text() -> None:
-    from imageserve.models.keras_backends import _if_memory
+    from imageserve.models.model import if_memory
 
     images = np.zeros((2, 8, 8, 3), np.uint8)
     full, other = RuntimeError("RESOURCE_EXHAUSTED: Out of memory"), RuntimeError("bad shape")
 
-    assert isinstance(_if_memory(images, full, "RESOURCE_EXHAUSTED"), ModelOutOfMemory)
-    assert _if_memory(images, other, "RESOURCE_EXHAUSTED") is other
+    assert isinstance(if_memory(images, full, "RESOURCE_EXHAUSTED"), ModelOutOfMemory)
+    assert if_memory(images, other, "RESOURCE_EXHAUSTED") is other
 
 
 def run(code: str, *args: str) -> str:

@@ -15,6 +15,7 @@ import imageserve
 from imageserve.errors import ModelLoadError, ModelOutOfMemory
 from imageserve.models import Engine, load_model
 from imageserve.models.files import IMAGENET_LABELS
+from imageserve.models.keras_backends import compiled_call
 from imageserve.models.keras_model import RANDOM_SEED, KerasModel
 from imageserve.predictions import Prediction
 
@@ -285,7 +286,7 @@ def test_a_batch_too_large_for_the_device_raises_out_of_memory() -> None:
     def network(images: Any, training: bool) -> Any:
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor\nhint")
 
-    model = KerasModel("huge", network, ["r", "g", "b"], (4, 4), version="1", engine=Engine())
+    call = compiled_call(network, (4, 4), Engine())
 
     with pytest.raises(ModelOutOfMemory, match=r"for a batch of 2: OOM when allocating tensor$"):
-        model.predict(np.zeros((2, 4, 4, 3), np.uint8), top=1)
+        call(np.zeros((2, 4, 4, 3), np.uint8))

@@ -15,7 +15,8 @@ from imageserve.errors import ImageserveError, ModelLoadError, SettingsError
 from imageserve.models import Engine, export, load_model
 from imageserve.models.catalog import KNOWN, NETWORKS
 from imageserve.models.comparison import drawn_pictures
-from imageserve.models.onnx_model import OnnxModel, precisions
+from imageserve.models.model import ScoringModel
+from imageserve.models.onnx_model import precisions
 from imageserve.models.runtimes import RUNTIMES
 
 keras = pytest.importorskip("keras")
@@ -137,7 +138,8 @@ def test_an_exported_model_is_served_under_its_version(exported: Path) -> None:
         for name in (str(exported), "shapes")
     )
 
-    assert isinstance(model, OnnxModel)
+    assert isinstance(model, ScoringModel)
+    assert model.runtime == "onnx"
     assert (model.version, model.labels) == (source.version, source.labels)  # type: ignore[attr-defined]
     pictures = drawn_pictures(model.input_size)
     answers, expected = model.predict(pictures, 3), source.predict(pictures, 3)

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from imageserve.models import load_model
-from imageserve.models.catalog import KNOWN, NETWORKS, Network, scaling_of
+from imageserve.models.catalog import KNOWN, NETWORKS, SCALINGS, Network
 from imageserve.models.fetch import fetch_weights
 from imageserve.models.keras_model import RANDOM_SEED, KerasModel, _layers_in, _scaled
 
@@ -70,7 +70,7 @@ def test_the_scaling_is_keras_own(network: Network) -> None:
     expected = module_of(network).preprocess_input(images.astype(np.float32))
 
     pixels = keras.Input((16, 16, 3), dtype="uint8")
-    front = keras.Model(pixels, _scaled(pixels, scaling_of(network.scaling)))
+    front = keras.Model(pixels, _scaled(pixels, SCALINGS[network.scaling]))
 
     np.testing.assert_allclose(front(images), expected, rtol=1e-6, atol=2e-5)
 

@@ -19,7 +19,8 @@ from tests.onnx_files import LABELS, write_labels, write_onnx, write_too_deep
 import imageserve
 from imageserve.errors import ModelLoadError, ModelOutOfMemory
 from imageserve.models import Engine, load_model
-from imageserve.models.onnx_model import PIECE, OnnxModel, piece_size
+from imageserve.models.model import ScoringModel
+from imageserve.models.onnx_model import PIECE, piece_size
 
 OPENVINO = "OpenVINOExecutionProvider"
 
@@ -94,11 +95,12 @@ def pictures(n: int) -> NDArray[np.uint8]:
     return np.random.default_rng(n).integers(0, 256, (n, 8, 8, 3), dtype=np.uint8)
 
 
-def load(path: Path, labels: list[str] | None = None, **options: Any) -> OnnxModel:
+def load(path: Path, labels: list[str] | None = None, **options: Any) -> ScoringModel:
     labels_file = write_labels(path.parent / "names.txt", labels)
     options = {"weights": "", "labels_file": labels_file, "input_size": None, **options}
     model = load_model(str(path), **options)
-    assert isinstance(model, OnnxModel)
+    assert isinstance(model, ScoringModel)
+    assert model.runtime == "onnx"
     return model
 
 

@@ -54,12 +54,9 @@ def test_every_error_for_clients_is_in_the_contract() -> None:
 
 
 @pytest.mark.parametrize("kind", list(family(ImageserveError)), ids=lambda kind: kind.__name__)
-def test_every_error_has_its_sentence_and_its_place_in_the_tree(
-    kind: type[ImageserveError],
-) -> None:
+def test_every_error_has_its_sentence(kind: type[ImageserveError]) -> None:
     assert kind.__doc__
-    assert kind.__doc__.strip().split("\n")[0].endswith((".", ":"))
-    assert kind.__name__ in (errors.__doc__ or "")
+    assert kind.__doc__.strip().split("\n")[0].endswith(".")
 
 
 def test_a_request_error_carries_its_message_and_when_to_come_back() -> None:

@@ -30,8 +30,7 @@ def test_a_network_has_its_labels_and_its_scaling() -> None:
     source = find_source("resnet50", None, (224, 224), None)
 
     assert (source.runtime, source.path, source.labels) == ("keras", None, IMAGENET_LABELS)
-    assert source.network is not None
-    assert source.network.scaling == "caffe"
+    assert source.scaling == "caffe"
     assert source.input_size == (224, 224)
 
 

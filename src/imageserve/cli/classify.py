@@ -54,9 +54,11 @@ def _classify(file: Path, options: argparse.Namespace) -> dict[str, Any]:
 def _send(request: urllib.request.Request, options: argparse.Namespace) -> dict[str, Any]:
     try:
         with _response(request, options.timeout) as response:
-            answer = _json(response.read())
+            answer = json.loads(response.read())
     except (OSError, http.client.HTTPException) as error:
         raise ImageserveError(f"{options.url} cannot be reached: {error}") from error
+    except ValueError:
+        answer = None  # No JSON.
     if not isinstance(answer, dict) or not answer.keys() & {"predictions", "error"}:
         raise ImageserveError(f"{options.url} answers {response.status}; is it imageserve?")
     return answer
@@ -67,13 +69,6 @@ def _response(request: urllib.request.Request, timeout_s: float) -> Any:
         return urllib.request.urlopen(request, timeout=timeout_s)  # noqa: S310 - checked
     except urllib.error.HTTPError as error:
         return error  # It is a response as well, and its body says what was wrong.
-
-
-def _json(body: bytes) -> Any:
-    try:
-        return json.loads(body)
-    except ValueError:
-        return None
 
 
 def _show(file: Path, answer: Mapping[str, Any], *, as_json: bool) -> None:

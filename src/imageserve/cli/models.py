@@ -5,11 +5,11 @@ Only the action that is asked for imports a runtime: ``list`` and ``use`` work i
 
 import argparse
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from imageserve.cli.models_use import add_use
 from imageserve.config.choices import DEFAULT_INTERPOLATION, DEFAULT_MODEL, PRECISIONS
@@ -24,12 +24,10 @@ from imageserve.models.runtimes import (
     RUNTIMES,
     SOURCE_RUNTIME,
     Runtime,
-    comparable,
     file_endings,
     writable,
 )
 from imageserve.models.source import find_source
-from imageserve.models.stand_in import is_stand_in
 
 if TYPE_CHECKING:
     from imageserve.models.model import ScoringModel
@@ -150,7 +148,7 @@ def _add_bench(actions: "Actions[argparse.ArgumentParser]") -> None:
 
 
 def _add_what_is_measured(bench: argparse.ArgumentParser) -> None:
-    runtimes = ",".join(comparable())
+    runtimes = ",".join([SOURCE_RUNTIME.name, *writable()])
     bench.add_argument("--runtimes", default=runtimes, metavar="LIST", help=f"default: {runtimes}")
     bench.add_argument(
         "--precisions",
@@ -168,7 +166,6 @@ def _add_what_is_measured(bench: argparse.ArgumentParser) -> None:
 
 
 def _add_model_options(parser: argparse.ArgumentParser) -> None:
-    """Add the model and what it is loaded from; each default is the setting's."""
     parser.add_argument(
         "model",
         nargs="?",
@@ -183,32 +180,24 @@ def _add_model_options(parser: argparse.ArgumentParser) -> None:
 
 def _list(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     print(f"{'name':<20} {'pictures':>9} {'parameters':>11}  weights")
-    for line in _rows(options.folder, _keras_cache(environ)):
-        print(line)
-    return 0
-
-
-def _rows(folder: Path | None, cache: Path) -> Iterator[str]:
     for name, known in KNOWN.items():
         height, width = known.input_size
         size, millions = f"{height}x{width}", f"{known.parameters / 1e6:.1f} M"
-        yield f"{name:<20} {size:>9} {millions:>11}  {_weights(name, folder, cache)}"
+        weights = _weights(name, options.folder, environ)
+        print(f"{name:<20} {size:>9} {millions:>11}  {weights}")
+    return 0
 
 
-def _weights(name: str, folder: Path | None, cache: Path) -> str:
+def _weights(name: str, folder: Path | None, environ: Mapping[str, str]) -> str:
     """Say where the weights of a model are."""
     if name not in NETWORKS:
         return "part of imageserve"
     fetched = folder / f"{name}{ENDING}" if folder else None
     if fetched and fetched.is_file():
         return f"fetched: {fetched}"
-    cached = cache / NETWORKS[name].cached
+    keras_home = environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")
+    cached = Path(keras_home, "models", NETWORKS[name].cached)
     return f"downloaded: {cached}" if cached.is_file() else "not here"
-
-
-def _keras_cache(environ: Mapping[str, str]) -> Path:
-    home = environ.get("KERAS_HOME")
-    return (Path(home) if home else Path(os.path.expanduser("~"), ".keras")) / "models"
 
 
 def _fetch(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -254,11 +243,7 @@ def _bench(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
 def settings_of(
     options: argparse.Namespace, environ: Mapping[str, str], **more: str | None
 ) -> Settings:
-    """Read the settings; options replace variables of the environment.
-
-    Raises:
-        SettingsError: a value cannot be used.
-    """
+    """Read the settings; options replace variables of the environment. Raises SettingsError."""
     given = {variable: getattr(options, name) for name, (variable, *_) in _MODEL_OPTIONS.items()}
     given |= more
     if options.model:
@@ -274,17 +259,12 @@ def network_of(settings: Settings) -> str:
 
 
 def default_runtime(settings: Settings) -> Runtime:
-    """Return the runtime that this model has where MODEL_RUNTIME is not set.
-
-    Raises:
-        ModelLoadError: there is no such model.
-    """
+    """Return the runtime that this model has where MODEL_RUNTIME is not set."""
     source = find_source(network_of(settings), settings.model_labels, None, None)
     return RUNTIMES[source.runtime]
 
 
 def interpolation_of(settings: Settings) -> str:
-    """Return how pictures for this model are resized."""
     if settings.models_file:
         return worker_entry(settings).interpolation
     own = read_facts(Path(network_of(settings))).interpolation
@@ -296,20 +276,21 @@ def load(settings: Settings, **changes: Any) -> "ScoringModel":
 
     INPUT_SIZE may be missing here, because no web server has to know it.
 
-    Raises:
-        ModelLoadError: it cannot be used, or has no probabilities to look at.
+    Raises ModelLoadError where it cannot be used, or has no probabilities to look at.
     """
+    from imageserve.models.model import ScoringModel
+
     engine = replace(engine_of(settings), **changes)
-    network = network_of(settings)
-    if is_stand_in(network):
-        raise ModelLoadError("a stand-in classifies nothing: name a model")
     if settings.models_file:
-        return cast("ScoringModel", load_entry(worker_entry(settings), engine))
-    model = load_model(
-        network,
-        weights=settings.model_weights,
-        labels_file=settings.model_labels,
-        input_size=settings.input_size,
-        engine=engine,
-    )
-    return cast("ScoringModel", model)
+        model = load_entry(worker_entry(settings), engine)
+    else:
+        model = load_model(
+            network_of(settings),
+            weights=settings.model_weights,
+            labels_file=settings.model_labels,
+            input_size=settings.input_size,
+            engine=engine,
+        )
+    if not isinstance(model, ScoringModel):
+        raise ModelLoadError("a stand-in classifies nothing: name a model")
+    return model

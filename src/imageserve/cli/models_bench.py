@@ -110,7 +110,8 @@ def _table(name: str, speeds: Speeds, sizes: Sequence[int]) -> Iterator[str]:
     engines = list(speeds.rounds)
     yield f"`{name}`, pictures a second, {machine()}:"
     yield ""
-    yield f"| batch size | {' | '.join([*engines, *_ratio_names(engines)])} |"
+    ratios = [f"{engine} / {engines[0]}" for engine in engines[1:]]
+    yield f"| batch size | {' | '.join([*engines, *ratios])} |"
     yield "| ---: |" + " ---: |" * (2 * len(engines) - 1)
     for size in sizes:
         cells = [_number(speeds.median(engine, size)) for engine in engines]
@@ -118,10 +119,6 @@ def _table(name: str, speeds: Speeds, sizes: Sequence[int]) -> Iterator[str]:
     yield ""
     for engine in engines:
         yield _verdict(engine, speeds)
-
-
-def _ratio_names(engines: Sequence[str]) -> list[str]:
-    return [f"{engine} / {engines[0]}" for engine in engines[1:]]
 
 
 def _ratios(speeds: Speeds, engines: Sequence[str], size: int) -> list[str]:
@@ -160,15 +157,9 @@ def _as_json(model: ScoringModel, speeds: Speeds) -> str:
 
 def machine() -> str:
     """Return the processors that this process may use, and their model."""
-    found = re.search(r"^model name\s*: (.+)$", _cpuinfo(), re.MULTILINE)
+    cpuinfo = Path("/proc/cpuinfo").read_text()
+    found = re.search(r"^model name\s*: (.+)$", cpuinfo, re.MULTILINE)
     return f"{usable_processors()} processors ({found[1] if found else platform.machine()})"
-
-
-def _cpuinfo() -> str:
-    try:
-        return Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return ""
 
 
 def _some_of(option: str, text: str, choices: Iterable[str]) -> list[str]:

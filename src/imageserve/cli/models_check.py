@@ -17,7 +17,10 @@ from imageserve.worker.runner import Runner
 def check(settings: Settings, folder: Path | None) -> int:
     """Load, warm up and call the model of these settings, on the pictures in a folder."""
     model = _loaded(settings)
-    _warm(model, settings.batch_size)
+    runner = Runner(model, settings.batch_size)
+    runner.warm_up()
+    times = ", ".join(f"{size}: {ms:.1f}" for size, ms in runner.times.ms.items())
+    _say("warm", f"ms of one call by batch size: {times}")
     pictures = _pictures(folder, model, settings)
     scores = scores_of(model.scores, pictures)
     check_scores(model.name, scores, (len(pictures), model.classes))
@@ -41,13 +44,6 @@ def _loaded(settings: Settings) -> ScoringModel:
     return model
 
 
-def _warm(model: ScoringModel, batch_size: int) -> None:
-    runner = Runner(model, batch_size)
-    runner.warm_up()
-    times = ", ".join(f"{size}: {ms:.1f}" for size, ms in runner.times.ms.items())
-    _say("warm", f"ms of one call by batch size: {times}")
-
-
 def _compare(settings: Settings, pictures: Pictures, scores: Probabilities) -> None:
     """Say how far the answers agree with those of the source in float32."""
     if default_runtime(settings) is not SOURCE_RUNTIME:
@@ -66,21 +62,21 @@ def _pictures(folder: Path | None, model: ScoringModel, settings: Settings) -> P
     if folder is None:
         return drawn_pictures(model.input_size)
     files = sorted(path for path in folder.glob("*") if path.is_file())
-    found = [pixels for path in files if (pixels := _decoded(path, model, settings))]
+    interpolation = interpolation_of(settings)
+    found = [pixels for path in files if (pixels := _decoded(path, model, interpolation))]
     if not found:
         raise ModelLoadError(f"{folder} holds no pictures: name a folder that does")
     return as_pictures(found, model.input_size)
 
 
-def _decoded(path: Path, model: ScoringModel, settings: Settings) -> bytes | None:
+def _decoded(path: Path, model: ScoringModel, interpolation: str) -> bytes | None:
     """Decode a picture as the web server does; None for a file that is no picture."""
     from imageserve.decoding import DecodingPolicy, decode
 
+    with file_errors(path):
+        data = path.read_bytes()
     try:
-        policy = DecodingPolicy()
-        with file_errors(path):
-            data = path.read_bytes()
-        return decode(data, model.input_size, interpolation_of(settings), policy)
+        return decode(data, model.input_size, interpolation, DecodingPolicy())
     except RequestError:
         return None
 

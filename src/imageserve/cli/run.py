@@ -37,7 +37,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     settings = Settings.from_env(environ)
     setup_logging(settings.log_level, "text")
     port = options.port or settings.web_port
-    _check_port(port)
+    if free_port(port) != port:
+        raise SettingsError(f"port {port} is in use; choose another with --port")
     with tempfile.TemporaryDirectory(prefix="imageserve-") as directory:
         local = dict(environ)
         local.setdefault("LOG_FORMAT", "text")
@@ -52,11 +53,6 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
 def _imageserve(command: str) -> list[str]:
     return [sys.executable, "-m", "imageserve", command]
-
-
-def _check_port(port: int) -> None:
-    if free_port(port) != port:
-        raise SettingsError(f"port {port} is in use; choose another with --port")
 
 
 def _redis(environ: dict[str, str], directory: str) -> Iterator[Child]:

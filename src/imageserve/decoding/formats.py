@@ -56,7 +56,9 @@ def name_of(kind: str) -> str:
 
 
 def webp_size(data: bytes) -> tuple[int, int]:
-    """Read width and height from the header of a WebP, which has at least 30 bytes."""
+    """Read width and height from the header of a WebP."""
+    if len(data) < max(25, 8 + int.from_bytes(data[4:8], "little")):
+        raise truncated("webp")
 
     def number(start: int, stop: int) -> int:
         return int.from_bytes(data[start:stop], "little")
@@ -98,17 +100,14 @@ class Source(BytesIO):
         self._reads_left = reads
 
     def read(self, size: int | None = -1, /) -> bytes:
-        self._count()
+        self._reads_left -= 1
+        if self._reads_left < 0:
+            raise OSError("the picture is in too many pieces")
         self.last = chunk = super().read(size)
         # Decoders read large blocks, and the last block is short: that alone means nothing.
         if size and len(chunk) < size and (not chunk or size != ImageFile.MAXBLOCK):
             self.ran_out = True
         return chunk
-
-    def _count(self) -> None:
-        self._reads_left -= 1
-        if self._reads_left < 0:
-            raise OSError("the picture is in too many pieces")
 
 
 class Jpeg(JpegImageFile):

@@ -14,7 +14,6 @@ from imageserve.decoding.formats import (
     kind_of,
     name_of,
     pillow_errors,
-    truncated,
     webp_size,
 )
 from imageserve.errors import ImageTooLarge, NoImage, NotAnImage, UnsupportedFormat
@@ -46,26 +45,18 @@ class DecodingPolicy:
     time or less; the pixels differ a little. Off, they equal those of ``keras.utils.load_img``."""
 
 
+@dataclass(eq=False, slots=True)
 class Picture:
     """A picture whose header has been read and accepted; its pixels are still encoded.
 
     Made by ``open_picture``. One thread at a time may use it.
     """
 
-    def __init__(
-        self,
-        kind: str,
-        source: Source,
-        image: ImageFile.ImageFile,
-        *,
-        scans: int = 1,
-        fast: bool = False,
-    ) -> None:
-        self.kind = kind
-        self._source = source
-        self._image = image
-        self._scans = scans
-        self._fast = fast
+    kind: str
+    _source: Source
+    _image: ImageFile.ImageFile
+    _scans: int
+    _fast: bool
 
     @property
     def pixels(self) -> int:
@@ -84,23 +75,16 @@ class Picture:
         height, width = size
         resampling = Image.Resampling[interpolation.upper()]
         with pillow_errors(self.kind, self._source):
+            # Not for "nearest", which picks single pixels: it would pick averages.
             if self._fast and interpolation != "nearest":
-                _reduce(self._image, height, width)
+                # Both sides are large enough for the longer one: the picture may still be turned.
+                side = FAST_FACTOR * max(height, width)
+                self._image.draft(None, (side, side))
             self._image.load()
             image = _rgb(_upright(self._image))
             if image.size != (width, height):
                 image = image.resize((width, height), resampling)
             return image.tobytes()
-
-
-def _reduce(image: ImageFile.ImageFile, height: int, width: int) -> None:
-    """Have a JPEG decoded at the smallest size that is large enough for (height, width).
-
-    Not for ``nearest``, which picks single pixels: it would pick averages. Both sides are large
-    enough for the longer one, because the picture may still be turned.
-    """
-    side = FAST_FACTOR * max(height, width)
-    image.draft(None, (side, side))
 
 
 def decode(
@@ -130,40 +114,31 @@ def open_picture(data: bytes | memoryview, policy: DecodingPolicy) -> Picture:
         CorruptImage: the header is invalid.
     """
     data = bytes(data)
-    _check_bytes(len(data), policy)
+    if not data:
+        raise NoImage("the picture is empty")
+    if len(data) > policy.max_bytes:
+        raise ImageTooLarge(
+            f"the picture has {len(data)} bytes; at most {policy.max_bytes} are allowed"
+        )
     kind = _kind(data, policy)
-    if kind == "webp":
-        _check_webp(data, policy)
+    if kind == "webp":  # Pillow allocates the whole canvas when it opens one.
+        _check_pixels(webp_size(data), policy)
     source = Source(data, allowed_reads(kind, len(data)))
     with pillow_errors(kind, source):
         image = PLUGINS[kind](source)
     _check_pixels(image.size, policy)
     scans = _checked_scans(image, data, source, policy) if isinstance(image, Jpeg) else 1
-    return Picture(kind, source, image, scans=scans, fast=policy.fast_jpeg and kind == "jpeg")
-
-
-def _names(policy: DecodingPolicy) -> str:
-    return ", ".join(name_of(kind) for kind in IMAGE_FORMATS if kind in policy.formats)
-
-
-def _check_bytes(count: int, policy: DecodingPolicy) -> None:
-    if count == 0:
-        raise NoImage("the picture is empty")
-    if count > policy.max_bytes:
-        raise ImageTooLarge(
-            f"the picture has {count} bytes; at most {policy.max_bytes} are allowed"
-        )
+    return Picture(kind, source, image, scans, policy.fast_jpeg and kind == "jpeg")
 
 
 def _kind(data: bytes, policy: DecodingPolicy) -> str:
     kind = kind_of(data)
+    if kind is not None and kind in policy.formats:
+        return kind
+    accepted = ", ".join(name_of(each) for each in IMAGE_FORMATS if each in policy.formats)
     if kind is None:
-        raise NotAnImage(f"the bytes are no picture of a known format; accepted: {_names(policy)}")
-    if kind not in policy.formats:
-        raise UnsupportedFormat(
-            f"the picture has the format {name_of(kind)}; accepted: {_names(policy)}"
-        )
-    return kind
+        raise NotAnImage(f"the bytes are no picture of a known format; accepted: {accepted}")
+    raise UnsupportedFormat(f"the picture has the format {name_of(kind)}; accepted: {accepted}")
 
 
 def _check_pixels(size: tuple[int, int], policy: DecodingPolicy) -> None:
@@ -173,13 +148,6 @@ def _check_pixels(size: tuple[int, int], policy: DecodingPolicy) -> None:
             f"the picture has {width} x {height} = {width * height} pixels; "
             f"at most {policy.max_pixels} are allowed"
         )
-
-
-def _check_webp(data: bytes, policy: DecodingPolicy) -> None:
-    """Check the size before Pillow opens a WebP, which allocates the whole canvas at once."""
-    if len(data) < max(25, 8 + int.from_bytes(data[4:8], "little")):
-        raise truncated("webp")
-    _check_pixels(webp_size(data), policy)
 
 
 def _checked_scans(image: Jpeg, data: bytes, source: Source, policy: DecodingPolicy) -> int:

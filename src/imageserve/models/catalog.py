@@ -11,10 +11,10 @@ from pathlib import Path, PurePath
 
 from imageserve.errors import ModelLoadError
 from imageserve.models.files import IMAGENET_LABELS
-from imageserve.models.runtimes import KERAS, file_endings, runtime_of_file
+from imageserve.models.runtimes import file_endings, runtime_of_file
 from imageserve.models.stand_in import is_stand_in, parse_stand_in
 
-Channels = tuple[float, float, float]
+Channels = tuple[float, ...]
 
 _SHAPES = Path(__file__).with_name("shapes")
 
@@ -35,46 +35,20 @@ class Scaling:
 
 
 # Means and standard deviations of ImageNet's colours, as in keras.applications.imagenet_utils.
-_TORCH_MEAN = (0.485, 0.456, 0.406)
-_TORCH_STD = (0.229, 0.224, 0.225)
+_TORCH_MEAN_STD = ((0.485, 0.229), (0.456, 0.224), (0.406, 0.225))
 _CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 
-
-def _torch() -> Scaling:
-    red, green, blue = _TORCH_STD
-    factor = (1 / (255 * red), 1 / (255 * green), 1 / (255 * blue))
-    mean_r, mean_g, mean_b = _TORCH_MEAN
-    return Scaling(factor, (-mean_r / red, -mean_g / green, -mean_b / blue))
-
-
-def _caffe() -> Scaling:
-    blue, green, red = _CAFFE_MEAN_BGR
-    return Scaling((1.0, 1.0, 1.0), (-blue, -green, -red), is_bgr=True)
-
-
-def _even(factor: float, offset: float) -> Scaling:
-    return Scaling((factor, factor, factor), (offset, offset, offset))
-
-
 SCALINGS: Mapping[str, Scaling] = {
-    "none": _even(1.0, 0.0),
-    "0..1": _even(1 / 255, 0.0),
-    "-1..1": _even(1 / 127.5, -1.0),
-    "torch": _torch(),
-    "caffe": _caffe(),
+    "none": Scaling((1.0,) * 3, (0.0,) * 3),
+    "0..1": Scaling((1 / 255,) * 3, (0.0,) * 3),
+    "-1..1": Scaling((1 / 127.5,) * 3, (-1.0,) * 3),
+    "torch": Scaling(
+        tuple(1 / (255 * std) for _, std in _TORCH_MEAN_STD),
+        tuple(-mean / std for mean, std in _TORCH_MEAN_STD),
+    ),
+    "caffe": Scaling((1.0,) * 3, tuple(-mean for mean in _CAFFE_MEAN_BGR), is_bgr=True),
 }
 """By name. Keras calls ``-1..1``, ``torch`` and ``caffe`` tf, torch and caffe."""
-
-
-def scaling_of(name: str) -> Scaling:
-    """Return the scaling of this name.
-
-    Raises:
-        ModelLoadError: there is none.
-    """
-    if name not in SCALINGS:
-        raise ModelLoadError(f"unknown scaling {name!r}: it must be one of {', '.join(SCALINGS)}")
-    return SCALINGS[name]
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,27 +142,22 @@ class KnownModel:
     """The labels, unless the settings name another file."""
     model_file: Path | None = None
     """The bundled classifier; None for a network of keras.applications."""
-    network: Network | None = None
-    """The network of keras.applications; None for a bundled classifier."""
-    runtime: str = KERAS.name
-
-
-def _of_network(network: Network) -> KnownModel:
-    size = (network.size, network.size)
-    return KnownModel(size, network.parameters, IMAGENET_LABELS, network=network)
+    scaling: str = "none"
 
 
 KNOWN: Mapping[str, KnownModel] = {
     "shapes": KnownModel((96, 96), 53_142, _SHAPES / "labels.txt", _SHAPES / "shapes.keras"),
-    **{name: _of_network(network) for name, network in NETWORKS.items()},
+    **{
+        name: KnownModel((row.size, row.size), row.parameters, IMAGENET_LABELS, None, row.scaling)
+        for name, row in NETWORKS.items()
+    },
 }
 
 
 def default_input_size(model: str) -> tuple[int, int] | None:
     """Return the (height, width) a model takes; None for a file or folder, which has to be read.
 
-    Raises:
-        ModelLoadError: no model has this name, or a stand-in's options are wrong.
+    Raises ModelLoadError where no model has this name, or a stand-in's options are wrong.
     """
     if is_stand_in(model):
         return parse_stand_in(model).input_size

@@ -87,11 +87,10 @@ class Speeds:
 
     def best_size(self, name: str) -> int | None:
         """Return the smallest batch size that is nearly as fast as the fastest."""
-        medians = {size: self.median(name, size) for size in self.rounds[name]}
-        known = {size: value for size, value in medians.items() if value is not None}
-        if not known:
+        medians = {size: statistics.median(v) for size, v in self.rounds[name].items()}
+        if not medians:
             return None
-        return min(size for size in known if known[size] >= NEARLY * max(known.values()))
+        return min(size for size in medians if medians[size] >= NEARLY * max(medians.values()))
 
     def ratios(self, name: str, other: str, size: int) -> list[float]:
         """Divide round by round, because a disturbance of the machine slows both of a round."""
@@ -135,17 +134,10 @@ def _pictures_per_second(
     batch = noise.integers(0, 256, (size, *plan.input_size, 3), dtype=np.uint8)
     try:
         call(batch)  # The first call may compile.
-        return size * _calls_per_second(lambda: call(batch), plan.seconds, clock)
+        began, calls = clock(), 0
+        while not calls or clock() - began < plan.seconds:
+            call(batch)
+            calls += 1
+        return size * calls / (clock() - began)
     except ModelOutOfMemory:
         return None
-
-
-def _calls_per_second(
-    call: Callable[[], object], seconds: float, clock: Callable[[], float]
-) -> float:
-    began = clock()
-    calls = 0
-    while not calls or clock() - began < seconds:
-        call()
-        calls += 1
-    return calls / (clock() - began)

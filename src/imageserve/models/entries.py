@@ -87,11 +87,7 @@ def engine_of(settings: Settings) -> Engine:
 
 
 def load_entry(entry: ModelEntry, engine: Engine) -> "Model":
-    """Load the model of an entry under the entry's name; see `load_model`.
-
-    Raises:
-        ModelLoadError: the model cannot be used; the message says what to change.
-    """
+    """Load the model of an entry under the entry's name; see `load_model`."""
     model = load_model(
         entry.network,
         weights=entry.weights,

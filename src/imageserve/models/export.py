@@ -69,8 +69,7 @@ def export(
 def holds_source(folder: Path, model: str) -> bool:
     """Whether ``folder`` is the model folder that is exported.
 
-    Raises:
-        ModelLoadError: the folder holds another model, or cannot be read.
+    Raises ModelLoadError where it holds another model, or cannot be read.
     """
     with file_errors(folder):
         if folder.is_dir() and Path(model).is_dir() and folder.samefile(model):
@@ -125,16 +124,15 @@ def _verified(model: ScoringModel, runtime: Runtime, folder: Path) -> Agreement:
 def write_onnx(model: ScoringModel, path: Path) -> None:
     """Write a Keras model as ONNX: uint8 pictures (n, height, width, 3) to probabilities.
 
-    Raises:
-        ModelLoadError: tf2onnx is not installed, the graph has an operation that ONNX lacks, or it
-            is too large.
+    Raises ModelLoadError where tf2onnx is not installed, ONNX lacks an operation of the graph, or
+    the graph is too large.
     """
     # tf2onnx reads this when it is imported. With any value, it does not copy the whole graph
     # before each of its optimizations, which takes 1.5 GB for ResNet-50.
     os.environ.setdefault("TF2ONNX_CATCH_ERRORS", "FALSE")
     try:
         import onnx
-        import tf2onnx  # noqa: F401
+        import tf2onnx
 
         from imageserve.models.onnx_model import VERSION_KEY
     except ImportError as error:
@@ -142,7 +140,7 @@ def write_onnx(model: ScoringModel, path: Path) -> None:
             f"nothing can be exported here ({error}): pip install tensorflow tf2onnx onnx"
         ) from error
     try:
-        graph = _onnx_graph(model)
+        graph = _onnx_graph(model, tf2onnx)
         # tf2onnx keeps an operation that it cannot translate, and only logs it.
         onnx.checker.check_model(graph)
         onnx.helper.set_model_props(graph, {VERSION_KEY: model.version})
@@ -154,19 +152,15 @@ def write_onnx(model: ScoringModel, path: Path) -> None:
         ) from error
 
 
-def _onnx_graph(model: ScoringModel) -> Any:
-    import tf2onnx
-
+def _onnx_graph(model: ScoringModel, tf2onnx: Any) -> Any:
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
     frozen = _frozen(model)
+    images, probabilities = frozen.inputs[0].name, frozen.outputs[0].name
     graph, _ = tf2onnx.convert.from_graph_def(
         frozen.graph.as_graph_def(add_shapes=True),
-        input_names=[frozen.inputs[0].name],
-        output_names=[frozen.outputs[0].name],
-        tensors_to_rename={
-            frozen.inputs[0].name: "images",
-            frozen.outputs[0].name: "probabilities",
-        },
+        input_names=[images],
+        output_names=[probabilities],
+        tensors_to_rename={images: "images", probabilities: "probabilities"},
         opset=_OPSET,
     )
     return graph
@@ -186,9 +180,8 @@ def _frozen(model: ScoringModel) -> Any:
     from imageserve.models.keras_model import KerasModel
 
     assert isinstance(model, KerasModel), "only Keras has a graph to trace"
-    network = model.network
     call = tf.function(
-        lambda images: network(images, training=False),
+        lambda images: model.network(images, training=False),
         input_signature=[tf.TensorSpec((None, *model.input_size, 3), tf.uint8, name="images")],
         autograph=False,
     )

@@ -63,8 +63,7 @@ def fetch_weights(name: str, folder: Path, save: Save) -> Fetched:
 def download(name: str, path: Path, engine: Engine) -> None:
     """Let Keras, on the backend of ``engine``, download the weights, and save them.
 
-    Raises:
-        ModelLoadError: they cannot be downloaded, or Keras is not installed.
+    Raises ModelLoadError where they cannot be downloaded, or Keras is not installed.
     """
     KERAS.module(engine)  # Where Keras is missing, this says what to install.
     from imageserve.models import keras_model

@@ -1,4 +1,4 @@
-"""Reading the files of a model: errors, labels, and the version that follows from the content."""
+"""What is known before a model is loaded: errors of its files, its size, labels and version."""
 
 import hashlib
 import json
@@ -13,7 +13,6 @@ from imageserve.errors import ModelLoadError
 IMAGENET_LABELS = Path(__file__).with_name("imagenet_class_index.json")
 
 _VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-_VERSION_DIGITS = 12
 
 
 @contextmanager
@@ -49,13 +48,28 @@ def check_file(what: str, path: Path) -> None:
 def only_file(folder: Path, *names: str) -> Path | None:
     """Return the one of these files or folders that exists, None where none does.
 
-    Raises:
-        ModelLoadError: there are several.
+    Raises ModelLoadError where there are several.
     """
     found = [folder / name for name in names if (folder / name).exists()]
     if len(found) > 1:
         raise ModelLoadError(f"{folder} holds {' and '.join(p.name for p in found)}: keep one")
     return found[0] if found else None
+
+
+def agreed_size(
+    model: str, own: tuple[int, int] | None, wanted: tuple[int, int] | None
+) -> tuple[int, int] | None:
+    """Return the (height, width) of a model's pictures: its own, or the settings' where it is open.
+
+    Raises ModelLoadError where the two differ.
+    """
+    if own and wanted and own != wanted:
+        size = f"{own[0]}x{own[1]}"
+        raise ModelLoadError(
+            f"{model} takes pictures of {size} (height x width) and the settings demand "
+            f"{wanted[0]}x{wanted[1]}: set the input size to {size}, or leave it out"
+        )
+    return own or wanted
 
 
 def read_labels(path: Path) -> tuple[str, ...]:
@@ -64,14 +78,15 @@ def read_labels(path: Path) -> tuple[str, ...]:
     A file that ends in ``.json`` maps each class number to an id and a label, as in
     ``{"0": ["n01440764", "tench"]}``; any other file holds one label a line.
 
-    Raises:
-        ModelLoadError: the file is missing, or holds anything else.
+    Raises ModelLoadError where the file is missing, or holds anything else.
     """
     with file_errors(f"the labels file {path}"):
         content = path.read_bytes()
     try:
-        text = _text(content)
+        text = content.decode("utf-8-sig")
         return _from_json(text) if path.suffix == ".json" else _from_lines(text)
+    except UnicodeDecodeError as error:
+        raise ModelLoadError(f"the labels file {path} is not UTF-8: save it as UTF-8") from error
     except ValueError as error:
         raise ModelLoadError(f"the labels file {path} cannot be used: {error}") from error
 
@@ -84,12 +99,11 @@ def is_version(text: str) -> bool:
 def content_version(path: Path) -> str:
     """Return the first 12 hexadecimal digits of the SHA-256 of a file or of a folder's files.
 
-    Raises:
-        ModelLoadError: it cannot be read.
+    Raises ModelLoadError where it cannot be read.
     """
     with file_errors(path):
         sha256 = _sha256_of_folder(path) if path.is_dir() else sha256_of(path)
-    return sha256[:_VERSION_DIGITS]
+    return sha256[:12]
 
 
 def sha256_of(path: Path) -> str:
@@ -102,13 +116,6 @@ def _sha256_of_folder(folder: Path) -> str:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     lines = [f"{sha256_of(path)}  {path.relative_to(folder).as_posix()}\n" for path in files]
     return hashlib.sha256("".join(lines).encode()).hexdigest()
-
-
-def _text(content: bytes) -> str:
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"it is not UTF-8 ({error.reason}); save it as UTF-8") from error
 
 
 def _from_lines(text: str) -> tuple[str, ...]:

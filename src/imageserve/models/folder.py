@@ -59,8 +59,7 @@ _facts = optional(
 def read_facts(folder: Path) -> FolderFacts:
     """Read the folder's ``imageserve.yaml``, which may be missing.
 
-    Raises:
-        ModelLoadError: it cannot be used; the message says what it must hold.
+    Raises ModelLoadError that says what it must hold.
     """
     path = folder / FACTS_FILE
     with file_errors(path):

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from imageserve.errors import ModelOutOfMemory
-from imageserve.models.model import Pictures, Probabilities, Scores, first_line
+from imageserve.models.model import Pictures, Probabilities, Scores, if_memory, out_of_memory
 from imageserve.models.runtimes import Engine
 
 _logger = logging.getLogger(__name__)
@@ -21,7 +20,9 @@ def prepare_backend(engine: Engine) -> None:
     if engine.backend == "tensorflow":
         _prepare_tensorflow(engine.computing_threads)
     elif engine.backend == "torch":
-        _prepare_torch(engine.computing_threads)
+        import torch
+
+        torch.set_num_threads(engine.computing_threads)
 
 
 def compiled_call(network: Any, input_size: tuple[int, int], engine: Engine) -> Scores:
@@ -59,12 +60,6 @@ def _prepare_tensorflow(threads: int) -> None:
             _logger.warning("cannot share %s with other workers: %s", gpu.name, error)
 
 
-def _prepare_torch(threads: int) -> None:
-    import torch
-
-    torch.set_num_threads(threads)
-
-
 def _on_tensorflow(network: Any, input_size: tuple[int, int], xla: bool) -> Scores:
     import tensorflow as tf
 
@@ -81,7 +76,7 @@ def _on_tensorflow(network: Any, input_size: tuple[int, int], xla: bool) -> Scor
         try:
             return np.asarray(call(images).numpy(), np.float32)
         except tf.errors.ResourceExhaustedError as error:
-            raise _out_of_memory(images, error) from error
+            raise out_of_memory(images, error) from error
 
     return scores
 
@@ -105,7 +100,7 @@ def _on_jax(network: Any) -> Scores:
         try:
             return np.asarray(call(weights, images), np.float32)
         except jax.errors.JaxRuntimeError as error:
-            raise _if_memory(images, error, "RESOURCE_EXHAUSTED") from error
+            raise if_memory(images, error, "RESOURCE_EXHAUSTED") from error
 
     return scores
 
@@ -122,17 +117,6 @@ def _on_torch(network: Any) -> Scores:
                 return np.asarray(answers.float().cpu().numpy(), np.float32)
         except RuntimeError as error:
             # Both torch.OutOfMemoryError and the error of the CPU's allocator are RuntimeErrors.
-            raise _if_memory(images, error, "out of memory", "can't allocate memory") from error
+            raise if_memory(images, error, "out of memory", "can't allocate memory") from error
 
     return scores
-
-
-def _if_memory(images: Pictures, error: Exception, *signs: str) -> Exception:
-    """Return ModelOutOfMemory if the text of ``error`` has one of the signs, else ``error``."""
-    return _out_of_memory(images, error) if any(s in str(error) for s in signs) else error
-
-
-def _out_of_memory(images: Pictures, error: Exception) -> ModelOutOfMemory:
-    return ModelOutOfMemory(
-        f"too little device memory for a batch of {len(images)}: {first_line(error)}"
-    )

@@ -7,6 +7,7 @@ import io
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imageserve.errors import ModelLoadError
-from imageserve.models.catalog import NETWORKS, Channels, Network, Scaling, scaling_of
+from imageserve.models.catalog import NETWORKS, SCALINGS, Channels, Scaling
 from imageserve.models.files import check_file, content_version, read_labels
 from imageserve.models.keras_backends import compiled_call, prepare_backend
 from imageserve.models.model import (
-    Pictures,
-    Probabilities,
-    best,
+    ScoringModel,
     check_input_type,
     check_output,
     check_probabilities,
@@ -29,7 +28,6 @@ from imageserve.models.model import (
 )
 from imageserve.models.runtimes import KERAS, Engine
 from imageserve.models.source import Source
-from imageserve.predictions import Prediction
 
 # TensorFlow reads this when it is imported; otherwise it logs its start to stderr.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -41,42 +39,14 @@ RANDOM_SEED = 20180206
 """The seed of ``weights="random"``."""
 
 _WEIGHTS_FILES = (".h5", ".keras")
-_ENDPOINT = "serving_default"
 
 
-class KerasModel:
-    """A Keras classifier; see ``Model``. Make one with `load`, which does all the checks.
+@dataclass(eq=False)
+class KerasModel(ScoringModel):
+    """A classifier that Keras runs."""
 
-    ``network`` maps uint8 RGB pictures to probabilities.
-    """
-
-    runtime = KERAS.name
-
-    def __init__(
-        self,
-        name: str,
-        network: Any,
-        labels: Sequence[str],
-        input_size: tuple[int, int],
-        *,
-        version: str,
-        engine: Engine,
-    ) -> None:
-        self.name = name
-        self.version = version
-        self.input_size = input_size
-        self.labels = tuple(labels)
-        self.classes = len(self.labels)
-        self.network = network
-        self._scores = compiled_call(network, input_size, engine)
-
-    def predict(self, images: Pictures, top: int) -> list[tuple[Prediction, ...]]:
-        """Classify pictures in one call; see ``Model.predict``."""
-        return best(self.scores(images), self.labels, top)
-
-    def scores(self, images: Pictures) -> Probabilities:
-        """Call the network once; see ``ScoringModel.scores``."""
-        return self._scores(images)
+    network: Any
+    """Maps uint8 RGB pictures to probabilities."""
 
 
 def precisions() -> Sequence[str]:
@@ -85,38 +55,34 @@ def precisions() -> Sequence[str]:
 
 
 def load(source: Source, engine: Engine) -> KerasModel:
-    """Load a model, with its scaling in front, and check that it can serve.
+    """Load a model, with its scaling in front; see ``RuntimeModule.load``.
 
     A network of keras.applications gets the weights of the source: ``imagenet`` (downloaded once,
     kept in Keras's cache), ``random`` (the same each time, for tests) or the path of a weights file
     with as many classes as there are labels. A saved classifier has its own weights. It gets
     float32 RGB of shape (n, height, width, 3), 0..255 unless its folder sets a scaling, and answers
     with probabilities of shape (n, classes).
-
-    Raises:
-        ModelLoadError: the files, the labels or the settings do not fit.
     """
     _check_backend(engine)
     prepare_backend(engine)
     labels = read_labels(source.labels)
-    network, scaling = _unscaled(source, len(labels), engine)
-    wanted = source.input_size or _own_size(source.network)
-    size = checked_input_size(source.name, network.inputs, wanted)
-    check_input_type(source.name, network.inputs[0].dtype, scaling)
+    network = _unscaled(source, len(labels), engine)
+    size = checked_input_size(source.name, network.inputs, source.input_size)
+    check_input_type(source.name, network.inputs[0].dtype, source.scaling)
     check_output(source.name, network.outputs, labels)
     _lower_precision(network, engine.precision)
-    whole = _on_pixels(source.name, network, scaling_of(scaling), size)
+    whole = _on_pixels(source.name, network, SCALINGS[source.scaling], size)
     version = source.version or _version(source)
-    model = KerasModel(source.name, whole, labels, size, version=version, engine=engine)
-    check_probabilities(source.name, model.scores, size, len(labels))
+    scores = compiled_call(whole, size, engine)
+    model = KerasModel(source.name, version, KERAS.name, size, labels, scores, whole)
+    check_probabilities(model)
     return model
 
 
 def save_imagenet_weights(name: str, path: Path) -> None:
     """Let Keras download the ImageNet weights of a network, and save them in a form `load` reads.
 
-    Raises:
-        ModelLoadError: they cannot be downloaded.
+    Raises ModelLoadError where they cannot be downloaded.
     """
     _with_imagenet_weights(name).save_weights(path)
 
@@ -132,19 +98,13 @@ def _check_backend(engine: Engine) -> None:
         )
 
 
-def _unscaled(source: Source, classes: int, engine: Engine) -> tuple[Any, str]:
-    """Return the network without scaling, and the name of the scaling it needs in front."""
-    if source.network is not None:
-        return _with_weights(source.name, source.weights, classes), source.network.scaling
-    assert source.path is not None
+def _unscaled(source: Source, classes: int, engine: Engine) -> Any:
+    """Return the network without its scaling in front."""
+    if source.path is None:
+        return _with_weights(source.name, source.weights, classes)
     if source.path.is_dir():
-        return _from_saved_model(source, engine), source.scaling
-    return _from_file(source.path), source.scaling
-
-
-def _own_size(network: Network | None) -> tuple[int, int] | None:
-    # A network that takes any size is served at the size it was trained on.
-    return (network.size, network.size) if network else None
+        return _from_saved_model(source, engine)
+    return _from_file(source.path)
 
 
 def _version(source: Source) -> str:
@@ -253,8 +213,9 @@ def _from_saved_model(source: Source, engine: Engine) -> Any:
             "model as .keras"
         )
     try:
-        layer = keras.layers.TFSMLayer(str(source.path), call_endpoint=_ENDPOINT)
-        spec = _signature(layer)
+        layer = keras.layers.TFSMLayer(str(source.path), call_endpoint="serving_default")
+        _, inputs = layer.call_endpoint_fn.structured_input_signature
+        (spec,) = inputs.values()  # Shape and dtype of its one input.
     except Exception as error:  # Keras can raise anything for a file it does not understand
         raise ModelLoadError(
             f"Keras cannot load the SavedModel {source.path} ({first_line(error)}): save it anew "
@@ -262,13 +223,6 @@ def _from_saved_model(source: Source, engine: Engine) -> Any:
             "one input"
         ) from error
     return _as_network(layer, spec)
-
-
-def _signature(layer: Any) -> Any:
-    """Return shape and dtype of the one input of a SavedModel's endpoint."""
-    _, inputs = layer.call_endpoint_fn.structured_input_signature
-    (spec,) = inputs.values()
-    return spec
 
 
 def _as_network(layer: Any, spec: Any) -> Any:

@@ -5,12 +5,14 @@ look at declared shapes and at the answers to two plain pictures; each message s
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imageserve.errors import ModelLoadError
+from imageserve.errors import ModelLoadError, ModelOutOfMemory
+from imageserve.models.files import agreed_size
 from imageserve.predictions import Prediction
 
 Pictures = NDArray[np.uint8]
@@ -18,7 +20,7 @@ Pictures = NDArray[np.uint8]
 Probabilities = NDArray[np.float32]
 """One row for each picture: (n, classes)."""
 Scores = Callable[[Pictures], Probabilities]
-"""One model call."""
+"""One model call. Raises ModelOutOfMemory like ``Model.predict``."""
 
 _SUM_TOLERANCE = 1e-3
 _INPUT_TYPES = ("float32", "uint8", "int32", "float16", "bfloat16")
@@ -37,8 +39,10 @@ class Model(Protocol):
     """
     input_size: tuple[int, int]
     """Height and width of the pictures, in pixels."""
-    classes: int
-    """Number of labels."""
+
+    @property
+    def classes(self) -> int:
+        """Number of labels."""
 
     def predict(self, images: Pictures, top: int) -> list[tuple[Prediction, ...]]:
         """Classify pictures in one model call.
@@ -51,19 +55,29 @@ class Model(Protocol):
         """
 
 
-class ScoringModel(Model, Protocol):
-    """A model that also gives the probabilities of all classes: every one but the stand-in."""
+@dataclass(eq=False)
+class ScoringModel:
+    """A model that also gives the probabilities of all classes: every one but the stand-in.
 
-    labels: tuple[str, ...]
+    Made by the ``load`` of a runtime, which does all the checks. Used by one thread.
+    """
+
+    name: str
+    version: str
     runtime: str
     """The name of what runs it, a key of `RUNTIMES`."""
+    input_size: tuple[int, int]
+    labels: tuple[str, ...]
+    scores: Scores
 
-    def scores(self, images: Pictures) -> Probabilities:
-        """Call the model once.
+    @property
+    def classes(self) -> int:
+        """Number of labels."""
+        return len(self.labels)
 
-        Raises:
-            ModelOutOfMemory: the device has too little memory for this batch; a smaller may pass.
-        """
+    def predict(self, images: Pictures, top: int) -> list[tuple[Prediction, ...]]:
+        """Classify pictures in one call; see ``Model.predict``."""
+        return best(self.scores(images), self.labels, top)
 
 
 def best(scores: Probabilities, labels: Sequence[str], top: int) -> list[tuple[Prediction, ...]]:
@@ -120,11 +134,7 @@ def checked_input_size(
             f"{name} takes pictures of any size: set the input size "
             "(INPUT_SIZE, or input_size in the folder's imageserve.yaml)"
         )
-    if wanted and wanted != (height, width):
-        raise ModelLoadError(
-            f"{name} takes pictures of {height}x{width} (height x width) and the settings demand "
-            f"{wanted[0]}x{wanted[1]}: set the input size to {height}x{width}, or leave it out"
-        )
+    agreed_size(name, (height, width), wanted)
     return height, width
 
 
@@ -156,12 +166,19 @@ def check_output(name: str, outputs: Sequence[Any] | None, labels: Sequence[str]
         )
 
 
-def check_probabilities(
-    name: str, scores: Scores, input_size: tuple[int, int], classes: int
-) -> None:
+def check_probabilities(model: ScoringModel) -> None:
     """Raise ModelLoadError unless the model answers two plain pictures with probabilities."""
-    answers = _answers_to_plain_pictures(name, scores, input_size)
-    check_scores(name, answers, (2, classes))
+    height, width = model.input_size
+    ramp = np.arange(height * width * 3).reshape(1, height, width, 3) % 256
+    pictures = np.concatenate([np.zeros_like(ramp), ramp]).astype(np.uint8)
+    try:
+        answers = model.scores(pictures)
+    except Exception as error:  # a custom model can raise anything
+        raise ModelLoadError(
+            f"{model.name} fails on two plain pictures of {height}x{width} ({first_line(error)}): "
+            "try it with RGB 0..255 in the program that saved it"
+        ) from error
+    check_scores(model.name, answers, (2, model.classes))
 
 
 def check_scores(name: str, answers: Probabilities, shape: tuple[int, int]) -> None:
@@ -188,26 +205,22 @@ def first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0] or type(error).__name__
 
 
+def if_memory(images: Pictures, error: Exception, *signs: str) -> Exception:
+    """Return ModelOutOfMemory if the text of ``error`` has one of the signs, else ``error``."""
+    return out_of_memory(images, error) if any(s in str(error) for s in signs) else error
+
+
+def out_of_memory(images: Pictures, error: Exception) -> ModelOutOfMemory:
+    return ModelOutOfMemory(
+        f"too little device memory for a batch of {len(images)}: {first_line(error)}"
+    )
+
+
 def _only_shape(name: str, what: str, tensors: Sequence[Any] | None) -> tuple[int | None, ...]:
     if not tensors or len(tensors) != 1:
         raise ModelLoadError(
             f"{name} declares {len(tensors or ())} {what}s: save a Sequential or functional "
             f"model with one {what}"
         )
-    shape: tuple[int | None, ...] = tuple(tensors[0].shape)
-    return shape
-
-
-def _answers_to_plain_pictures(
-    name: str, scores: Scores, input_size: tuple[int, int]
-) -> Probabilities:
-    height, width = input_size
-    ramp = np.arange(height * width * 3).reshape(1, height, width, 3) % 256
-    pictures = np.concatenate([np.zeros_like(ramp), ramp]).astype(np.uint8)
-    try:
-        return scores(pictures)
-    except Exception as error:  # a custom model can raise anything
-        raise ModelLoadError(
-            f"{name} fails on two plain pictures of {height}x{width} ({first_line(error)}): "
-            "try it with RGB 0..255 in the program that saved it"
-        ) from error
+    # ONNX has names for the sides that are open.
+    return tuple(n if isinstance(n, int) else None for n in tensors[0].shape)

@@ -11,9 +11,8 @@ import json
 import logging
 import math
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,20 +21,20 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from imageserve.errors import ModelLoadError, ModelOutOfMemory
+from imageserve.errors import ModelLoadError
 from imageserve.models.files import check_file, content_version, is_version, read_labels
 from imageserve.models.model import (
     Pictures,
     Probabilities,
-    best,
+    ScoringModel,
     check_output,
     check_probabilities,
     checked_input_size,
     first_line,
+    if_memory,
 )
 from imageserve.models.runtimes import KERAS, ONNX, Engine
 from imageserve.models.source import Source
-from imageserve.predictions import Prediction
 
 VERSION_KEY = "imageserve.version"
 """The property of an exported file that holds the version of its source."""
@@ -51,10 +50,7 @@ MOST_THREADS_APART = 16
 """With more threads a batch of 32 has less than two pictures for each, so a second session would
 only take memory."""
 
-_INPUT_TYPES: Mapping[str, Callable[[Pictures], NDArray[Any]]] = {
-    "tensor(uint8)": lambda images: images,
-    "tensor(float)": lambda images: images.astype(np.float32),
-}
+_INPUT_TYPES: Mapping[str, type] = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 _OPENVINO = "OpenVINOExecutionProvider"
 _PLAIN_CPU = "CPUExecutionProvider"
 _FASTEST_FIRST = ("CUDAExecutionProvider", _OPENVINO, _PLAIN_CPU)
@@ -67,43 +63,9 @@ _MEMORY_SIGNS = (
     "out of memory",
     "can't start new thread",
 )
-_ERRORS_ONLY = 3
 _START_S = 30.0
 
 _logger = logging.getLogger(__name__)
-
-
-class OnnxModel:
-    """A classifier in ONNX Runtime; see ``Model``. Make one with `load`, which does all the checks.
-
-    Used by one thread.
-    """
-
-    runtime = ONNX.name
-
-    def __init__(
-        self,
-        name: str,
-        session: "OnnxSession",
-        labels: Sequence[str],
-        input_size: tuple[int, int],
-        version: str,
-    ) -> None:
-        self.name = name
-        self.version = version
-        self.input_size = input_size
-        self.labels = tuple(labels)
-        self.classes = len(self.labels)
-        self._session = session
-        self._as_input = _INPUT_TYPES[session.inputs[0].type]
-
-    def predict(self, images: Pictures, top: int) -> list[tuple[Prediction, ...]]:
-        """Classify pictures in one call; see ``Model.predict``."""
-        return best(self.scores(images), self.labels, top)
-
-    def scores(self, images: Pictures) -> Probabilities:
-        """Run the session once; see ``ScoringModel.scores``."""
-        return np.asarray(self._session.run(self._as_input(images)), np.float32)
 
 
 def precisions() -> Sequence[str]:
@@ -111,14 +73,11 @@ def precisions() -> Sequence[str]:
     return ONNX.precisions if _fastest() == _OPENVINO else ("float32",)
 
 
-def load(source: Source, engine: Engine) -> OnnxModel:
-    """Load an ``.onnx`` classifier and check that it can serve.
+def load(source: Source, engine: Engine) -> ScoringModel:
+    """Load an ``.onnx`` classifier; see ``RuntimeModule.load``.
 
     It gets RGB 0..255 of shape (n, height, width, 3), uint8 or float32, and answers with
     probabilities of shape (n, classes), for any n.
-
-    Raises:
-        ModelLoadError: the file, the labels or the settings do not fit.
     """
     assert source.path is not None
     labels = read_labels(source.labels)
@@ -127,13 +86,14 @@ def load(source: Source, engine: Engine) -> OnnxModel:
     _check_layout(source, session.inputs)
     size = checked_input_size(source.name, session.inputs, source.input_size)
     check_output(source.name, session.outputs, labels)
-    version = source.version or _version(session.properties, source.path)
-    model = OnnxModel(source.name, session, labels, size, version)
-    check_probabilities(source.name, model.scores, size, len(labels))
+    kept = session.properties.get(VERSION_KEY, "")
+    version = source.version or (kept if is_version(kept) else content_version(source.path))
+    model = ScoringModel(source.name, version, ONNX.name, size, labels, session.scores)
+    check_probabilities(model)
     return model
 
 
-def _check_layout(source: Source, inputs: Sequence["Tensor"]) -> None:
+def _check_layout(source: Source, inputs: Sequence[Any]) -> None:
     """Raise ModelLoadError unless pictures can be given to the model without any change."""
     name, only = source.name, inputs[0]
     if only.type not in _INPUT_TYPES:
@@ -149,25 +109,11 @@ def _check_layout(source: Source, inputs: Sequence["Tensor"]) -> None:
             f"{name} takes the colours first, {only.shape}: export it with input of shape "
             "(None, height, width, 3), a transpose in front of the network"
         )
-    if only.shape and only.shape[0] is not None:
+    if only.shape and isinstance(only.shape[0], int):
         raise ModelLoadError(
             f"{name} takes batches of {only.shape[0]} only: export it with the first side of its "
             "input left open (dynamic)"
         )
-
-
-def _version(properties: Mapping[str, str], path: Path) -> str:
-    kept = properties.get(VERSION_KEY, "")
-    return kept if is_version(kept) else content_version(path)
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """An input or output of a session; None for a side that is left open."""
-
-    name: str
-    type: str
-    shape: tuple[int | None, ...]
 
 
 class OnnxSession:
@@ -176,8 +122,7 @@ class OnnxSession:
     def __init__(self, path: Path, threads: int, precision: str) -> None:
         """Load a file; on a CPU ``threads`` threads compute.
 
-        Raises:
-            ModelLoadError: ONNX Runtime cannot load it, or not compute in this precision here.
+        Raises ModelLoadError where ONNX Runtime cannot load it, or lacks this precision here.
         """
         if precision not in precisions():
             raise ModelLoadError(
@@ -190,8 +135,8 @@ class OnnxSession:
         # Without a device for the fastest provider, ONNX Runtime takes another one.
         provider = self._together.get_providers()[0]
         _logger.info("ONNX Runtime computes with %s", provider)
-        self.inputs = _tensors(self._together.get_inputs())
-        self.outputs = _tensors(self._together.get_outputs())
+        self.inputs = self._together.get_inputs()
+        self.outputs = self._together.get_outputs()
         self.properties = dict(self._together.get_modelmeta().custom_metadata_map)
         self._threads = threads
         self._apart = None
@@ -199,28 +144,18 @@ class OnnxSession:
             self._apart = load(streams=threads) if threads > 1 else self._together
             self._pool = _started_pool(threads)
 
-    def run(self, images: NDArray[Any]) -> NDArray[Any]:
-        """Return the first output for a batch.
-
-        Raises:
-            ModelOutOfMemory: the device has too little memory for it.
-        """
+    def scores(self, images: Pictures) -> Probabilities:
+        """Return the first output for a batch; see ``ScoringModel.scores``."""
+        given: NDArray[Any] = images.astype(_INPUT_TYPES[self.inputs[0].type], copy=False)
         try:
-            if self._is_for_apart(images):
-                return self._run_apart(images)
-            return self._answers(self._together, images)
+            return np.asarray(self._run(given), np.float32)
         except Exception as error:  # ONNX Runtime's errors have no base class of their own
-            if not any(sign in str(error) for sign in _MEMORY_SIGNS):
-                raise
-            raise ModelOutOfMemory(
-                f"too little device memory for a batch of {len(images)}: {first_line(error)}"
-            ) from error
+            raise if_memory(images, error, *_MEMORY_SIGNS) from error
 
-    def _is_for_apart(self, images: NDArray[Any]) -> bool:
+    def _run(self, images: NDArray[Any]) -> NDArray[Any]:
         # With fewer pictures, threads that get one picture less than others idle too long.
-        return self._apart is not None and len(images) >= 2 * self._threads
-
-    def _run_apart(self, images: NDArray[Any]) -> NDArray[Any]:
+        if self._apart is None or len(images) < 2 * self._threads:
+            return self._answers(self._together, images)
         size = piece_size(len(images), self._threads)
         pieces = [images[i : i + size] for i in range(0, len(images), size)]
         return np.concatenate(list(self._pool.map(partial(self._answers, self._apart), pieces)))
@@ -273,7 +208,7 @@ def _session_options(threads: int, *, has_arena: bool) -> Any:
     # OpenVINO has memory of its own: there the arena is useless, and ends the process when an
     # allocation fails.
     options.enable_cpu_mem_arena = has_arena
-    options.log_severity_level = _ERRORS_ONLY
+    options.log_severity_level = 3  # Errors only.
     return options
 
 
@@ -292,10 +227,3 @@ def _openvino_options(threads: int, streams: int, precision: str) -> dict[str, s
 def _fastest() -> str:
     available = onnxruntime.get_available_providers()
     return next(name for name in _FASTEST_FIRST if name in available)
-
-
-def _tensors(declared: Sequence[Any]) -> list[Tensor]:
-    return [
-        Tensor(one.name, one.type, tuple(n if isinstance(n, int) else None for n in one.shape))
-        for one in declared
-    ]

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from imageserve.models.model import ScoringModel
     from imageserve.models.source import Source
 
-_CGROUP = Path("/sys/fs/cgroup")
-
 
 @dataclass(frozen=True, slots=True)
 class Engine:
@@ -38,7 +36,6 @@ class Engine:
 
     @property
     def computing_threads(self) -> int:
-        """How many threads compute."""
         return self.threads or usable_processors()
 
 
@@ -83,11 +80,7 @@ class Runtime:
     """Writes a model of `SOURCE_RUNTIME` for this one, for `models export` and `models bench`."""
 
     def module(self, engine: Engine) -> RuntimeModule:
-        """Import the runtime.
-
-        Raises:
-            ModelLoadError: it is not installed.
-        """
+        """Import the runtime. Raises ModelLoadError where it is not installed."""
         try:
             return self.load_module(engine)
         except ImportError as error:
@@ -107,8 +100,7 @@ class Runtime:
     def find_in(self, folder: Path) -> Path | None:
         """Return the model of this runtime in a model folder, None where there is none.
 
-        Raises:
-            ModelLoadError: there are several.
+        Raises ModelLoadError where there are several.
         """
         if self.folder_marker and (folder / self.folder_marker).exists():
             return folder
@@ -204,34 +196,20 @@ def writable() -> list[str]:
     return [name for name, each in RUNTIMES.items() if each.write]
 
 
-def comparable() -> list[str]:
-    """Return the names of the source and of the runtimes that it can be exported for."""
-    return [name for name, each in RUNTIMES.items() if each.write or each is SOURCE_RUNTIME]
-
-
-def usable_processors(cgroup: Path = _CGROUP) -> int:
+def usable_processors(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
     """Return how many processors affinity and the container's CPU limit leave, at least 1.
 
     A limit of 1.5 gives 2: one thread would leave a third of the limit unused.
     """
     granted = len(os.sched_getaffinity(0))
-    limit = _cpu_limit_v2(cgroup / "cpu.max") or _cpu_limit_v1(cgroup / "cpu")
-    return max(1, min(granted, math.ceil(limit))) if limit else granted
-
-
-def _cpu_limit_v2(path: Path) -> float | None:
-    """Read ``QUOTA PERIOD``, both in microseconds; the quota may be ``max``."""
-    quota, _, period = _read(path).partition(" ")
-    return _ratio(quota, period)
-
-
-def _cpu_limit_v1(folder: Path) -> float | None:
-    return _ratio(_read(folder / "cpu.cfs_quota_us"), _read(folder / "cpu.cfs_period_us"))
-
-
-def _ratio(quota: str, period: str) -> float | None:
-    # Without a limit cgroup v1 says -1, and v2 says max.
-    return int(quota) / int(period) if quota.isdigit() and period.isdigit() else None
+    quota, _, period = _read(cgroup / "cpu.max").partition(" ")
+    if not period:  # cgroup v1
+        quota, period = (
+            _read(cgroup / "cpu" / f"cpu.cfs_{each}_us") for each in ("quota", "period")
+        )
+    if not (quota.isdigit() and period.isdigit()):  # Without a limit v1 says -1, and v2 says max.
+        return granted
+    return max(1, min(granted, math.ceil(int(quota) / int(period))))
 
 
 def _read(path: Path) -> str:

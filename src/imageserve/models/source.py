@@ -6,15 +6,15 @@ from pathlib import Path
 from imageserve.errors import ModelLoadError
 from imageserve.models.catalog import (
     KNOWN,
-    Network,
     is_model_file,
     is_model_path,
     short_name,
     unknown_model,
 )
-from imageserve.models.files import file_errors, only_file
-from imageserve.models.folder import FolderFacts, read_facts
+from imageserve.models.files import agreed_size, file_errors, only_file
+from imageserve.models.folder import read_facts
 from imageserve.models.runtimes import (
+    KERAS,
     RUNTIMES,
     SOURCE_RUNTIME,
     Runtime,
@@ -37,7 +37,6 @@ class Source:
     path: Path | None
     """The model's file or folder; None for a network of keras.applications."""
     labels: Path
-    network: Network | None = None
     input_size: tuple[int, int] | None = None
     """Height and width that the model must have; None accepts what it has."""
     scaling: str = "none"
@@ -50,11 +49,7 @@ class Source:
 def find_source(
     model: str, labels_file: str | None, input_size: tuple[int, int] | None, runtime: str | None
 ) -> Source:
-    """Decide what to load for a model's name or path.
-
-    Raises:
-        ModelLoadError: nothing fits; the message says what to change.
-    """
+    """Decide what to load for a model's name or path. Raises ModelLoadError where nothing fits."""
     labels = Path(labels_file) if labels_file else None
     wanted = RUNTIMES[runtime] if runtime else None
     if model in KNOWN:
@@ -72,10 +67,12 @@ def _known(
     model: str, labels: Path | None, input_size: tuple[int, int] | None, wanted: Runtime | None
 ) -> Source:
     known = KNOWN[model]
-    if wanted and wanted.name != known.runtime:
-        raise _wrong_runtime(wanted, RUNTIMES[known.runtime], model)
+    if wanted and wanted != KERAS:
+        raise _wrong_runtime(wanted, KERAS, model)
     labels = labels or known.labels_file
-    return Source(model, known.runtime, known.model_file, labels, known.network, input_size)
+    # A network that takes any size is served at the size it was trained on.
+    size = input_size or known.input_size
+    return Source(model, KERAS.name, known.model_file, labels, size, known.scaling)
 
 
 def _file(
@@ -87,7 +84,7 @@ def _file(
         raise _no_labels(path)
     if wanted and wanted != own:
         raise _wrong_runtime(wanted, own, str(path))
-    return Source(path.stem, own.name, path, labels, input_size=input_size)
+    return Source(path.stem, own.name, path, labels, input_size)
 
 
 def _folder(
@@ -109,7 +106,7 @@ def _folder(
         runtime=chosen.name,
         path=models[chosen.name],
         labels=labels,
-        input_size=_agreed_size(path, facts, input_size),
+        input_size=agreed_size(str(path), facts.input_size, input_size),
         scaling=facts.scaling,
         version=facts.version,
     )
@@ -129,18 +126,6 @@ def _models_in(folder: Path) -> dict[str, Path]:
     if not models:
         raise ModelLoadError(f"{folder} holds no model: put {folder_files()} into it")
     return models
-
-
-def _agreed_size(
-    path: Path, facts: FolderFacts, wanted: tuple[int, int] | None
-) -> tuple[int, int] | None:
-    own = facts.input_size
-    if own and wanted and own != wanted:
-        raise ModelLoadError(
-            f"{path} is for pictures of {own[0]}x{own[1]} (height x width) and the settings demand "
-            f"{wanted[0]}x{wanted[1]}: set the input size to {own[0]}x{own[1]}, or leave it out"
-        )
-    return own or wanted
 
 
 def _no_labels(path: Path) -> ModelLoadError:

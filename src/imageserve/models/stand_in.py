@@ -9,9 +9,11 @@ import math
 import os
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NoReturn
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 from imageserve.errors import ModelLoadError, ModelOutOfMemory
+from imageserve.models.files import agreed_size
 from imageserve.predictions import Prediction
 
 if TYPE_CHECKING:
@@ -19,7 +21,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _PROBABILITY = 0.9
-_LARGEST_SIZE = 4096
 
 
 def stand_in_label(pixels: bytes) -> str:
@@ -27,6 +28,7 @@ def stand_in_label(pixels: bytes) -> str:
     return hashlib.blake2b(pixels).hexdigest()[:12]
 
 
+@dataclass(eq=False)
 class StandIn:
     """Answers after ``batch_ms + n * image_ms`` with the fingerprint of each picture.
 
@@ -37,30 +39,20 @@ class StandIn:
     * (255, 255, 0): raises ModelOutOfMemory unless the picture is alone in its batch.
     """
 
-    def __init__(
-        self,
-        input_size: tuple[int, int] = (224, 224),
-        *,
-        batch_ms: float = 15.0,
-        image_ms: float = 0.5,
-        poison: bool = False,
-        version: str = "1",
-        sleep: Callable[[float], object] = time.sleep,
-    ) -> None:
-        self.name = "stand-in"
-        self.version = version
-        self.input_size = input_size
-        self.classes = 1000
-        self.batch_ms = batch_ms
-        self.image_ms = image_ms
-        self._poison = poison
-        self._sleep = sleep
+    input_size: tuple[int, int] = (224, 224)
+    batch_ms: float = 15.0
+    image_ms: float = 0.5
+    poison: bool = False
+    version: str = "1"
+    sleep: Callable[[float], object] = time.sleep
+    name: str = "stand-in"
+    classes: int = 1000
 
     def predict(self, images: "NDArray[np.uint8]", top: int) -> list[tuple[Prediction, ...]]:
         """Sleep for the declared time, then answer; see ``Model.predict``."""
-        if self._poison:
+        if self.poison:
             _take_poison(images)
-        self._sleep((self.batch_ms + len(images) * self.image_ms) / 1000)
+        self.sleep((self.batch_ms + len(images) * self.image_ms) / 1000)
         fillers = _fillers(min(top, self.classes) - 1)
         return [
             (Prediction(stand_in_label(image.tobytes()), _PROBABILITY), *fillers)
@@ -80,42 +72,25 @@ def parse_stand_in(model: str, input_size: tuple[int, int] | None = None) -> Sta
     width), ``poison`` (0 or 1) and ``version`` (a whole number). ``input_size`` is the size that
     the settings demand, if any.
 
-    Raises:
-        ModelLoadError: an option is unknown or has a bad value, or ``size`` is not what the
-            settings demand.
+    Raises ModelLoadError where an option is unknown or wrong, or ``size`` differs from
+    ``input_size``.
     """
     _, _, written = model.partition(":")
     options = dict(_option(model, part) for part in written.split(",")) if ":" in model else {}
-    size = int(options["size"]) if "size" in options else None
-    return StandIn(
-        _input_size(model, size, input_size),
-        batch_ms=options.get("batch_ms", 15.0),
-        image_ms=options.get("image_ms", 0.5),
-        poison=bool(options.get("poison", 0)),
-        version=str(int(options.get("version", 1))),
-    )
+    size = agreed_size(model, options.pop("size", None), input_size)
+    return StandIn(size, **options) if size else StandIn(**options)
 
 
-def _input_size(model: str, size: int | None, wanted: tuple[int, int] | None) -> tuple[int, int]:
-    own = (size, size) if size else None
-    if own and wanted and own != wanted:
-        raise ModelLoadError(
-            f"{model} takes {size}x{size} pictures and the settings demand an input size of "
-            f"{wanted[0]}x{wanted[1]}: make them equal, or leave one out"
-        )
-    return own or wanted or (224, 224)
-
-
-def _option(model: str, part: str) -> tuple[str, float]:
+def _option(model: str, part: str) -> tuple[str, Any]:
     key, _, value = (text.strip() for text in part.partition("="))
     if key not in _OPTIONS:
         known = ", ".join(_OPTIONS)
         raise ModelLoadError(f"{model}: unknown option {key!r}; known are {known}")
-    allowed, is_allowed = _OPTIONS[key]
+    allowed, is_allowed, convert = _OPTIONS[key]
     number = _number(value)
     if not is_allowed(number):
         raise ModelLoadError(f"{model}: {key}={value} is not allowed; it must be {allowed}")
-    return key, number
+    return key, convert(number)
 
 
 def _number(value: str) -> float:
@@ -129,13 +104,18 @@ def _is_duration(number: float) -> bool:
     return 0 <= number < math.inf
 
 
-_OPTIONS: dict[str, tuple[str, Callable[[float], bool]]] = {
-    "batch_ms": ("milliseconds, 0 or more", _is_duration),
-    "image_ms": ("milliseconds, 0 or more", _is_duration),
-    "size": (f"whole pixels, 1 to {_LARGEST_SIZE}", lambda x: x in range(1, _LARGEST_SIZE + 1)),
-    "poison": ("0 or 1", lambda x: x in (0, 1)),
-    "version": ("a whole number, 0 or more", lambda x: 0 <= x < 10**9 and x == int(x)),
+_OPTIONS: dict[str, tuple[str, Callable[[float], bool], Callable[[float], object]]] = {
+    "batch_ms": ("milliseconds, 0 or more", _is_duration, float),
+    "image_ms": ("milliseconds, 0 or more", _is_duration, float),
+    "size": ("whole pixels, 1 to 4096", lambda x: x in range(1, 4097), lambda x: (int(x), int(x))),
+    "poison": ("0 or 1", lambda x: x in (0, 1), bool),
+    "version": (
+        "a whole number, 0 or more",
+        lambda x: 0 <= x < 10**9 and x == int(x),
+        lambda x: str(int(x)),
+    ),
 }
+"""Name of an option -> the values it may have, a check for them, and what `StandIn` gets."""
 
 
 def _fillers(count: int) -> list[Prediction]:
@@ -149,11 +129,6 @@ def _take_poison(images: "NDArray[np.uint8]") -> None:
         if first_pixel == [255, 0, 255]:
             raise RuntimeError("poison")
         if first_pixel == [0, 255, 255]:
-            _die()
+            os._exit(1)  # Not sys.exit(): like a killed process, this one must run no clean-up.
         if first_pixel == [255, 255, 0] and len(images) > 1:
             raise ModelOutOfMemory(f"poison: no memory for a batch of {len(images)}")
-
-
-def _die() -> NoReturn:
-    # Not sys.exit(): like a killed process, this one must run no clean-up.
-    os._exit(1)
