@@ -10,7 +10,7 @@ from tests.queues import RedisQueue
 
 from bench.plan import say
 from bench.stacks import Redis
-from imageserve.queue.producer import Limits, Verdict
+from imageserve.queue.producer import EnqueueCode, Limits
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.wire import Job, Keys
 
@@ -95,8 +95,8 @@ class Backlog:
                 result_ttl_ms=60_000,
             )
             admission = self._queue.enqueue(job, self._pictures[i % _PICTURES], _TIMEOUT_MS, limits)
-            if admission.verdict is not Verdict.ACCEPTED:
-                raise SystemExit(f"bench: a job was refused: {admission.verdict.name}")
+            if admission.code is not EnqueueCode.ACCEPTED:
+                raise SystemExit(f"bench: a job was refused: {admission.code.name}")
 
     def _counters(self) -> Sequence[int]:
         values = self._client.hmget(self._stats, ["completed", "batches"])

@@ -14,7 +14,7 @@ from tests.queues import RedisQueue
 
 from imageserve.predictions import Prediction
 from imageserve.queue.consumer import Lease
-from imageserve.queue.producer import Limits, Verdict
+from imageserve.queue.producer import EnqueueCode, Limits
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.wire import Finished, Job, Result, decode_job
 
@@ -30,8 +30,8 @@ def carry(queue: RedisQueue, payload: bytes) -> None:
     for _ in range(BATCH):
         job = Job(uuid.uuid4().hex, "carrier", shape, 5, "carrier", "carrier", 60_000)
         admission = queue.enqueue(job, payload, 60_000, _LIMITS)
-        if admission.verdict is not Verdict.ACCEPTED:
-            raise SystemExit(f"carrier: a job was refused: {admission.verdict.name}")
+        if admission.code is not EnqueueCode.ACCEPTED:
+            raise SystemExit(f"carrier: a job was refused: {admission.code.name}")
     claim = queue.claim(BATCH, _LEASE, redelivered=False)
     ids = [decode_job(entry).id for entry in claim.entries]
     queue.pixels(ids)

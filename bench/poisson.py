@@ -24,7 +24,7 @@ import redis
 from tests.queues import RedisQueue
 
 from bench.processes import Bed, python
-from imageserve.queue.producer import Limits, Verdict
+from imageserve.queue.producer import EnqueueCode, Limits
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.wire import Job, decode_result
 
@@ -142,7 +142,7 @@ class _Sender:
     def _send(self, due: float, picture: bytes) -> None:
         job = Job(uuid.uuid4().hex, self._model, self._shape, 5, self._channel, "bench", 60_000)
         self._due[job.id] = due
-        if self._queue.enqueue(job, picture, 60_000, _LIMITS).verdict is not Verdict.ACCEPTED:
+        if self._queue.enqueue(job, picture, 60_000, _LIMITS).code is not EnqueueCode.ACCEPTED:
             self._due.pop(job.id, None)
 
     def _listen(self, pubsub: "redis.client.PubSub") -> None:

@@ -18,7 +18,7 @@ from imageserve.errors import QueueError
 from imageserve.queue.consumer import Claim, Lease
 from imageserve.queue.listener import Breaker, Tickets
 from imageserve.queue.monitor import PURGED, Monitor
-from imageserve.queue.producer import Admission, Limits, Producer, ProducerConfig, Verdict
+from imageserve.queue.producer import Admission, EnqueueCode, Limits, Producer, ProducerConfig
 from imageserve.queue.snapshot import SILENT_MS, Snapshot, WorkerInfo
 from imageserve.queue.wire import (
     Finished,
@@ -65,16 +65,16 @@ class MemoryQueue(RedisQueue):
         with self._changed:
             now = self._clock_ms()
             if self._ids.get(job.id, 0) > now:
-                return Admission(Verdict.COLLISION, 0)
-            verdict = self._verdict(job, limits)
-            if verdict is not Verdict.ACCEPTED:
+                return Admission(EnqueueCode.COLLISION, 0)
+            code = self._code(job, limits)
+            if code is not EnqueueCode.ACCEPTED:
                 self._drop_dead_heads(now)
-                verdict = self._verdict(job, limits)
-            if verdict is not Verdict.ACCEPTED:
+                code = self._code(job, limits)
+            if code is not EnqueueCode.ACCEPTED:
                 self._stats["rejected"] += 1
-                return Admission(verdict, self._backlog())
+                return Admission(code, self._backlog())
             self._accept(job, pixels, now, timeout_ms)
-            return Admission(Verdict.ACCEPTED, self._backlog())
+            return Admission(EnqueueCode.ACCEPTED, self._backlog())
 
     def _accept(self, job: Job, pixels: bytes, now: int, timeout_ms: int) -> None:
         deadline = now + timeout_ms
@@ -93,15 +93,15 @@ class MemoryQueue(RedisQueue):
     def _backlog(self) -> int:
         return len(self._waiting) + len(self._retry) + len(self._leases)
 
-    def _verdict(self, job: Job, limits: Limits) -> Verdict:
+    def _code(self, job: Job, limits: Limits) -> EnqueueCode:
         backlog = self._backlog()
         if len(self._waiting) >= limits.max_jobs:
-            return Verdict.FULL
+            return EnqueueCode.FULL
         if (backlog + 1) * job.bytes > limits.max_bytes:
-            return Verdict.BYTES_FULL
+            return EnqueueCode.BYTES_FULL
         if 0 < limits.max_backlog <= backlog:
-            return Verdict.WOULD_TIME_OUT
-        return Verdict.ACCEPTED
+            return EnqueueCode.WOULD_TIME_OUT
+        return EnqueueCode.ACCEPTED
 
     def _drop_dead_heads(self, now: int) -> None:
         for _ in range(64):

@@ -37,7 +37,7 @@ from imageserve.models.stand_in import stand_in_label
 from imageserve.predictions import Prediction
 from imageserve.queue.consumer import Lease
 from imageserve.queue.listener import JOB_LOST, Breaker, Tickets
-from imageserve.queue.producer import Admission, Limits, Producer, ProducerConfig, Verdict
+from imageserve.queue.producer import Admission, EnqueueCode, Limits, Producer, ProducerConfig
 from imageserve.queue.snapshot import WorkerInfo
 from imageserve.queue.wire import Finished, Job, Result, ResultError, UnsupportedJob, decode_job
 from imageserve.web import predict as module
@@ -69,7 +69,7 @@ class UnreliableQueue(MemoryQueue):
     def __init__(self) -> None:
         super().__init__("image_queue", lambda: NOW)
         self.failing: set[str] = set()
-        self.verdicts: list[Verdict] = []
+        self.codes: list[EnqueueCode] = []
         self.limits: list[Limits] = []
         self.cancelled: list[str] = []
 
@@ -80,8 +80,8 @@ class UnreliableQueue(MemoryQueue):
     def enqueue(self, job: Job, pixels: bytes, timeout_ms: int, limits: Limits) -> Admission:
         self._check("enqueue")
         self.limits.append(limits)
-        if self.verdicts and (verdict := self.verdicts.pop(0)) is not Verdict.ACCEPTED:
-            return Admission(verdict, 7)
+        if self.codes and (code := self.codes.pop(0)) is not EnqueueCode.ACCEPTED:
+            return Admission(code, 7)
         return super().enqueue(job, pixels, timeout_ms, limits)
 
     def cancel(self, job_ids: Sequence[str]) -> None:
@@ -421,7 +421,7 @@ def test_a_picture_that_meets_another_model_every_time_is_given_up(bench: Bench)
 
 
 def test_a_changed_model_whose_queue_is_full_is_answered_so(bench: Bench) -> None:
-    bench.queue.verdicts = [Verdict.ACCEPTED, Verdict.FULL]
+    bench.queue.codes = [EnqueueCode.ACCEPTED, EnqueueCode.FULL]
     request = bench.begin(A)
     bench.answer_all(1, **changed((4, 6)))
 
@@ -456,18 +456,18 @@ def test_a_job_that_is_lost_every_time_is_answered_redis_unavailable(bench: Benc
 
 
 @pytest.mark.parametrize(
-    ("verdict", "kind", "said"),
+    ("code", "kind", "said"),
     [
-        pytest.param(Verdict.FULL, QueueFull, "7 pictures are waiting", id="too many jobs"),
-        pytest.param(Verdict.BYTES_FULL, QueueFull, "which is the limit", id="too many bytes"),
-        pytest.param(Verdict.NO_ROOM, QueueFull, "out of memory", id="Redis is full"),
-        pytest.param(Verdict.WOULD_TIME_OUT, WouldTimeOut, "come too late", id="too long a wait"),
+        pytest.param(EnqueueCode.FULL, QueueFull, "7 pictures are waiting", id="too many jobs"),
+        pytest.param(EnqueueCode.BYTES_FULL, QueueFull, "which is the limit", id="too many bytes"),
+        pytest.param(EnqueueCode.NO_ROOM, QueueFull, "out of memory", id="Redis is full"),
+        pytest.param(EnqueueCode.WOULD_TIME_OUT, WouldTimeOut, "come too late", id="a long wait"),
     ],
 )
 def test_a_job_that_is_not_let_in_is_refused_at_once_with_a_time_to_come_back(
-    bench: Bench, verdict: Verdict, kind: type[RequestError], said: str
+    bench: Bench, code: EnqueueCode, kind: type[RequestError], said: str
 ) -> None:
-    bench.queue.verdicts = [verdict]
+    bench.queue.codes = [code]
 
     answer = refusal(bench.predict(A))
 
@@ -557,19 +557,19 @@ def test_an_id_that_is_taken_is_replaced(bench: Bench, monkeypatch: pytest.Monke
 
 
 def test_ids_that_are_always_taken_are_given_up(bench: Bench) -> None:
-    bench.queue.verdicts = [Verdict.COLLISION] * 3
+    bench.queue.codes = [EnqueueCode.COLLISION] * 3
 
     answer = refusal(bench.predict(A))
 
     assert isinstance(answer, Busy)
-    assert bench.queue.verdicts == []
+    assert bench.queue.codes == []
 
 
 def test_an_enqueue_that_was_sent_twice_is_accepted(bench: Bench) -> None:
     class Repeating(UnreliableQueue):
         def enqueue(self, job: Job, pixels: bytes, timeout_ms: int, limits: Limits) -> Admission:
             super().enqueue(job, pixels, timeout_ms, limits)
-            return Admission(Verdict.OWN_RETRY, 0)
+            return Admission(EnqueueCode.OWN_RETRY, 0)
 
     bench.queue = Repeating()
     bench.predictor = bench.make()

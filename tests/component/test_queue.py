@@ -20,7 +20,7 @@ from tests.redis_server import QueueMaker, RedisServers, eventually, executables
 from imageserve.predictions import Prediction
 from imageserve.queue.consumer import Claim, Lease
 from imageserve.queue.listener import Tickets
-from imageserve.queue.producer import Admission, Limits, Verdict
+from imageserve.queue.producer import Admission, EnqueueCode, Limits
 from imageserve.queue.snapshot import LIVE_MS, SILENT_MS, WorkerInfo
 from imageserve.queue.wire import (
     Finished,
@@ -209,7 +209,7 @@ def stats(bench: Bench) -> dict[str, int]:
 
 
 def test_a_job_goes_in_is_claimed_and_its_result_comes_out(bench: Bench) -> None:
-    assert put(bench, "a") == [Admission(Verdict.ACCEPTED, 1)]
+    assert put(bench, "a") == [Admission(EnqueueCode.ACCEPTED, 1)]
 
     taken = claim(bench)
     assert bench.queue.pixels(["a"]) == [PIXELS]
@@ -279,68 +279,68 @@ def test_a_result_is_kept_for_as_long_as_its_job_says(bench: Bench) -> None:
 
 
 LIMITS = [
-    pytest.param(Limits(max_jobs=2), Verdict.FULL, id="jobs"),
-    pytest.param(Limits(max_bytes=2 * len(PIXELS)), Verdict.BYTES_FULL, id="bytes"),
-    pytest.param(Limits(max_backlog=2), Verdict.WOULD_TIME_OUT, id="time"),
+    pytest.param(Limits(max_jobs=2), EnqueueCode.FULL, id="jobs"),
+    pytest.param(Limits(max_bytes=2 * len(PIXELS)), EnqueueCode.BYTES_FULL, id="bytes"),
+    pytest.param(Limits(max_backlog=2), EnqueueCode.WOULD_TIME_OUT, id="time"),
 ]
 
 
-@pytest.mark.parametrize(("limits", "verdict"), LIMITS)
+@pytest.mark.parametrize(("limits", "code"), LIMITS)
 def test_a_job_over_a_limit_is_refused_and_leaves_nothing(
-    bench: Bench, limits: Limits, verdict: Verdict
+    bench: Bench, limits: Limits, code: EnqueueCode
 ) -> None:
     admissions = put(bench, "a", "b", "c", limits=limits)
-    accepted = [Admission(Verdict.ACCEPTED, 1), Admission(Verdict.ACCEPTED, 2)]
-    assert admissions == [*accepted, Admission(verdict, 2)]
+    accepted = [Admission(EnqueueCode.ACCEPTED, 1), Admission(EnqueueCode.ACCEPTED, 2)]
+    assert admissions == [*accepted, Admission(code, 2)]
     assert bench.queue.pixels(["a", "b", "c"]) == [PIXELS, PIXELS, None]
     assert stats(bench) == {"accepted": 2, "rejected": 1}
     assert ids(claim(bench)) == ["a", "b"]
 
 
-@pytest.mark.parametrize(("limits", "verdict"), LIMITS)
+@pytest.mark.parametrize(("limits", "code"), LIMITS)
 def test_a_refused_job_may_come_again_when_there_is_room(
-    bench: Bench, limits: Limits, verdict: Verdict
+    bench: Bench, limits: Limits, code: EnqueueCode
 ) -> None:
     put(bench, "a", "b", "c", limits=limits)
     finish(bench, claim(bench), "a", "b")
-    assert put(bench, "c", limits=limits) == [Admission(Verdict.ACCEPTED, 1)]
+    assert put(bench, "c", limits=limits) == [Admission(EnqueueCode.ACCEPTED, 1)]
 
 
 @pytest.mark.parametrize(
-    ("limits", "verdict"),
+    ("limits", "code"),
     [
-        pytest.param(Limits(max_jobs=2), Verdict.ACCEPTED, id="jobs: only those that wait count"),
-        pytest.param(Limits(max_bytes=2 * len(PIXELS)), Verdict.BYTES_FULL, id="bytes"),
-        pytest.param(Limits(max_backlog=2), Verdict.WOULD_TIME_OUT, id="time"),
+        pytest.param(Limits(max_jobs=2), EnqueueCode.ACCEPTED, id="jobs: only waiting ones count"),
+        pytest.param(Limits(max_bytes=2 * len(PIXELS)), EnqueueCode.BYTES_FULL, id="bytes"),
+        pytest.param(Limits(max_backlog=2), EnqueueCode.WOULD_TIME_OUT, id="time"),
     ],
 )
 def test_jobs_in_work_and_suspects_count_where_they_take_room_or_time(
-    bench: Bench, limits: Limits, verdict: Verdict
+    bench: Bench, limits: Limits, code: EnqueueCode
 ) -> None:
     put(bench, "suspect", "in work", limits=limits)
     lose(bench, 1)
     claim(bench, 1)
-    assert put(bench, "c", limits=limits)[0].verdict is verdict
+    assert put(bench, "c", limits=limits)[0].code is code
 
 
-@pytest.mark.parametrize(("limits", "verdict"), LIMITS)
+@pytest.mark.parametrize(("limits", "code"), LIMITS)
 def test_a_full_queue_throws_its_expired_heads_away_first(
-    bench: Bench, limits: Limits, verdict: Verdict
+    bench: Bench, limits: Limits, code: EnqueueCode
 ) -> None:
     bench.push(an_entry("old", deadline=1), an_entry("older", deadline=2))
-    assert put(bench, "a", limits=limits) == [Admission(Verdict.ACCEPTED, 1)]
+    assert put(bench, "a", limits=limits) == [Admission(EnqueueCode.ACCEPTED, 1)]
     assert stats(bench) == {"accepted": 1, "expired": 2}
 
 
 def test_an_expired_job_behind_a_live_head_keeps_its_place(bench: Bench) -> None:
     bench.push(an_entry("live"), an_entry("old", deadline=1))
-    assert put(bench, "a", limits=Limits(max_jobs=2)) == [Admission(Verdict.FULL, 2)]
+    assert put(bench, "a", limits=Limits(max_jobs=2)) == [Admission(EnqueueCode.FULL, 2)]
 
 
 def test_a_second_job_with_the_same_id_does_not_touch_the_first(bench: Bench) -> None:
     put(bench, "a")
     second = bench.queue.enqueue(a_job("a"), b"other pixels", 60_000, Limits())
-    assert second.verdict is Verdict.COLLISION
+    assert second.code is EnqueueCode.COLLISION
     assert bench.queue.pixels(["a"]) == [PIXELS]
     assert ids(claim(bench)) == ["a"]
     assert stats(bench) == {"accepted": 1}
@@ -349,7 +349,7 @@ def test_a_second_job_with_the_same_id_does_not_touch_the_first(bench: Bench) ->
 def test_an_id_stays_taken_after_its_job_is_done(bench: Bench) -> None:
     put(bench, "a")
     finish(bench, claim(bench), "a")
-    assert put(bench, "a")[0].verdict is Verdict.COLLISION
+    assert put(bench, "a")[0].code is EnqueueCode.COLLISION
 
 
 # Deadlines and cancelling.

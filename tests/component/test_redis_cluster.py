@@ -27,11 +27,11 @@ from imageserve.errors import QueueForbidden, QueueUnavailable
 from imageserve.queue.consumer import Lease
 from imageserve.queue.monitor import Monitor
 from imageserve.queue.producer import (
+    EnqueueCode,
     JobRequest,
     Limits,
     Producer,
     ProducerConfig,
-    Verdict,
     connect_producers,
 )
 from imageserve.queue.redis.connection import COMMAND_TIMEOUT_S, RedisAccess, connect
@@ -66,8 +66,8 @@ def a_job(job_id: str, reply: str = "") -> Job:
     return Job(job_id, "model", (1, 1, 3), 1, reply, "trace", 60_000)
 
 
-def put(queue: RedisQueue, job_id: str, reply: str = "") -> Verdict:
-    return queue.enqueue(a_job(job_id, reply), b"\0\0\0", 60_000, Limits()).verdict
+def put(queue: RedisQueue, job_id: str, reply: str = "") -> EnqueueCode:
+    return queue.enqueue(a_job(job_id, reply), b"\0\0\0", 60_000, Limits()).code
 
 
 def finish(queue: RedisQueue, job_id: str, reply: str = "") -> list[bool]:
@@ -83,7 +83,7 @@ def test_each_queue_lives_on_the_node_of_its_slot(
 ) -> None:
     for name in (FIRST, SECOND):
         queue = make_queue(cluster.url, name)
-        assert put(queue, "job") is Verdict.ACCEPTED
+        assert put(queue, "job") is EnqueueCode.ACCEPTED
         queue.wait(0.1)
         assert queue.pixels(["job"]) == [b"\0\0\0"]
         assert finish(queue, "job") == [True]
@@ -115,7 +115,7 @@ def test_results_of_a_queue_are_received_from_the_node_of_its_slot(
         job_id, woken = f"job of {queue.name}", threading.Event()
         tickets = listener.tickets[queue.name]
         tickets.add(job_id, woken)
-        assert put(queue, job_id, tickets.channel) is Verdict.ACCEPTED
+        assert put(queue, job_id, tickets.channel) is EnqueueCode.ACCEPTED
         assert finish(queue, job_id, tickets.channel) == [True]
         assert woken.wait(PATIENCE_S)
         channels = node.client().execute_command("PUBSUB", "CHANNELS")
@@ -134,13 +134,13 @@ def test_all_queues_are_read_together(cluster: RedisCluster, make_queue: QueueMa
 
 def test_a_queue_is_followed_to_another_node(cluster: RedisCluster, make_queue: QueueMaker) -> None:
     queue = make_queue(cluster.url, FIRST)
-    assert put(queue, "before") is Verdict.ACCEPTED
+    assert put(queue, "before") is EnqueueCode.ACCEPTED
     assert queue.claim(8, HELD, redelivered=False).entries
     home, target = cluster.node_of(FIRST), cluster.node_of(SECOND)
     home.client().flushall()
     cluster.move(FIRST, target)
 
-    assert put(queue, "after") is Verdict.ACCEPTED
+    assert put(queue, "after") is EnqueueCode.ACCEPTED
     assert target.client().exists(queue.keys.stats)
     # A claim is never sent twice: it fails once, and the worker's next one succeeds.
     with pytest.raises(QueueUnavailable, match="moved"):
@@ -156,7 +156,7 @@ def test_a_node_that_is_gone_does_not_hide_the_others(
     nobody = f"127.0.0.1:{free_port()}"
     alive = cluster.node_of(SECOND).address
     queue = make_queue(f"redis+cluster://{nobody},{alive}", FIRST)
-    assert put(queue, "job") is Verdict.ACCEPTED
+    assert put(queue, "job") is EnqueueCode.ACCEPTED
 
 
 def test_a_lost_node_makes_its_queue_unavailable_until_it_is_back(
@@ -172,7 +172,7 @@ def test_a_lost_node_makes_its_queue_unavailable_until_it_is_back(
 
     def accepted() -> bool:
         try:
-            return put(queue, "next") is Verdict.ACCEPTED
+            return put(queue, "next") is EnqueueCode.ACCEPTED
         except QueueUnavailable:
             return False
 

@@ -23,7 +23,7 @@ from tests.redis_server import (
 
 from imageserve.errors import QueueForbidden, QueueUnavailable, SettingsError
 from imageserve.queue.consumer import Lease
-from imageserve.queue.producer import Limits, Verdict
+from imageserve.queue.producer import EnqueueCode, Limits
 from imageserve.queue.redis.connection import RedisAccess, connect, redis_errors
 from imageserve.queue.wire import Job
 
@@ -294,7 +294,7 @@ def test_sentinel_leads_to_the_master(
     queue = make_queue(sentinel_url)
     admission = queue.enqueue(JOB, b"\0\0\0", 60_000, Limits())
     queue.wait(1)
-    assert admission.verdict is Verdict.ACCEPTED
+    assert admission.code is EnqueueCode.ACCEPTED
     assert len(queue.claim(1, Lease(), redelivered=False).entries) == 1
     assert redis_server.client().exists(queue.keys.stats)
 

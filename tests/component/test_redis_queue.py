@@ -32,7 +32,7 @@ from tests.redis_server import (
 
 from imageserve.errors import QueueUnavailable
 from imageserve.queue.consumer import Claim, Lease
-from imageserve.queue.producer import Limits, Verdict
+from imageserve.queue.producer import EnqueueCode, Limits
 from imageserve.queue.snapshot import WorkerInfo
 from imageserve.queue.wire import Finished, Job, Keys, Result, decode_job, decode_result
 
@@ -64,9 +64,9 @@ def a_job(job_id: str, *, trace: str = "trace-1") -> Job:
     return Job(job_id, "resnet50", (2, 2, 3), 5, CHANNEL, trace, 60_000)
 
 
-def put(queue: RedisQueue, *job_ids: str) -> list[Verdict]:
+def put(queue: RedisQueue, *job_ids: str) -> list[EnqueueCode]:
     jobs = map(a_job, job_ids)
-    return [queue.enqueue(each, PIXELS, 60_000, Limits()).verdict for each in jobs]
+    return [queue.enqueue(each, PIXELS, 60_000, Limits()).code for each in jobs]
 
 
 def answers(*job_ids: str) -> list[Finished]:
@@ -224,7 +224,7 @@ def test_two_queues_on_one_server_do_not_meet(
 ) -> None:
     one, other = make_queue(shared_redis.url, "one"), make_queue(shared_redis.url, "other")
     put(one, "a")
-    assert put(other, "a", "b") == [Verdict.ACCEPTED] * 2
+    assert put(other, "a", "b") == [EnqueueCode.ACCEPTED] * 2
     assert ids(one.claim(32, HELD, redelivered=True)) == ["a"]
     assert ids(other.claim(32, HELD, redelivered=True)) == ["a", "b"]
 
@@ -252,8 +252,8 @@ def test_a_trace_that_looks_like_a_deadline_fools_nobody(
     full = Limits(max_jobs=1)
     for trace in ('"deadline":1', '\\"deadline":1', '","deadline":1,"x":"'):
         client.flushall()
-        assert queue.enqueue(a_job("a", trace=trace), PIXELS, 60_000, full).verdict == 0
-        assert queue.enqueue(a_job("b"), PIXELS, 60_000, full).verdict is Verdict.FULL
+        assert queue.enqueue(a_job("a", trace=trace), PIXELS, 60_000, full).code == 0
+        assert queue.enqueue(a_job("b"), PIXELS, 60_000, full).code is EnqueueCode.FULL
         (entry,) = queue.claim(1, HELD, redelivered=False).entries
         job = decode_job(entry)
         assert isinstance(job, Job)
@@ -288,7 +288,7 @@ def test_an_enqueue_whose_reply_is_lost_queues_the_job_once(
     queue = make_queue(proxy.url)
     put(queue, "first")
     proxy.drop_next_reply()
-    assert put(queue, "a") == [Verdict.OWN_RETRY]
+    assert put(queue, "a") == [EnqueueCode.OWN_RETRY]
     assert proxy.dropped.is_set()
     assert entries(client, "image_queue") == ["first", "a"]
     assert queue.pixels(["a"]) == [PIXELS]
@@ -347,7 +347,7 @@ def test_jobs_in_hold_still_count_and_go_back_in_order_with_a_release(queue: Red
     queue.wait(1)
     assert queue.snapshot().queued == 3
     refused = queue.enqueue(a_job("e"), PIXELS, 60_000, Limits(max_jobs=3))
-    assert refused.verdict is Verdict.FULL
+    assert refused.code is EnqueueCode.FULL
     queue.release(taken.token, ["a"])
     assert ids(queue.claim(32, HELD, redelivered=False)) == ["a", "b", "c", "d"]
 
@@ -507,7 +507,7 @@ def test_jobs_go_through_while_somebody_flushes_the_scripts(
     flusher.start()
     try:
         for i in range(100):
-            assert put(queue, f"job-{i}") == [Verdict.ACCEPTED]
+            assert put(queue, f"job-{i}") == [EnqueueCode.ACCEPTED]
             taken = queue.claim(32, HELD, redelivered=True)
             assert queue.extend(taken.token, ids(taken), 60_000) == 1
             assert queue.finish(taken.token, answers(f"job-{i}")) == [True]
@@ -580,7 +580,7 @@ def test_work_in_hand_goes_on_while_redis_has_no_memory_left(
     client.config_set("maxmemory", 1)
 
     before = all_keys(client)
-    assert put(queue, "refused") == [Verdict.NO_ROOM]
+    assert put(queue, "refused") == [EnqueueCode.NO_ROOM]
     assert all_keys(client) == before
 
     assert queue.extend(taken.token, ["b", "c"], 60_000) == 2
@@ -596,7 +596,7 @@ def test_work_in_hand_goes_on_while_redis_has_no_memory_left(
     assert queue.snapshot().in_flight == 2
 
     client.config_set("maxmemory", 0)
-    assert put(queue, "refused") == [Verdict.ACCEPTED]
+    assert put(queue, "refused") == [EnqueueCode.ACCEPTED]
 
 
 def test_a_job_is_accepted_whole_or_not_at_all_however_little_memory_is_left(
@@ -605,17 +605,17 @@ def test_a_job_is_accepted_whole_or_not_at_all_however_little_memory_is_left(
     queue, client = make_queue(redis_server.url), redis_server.client()
     put(queue, "first")
     job = replace(a_job("a"), shape=(64, 64, 3))
-    verdicts = set()
+    codes = set()
     for step in range(300):
         client.config_set("maxmemory", 0)
         client.flushall()
         client.config_set("maxmemory", client.info("memory")["used_memory"] + 256 * step)
-        verdict = queue.enqueue(job, bytes(job.bytes), 60_000, Limits()).verdict
-        verdicts.add(verdict)
+        code = queue.enqueue(job, bytes(job.bytes), 60_000, Limits()).code
+        codes.add(code)
         left = all_keys(client) - {KEYS.stats}
         whole = {KEYS.queue, KEYS.nonce("a"), KEYS.pixels("a")}
-        assert left == (whole if verdict is Verdict.ACCEPTED else set()), step
-    assert verdicts == {Verdict.ACCEPTED, Verdict.NO_ROOM}
+        assert left == (whole if code is EnqueueCode.ACCEPTED else set()), step
+    assert codes == {EnqueueCode.ACCEPTED, EnqueueCode.NO_ROOM}
 
 
 def test_a_worker_of_another_version_hides_nobody(queue: RedisQueue, client: "redis.Redis") -> None:

@@ -25,7 +25,7 @@ from imageserve.errors import QueueUnavailable, UploadTooSlow
 from imageserve.models.entries import ModelEntry
 from imageserve.models.stand_in import StandIn, stand_in_label
 from imageserve.queue.consumer import Consumer, Lease
-from imageserve.queue.producer import Admission, Limits, ProducerConfig, Verdict
+from imageserve.queue.producer import Admission, EnqueueCode, Limits, ProducerConfig
 from imageserve.queue.snapshot import Snapshot, WorkerInfo
 from imageserve.queue.wire import Job, Result
 from imageserve.web.api_keys import ApiKeys
@@ -61,12 +61,12 @@ class WebQueue(MemoryQueue):
     def __init__(self, name: str) -> None:
         super().__init__(name, lambda: time.time_ns() // 1_000_000)
         self.away = False
-        self.verdict = Verdict.ACCEPTED
+        self.code = EnqueueCode.ACCEPTED
 
     def enqueue(self, job: Job, pixels: bytes, timeout_ms: int, limits: Limits) -> Admission:
         self._check()
-        if self.verdict is not Verdict.ACCEPTED:
-            return Admission(self.verdict, 7)
+        if self.code is not EnqueueCode.ACCEPTED:
+            return Admission(self.code, 7)
         return super().enqueue(job, pixels, timeout_ms, limits)
 
     def results(self, job_ids: Any) -> list[Result | None]:
@@ -229,7 +229,7 @@ def test_a_request_of_bad_pictures_only_is_answered_200(client: FlaskClient) -> 
 
 
 def test_a_request_fails_when_all_its_pictures_fail_and_one_with_a_server_error(site: Site) -> None:
-    site.queue.verdict = Verdict.FULL
+    site.queue.code = EnqueueCode.FULL
 
     response = site.client().post("/predict", data=form(A, B, b"text"))
 
@@ -240,12 +240,12 @@ def test_a_request_fails_when_all_its_pictures_fail_and_one_with_a_server_error(
 def test_a_server_error_of_one_picture_fails_no_other(
     working_site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    verdicts = iter([Verdict.ACCEPTED, Verdict.FULL])
+    codes = iter([EnqueueCode.ACCEPTED, EnqueueCode.FULL])
     enqueue = working_site.queue.enqueue
 
     def one_is_refused(*args: Any) -> Admission:
-        verdict = next(verdicts)
-        return enqueue(*args) if verdict is Verdict.ACCEPTED else Admission(verdict, 7)
+        code = next(codes)
+        return enqueue(*args) if code is EnqueueCode.ACCEPTED else Admission(code, 7)
 
     monkeypatch.setattr(working_site.queue, "enqueue", one_is_refused)
 
@@ -417,17 +417,19 @@ def test_a_long_unknown_path_is_shortened_in_its_error(client: FlaskClient) -> N
 
 
 @pytest.mark.parametrize(
-    ("verdict", "expected"),
+    ("answer", "expected"),
     [
-        (Verdict.FULL, "queue_full"),
-        (Verdict.BYTES_FULL, "queue_full"),
-        (Verdict.NO_ROOM, "queue_full"),
-        (Verdict.WOULD_TIME_OUT, "would_time_out"),
-        (Verdict.COLLISION, "busy"),
+        (EnqueueCode.FULL, "queue_full"),
+        (EnqueueCode.BYTES_FULL, "queue_full"),
+        (EnqueueCode.NO_ROOM, "queue_full"),
+        (EnqueueCode.WOULD_TIME_OUT, "would_time_out"),
+        (EnqueueCode.COLLISION, "busy"),
     ],
 )
-def test_a_full_queue_is_503_with_retry_after(site: Site, verdict: Verdict, expected: str) -> None:
-    site.queue.verdict = verdict
+def test_a_full_queue_is_503_with_retry_after(
+    site: Site, answer: EnqueueCode, expected: str
+) -> None:
+    site.queue.code = answer
 
     response = site.client().post("/predict", data=A)
 

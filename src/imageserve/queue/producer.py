@@ -37,7 +37,7 @@ ID_TRIES = 3
 """Tries to find an unused job id."""
 
 
-class Verdict(IntEnum):
+class EnqueueCode(IntEnum):
     """The answer to an enqueue; the numbers are those of ``enqueue.lua``."""
 
     ACCEPTED = 0
@@ -63,9 +63,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """The answer to an enqueue: the verdict, and how many jobs wait or are in work."""
+    """The answer to an enqueue: its code, and how many jobs wait or are in work."""
 
-    verdict: Verdict
+    code: EnqueueCode
     backlog: int
 
 
@@ -90,9 +90,9 @@ class ProducerStore(RedisQueue):
             reply = ENQUEUE.after_set(self.client, pixels_key, pixels, timeout_ms, names, args)
             if reply is None:
                 self.client.unlink(pixels_key)
-                return Admission(Verdict.NO_ROOM, 0)
+                return Admission(EnqueueCode.NO_ROOM, 0)
         code, backlog = reply
-        return Admission(Verdict(code), backlog)
+        return Admission(EnqueueCode(code), backlog)
 
     def cancel(self, job_ids: Sequence[str]) -> None:
         """Remove the pixels: a worker that claims such a job drops it without the model."""
@@ -225,13 +225,13 @@ class Producer:
             try:
                 job = self._job(ticket.job_id, request, timeout_ms)
                 admission = self._enqueue(job, pixels, timeout_ms, limits)
-                ticket.accepted = admission.verdict in (Verdict.ACCEPTED, Verdict.OWN_RETRY)
+                ticket.accepted = admission.code in (EnqueueCode.ACCEPTED, EnqueueCode.OWN_RETRY)
             finally:
                 if not ticket.accepted:
                     self._tickets.remove(ticket)
             if ticket.accepted:
                 return ticket
-            if admission.verdict is not Verdict.COLLISION:
+            if admission.code is not EnqueueCode.COLLISION:
                 break
         raise self._refused(admission, limits)
 
@@ -260,15 +260,15 @@ class Producer:
     def _refused(self, admission: Admission, limits: Limits) -> QueueRefused:
         """Return the refusal, with the seconds after which another try makes sense."""
         capacity = self.admission.capacity_per_s
-        verdict, backlog = admission.verdict, admission.backlog
-        if verdict is Verdict.COLLISION:
+        code, backlog = admission.code, admission.backlog
+        if code is EnqueueCode.COLLISION:
             return QueueRefused("collision", backlog, retry_after_s=1)
-        if verdict is Verdict.WOULD_TIME_OUT:
+        if code is EnqueueCode.WOULD_TIME_OUT:
             excess = backlog - limits.max_backlog + 1
             return QueueRefused(
                 "would_time_out", backlog, retry_after_s=retry_after_s(excess, capacity)
             )
-        if verdict is Verdict.NO_ROOM:
+        if code is EnqueueCode.NO_ROOM:
             return QueueRefused("no_room", backlog, retry_after_s=retry_after_s(1, capacity))
         # Not when the first place is free, which the nearest client takes, but when a tenth of the
         # queue is done.

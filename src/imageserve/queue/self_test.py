@@ -10,7 +10,7 @@ from typing import Any
 
 from imageserve.errors import QueueError, QueueForbidden, QueueUnavailable
 from imageserve.queue.consumer import ConsumerStore, Lease
-from imageserve.queue.producer import Limits, ProducerStore, Verdict
+from imageserve.queue.producer import EnqueueCode, Limits, ProducerStore
 from imageserve.queue.redis.connection import COMMAND_TIMEOUT_S, RedisAccess, redis_errors
 from imageserve.queue.redis.queue import RedisQueue
 from imageserve.queue.snapshot import WorkerInfo
@@ -112,7 +112,7 @@ def _one_job_through(producer: ProducerStore, consumer: ConsumerStore, job_id: s
     info = WorkerInfo("selftest", "selftest", (1, 1, 3), 1, {1: 1.0}, "testing", "selftest")
     consumer.heartbeat(info)
     admission = producer.enqueue(job, b"\0\0\0", TTL_MS, Limits())
-    _expect(admission.verdict is Verdict.ACCEPTED, "enqueue")
+    _expect(admission.code is EnqueueCode.ACCEPTED, "enqueue")
     consumer.wait(0.1)
     claim = consumer.claim(1, lease, redelivered=True)
     _expect(len(claim.entries) == 1, "claim")
