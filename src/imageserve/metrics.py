@@ -5,7 +5,8 @@ imported) they count in shared files, and ``exposition`` adds them up.
 """
 
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -95,8 +96,8 @@ autoscaler_pod_start_seconds = Histogram(
     buckets=(1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200),
 )
 
-QueueReadings = Mapping[tuple[str, str], Mapping[str, float]]
-"""(model, queue) -> metric name -> value."""
+Readings = Mapping[tuple[str, ...], Mapping[str, float]]
+"""Values of the labels -> metric name -> value. What is not known is left out."""
 
 _QUEUE_GAUGES = {
     "imageserve_queue_length": "Jobs waiting.",
@@ -106,10 +107,6 @@ _QUEUE_GAUGES = {
     "imageserve_capacity_per_second": "Pictures per second that the live workers can do.",
     "imageserve_workers": "Live workers.",
 }
-
-
-AutoscalerReadings = Mapping[str, Mapping[str, float]]
-"""Model -> metric name -> value."""
 
 _AUTOSCALER_GAUGES = {
     "imageserve_autoscaler_wanted_replicas": "Pods that are wanted, within all limits.",
@@ -129,57 +126,38 @@ _AUTOSCALER_GAUGES = {
 }
 
 
-_ByLabels = Collection[tuple[Sequence[str], Mapping[str, float]]]
-
-
+@dataclass(frozen=True)
 class _Gauges:
-    """What was read at this moment. A value that is not known is left out."""
+    """Gauges that the caller has just read."""
 
-    def __init__(
-        self,
-        texts: Mapping[str, str],
-        labels: Sequence[str],
-        readings: _ByLabels,
-    ) -> None:
-        self._texts = texts
-        self._labels = labels
-        self._readings = readings
+    texts: Mapping[str, str]
+    labels: Sequence[str]
+    readings: Readings
 
     def collect(self) -> Iterable[Metric]:
-        for name, text in self._texts.items():
-            family = GaugeMetricFamily(name, text, labels=self._labels)
-            for labels, values in self._readings:
+        for name, text in self.texts.items():
+            family = GaugeMetricFamily(name, text, labels=self.labels)
+            for labels, values in self.readings.items():
                 if name in values:
-                    family.add_metric(list(labels), values[name])
+                    family.add_metric(labels, values[name])
             yield family
 
 
-def autoscaler_exposition(readings: AutoscalerReadings) -> bytes:
-    """Return the metrics of an autoscaler's process as Prometheus text.
-
-    ``readings`` are what it knows of its models; what it does not know is to be left out.
-    """
-    by_labels = [([model], values) for model, values in readings.items()]
-    extra = CollectorRegistry()
-    extra.register(_Gauges(_AUTOSCALER_GAUGES, ["model"], by_labels))
-    return generate_latest(REGISTRY) + generate_latest(extra)
-
-
-def exposition(readings: QueueReadings | None = None) -> bytes:
+def exposition(queues: Readings | None = None, scaled: Readings | None = None) -> bytes:
     """Return all metrics of this process, or of all gunicorn processes, as Prometheus text.
 
-    ``readings`` are of the queues, taken by the caller at this moment; leave them out where Redis
-    does not answer: no value is better than a wrong one.
+    ``queues``, by model and queue, and ``scaled``, an autoscaler's models, are read by the caller
+    at this moment. Leave out what cannot be read: no value is better than a wrong one.
     """
     registry = REGISTRY
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)
     text = generate_latest(registry)
-    if readings:
-        extra = CollectorRegistry()
-        extra.register(_Gauges(_QUEUE_GAUGES, ["model", "queue"], list(readings.items())))
-        text += generate_latest(extra)
+    if queues:
+        text += generate_latest(_Gauges(_QUEUE_GAUGES, ["model", "queue"], queues))
+    if scaled:
+        text += generate_latest(_Gauges(_AUTOSCALER_GAUGES, ["model"], scaled))
     return text
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import cast
 
 import pytest
 from prometheus_client import REGISTRY
@@ -22,6 +23,7 @@ from imageserve.autoscaler.scaling_file import ModelScaling
 from imageserve.autoscaler.sizing import Policy
 from imageserve.errors import QueueError, QueueUnavailable
 from imageserve.probes import ProbeServer
+from imageserve.queue.monitor import FirstJobWaiter, Monitor
 from imageserve.queue.snapshot import Snapshot, WorkerInfo
 
 WORKER = WorkerInfo("w", "m", (8, 8, 3), 8, {8: 800.0}, "ready", "pod-1", 1_000_000)
@@ -88,7 +90,10 @@ class Bench:
     @contextmanager
     def running(self, interval_s: float = 0.05) -> Iterator[Autoscaler]:
         queues = self.queues.values()
-        models = [SizedModel(s, q, q) for s, q in zip(self.scalers, queues, strict=True)]
+        models = [
+            SizedModel(scaler, cast(Monitor, queue), cast(FirstJobWaiter, queue))
+            for scaler, queue in zip(self.scalers, queues, strict=True)
+        ]
         autoscaler = Autoscaler(models, self.leadership, interval_s=interval_s)
         thread = threading.Thread(target=autoscaler.run, daemon=True)
         thread.start()

@@ -157,6 +157,12 @@ def test_an_unchanged_deletion_cost_is_not_written() -> None:
     assert deletion_costs(pods, snapshot(worker("busy", "busy"), worker("idle"))) == {"idle": IDLE}
 
 
+def test_a_restarted_container_is_known_by_its_live_worker() -> None:
+    before = replace(worker("pod", "busy", silent_ms=LIVE_MS + 1), id="before")
+
+    assert deletion_costs([pod("pod")], snapshot(worker("pod", "busy"), before)) == {"pod": BUSY}
+
+
 def test_the_worker_of_a_pod_with_a_long_name_is_found() -> None:
     # A pod's host name is cut at 63 characters.
     pods = [pod("m" * 70)]

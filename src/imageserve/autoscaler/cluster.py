@@ -1,15 +1,11 @@
-"""The Kubernetes cluster as the autoscaler sees it: its values, its calls, its pods. Pure.
-
-``kubernetes.py`` implements ``Cluster`` on the Kubernetes API.
-"""
+"""The Kubernetes cluster as the autoscaler sees it: its values, pauses and pods. Pure."""
 
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Protocol
 
-from imageserve.queue.snapshot import LIVE_MS, Snapshot, WorkerInfo
+from imageserve.queue.snapshot import Snapshot
 
 PAUSED = "imageserve.dev/autoscaler-paused"
 PAUSED_REPLICAS = "imageserve.dev/paused-replicas"
@@ -64,37 +60,6 @@ class LeaseRecord:
     acquired: str | None = None
     renewed: str | None = None
     transitions: int = 0
-
-
-class Cluster(Protocol):
-    """The calls to the Kubernetes API. Each ends within its timeout and may raise ClusterError."""
-
-    def deployment(self, name: str) -> Deployment:
-        """Read a Deployment."""
-
-    def scale(self, name: str) -> int:
-        """Read the replicas of a Deployment through its scale subresource."""
-
-    def set_replicas(self, deployment: Deployment, replicas: int, *, dry_run: bool = False) -> None:
-        """Set the replicas. Raises ClusterConflict where the Deployment has changed since its read.
-
-        ``dry_run``: the API checks everything and changes nothing.
-        """
-
-    def pods(self, selector: str) -> Sequence[Pod]:
-        """List the pods with these labels, without those that terminate."""
-
-    def set_deletion_cost(self, pod: str, cost: int) -> None:
-        """Set the deletion cost of a pod."""
-
-    def event(self, about: Deployment, reason: str, message: str, *, warning: bool) -> None:
-        """Write an event that ``kubectl describe deployment`` shows."""
-
-    def lease(self, name: str) -> LeaseRecord:
-        """Read a Lease."""
-
-    def write_lease(self, name: str, record: LeaseRecord, version: str) -> LeaseRecord:
-        """Write a Lease. Raises ClusterConflict where it is no longer at ``version``."""
 
 
 # -- pause --------------------------------------------------------------------------------------
@@ -184,13 +149,8 @@ def deletion_costs(pods: Sequence[Pod], snapshot: Snapshot) -> dict[str, int]:
     A worker's host name is its pod's. Heartbeats are seconds old, so the cost is only a hint to
     the controller that deletes pods: a busy pod that it deletes finishes its batch.
     """
-    workers = {worker.host: worker for worker in snapshot.workers}
-    costs = {pod.name: _cost(workers.get(pod.name[:63]), snapshot.now) for pod in pods}
-    current = {pod.name: pod.deletion_cost for pod in pods}
-    return {name: cost for name, cost in costs.items() if cost != current[name]}
-
-
-def _cost(worker: WorkerInfo | None, now_ms: int) -> int:
-    if worker is None or worker.state == "stopping" or now_ms - worker.last_seen > LIVE_MS:
-        return GONE
-    return BUSY if worker.state == "busy" else IDLE
+    live = {
+        worker.host: BUSY if worker.state == "busy" else IDLE for worker in snapshot.live_workers
+    }
+    costs = [(pod, live.get(pod.name[:63], GONE)) for pod in pods]
+    return {pod.name: cost for pod, cost in costs if cost != pod.deletion_cost}

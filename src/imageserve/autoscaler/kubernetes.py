@@ -1,4 +1,4 @@
-"""The Cluster on the Kubernetes API: requests, and objects as JSON. Only here is kubernetes used.
+"""The calls to the Kubernetes API, and its objects as JSON. Only here is kubernetes used.
 
 The library sends, authenticates and refreshes tokens. Its models are not used: a few fields of JSON
 are needed, the same in every version of it. Every request has a timeout, which the library does not
@@ -8,7 +8,7 @@ set, and is sent once, as urllib3 would wait for a Retry-After inside the call.
 import json
 import os
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -36,8 +36,6 @@ READ_TIMEOUT_S = (3.0, 10.0)
 WRITE_TIMEOUT_S = (2.0, 3.0)
 """A write that begins just before leadership ends is over before another process may lead."""
 
-PATCH_TYPE = "application/merge-patch+json"
-
 _MESSAGE_CHARACTERS = 1000
 _EVENTS_REMEMBERED = 1000
 
@@ -45,7 +43,10 @@ Object = dict[str, Any]
 
 
 class KubernetesCluster:
-    """One namespace of a cluster. Safe to share between threads."""
+    """One namespace of a cluster. Safe to share between threads.
+
+    Each call ends within its timeout and may raise ClusterError.
+    """
 
     def __init__(self, api: Any, namespace: str, instance: str = "") -> None:
         """Use the library's ApiClient ``api``; ``instance`` names this process in events."""
@@ -63,32 +64,35 @@ class KubernetesCluster:
         return _read_deployment(self._get("deployments", name, read))
 
     def scale(self, name: str) -> int:
+        """Read the replicas of a Deployment through its scale subresource."""
         read = self._apps.read_namespaced_deployment_scale
-        return _read_scale(self._get("deployments/scale", name, read))
+        found = self._get("deployments/scale", name, read)
+        return int((found.get("spec") or {}).get("replicas") or 0)
 
     def set_replicas(self, deployment: Deployment, replicas: int, *, dry_run: bool = False) -> None:
-        self._patch(
-            "deployments/scale",
-            deployment.name,
-            self._apps.patch_namespaced_deployment_scale,
-            _scale_body(deployment, replicas),
-            **({"dry_run": "All"} if dry_run else {}),
-        )
+        """Set the replicas. Raises ClusterConflict where the Deployment has changed since its read.
 
-    def pods(self, selector: str) -> Sequence[Pod]:
-        found = self._call(
-            "list pods",
-            self._core.list_namespaced_pod,
-            self.namespace,
-            label_selector=selector,
-        )
-        return _read_pods(found)
+        ``dry_run``: the API checks everything and changes nothing.
+        """
+        version = {"resourceVersion": deployment.version}
+        body = {"metadata": version, "spec": {"replicas": replicas}}
+        options = {"dry_run": "All"} if dry_run else {}
+        patch = self._apps.patch_namespaced_deployment_scale
+        self._patch("deployments/scale", deployment.name, patch, body, **options)
+
+    def pods(self, selector: str) -> list[Pod]:
+        """List the pods with these labels, without those that terminate."""
+        read = self._core.list_namespaced_pod
+        found = self._call("list pods", read, self.namespace, label_selector=selector)
+        items = found.get("items") or []
+        return [_pod(each) for each in items if not each["metadata"].get("deletionTimestamp")]
 
     def set_deletion_cost(self, pod: str, cost: int) -> None:
         body = {"metadata": {"annotations": {DELETION_COST: str(cost)}}}
         self._patch("pods", pod, self._core.patch_namespaced_pod, body)
 
     def event(self, about: Deployment, reason: str, message: str, *, warning: bool) -> None:
+        """Write an event that ``kubectl describe deployment`` shows."""
         message = message[:_MESSAGE_CHARACTERS]
         kind = "Warning" if warning else "Normal"
         if not self._count_again(about, reason, message):
@@ -112,28 +116,29 @@ class KubernetesCluster:
 
     def _create_event(self, about: Deployment, reason: str, message: str, kind: str) -> None:
         name = f"{about.name}.{uuid.uuid4().hex[:16]}"
-        content = (_reference(about, self.namespace), reason, message, kind, _now())
+        common = {
+            "metadata": {"name": name, "namespace": self.namespace},
+            "reason": reason,
+            "type": kind,
+            "reportingInstance": self._instance,
+        }
+        regarding = _reference(about, self.namespace)
         try:
-            self._create("events", name, self._core, _core_event(*content))
+            self._create("events", self._core, {**common, **_core_event(regarding, message)})
         except ClusterForbidden:
             # Some clusters grant events of one of the two API groups only.
-            self._create("events.events.k8s.io", name, self._events, _new_style_event(*content))
+            event = {**common, **_new_style_event(regarding, reason, message)}
+            self._create("events.events.k8s.io", self._events, event)
             return
         if len(self._written) >= _EVENTS_REMEMBERED:
             self._written.clear()
         self._written[(about.uid, reason, message)] = (name, 1)
 
-    def _create(self, resource: str, name: str, group: Any, event: Object) -> None:
-        metadata = {"name": name, "namespace": self.namespace}
-        self._call(
-            f"create {resource}",
-            group.create_namespaced_event,
-            self.namespace,
-            {"metadata": metadata, "reportingInstance": self._instance, **event},
-            **_write_options(),
-            # The library sets none for a create.
-            _headers={"Content-Type": "application/json"},
-        )
+    def _create(self, resource: str, group: Any, event: Object) -> None:
+        # The library sets no content type for a create.
+        options = {**_write_options(), "_headers": {"Content-Type": "application/json"}}
+        create = group.create_namespaced_event
+        self._call(f"create {resource}", create, self.namespace, event, **options)
 
     def lease(self, name: str) -> LeaseRecord:
         # With the short timeout: while this call hangs the Lease is neither renewed nor taken.
@@ -141,24 +146,28 @@ class KubernetesCluster:
         return _read_lease(self._get("leases", name, read, _request_timeout=WRITE_TIMEOUT_S))
 
     def write_lease(self, name: str, record: LeaseRecord, version: str) -> LeaseRecord:
+        """Write a Lease. Raises ClusterConflict where it is no longer at ``version``."""
+        spec = {
+            "holderIdentity": record.holder,
+            "leaseDurationSeconds": record.duration_s,
+            "acquireTime": record.acquired,
+            "renewTime": record.renewed,
+            "leaseTransitions": record.transitions,
+        }
+        body = {"metadata": {"resourceVersion": version}, "spec": spec}
         patch = self._leases.patch_namespaced_lease
-        return _read_lease(self._patch("leases", name, patch, _lease_body(record, version)))
+        return _read_lease(self._patch("leases", name, patch, body))
 
     def _get(self, resource: str, name: str, function: Callable[..., Any], **options: Any) -> Any:
         return self._call(f"get {resource} {name}", function, name, self.namespace, **options)
 
     def _patch(
-        self,
-        resource: str,
-        name: str,
-        function: Callable[..., Any],
-        body: Object,
-        **options: str,
+        self, resource: str, name: str, function: Callable[..., Any], body: Object, **options: str
     ) -> Any:
         what = f"patch {resource} {name}"
         # The library would guess the type of a patch.
-        options_ = {**_write_options(), "_content_type": PATCH_TYPE, **options}
-        return self._call(what, function, name, self.namespace, body, **options_)
+        merge = {"_content_type": "application/merge-patch+json", **_write_options(), **options}
+        return self._call(what, function, name, self.namespace, body, **merge)
 
     def _call(self, what: str, function: Callable[..., Any], *args: Any, **options: Any) -> Any:
         """Send one request; ``what`` is its verb, resource and name, for the error."""
@@ -262,21 +271,6 @@ def _read_deployment(found: Object) -> Deployment:
     )
 
 
-def _read_scale(found: Object) -> int:
-    return int((found.get("spec") or {}).get("replicas") or 0)
-
-
-def _scale_body(deployment: Deployment, replicas: int) -> Object:
-    """Return a patch that sets the replicas, and is refused where the Deployment has changed."""
-    return {"metadata": {"resourceVersion": deployment.version}, "spec": {"replicas": replicas}}
-
-
-def _read_pods(found: Object) -> list[Pod]:
-    """Read a list of pods, without those that terminate."""
-    items = found.get("items") or []
-    return [_pod(each) for each in items if not each["metadata"].get("deletionTimestamp")]
-
-
 def _pod(found: Object) -> Pod:
     metadata, status = found["metadata"], found.get("status") or {}
     conditions = {each["type"]: each for each in status.get("conditions") or []}
@@ -325,27 +319,12 @@ def _read_lease(found: Object) -> LeaseRecord:
     )
 
 
-def _lease_body(record: LeaseRecord, version: str) -> Object:
-    """Return a patch that writes the Lease, and is refused where it is not at ``version``."""
-    return {
-        "metadata": {"resourceVersion": version},
-        "spec": {
-            "holderIdentity": record.holder,
-            "leaseDurationSeconds": record.duration_s,
-            "acquireTime": record.acquired,
-            "renewTime": record.renewed,
-            "leaseTransitions": record.transitions,
-        },
-    }
-
-
-def _core_event(about: Object, reason: str, message: str, kind: str, now: str) -> Object:
-    """Return an event of the core API group, without its name and reporting instance."""
+def _core_event(about: Object, message: str) -> Object:
+    """Return what only an event of the core API group has."""
+    now = _now()
     return {
         "involvedObject": about,
-        "reason": reason,
         "message": message,
-        "type": kind,
         "count": 1,
         "firstTimestamp": now,
         "lastTimestamp": now,
@@ -354,15 +333,13 @@ def _core_event(about: Object, reason: str, message: str, kind: str, now: str) -
     }
 
 
-def _new_style_event(about: Object, reason: str, message: str, kind: str, now: str) -> Object:
-    """Return an event of the group ``events.k8s.io``, without its name and reporting instance."""
+def _new_style_event(about: Object, action: str, message: str) -> Object:
+    """Return what only an event of the group ``events.k8s.io`` has."""
     return {
         "regarding": about,
-        "reason": reason,
-        "action": reason,
+        "action": action,
         "note": message,
-        "type": kind,
-        "eventTime": now,
+        "eventTime": _now(),
         "reportingController": COMPONENT,
     }
 

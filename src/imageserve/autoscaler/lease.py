@@ -14,9 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import TYPE_CHECKING
 
-from imageserve.autoscaler.cluster import Cluster, LeaseRecord
+from imageserve.autoscaler.cluster import LeaseRecord
 from imageserve.errors import ClusterConflict, ClusterError
+
+if TYPE_CHECKING:
+    from imageserve.autoscaler.kubernetes import KubernetesCluster
 
 log = logging.getLogger(__name__)
 
@@ -42,15 +46,13 @@ def steady_s() -> float:
 class Leadership:
     """Whether this process may write. Without an election it always may, until ``stop``."""
 
+    problem = ""
+    """Why the Lease cannot be used; "" where it can."""
+
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._acting = 0
         self._closed = False
-
-    @property
-    def problem(self) -> str:
-        """Why the Lease cannot be used; "" where it can."""
-        return ""
 
     def leading(self) -> bool:
         return not self._closed
@@ -71,11 +73,7 @@ class Leadership:
     def start(self, elected: threading.Event) -> None:
         """Take part in the election; ``elected`` is set when this process becomes the leader."""
 
-    def stop(self) -> None:
-        """Allow no more writes."""
-        self._close()
-
-    def _close(self) -> bool:
+    def stop(self) -> bool:
         """Let no further write begin; returns whether none is in progress."""
         with self._changed:
             self._closed = True
@@ -87,7 +85,7 @@ class Election(Leadership):
 
     def __init__(
         self,
-        cluster: Cluster,
+        cluster: "KubernetesCluster",
         name: str,
         identity: str,
         timing: Timing,
@@ -104,14 +102,9 @@ class Election(Leadership):
         self._seen_at_s = -float("inf")
         self._valid_until_s = -float("inf")
         self._was_leading = False
-        self._problem = ""
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         """Held during requests: only one attempt or release at a time."""
-
-    @property
-    def problem(self) -> str:
-        return self._problem
 
     def leading(self) -> bool:
         return not self._closed and self._clock() < self._valid_until_s
@@ -119,17 +112,18 @@ class Election(Leadership):
     def start(self, elected: threading.Event) -> None:
         threading.Thread(target=self._run, args=(elected,), name="election", daemon=True).start()
 
-    def stop(self) -> None:
+    def stop(self) -> bool:
         """Allow no more writes, and release the Lease so that nobody waits for its end."""
-        idle = self._close()
+        idle = super().stop()
         self._stopping.set()
         if not (idle and self._lock.acquire(timeout=RELEASE_WAIT_S)):
             log.warning("the Lease is not released, as a request is in progress: it will expire")
-            return
+            return False
         try:
             self._release()
         finally:
             self._lock.release()
+        return True
 
     def _run(self, elected: threading.Event) -> None:
         while not self._stopping.is_set():
@@ -211,6 +205,6 @@ class Election(Leadership):
         return leading and not before
 
     def _set_problem(self, problem: str) -> None:
-        if problem and not self._problem:
+        if problem and not self.problem:
             log.error("the Lease cannot be used, retrying: %s", problem)
-        self._problem = problem
+        self.problem = problem

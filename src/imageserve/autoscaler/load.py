@@ -22,23 +22,28 @@ ROUNDING = 0.05
 MARGIN_SIGMAS = 5.0
 """A pod goes only when the load is this many standard deviations below what the others can do."""
 
+Series = tuple[tuple[float, int], ...]
+"""Numbers over time: ``(second, number)``, newest last."""
+
+
+def since(series: Series, start_s: float) -> Series:
+    """Return the entries after ``start_s``, and the last one before: it still held at the start."""
+    old = sum(second <= start_s for second, _ in series)
+    return series[max(0, old - 1) :]
+
 
 @dataclass(frozen=True, slots=True)
 class Arrivals:
     """The rate of arrivals, from a counter that only grows and is read now and then."""
 
-    counts: tuple[tuple[float, int], ...] = ()
-    """``(second, count)``, newest last."""
+    counts: Series = ()
 
     def add(self, now_s: float, count: int, window_s: float) -> "Arrivals":
         """Return these with one more count, without those that ``window_s`` does not need."""
         earlier = self.counts
         if earlier and earlier[-1][0] == now_s:
             earlier = earlier[:-1]  # The same observation once more.
-        counts = (*earlier, (now_s, count))
-        # The last count before the window is kept: arrivals in the window are counted from it.
-        old = sum(second <= now_s - window_s for second, _ in counts)
-        return Arrivals(counts[max(0, old - 1) :])
+        return Arrivals(since((*earlier, (now_s, count)), now_s - window_s))
 
     @property
     def latest(self) -> int | None:
@@ -55,10 +60,7 @@ class Arrivals:
         if not self.counts:
             return None
         end_s, end = self.counts[-1]
-        start_s, start = self.counts[0]
-        for second, count in self.counts:
-            if second <= end_s - window_s:
-                start_s, start = second, count
+        start_s, start = since(self.counts, end_s - window_s)[0]
         elapsed_s = end_s - start_s
         return (end - start) / elapsed_s if elapsed_s > 0 and elapsed_s >= window_s / 2 else None
 

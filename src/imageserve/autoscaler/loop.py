@@ -12,15 +12,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Protocol
 
 from imageserve import metrics
 from imageserve.autoscaler.lease import Leadership
 from imageserve.autoscaler.scaler import ModelScaler
 from imageserve.errors import QueueError
 from imageserve.probes import Answer, state_answer
-from imageserve.queue.snapshot import Snapshot
+from imageserve.queue.monitor import FirstJobWaiter, Monitor
 
 log = logging.getLogger(__name__)
 
@@ -31,37 +29,13 @@ RETRY_S = 1.0
 """Pause after a failed wait for a first job, and between checks whether to wait for one."""
 
 
-class QueueMonitor(Protocol):
-    """Reads one model's queue; ``Monitor`` of that queue does it."""
-
-    def snapshots(self) -> Mapping[str, Snapshot | QueueError]:
-        """Return the queue's snapshot, or why there is none, by the name of the queue."""
-
-
-class FirstJob(Protocol):
-    """Waits for a first job; ``FirstJobWaiter`` does it."""
-
-    def wait(self) -> bool:
-        """Return whether a job waits, after a few seconds at most. Raises QueueError."""
-
-
-@dataclass(frozen=True)
-class SizedModel:
-    """One model, and the connections to its own queue."""
-
-    scaler: ModelScaler
-    monitor: QueueMonitor
-    first_job: FirstJob | None = None
-    """None where the model never goes to zero."""
-
-
 class Autoscaler:
     """Sizes several models until it is stopped."""
 
     def __init__(
-        self, models: Sequence[SizedModel], leadership: Leadership, *, interval_s: float = 5.0
+        self, models: "Sequence[SizedModel]", leadership: Leadership, *, interval_s: float = 5.0
     ) -> None:
-        self._models = [_ModelThreads(model) for model in models]
+        self._models = models
         self._leadership = leadership
         self._interval_s = interval_s
         self._due = threading.Event()
@@ -121,27 +95,28 @@ class Autoscaler:
     def _exposition(self) -> bytes:
         metrics.redis_up.set(all(model.queue_answers for model in self._models))
         scalers = [model.scaler for model in self._models]
-        return metrics.autoscaler_exposition(
-            {scaler.model.name: scaler.status.gauges() for scaler in scalers}
+        return metrics.exposition(
+            scaled={(scaler.model.name,): scaler.status.gauges() for scaler in scalers}
         )
 
     def _recommendations(self) -> bytes:
-        models: dict[str, Any] = {}
-        for scaler in (model.scaler for model in self._models):
-            recommendation = scaler.status.recommendation()
-            if recommendation is not None:
-                models[scaler.model.name] = recommendation
-        return json.dumps({"models": models}).encode() + b"\n"
+        scalers = [model.scaler for model in self._models]
+        found = {scaler.model.name: scaler.status.recommendation() for scaler in scalers}
+        known = {name: each for name, each in found.items() if each}
+        return json.dumps({"models": known}).encode() + b"\n"
 
 
-class _ModelThreads:
+class SizedModel:
     """The threads of one model. Each wake-up makes it read the queue and size the model once."""
 
-    def __init__(self, model: SizedModel) -> None:
-        self.scaler = model.scaler
+    def __init__(
+        self, scaler: ModelScaler, monitor: Monitor, first_job: FirstJobWaiter | None = None
+    ) -> None:
+        """``monitor`` and ``first_job`` read its queue; the latter is None if it keeps a pod."""
+        self.scaler = scaler
         self.queue_answers = False
-        self._monitor = model.monitor
-        self._first_job = model.first_job
+        self._monitor = monitor
+        self._first_job = first_job
         self._due = threading.Event()
         self._stopping = threading.Event()
         self._busy_since_s: float | None = None
@@ -190,7 +165,7 @@ class _ModelThreads:
         self.queue_answers = not isinstance(queue, QueueError)
         self.scaler.step(time.monotonic(), queue)
 
-    def _wake_at_first_job(self, first_job: FirstJob) -> None:
+    def _wake_at_first_job(self, first_job: FirstJobWaiter) -> None:
         while not self._stopping.is_set():
             if not self.scaler.asleep.wait(RETRY_S):
                 continue

@@ -5,9 +5,10 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from imageserve import metrics
 from imageserve.autoscaler.cluster import (
-    Cluster,
     Deployment,
     Pause,
     PodSummary,
@@ -17,13 +18,7 @@ from imageserve.autoscaler.cluster import (
 )
 from imageserve.autoscaler.lease import Leadership
 from imageserve.autoscaler.load import average_table
-from imageserve.autoscaler.scaler_status import (
-    EventReason,
-    Mode,
-    ScalerEvents,
-    ScalerStatus,
-    reason_of,
-)
+from imageserve.autoscaler.scaler_status import EventReason, ScalerEvents, ScalerStatus, reason_of
 from imageserve.autoscaler.scaling_file import ModelScaling
 from imageserve.autoscaler.sizing import Decision, Observation, State, action_of, size
 from imageserve.backoff import Backoff
@@ -36,6 +31,9 @@ from imageserve.errors import (
     QueueError,
 )
 from imageserve.queue.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from imageserve.autoscaler.kubernetes import KubernetesCluster
 
 CONFLICT_TRIES = 3
 """Tries within one step, each with a new read, while other clients change the Deployment."""
@@ -62,7 +60,7 @@ class ModelScaler:
     def __init__(
         self,
         model: ModelScaling,
-        cluster: Cluster,
+        cluster: "KubernetesCluster",
         leadership: Leadership,
         *,
         interval_s: float = 5.0,
@@ -83,6 +81,7 @@ class ModelScaler:
         self._clock = clock
         self._state = State()
         self._deployment = Deployment(model.deployment, "", "", 0, 0)
+        """As it was last read."""
         self._pod_watch = PodWatch()
         self._pods = PodSummary()
         self._pods_listed_at: tuple[int, int] | None = None
@@ -115,18 +114,18 @@ class ModelScaler:
     def _step(self, read_at_s: float, queue: Snapshot | QueueError) -> None:
         before = self._state
         for _ in range(CONFLICT_TRIES):
-            deployment = self._deployment = self._cluster.deployment(self.model.deployment)
-            self._check_rights(deployment)
-            self._note_other_writers(deployment)
-            seen = observation(read_at_s, queue, deployment, self._watch_pods(deployment))
+            self._deployment = self._cluster.deployment(self.model.deployment)
+            self._check_rights()
+            self._note_other_writers()
+            seen = observation(read_at_s, queue, self._deployment, self._watch_pods())
             decision, self._state = size(self.model.policy, before, seen)
             try:
-                self._carry_out(queue, deployment, seen, decision)
+                self._carry_out(queue, seen, decision)
             except ClusterConflict:
                 self._events.count_error("conflict")
-                continue
-            return
-        self._events.log(logging.WARNING, "other clients keep changing %s", deployment.name)
+            else:
+                return
+        self._events.log(logging.WARNING, "other clients keep changing %s", self._deployment.name)
 
     # -- observing ----------------------------------------------------------------------------
 
@@ -142,21 +141,21 @@ class ModelScaler:
                 self._events.log(logging.INFO, "the queue can be read again")
             self._unread_steps = 0
 
-    def _watch_pods(self, deployment: Deployment) -> PodSummary:
+    def _watch_pods(self) -> PodSummary:
         """List the pods, unless all were ready and nothing has changed since."""
-        now = (deployment.replicas, deployment.ready)
-        if now == self._pods_listed_at and deployment.ready == deployment.replicas:
+        now = (self._deployment.replicas, self._deployment.ready)
+        if now == self._pods_listed_at and now[0] == now[1]:
             return self._pods
         pods = self._pod_watch.update(self._cluster.pods(self.model.pod_selector), self._clock())
-        for seconds in pods.new_starts_s:
-            self._events.count_start(seconds)
+        for start_s in pods.new_starts_s:
+            metrics.autoscaler_pod_start_seconds.labels(self.model.name).observe(start_s)
         self._pods, self._pods_listed_at = pods, now
         message = f"{pods.unschedulable} pods have been unschedulable for a minute"
         reason = EventReason.UNSCHEDULABLE
-        self._events.write_change(deployment, reason, pods.unschedulable, message)
+        self._events.write_change(self._deployment, reason, pods.unschedulable, message)
         return pods
 
-    def _check_rights(self, deployment: Deployment) -> None:
+    def _check_rights(self) -> None:
         """Send a dry run of the later write once, so that a missing right is reported at the start.
 
         The API checks rights first: a refusal for another reason shows that they are there.
@@ -164,64 +163,54 @@ class ModelScaler:
         if self._rights_checked:
             return
         try:
-            self._cluster.scale(deployment.name)
-            self._cluster.set_replicas(deployment, deployment.replicas, dry_run=True)
+            self._cluster.scale(self._deployment.name)
+            self._cluster.set_replicas(self._deployment, self._deployment.replicas, dry_run=True)
         except (ClusterForbidden, ClusterUnavailable):
             raise
         except ClusterError as error:
             self._events.log(logging.DEBUG, "dry run of a write refused: %s", error)
         self._rights_checked = True
 
-    def _note_other_writers(self, deployment: Deployment) -> None:
+    def _note_other_writers(self) -> None:
         if self._dry_run or not self._leadership.leading():
             self._expected = frozenset()
             return
-        if self._expected and deployment.replicas not in self._expected:
+        now = self._deployment.replicas
+        if self._expected and now not in self._expected:
             expected = "/".join(map(str, sorted(self._expected)))
             self._events.write(
-                deployment,
+                self._deployment,
                 EventReason.EXTERNAL_SCALE,
-                f"another client has changed the replicas from {expected} to "
-                f"{deployment.replicas}; sizing continues from there",
+                f"another client has changed the replicas from {expected} to {now}; "
+                "sizing continues from there",
             )
-        self._expected = frozenset({deployment.replicas})
+        self._expected = frozenset({now})
 
     # -- acting -------------------------------------------------------------------------------
 
     def _carry_out(
-        self,
-        queue: Snapshot | QueueError,
-        deployment: Deployment,
-        seen: Observation,
-        decision: Decision,
+        self, queue: Snapshot | QueueError, seen: Observation, decision: Decision
     ) -> None:
-        pause = pause_of(deployment.annotations)
+        pause = pause_of(self._deployment.annotations)
         if pause:
-            decision = _paused_decision(pause, seen)
-        problem = str(queue) if isinstance(queue, QueueError) else ""
-        self._write_state_events(problem, deployment, pause)
-        self._events.count_decision(decision.action, "paused" if pause else decision.cause)
-        self._set_status(problem, seen, decision, paused=pause is not None)
-        if decision.replicas != deployment.replicas:
-            self._change(queue, deployment, seen, decision)
+            replicas = seen.replicas if pause.replicas is None else pause.replicas
+            action = action_of(replicas - seen.replicas)
+            decision = Decision(replicas, None, action, f"paused by {pause.annotation}")
+        self._publish(str(queue) if isinstance(queue, QueueError) else "", seen, decision, pause)
+        if decision.replicas != seen.replicas:
+            self._change(queue, seen, decision)
         elif self._dry_run:
             self._events.forget_state(EventReason.WOULD_SCALE)
         self._set_asleep(seen, decision, pause)
 
-    def _change(
-        self,
-        queue: Snapshot | QueueError,
-        deployment: Deployment,
-        seen: Observation,
-        decision: Decision,
-    ) -> None:
+    def _change(self, queue: Snapshot | QueueError, seen: Observation, decision: Decision) -> None:
         if self._clock() - seen.now_s > STALE_S + self._interval_s:
             return
-        before, after = deployment.replicas, decision.replicas
+        before, after = seen.replicas, decision.replicas
         message = f"{before} -> {after} replicas: {decision.reason}"
         if self._dry_run:
             reason = EventReason.WOULD_SCALE
-            self._events.write_change(deployment, reason, (before, after), message)
+            self._events.write_change(self._deployment, reason, (before, after), message)
             return
         if after < before and self.model.deletion_cost and isinstance(queue, Snapshot):
             self._set_deletion_costs(queue)
@@ -230,9 +219,9 @@ class ModelScaler:
                 return
             # The answer may get lost: then it is either number.
             self._expected = frozenset({before, after})
-            self._cluster.set_replicas(deployment, after)
+            self._cluster.set_replicas(self._deployment, after)
         self._expected = frozenset({after})
-        self._events.write(deployment, reason_of(before, after), message)
+        self._events.write(self._deployment, reason_of(before, after), message)
 
     def _set_deletion_costs(self, snapshot: Snapshot) -> None:
         """Let idle pods be deleted first. A failure does not stop the scale-down."""
@@ -256,38 +245,24 @@ class ModelScaler:
 
     # -- publishing ---------------------------------------------------------------------------
 
-    def _write_state_events(
-        self, problem: str, deployment: Deployment, pause: Pause | None
+    def _publish(
+        self, problem: str, seen: Observation, decision: Decision, pause: Pause | None
     ) -> None:
-        unread = self._unread_steps >= UNREAD_STEPS
+        about, unread = self._deployment, self._unread_steps >= UNREAD_STEPS
         message = f"the queue cannot be read, the replicas stay unchanged: {problem}"
-        self._events.write_change(deployment, EventReason.METRICS_UNAVAILABLE, unread, message)
-        annotation = pause.annotation if pause else ""
-        message = f"paused by {annotation}"
-        self._events.write_change(deployment, EventReason.PAUSED, annotation, message)
-
-    def _set_status(
-        self, problem: str, seen: Observation, decision: Decision, *, paused: bool
-    ) -> None:
+        self._events.write_change(about, EventReason.METRICS_UNAVAILABLE, unread, message)
+        self._events.write_change(about, EventReason.PAUSED, pause, decision.reason)
+        cause = "paused" if pause else decision.cause
+        metrics.autoscaler_decisions_total.labels(self.model.name, decision.action, cause).inc()
         self.status = ScalerStatus(
-            mode=self._mode(known=seen.known, paused=paused),
             seen=seen,
             decision=decision,
             problem=problem,
             leader=self._leadership.leading(),
-            paused=paused,
+            paused=pause is not None,
             dry_run=self._dry_run,
             success_at=time.time() if seen.known else self.status.success_at,
         )
-
-    def _mode(self, *, known: bool, paused: bool) -> Mode:
-        if not known:
-            return Mode.UNKNOWN_REDIS
-        if paused:
-            return Mode.PAUSED
-        if not self._leadership.leading():
-            return Mode.FOLLOWER
-        return Mode.DRY_RUN if self._dry_run else Mode.KNOWN
 
     # -- failures of the API ------------------------------------------------------------------
 
@@ -302,7 +277,6 @@ class ModelScaler:
             self._events.write_change(self._deployment, EventReason.RBAC_DENIED, message, message)
         self.status = replace(
             self.status,
-            mode=Mode.UNKNOWN_API,
             seen=None,
             decision=None,
             problem=str(error),
@@ -321,13 +295,6 @@ def observation(
     """Return what ``size`` is given: the queue where it could be read, and the Deployment."""
     seen = Observation(
         now_s=read_at_s,
-        known=False,
-        run="",
-        waiting=0,
-        in_flight=0,
-        accepted=0,
-        rejected=0,
-        oldest_s=0.0,
         replicas=deployment.replicas,
         ready=deployment.ready,
         unschedulable=pods.unschedulable,
@@ -346,12 +313,6 @@ def observation(
         oldest_s=queue.oldest_ms / 1000,
         bucket_ms=average_table(queue.tables),
     )
-
-
-def _paused_decision(pause: Pause, seen: Observation) -> Decision:
-    replicas = seen.replicas if pause.replicas is None else pause.replicas
-    action = action_of(replicas - seen.replicas)
-    return Decision(replicas, raw=None, action=action, reason=f"paused by {pause.annotation}")
 
 
 class FailureBackoff:
@@ -378,16 +339,13 @@ class FailureBackoff:
         """Add a failure; returns whether it is of another kind than the one before."""
         is_new = self._kind is not type(error)
         self._kind = type(error)
-        self._until_s = self._clock() + self._backoff_s(error)
+        backoff_s = self._backoff.next()
+        if isinstance(error, ClusterUnavailable) and error.retry_after_s is not None:
+            backoff_s = max(backoff_s, min(error.retry_after_s, LONGEST_RETRY_AFTER_S))
+        self._until_s = self._clock() + backoff_s
         if isinstance(error, ClusterForbidden):
             self.denied = str(error)
         return is_new
-
-    def _backoff_s(self, error: ClusterError) -> float:
-        backoff_s = self._backoff.next()
-        if isinstance(error, ClusterUnavailable) and error.retry_after_s is not None:
-            return max(backoff_s, min(error.retry_after_s, LONGEST_RETRY_AFTER_S))
-        return backoff_s
 
     def clear(self) -> bool:
         """Note a success; returns whether there was a failure before."""

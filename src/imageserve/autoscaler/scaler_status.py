@@ -1,16 +1,19 @@
-"""What the autoscaler publishes of one model: its status, events, log lines and counters."""
+"""What the autoscaler publishes of one model: its status, events and log lines."""
 
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from imageserve import metrics
-from imageserve.autoscaler.cluster import Cluster, Deployment
+from imageserve.autoscaler.cluster import Deployment
 from imageserve.autoscaler.lease import Leadership
 from imageserve.autoscaler.sizing import Decision, Observation
 from imageserve.errors import ClusterError
+
+if TYPE_CHECKING:
+    from imageserve.autoscaler.kubernetes import KubernetesCluster
 
 log = logging.getLogger(__name__)
 
@@ -30,29 +33,50 @@ class Mode(StrEnum):
 class ScalerStatus:
     """One model after its last step: for metrics, ``explain``, KEDA. Unknown is None, never 0."""
 
-    mode: Mode = Mode.UNKNOWN_API
     seen: Observation | None = None
     """None while the Deployment cannot be read."""
     decision: Decision | None = None
     problem: str = "not sized yet"
-    """Why the mode is an unknown one."""
+    """Why the mode is an unknown one; "" in any other."""
     leader: bool = False
     paused: bool = False
     dry_run: bool = False
     success_at: float | None = None
     """When queue and Deployment were last read, seconds since the epoch."""
 
+    @property
+    def mode(self) -> Mode:
+        if self.seen is None:
+            return Mode.UNKNOWN_API
+        if not self.seen.known:
+            return Mode.UNKNOWN_REDIS
+        if self.paused:
+            return Mode.PAUSED
+        if not self.leader:
+            return Mode.FOLLOWER
+        return Mode.DRY_RUN if self.dry_run else Mode.KNOWN
+
     def gauges(self) -> Mapping[str, float]:
         """Return the metrics of this model, without those that are not known."""
         values: dict[str, float | None] = {
-            **(_decision_gauges(self.decision) if self.decision else {}),
-            **(_pod_gauges(self.seen) if self.seen else {}),
-            **(_queue_gauges(self.seen) if self.seen and self.seen.known else {}),
             "last_success_timestamp_seconds": self.success_at,
             "leader": self.leader,
             "paused": self.paused,
             "dry_run": self.dry_run,
         }
+        if self.decision:
+            values["wanted_replicas"] = self.decision.replicas
+            values["raw_replicas"] = self.decision.raw
+            values["arrivals_per_second"] = self.decision.arrivals_per_s
+            values["capacity_per_second"] = self.decision.capacity_per_s
+        if self.seen:
+            values["current_replicas"] = self.seen.replicas
+            values["ready_replicas"] = self.seen.ready
+            values["unschedulable_replicas"] = self.seen.unschedulable
+        if self.seen and self.seen.known:
+            values["queue_waiting"] = self.seen.waiting
+            values["queue_in_flight"] = self.seen.in_flight
+            values["queue_oldest_seconds"] = self.seen.oldest_s
         known = {name: value for name, value in values.items() if value is not None}
         return {f"imageserve_autoscaler_{name}": float(value) for name, value in known.items()}
 
@@ -69,31 +93,6 @@ class ScalerStatus:
             "current": self.seen.replicas,
             "ready": self.seen.ready,
         }
-
-
-def _decision_gauges(decision: Decision) -> dict[str, float | None]:
-    return {
-        "wanted_replicas": decision.replicas,
-        "raw_replicas": decision.raw,
-        "arrivals_per_second": decision.arrivals_per_s,
-        "capacity_per_second": decision.capacity_per_s,
-    }
-
-
-def _pod_gauges(seen: Observation) -> dict[str, float | None]:
-    return {
-        "current_replicas": seen.replicas,
-        "ready_replicas": seen.ready,
-        "unschedulable_replicas": seen.unschedulable,
-    }
-
-
-def _queue_gauges(seen: Observation) -> dict[str, float | None]:
-    return {
-        "queue_waiting": seen.waiting,
-        "queue_in_flight": seen.in_flight,
-        "queue_oldest_seconds": seen.oldest_s,
-    }
 
 
 class EventReason(StrEnum):
@@ -134,7 +133,7 @@ class ScalerEvents:
     Only the leader writes events, and a failure to write one never stops a step.
     """
 
-    def __init__(self, model: str, cluster: Cluster, leadership: Leadership) -> None:
+    def __init__(self, model: str, cluster: "KubernetesCluster", leadership: Leadership) -> None:
         self._model = model
         self._cluster = cluster
         self._leadership = leadership
@@ -166,15 +165,8 @@ class ScalerEvents:
         """Let ``write_change`` write the same state again."""
         self._states.pop(reason, None)
 
-    def count_decision(self, action: str, reason: str) -> None:
-        metrics.autoscaler_decisions_total.labels(self._model, action, reason).inc()
-
     def count_error(self, source: str) -> None:
         metrics.autoscaler_errors_total.labels(self._model, source).inc()
-
-    def count_start(self, seconds: float) -> None:
-        """Count the start of a pod."""
-        metrics.autoscaler_pod_start_seconds.labels(self._model).observe(seconds)
 
     def log(self, level: int, message: str, *args: object) -> None:
         """Write a log line about this model."""

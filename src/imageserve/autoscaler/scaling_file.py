@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -76,13 +75,9 @@ def _timing(**given: Any) -> Timing:
 
 def _model(name: str, content: Any) -> ModelScaling:
     given = _model_fields(content)
-    make_policy = partial(_policy, given.pop("batch_size"))
-    policy = parsed("policy", make_policy, given.pop("policy", {}))
+    fields = {**given.pop("policy", {}), "batch_size": given.pop("batch_size")}
+    policy = parsed("policy", lambda fields: Policy(**fields), fields)
     return ModelScaling(name=name, policy=policy, **given)
-
-
-def _policy(batch_size: int, given: Mapping[str, Any]) -> Policy:
-    return Policy(**given, batch_size=batch_size)
 
 
 _object_name = matching(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?", "the name of a Kubernetes object")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from operator import itemgetter
 
-from imageserve.autoscaler.load import Arrivals, Demand, capacity_per_s, demand
+from imageserve.autoscaler.load import Arrivals, Demand, Series, capacity_per_s, demand, since
 from imageserve.autoscaler.policy import Policy
 
 __all__ = ["Action", "Cause", "Decision", "Observation", "Policy", "State", "size"]
@@ -27,23 +27,23 @@ MANY = 10
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """One queue and its Deployment at one instant."""
+    """One queue and its Deployment at one instant; the defaults are those of an unread queue."""
 
     now_s: float
     """Seconds on a monotonic clock."""
-    known: bool
+    known: bool = False
     """Whether the queue could be read. While it cannot, the replicas stay unchanged."""
-    run: str
+    run: str = ""
     """The run of Redis: another one means that counters and queue may have been lost."""
-    waiting: int
+    waiting: int = 0
     """Waiting jobs, redelivered ones included."""
-    in_flight: int
+    in_flight: int = 0
     """Jobs leased to workers."""
-    accepted: int
+    accepted: int = 0
     """Jobs accepted so far: within one run it only grows."""
-    rejected: int
+    rejected: int = 0
     """Jobs refused so far for lack of capacity."""
-    oldest_s: float
+    oldest_s: float = 0.0
     """Age of the oldest waiting job."""
     bucket_ms: Mapping[int, float] = field(default_factory=dict)
     """Time of one model call by batch size, as live workers publish it; empty where none does."""
@@ -106,17 +106,12 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class StabilizationHistory:
-    """Recent replicas and recent recommendations, as ``(second, pods)``, oldest first."""
+    """Recent replicas and recent recommendations."""
 
-    replicas: tuple[tuple[float, int], ...] = ()
+    replicas: Series = ()
     """Changes within the longest period, and the last one before it."""
-    recommended: tuple[tuple[float, int], ...] = ()
-    """Recommendations that no later and higher one has replaced."""
-
-    @classmethod
-    def starting(cls, now_s: float, replicas: int) -> "StabilizationHistory":
-        """Start with the current replicas: for a whole window nothing lower is recommended."""
-        return cls(((now_s, replicas),), ((now_s, replicas),))
+    recommended: Series = ()
+    """Recommendations that no later and higher one has replaced: the first is the highest."""
 
     @property
     def latest(self) -> int | None:
@@ -128,8 +123,7 @@ class StabilizationHistory:
         entries = self.replicas
         if self.latest != replicas:
             entries = (*entries, (now_s, replicas))
-        old = sum(second <= now_s - keep_s for second, _ in entries)
-        return replace(self, replicas=entries[max(0, old - 1) :])
+        return replace(self, replicas=since(entries, now_s - keep_s))
 
     def with_recommended(self, now_s: float, pods: int, window_s: float) -> "StabilizationHistory":
         """Add a recommendation; drop the lower ones and those older than ``window_s``."""
@@ -140,14 +134,9 @@ class StabilizationHistory:
         ]
         return replace(self, recommended=(*kept, (now_s, pods)))
 
-    @property
-    def highest_recommended(self) -> int:
-        return self.recommended[0][1] if self.recommended else 0
-
     def replicas_within(self, now_s: float, period_s: float) -> list[int]:
         """Return all numbers of replicas that there were within the period."""
-        start = sum(second <= now_s - period_s for second, _ in self.replicas)
-        return [pods for _, pods in self.replicas[max(0, start - 1) :]]
+        return [pods for _, pods in since(self.replicas, now_s - period_s)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +170,9 @@ def update_state(policy: Policy, state: State, seen: Observation) -> State:
         state = State(run=seen.run, busy_s=seen.now_s, capacity_per_s=state.capacity_per_s)
     if state.updated_s is None or seen.replicas not in (state.decided, state.history.latest):
         # The first step, or another client has set the replicas: start again from its number.
-        state = replace(state, history=StabilizationHistory.starting(seen.now_s, seen.replicas))
+        # For a whole window nothing lower is recommended.
+        current = ((seen.now_s, seen.replicas),)
+        state = replace(state, history=StabilizationHistory(current, current))
     keep_s = max(policy.scale_up_period_s, policy.scale_down_period_s)
     history = state.history.with_replicas(seen.now_s, seen.replicas, keep_s)
     if not seen.known:
@@ -240,7 +231,9 @@ def _without_load(policy: Policy, state: State, seen: Observation) -> Decision:
 
 
 def _by_load(policy: Policy, state: State, seen: Observation) -> tuple[Decision, State]:
-    load = _load(policy, state, seen)
+    rate = state.arrivals.expected_per_second(policy.arrivals_window_s, policy.burst_window_s)
+    capacity = state.capacity_per_s or 0.0
+    load = demand(policy, rate or 0.0, seen.waiting, capacity, seen.pod_start_s)
     raw = max(load.pods, int(_has_work(state, seen)))
     late = _late(policy, state, seen, raw)
     if late >= LATE_STEPS:
@@ -258,11 +251,6 @@ def _by_load(policy: Policy, state: State, seen: Observation) -> tuple[Decision,
         arrivals_per_s=load.arrivals_per_s,
         capacity_per_s=load.capacity_per_s,
     ), state
-
-
-def _load(policy: Policy, state: State, seen: Observation) -> Demand:
-    rate = state.arrivals.expected_per_second(policy.arrivals_window_s, policy.burst_window_s)
-    return demand(policy, rate or 0.0, seen.waiting, state.capacity_per_s or 0.0, seen.pod_start_s)
 
 
 def _has_work(state: State, seen: Observation) -> bool:
@@ -288,7 +276,7 @@ def _limited(policy: Policy, state: State, seen: Observation, raw: int) -> tuple
     desired = min(max(raw, floor), policy.max_replicas)
     if desired > seen.replicas:
         return _upwards(policy, state, seen, desired, floor)
-    stabilized = min(max(state.history.highest_recommended, floor), policy.max_replicas)
+    stabilized = min(max(state.history.recommended[0][1], floor), policy.max_replicas)
     if stabilized < seen.replicas:
         return _downwards(policy, state, seen, stabilized)
     if raw > policy.max_replicas or raw < desired == seen.replicas:

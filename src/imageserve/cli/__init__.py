@@ -7,83 +7,50 @@ Flask, nor ``imageserve web`` TensorFlow.
 import argparse
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from imageserve import __version__
 from imageserve.cli.extras import Command, extra_command, note_if_missing
 from imageserve.errors import ImageserveError
 
-
-def _run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    from imageserve.cli import run
-
-    return run.main(arguments, environ)
-
-
-def _web(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    from imageserve.cli import web
-
-    return web.main(arguments, environ)
-
-
-def _worker(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    from imageserve.cli import worker
-
-    return worker.main(arguments, environ)
-
-
-def _autoscaler(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    from imageserve.cli import autoscaler
-
-    return autoscaler.main(arguments, environ)
-
-
-def _classify(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    from imageserve.cli import classify
-
-    return classify.main(arguments, environ)
-
-
-def _loadtest(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    return extra_command("loadtest")(arguments, environ)
-
-
-def _models(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    from imageserve.cli import models
-
-    return models.main(arguments, environ)
-
-
-def _queue(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    from imageserve.cli import queue
-
-    return queue.main(arguments, environ)
-
-
-def _drain(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    from imageserve.cli import drain
-
-    return drain.main(arguments, environ)
-
-
-def _settings(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    from imageserve.cli import settings
-
-    return settings.main(arguments, environ)
-
-
-COMMANDS: dict[str, tuple[Command, str]] = {
-    "run": (_run, "start everything on this machine: Redis, web server, workers"),
-    "web": (_web, "start the web server (gunicorn)"),
-    "worker": (_worker, "start one model worker"),
-    "autoscaler": (_autoscaler, "keep as many pods of each model as its queue needs"),
-    "classify": (_classify, "send pictures to a running server and print their labels"),
-    "loadtest": (_loadtest, "measure a running server and check its answers"),
-    "models": (_models, "list, fetch, check, export, measure and change models"),
-    "queue": (_queue, "show a queue and its dead list, or empty it"),
-    "drain": (_drain, "prepare the web server on this machine for its end (preStop hook)"),
-    "settings": (_settings, "print every setting, its default and its meaning"),
+COMMANDS = {
+    "run": "start everything on this machine: Redis, web server, workers",
+    "web": "start the web server (gunicorn)",
+    "worker": "start one model worker",
+    "autoscaler": "keep as many pods of each model as its queue needs",
+    "classify": "send pictures to a running server and print their labels",
+    "loadtest": "measure a running server and check its answers",
+    "models": "list, fetch, check, export, measure and change models",
+    "queue": "show a queue and its dead list, or empty it",
+    "drain": "prepare the web server on this machine for its end (preStop hook)",
+    "settings": "print every setting, its default and its meaning",
 }
+
+
+def _command(name: str) -> Command:  # noqa: C901 - a flat list
+    """Import one of ``COMMANDS``."""
+    match name:
+        case "run":
+            from imageserve.cli.run import main as command
+        case "web":
+            from imageserve.cli.web import main as command
+        case "worker":
+            from imageserve.cli.worker import main as command
+        case "autoscaler":
+            from imageserve.cli.autoscaler import main as command
+        case "classify":
+            from imageserve.cli.classify import main as command
+        case "models":
+            from imageserve.cli.models import main as command
+        case "queue":
+            from imageserve.cli.queue import main as command
+        case "drain":
+            from imageserve.cli.drain import main as command
+        case "settings":
+            from imageserve.cli.settings import main as command
+        case _:
+            return extra_command(name)
+    return command
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -94,9 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.parse_args(arguments)
         parser.print_help()
         return 2
-    command, _ = COMMANDS[arguments[0]]
     try:
-        return int(command(arguments[1:], os.environ))
+        return int(_command(arguments[0])(arguments[1:], os.environ))
     except ImageserveError as error:
         print(f"imageserve {arguments[0]}: {error}", file=sys.stderr)
         return 1
@@ -109,8 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    texts = {name: text for name, (_, text) in COMMANDS.items()}
-    texts["loadtest"] += note_if_missing("loadtest")
+    texts = {**COMMANDS, "loadtest": COMMANDS["loadtest"] + note_if_missing("loadtest")}
     listing = "\n".join(f"  {name:<10} {text}" for name, text in texts.items())
     parser = argparse.ArgumentParser(
         prog="imageserve",

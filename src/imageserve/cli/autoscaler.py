@@ -4,8 +4,8 @@ import argparse
 import logging
 import signal
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from imageserve.autoscaler.cluster import Cluster
 from imageserve.autoscaler.lease import Election, Leadership
 from imageserve.autoscaler.loop import Autoscaler, SizedModel
 from imageserve.autoscaler.scaler import ModelScaler
@@ -18,15 +18,13 @@ from imageserve.probes import ProbeServer
 from imageserve.queue.monitor import FirstJobWaiter, Monitor
 from imageserve.queue.redis.connection import RedisAccess
 
+if TYPE_CHECKING:
+    from imageserve.autoscaler.kubernetes import KubernetesCluster
+
 log = logging.getLogger(__name__)
 
 SIMULATE = "autoscaler-simulate"
 """Entry point of ``simulate``, which is part of imageserve-loadtest."""
-
-SUBCOMMANDS = {
-    "explain": "print what the autoscaler would decide now, and why",
-    "simulate": "compare it with KEDA and with fixed fleets on recorded load, without a cluster",
-}
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -43,14 +41,14 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    texts = {**SUBCOMMANDS, "simulate": SUBCOMMANDS["simulate"] + note_if_missing(SIMULATE)}
-    listing = "\n".join(f"  {name:<10} {text}" for name, text in texts.items())
     parser = argparse.ArgumentParser(
         prog="imageserve autoscaler",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Keep as many pods of each model as its queue needs. Runs until SIGTERM, in a "
         "pod\nor with a kubeconfig. SCALING_FILE names the models and their limits.",
-        epilog=f"commands:\n{listing}\n\nSettings come from the environment: SCALING_FILE, "
+        epilog="commands:\n  explain    print what the autoscaler would decide now, and why\n"
+        "  simulate   compare it with KEDA and with fixed fleets on recorded load, without a "
+        f"cluster{note_if_missing(SIMULATE)}\n\nSettings come from the environment: SCALING_FILE, "
         "REDIS_URL, POD_NAME, POD_NAMESPACE, METRICS_PORT, ...\n'imageserve settings' lists them.",
     )
     add_cluster_options(parser)
@@ -98,7 +96,7 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
 
 
 def _autoscaler(
-    settings: Settings, scaling: Scaling, cluster: Cluster, dry_run: bool
+    settings: Settings, scaling: Scaling, cluster: "KubernetesCluster", dry_run: bool
 ) -> Autoscaler:
     access = RedisAccess.from_settings(settings)
     leadership = _leadership(settings, scaling, cluster)
@@ -114,7 +112,7 @@ def _autoscaler(
     return Autoscaler(models, leadership, interval_s=interval_s)
 
 
-def _leadership(settings: Settings, scaling: Scaling, cluster: Cluster) -> Leadership:
+def _leadership(settings: Settings, scaling: Scaling, cluster: "KubernetesCluster") -> Leadership:
     if scaling.lease is None:
         return Leadership()
     if settings.pod_name is None:

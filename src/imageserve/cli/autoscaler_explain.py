@@ -5,45 +5,36 @@ import http.client
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
-from imageserve.autoscaler.cluster import Cluster, Deployment, PodSummary, PodWatch, pause_of
+from imageserve.autoscaler.cluster import Deployment, PodSummary, PodWatch, pause_of
 from imageserve.autoscaler.scaler import observation
-from imageserve.autoscaler.scaling_file import ModelScaling, Scaling
-from imageserve.autoscaler.sizing import Decision, Observation, State, size
+from imageserve.autoscaler.scaling_file import ModelScaling
+from imageserve.autoscaler.sizing import State, size
 from imageserve.cli.autoscaler import add_cluster_options, scaling_of
+from imageserve.cli.extras import chosen
 from imageserve.config.settings import Settings
-from imageserve.errors import ClusterError, QueueError, SettingsError
-from imageserve.queue.monitor import Monitor
+from imageserve.errors import ClusterError, ImageserveError, QueueError, SettingsError
+from imageserve.queue.monitor import Monitor, Snapshots
 from imageserve.queue.redis.connection import RedisAccess
-from imageserve.queue.snapshot import Snapshot
 
 ASK_TIMEOUT_S = 1.0
 
-Snapshots = Mapping[str, Snapshot | QueueError]
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """One model's Deployment and pods; ``deployment`` is None where it cannot be read."""
-
-    deployment: Deployment | None
-    pods: PodSummary = field(default_factory=PodSummary)
-    problem: str = ""
+Target = tuple[Deployment, PodSummary] | ImageserveError
+"""One model's Deployment and pods, or why they cannot be read."""
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     options = _parser().parse_args(arguments)
     settings = Settings.from_env(environ)
     scaling = scaling_of(settings)
-    models = _chosen(scaling, options.model)
-    cluster, problem = _cluster(options.namespace or settings.pod_namespace, options.kubeconfig)
+    models = chosen(scaling.models, options.model)
     reads = _read_twice(settings, models, options.seconds)
     running = _ask_running(settings.metrics_port)
+    targets = _targets(models, options.namespace or settings.pod_namespace, options.kubeconfig)
     facts = {
         model.name: {
-            **_explained(model, reads, _target(cluster, model, problem)),
+            **_explained(model, reads, targets[model.name]),
             "running autoscaler": running.get(model.name),
         }
         for model in models
@@ -75,23 +66,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _chosen(scaling: Scaling, name: str | None) -> list[ModelScaling]:
-    if name is None:
-        return list(scaling.models.values())
-    if name not in scaling.models:
-        raise SettingsError(f"no model {name!r}; there are {', '.join(scaling.models)}")
-    return [scaling.models[name]]
-
-
-def _cluster(namespace: str | None, kubeconfig: str | None) -> tuple[Cluster | None, str]:
-    from imageserve.autoscaler.kubernetes import connect
-
-    try:
-        return connect(namespace, kubeconfig=kubeconfig), ""
-    except SettingsError as error:
-        return None, str(error)
-
-
 def _read_twice(
     settings: Settings, models: Sequence[ModelScaling], seconds: float
 ) -> list[tuple[float, Snapshots]]:
@@ -102,80 +76,71 @@ def _read_twice(
     return [first, (time.monotonic(), monitor.snapshots())]
 
 
-def _target(cluster: Cluster | None, model: ModelScaling, problem: str) -> _Target:
-    if cluster is None:
-        return _Target(None, problem=problem)
+def _targets(
+    models: Sequence[ModelScaling], namespace: str | None, kubeconfig: str | None
+) -> Mapping[str, Target]:
+    from imageserve.autoscaler.kubernetes import connect
+
     try:
-        deployment = cluster.deployment(model.deployment)
-        pods = cluster.pods(model.pod_selector)
-    except ClusterError as error:
-        return _Target(None, problem=str(error))
-    start_s = PodWatch().update(pods, 0.0).start_s
-    # Since when they are unschedulable is not known here.
-    unschedulable = sum(pod.unschedulable for pod in pods)
-    return _Target(deployment, PodSummary(unschedulable, start_s))
+        cluster = connect(namespace, kubeconfig=kubeconfig)
+    except SettingsError as error:
+        return dict.fromkeys((model.name for model in models), error)
+    targets: dict[str, Target] = {}
+    for model in models:
+        try:
+            deployment = cluster.deployment(model.deployment)
+            pods = cluster.pods(model.pod_selector)
+        except ClusterError as error:
+            targets[model.name] = error
+            continue
+        # Since when they are unschedulable is not known here.
+        unschedulable = sum(pod.unschedulable for pod in pods)
+        start_s = PodWatch().update(pods, 0.0).start_s
+        targets[model.name] = deployment, PodSummary(unschedulable, start_s)
+    return targets
 
 
 def _explained(
-    model: ModelScaling, reads: Sequence[tuple[float, Snapshots]], target: _Target
+    model: ModelScaling, reads: Sequence[tuple[float, Snapshots]], target: Target
 ) -> dict[str, Any]:
-    facts: dict[str, Any] = {
-        "queue": {"name": model.queue},
-        "deployment": _deployment(model, target),
-    }
-    queues = [(at_s, snapshots[model.queue]) for at_s, snapshots in reads]
-    known = [(at_s, queue) for at_s, queue in queues if isinstance(queue, Snapshot)]
-    if len(known) < len(queues):
-        facts["queue"]["problem"] = next(str(q) for _, q in queues if isinstance(q, QueueError))
-        return facts
-    seen, decision = _decided(model, known, target)
-    facts["queue"] |= {
-        "waiting": seen.waiting,
-        "in_flight": seen.in_flight,
-        "oldest_s": seen.oldest_s,
-        "accepted": seen.accepted,
-        "rejected": seen.rejected,
-    }
-    facts["workers"] = {"live": len(known[-1][1].tables), "bucket_ms": dict(seen.bucket_ms)}
-    facts["decision"] = {
-        "replicas": decision.replicas,
-        "raw": decision.raw,
-        "cause": decision.cause,
-        "reason": decision.reason,
-        "arrivals_per_s": decision.arrivals_per_s,
-        "capacity_per_s": decision.capacity_per_s,
-    }
+    """Call ``size`` on each reading of the queue in turn; returns the facts of the last one."""
+    queue: dict[str, Any] = {"name": model.queue}
+    facts = {"queue": queue, "deployment": _deployment(model, target)}
+    state = State()
+    for at_s, snapshots in reads:
+        snapshot = snapshots[model.queue]
+        if isinstance(snapshot, QueueError):
+            queue["problem"] = str(snapshot)
+            return facts
+        live = len(snapshot.tables)
+        workers = Deployment(model.deployment, "", "", live, live), PodSummary()
+        deployment, pods = target if isinstance(target, tuple) else workers
+        seen = observation(at_s, snapshot, deployment, pods)
+        decision, state = size(model.policy, state, seen)
+    queue |= _values(seen, "waiting", "in_flight", "oldest_s", "accepted", "rejected")
+    facts["workers"] = {"live": live, "bucket_ms": dict(seen.bucket_ms)}
+    names = ("replicas", "raw", "cause", "reason", "arrivals_per_s", "capacity_per_s")
+    facts["decision"] = _values(decision, *names)
     return facts
 
 
-def _decided(
-    model: ModelScaling, snapshots: Sequence[tuple[float, Snapshot]], target: _Target
-) -> tuple[Observation, Decision]:
-    """Call ``size`` on each snapshot in turn; returns the last observation and its decision."""
-    state = State()
-    for at_s, snapshot in snapshots:
-        live = len(snapshot.tables)
-        deployment = target.deployment or Deployment(model.deployment, "", "", live, live)
-        seen = observation(at_s, snapshot, deployment, target.pods)
-        decision, state = size(model.policy, state, seen)
-    return seen, decision
+def _values(source: object, *names: str) -> dict[str, Any]:
+    return {name: getattr(source, name) for name in names}
 
 
-def _deployment(model: ModelScaling, target: _Target) -> dict[str, Any]:
-    policy = model.policy
-    facts: dict[str, Any] = {
-        "name": model.deployment,
-        "bounds": [policy.min_replicas, policy.max_replicas],
-    }
-    if target.deployment is None:
-        return {**facts, "problem": target.problem}
-    pause = pause_of(target.deployment.annotations)
+def _deployment(model: ModelScaling, target: Target) -> dict[str, Any]:
+    bounds = [model.policy.min_replicas, model.policy.max_replicas]
+    facts: dict[str, Any] = {"name": model.deployment, "bounds": bounds}
+    if isinstance(target, ImageserveError):
+        return {**facts, "problem": str(target)}
+    deployment, pods = target
+    pause = pause_of(deployment.annotations)
     return {
         **facts,
-        "replicas": target.deployment.replicas,
-        "ready": target.deployment.ready,
-        "unschedulable": target.pods.unschedulable,
-        "pod_start_s": target.pods.start_s,
+        "replicas": deployment.replicas,
+        "ready": deployment.ready,
+        "unschedulable": pods.unschedulable,
+        "pod_start_s": pods.start_s,
         "paused": pause.annotation if pause else None,
     }
 

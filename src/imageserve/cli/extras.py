@@ -1,21 +1,29 @@
-"""Commands that come with another distribution, found by their entry points.
+"""What commands share: the choice of a model, and commands that come with another distribution.
 
-``imageserve-loadtest`` has the load test and the autoscaler's simulator. Serving images do not
-contain it.
+``imageserve-loadtest`` has the load test and the autoscaler's simulator, found by their entry
+points. Serving images do not contain it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
+from typing import TypeVar
 
-from imageserve.errors import ImageserveError
+from imageserve.errors import ImageserveError, SettingsError
+
+T = TypeVar("T")
 
 GROUP = "imageserve.commands"
 
 Command = Callable[[Sequence[str], Mapping[str, str]], int]
 
 
-class NotInstalled(ImageserveError):
-    """The distribution with this command is missing. The message says how to install it."""
+def chosen(models: Mapping[str, T], name: str | None) -> list[T]:
+    """Return the model of ``--model``, or all. Raises SettingsError where it is unknown."""
+    if name is None:
+        return list(models.values())
+    if name not in models:
+        raise SettingsError(f"no model {name!r}; there are {', '.join(models)}")
+    return [models[name]]
 
 
 def note_if_missing(name: str) -> str:
@@ -26,12 +34,11 @@ def note_if_missing(name: str) -> str:
 def extra_command(name: str) -> Command:
     """Import a command of another distribution.
 
-    Raises:
-        NotInstalled: no distribution has it.
+    Raises ImageserveError that says how to install it where it is missing.
     """
     found = _entry_point(name)
     if found is None:
-        raise NotInstalled(
+        raise ImageserveError(
             "this command is not installed; install it with: pip install imageserve-loadtest"
         )
     command: Command = found.load()

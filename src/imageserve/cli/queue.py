@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
+from imageserve.cli.extras import chosen
 from imageserve.config.settings import Settings
 from imageserve.errors import QueueError, SettingsError
 from imageserve.models.entries import ModelEntry, model_entries
@@ -17,7 +18,7 @@ from imageserve.queue.snapshot import Snapshot, expected_wait_ms
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     options = _parser().parse_args(arguments)
     settings = Settings.from_env(environ)
-    entries = _entries(settings, options.model)
+    entries = chosen(model_entries(settings), options.model)
     monitor = Monitor(RedisAccess.from_settings(settings), [entry.queue for entry in entries])
     if options.action == "status":
         return _status(entries, monitor, as_json=options.json)
@@ -44,15 +45,6 @@ def _parser() -> argparse.ArgumentParser:
     purge = actions.add_parser("purge", help="drop all waiting jobs; their clients get 503")
     purge.add_argument("--yes", action="store_true", help="do not ask")
     return parser
-
-
-def _entries(settings: Settings, name: str | None) -> list[ModelEntry]:
-    entries = model_entries(settings)
-    if name is None:
-        return list(entries.values())
-    if name not in entries:
-        raise SettingsError(f"no model {name!r}; there are {', '.join(entries)}")
-    return [entries[name]]
 
 
 def _status(entries: Sequence[ModelEntry], monitor: Monitor, *, as_json: bool) -> int:

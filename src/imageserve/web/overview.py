@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from imageserve.errors import QueueError
-from imageserve.metrics import QueueReadings
+from imageserve.metrics import Readings
 from imageserve.models.entries import ModelEntry
 from imageserve.queue.monitor import Monitor
 from imageserve.queue.snapshot import Snapshot, expected_wait_ms
@@ -41,7 +41,7 @@ class Overview:
             "redis": "ok" if len(snapshots) == len(self._entries) else "unavailable",
         }
 
-    def readings(self) -> QueueReadings:
+    def readings(self) -> Readings:
         """Return the queues' gauges, without queues that could not be read."""
         return {
             (name, self._entries[name].queue): {
