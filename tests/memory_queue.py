@@ -26,7 +26,7 @@ from imageserve.queue.wire import (
     Keys,
     Result,
     ResultError,
-    encode_job,
+    encode_open_job,
     readable,
     result_of_error,
 )
@@ -351,3 +351,8 @@ def entry_fields(entry: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return fields if isinstance(fields, dict) else {}
+
+
+def encode_job(job: Job) -> str:
+    """Write a job, complete."""
+    return f'{encode_open_job(job)},"ts":{job.ts},"deadline":{job.deadline}}}'

@@ -8,7 +8,7 @@ from typing import Protocol
 import pytest
 import redis
 from tests.queues import RedisQueue
-from tests.redis_server import PATIENCE_S
+from tests.redis_server import PATIENCE_S, eventually
 
 from imageserve.queue.listener import ReplyListener
 from imageserve.queue.redis.connection import RedisAccess
@@ -48,7 +48,8 @@ def listen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listen]:
         listener = ReplyListener(RedisAccess(server.url), queues)
         listener.start()
         servers.append(server)
-        assert not wait or listener.wait_connected(PATIENCE_S)
+        if wait:
+            eventually(lambda: listener.connected, "a connected listener")
         return listener
 
     yield start

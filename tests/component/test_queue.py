@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import pytest
 import redis
-from tests.memory_queue import MemoryQueue
+from tests.memory_queue import MemoryQueue, encode_job
 from tests.queues import RedisQueue
 from tests.redis_server import QueueMaker, RedisServers, eventually, executables
 
@@ -30,7 +30,6 @@ from imageserve.queue.wire import (
     UnsupportedJob,
     decode_job,
     decode_result,
-    encode_job,
 )
 
 HELD = Lease(lease_ms=60_000)

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
-from tests.memory_queue import MemoryQueue
+from tests.memory_queue import MemoryQueue, encode_job
 from tests.redis_server import PATIENCE_S, eventually
 
 from imageserve import metrics
@@ -26,7 +26,7 @@ from imageserve.queue.consumer import Claim, Consumer, Lease
 from imageserve.queue.producer import Limits
 from imageserve.queue.redis import connection
 from imageserve.queue.snapshot import WorkerInfo
-from imageserve.queue.wire import Job, Result, encode_job
+from imageserve.queue.wire import Job, Result
 from imageserve.worker.loop import Worker, WorkerConfig
 from imageserve.worker.runner import Runner
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.memory_queue import encode_job
 
 from imageserve.predictions import Prediction
 from imageserve.queue.wire import (
@@ -16,7 +17,6 @@ from imageserve.queue.wire import (
     UnsupportedJob,
     decode_job,
     decode_result,
-    encode_job,
     encode_open_job,
     encode_result,
 )

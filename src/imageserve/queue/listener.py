@@ -150,8 +150,6 @@ class ReplyListener:
         process = uuid.uuid4().hex
         self.tickets = {queue.name: Tickets(queue.keys.reply(process)) for queue in queues}
         self.breaker = Breaker()
-        self.connections = 0
-        """How many subscriptions were made."""
         self._access = access
         self._queues = {self.tickets[queue.name].channel: queue for queue in queues}
         self._connected = threading.Event()
@@ -164,9 +162,6 @@ class ReplyListener:
 
     def start(self) -> None:
         threading.Thread(target=self._run, name="replies", daemon=True).start()
-
-    def wait_connected(self, timeout_s: float) -> bool:
-        return self._connected.wait(timeout_s)
 
     def _run(self) -> None:
         backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
@@ -229,7 +224,6 @@ class ReplyListener:
             self._deliver(self._queues[channel].name, message["data"])
 
     def _note_connected(self) -> None:
-        self.connections += 1
         self.breaker.reset()
         self._connected.set()
         self._set_redis_up()

@@ -200,11 +200,6 @@ class Producer:
         self._breaker = breaker
         self._config = config
 
-    @property
-    def channel(self) -> str:
-        """The channel on which the results of its jobs are published."""
-        return self._tickets.channel
-
     def submit(
         self, request: JobRequest, pixels: bytes, timeout_ms: int, wake: threading.Event
     ) -> Ticket:
@@ -259,21 +254,18 @@ class Producer:
 
     def _refused(self, admission: Admission, limits: Limits) -> QueueRefused:
         """Return the refusal, with the seconds after which another try makes sense."""
-        capacity = self.admission.capacity_per_s
         code, backlog = admission.code, admission.backlog
-        if code is EnqueueCode.COLLISION:
-            return QueueRefused("collision", backlog, retry_after_s=1)
+        # A full queue: not when the first place is free, which the nearest client takes, but when a
+        # tenth of it is done.
+        excess = max(1, backlog // 10)
         if code is EnqueueCode.WOULD_TIME_OUT:
             excess = backlog - limits.max_backlog + 1
-            return QueueRefused(
-                "would_time_out", backlog, retry_after_s=retry_after_s(excess, capacity)
-            )
-        if code is EnqueueCode.NO_ROOM:
-            return QueueRefused("no_room", backlog, retry_after_s=retry_after_s(1, capacity))
-        # Not when the first place is free, which the nearest client takes, but when a tenth of the
-        # queue is done.
-        wait_s = retry_after_s(max(1, backlog // 10), capacity)
-        return QueueRefused("full", backlog, retry_after_s=wait_s)
+        elif code is EnqueueCode.NO_ROOM:
+            excess = 1
+        wait_s = retry_after_s(excess, self.admission.capacity_per_s)
+        if code is EnqueueCode.COLLISION:
+            wait_s = 1
+        return QueueRefused(code.name.lower(), backlog, retry_after_s=wait_s)
 
     def read_stored(self, tickets: Sequence[Ticket]) -> None:
         """Give open tickets the results that are stored. Raises QueueError."""

@@ -178,11 +178,6 @@ class Finished:
 # -- jobs ---------------------------------------------------------------------------------------
 
 
-def encode_job(job: Job) -> str:
-    """Write a job, complete."""
-    return f'{encode_open_job(job)},"ts":{job.ts},"deadline":{job.deadline}}}'
-
-
 def encode_open_job(job: Job) -> str:
     """Write a job without its closing brace: ENQUEUE adds ``ts`` and ``deadline``."""
     fields = {
