@@ -88,7 +88,7 @@ def test_a_thousand_waiters_share_one_connection(
     assert all(wake.wait(PATIENCE_S) for wake in wakes)
     for name in names:
         listener.tickets[QUEUE].remove(tickets[name])
-    assert len(listener.tickets[QUEUE]) == 0
+    assert len(listener.tickets[QUEUE]._by_id) == 0
 
 
 def test_results_that_came_while_the_connection_was_killed_are_caught_up(

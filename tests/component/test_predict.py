@@ -170,7 +170,7 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
         bench = Bench(pool, clock)
         yield bench
     # Whatever way a request takes, at its end it waits for nothing any more.
-    assert len(bench.queue.tickets) == 0
+    assert len(bench.queue.tickets._by_id) == 0
 
 
 def done(request: "Future[Answers]") -> Answers:

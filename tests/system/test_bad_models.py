@@ -46,7 +46,7 @@ BAD = [
     Bad("missing", lambda folder: None, "holds no model: put model.keras, saved_model/ or"),
     Bad("cut-short", cut_short, "is no .keras file, or cut short: copy or save it anew"),
     Bad("damaged", weights_of_another, "save it anew with model.save()"),
-    Bad("yaml", broken_yaml, "unknown 'size'; known are input_size, interpolation, scaling"),
+    Bad("yaml", broken_yaml, "size: is unknown; known are input_size, interpolation, scaling"),
     Bad(
         "labels",
         lambda folder: write_onnx(folder / "model.onnx", classes=4),

@@ -195,7 +195,7 @@ def test_a_job_that_could_not_be_queued_leaves_no_ticket(
     tickets = Tickets("channel")
     producer = Producer(bench.queue, tickets, Breaker(), ProducerConfig())
     assert submitted(producer).accepted
-    assert len(tickets) == 1
+    assert len(tickets._by_id) == 1
 
     def enqueue(*args: object) -> None:
         raise error
@@ -203,4 +203,4 @@ def test_a_job_that_could_not_be_queued_leaves_no_ticket(
     monkeypatch.setattr(bench.queue, "enqueue", enqueue)
     with pytest.raises(type(error)):
         submitted(producer)
-    assert len(tickets) == 1
+    assert len(tickets._by_id) == 1

@@ -7,8 +7,9 @@ from hypothesis import strategies as st
 from imageserve.errors import QueueError
 from imageserve.queue.snapshot import (
     BucketMs,
+    Snapshot,
+    WorkerInfo,
     decode_snapshot,
-    expected_wait_ms,
     largest_backlog_in_time,
     per_second,
     retry_after_s,
@@ -70,17 +71,17 @@ def test_another_worker_like_one_of_them_never_lets_in_less(
 
 
 @pytest.mark.parametrize(
-    ("backlog", "capacity", "wait_ms"),
-    [
-        pytest.param(0, 100.0, 0.0, id="nobody ahead"),
-        pytest.param(50, 100.0, 500.0, id="half a second of work"),
-        pytest.param(50, 0.0, None, id="no capacity known"),
-    ],
+    ("bucket_ms", "wait_ms"),
+    [({1: 100.0}, 600), ({2: 100.0}, 300), ({}, None)],
+    ids=["10 a second", "20 a second", "an unknown capacity"],
 )
 def test_the_expected_wait_is_the_backlog_over_the_capacity(
-    backlog: int, capacity: float, wait_ms: float | None
+    bucket_ms: BucketMs, wait_ms: int | None
 ) -> None:
-    assert expected_wait_ms(backlog, capacity) == wait_ms
+    worker = WorkerInfo("w", "m", (1, 1, 3), 2, bucket_ms, "ready", "host")
+    snapshot = Snapshot(0, queued=3, retry=1, in_flight=2, dead=0, oldest_ms=0, workers=(worker,))
+
+    assert snapshot.expected_wait_ms == wait_ms
 
 
 @pytest.mark.parametrize(

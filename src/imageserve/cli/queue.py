@@ -12,7 +12,7 @@ from imageserve.errors import QueueError, SettingsError
 from imageserve.models.entries import ModelEntry, model_entries
 from imageserve.queue.monitor import Monitor
 from imageserve.queue.redis.connection import RedisAccess
-from imageserve.queue.snapshot import Snapshot, expected_wait_ms
+from imageserve.queue.snapshot import Snapshot
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -62,7 +62,6 @@ def _status(entries: Sequence[ModelEntry], monitor: Monitor, *, as_json: bool) -
 
 
 def _print_queue(entry: ModelEntry, snapshot: Snapshot, *, as_json: bool) -> None:
-    wait_ms = expected_wait_ms(snapshot.backlog, snapshot.capacity_per_s)
     facts = {
         "model": entry.name,
         "queue": entry.queue,
@@ -72,7 +71,7 @@ def _print_queue(entry: ModelEntry, snapshot: Snapshot, *, as_json: bool) -> Non
         "oldest_ms": snapshot.oldest_ms,
         "dead": snapshot.dead,
         "capacity_per_s": round(snapshot.capacity_per_s, 1),
-        "expected_wait_ms": None if wait_ms is None else round(wait_ms),
+        "expected_wait_ms": snapshot.expected_wait_ms,
         **snapshot.stats,
     }
     workers = {

@@ -9,7 +9,7 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
@@ -119,7 +119,8 @@ class ConsumerStore(RedisQueue):
     ) -> list[bool]:
         """Acknowledge, store and publish; False where the lease was lost (nothing is changed)."""
         kept: list[bool] = []
-        for part in _parts(finished, FINISH_AT_ONCE):
+        for start in range(0, len(finished), FINISH_AT_ONCE):
+            part = finished[start : start + FINISH_AT_ONCE]
             kept += self._finish_part(token, part, batches, busy_ms)
             batches = busy_ms = 0
         return kept
@@ -168,17 +169,6 @@ class ConsumerStore(RedisQueue):
         return texts([reply])[0] if reply else ""
 
 
-def _parts(items: Sequence[Finished], size: int) -> Iterator[Sequence[Finished]]:
-    for start in range(0, len(items), size):
-        yield items[start : start + size]
-
-
-@dataclass
-class _Held:
-    ids: Sequence[str]
-    since: float
-
-
 class LeaseKeeper:
     """Renews each held claim three times per lease."""
 
@@ -186,7 +176,7 @@ class LeaseKeeper:
         self.patience_s = LEAST_PATIENCE_S
         self._store = store
         self._lease_ms = lease_ms
-        self._held: dict[str, _Held] = {}
+        self._held: dict[str, tuple[Sequence[str], float]] = {}
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
 
@@ -202,28 +192,28 @@ class LeaseKeeper:
 
     def hold(self, token: str, ids: Sequence[str]) -> None:
         """Renew from now on. A second call, when the model starts, restarts the patience."""
-        self._held[token] = _Held(ids, time.monotonic())
+        self._held[token] = ids, time.monotonic()
 
     def drop(self, token: str) -> None:
         self._held.pop(token, None)
 
     def _run(self) -> None:
         while not self._stopped.wait(self._lease_ms / 3000):
-            for token, held in list(self._held.items()):
+            for token, (ids, since) in list(self._held.items()):
                 try:
-                    self._renew(token, held)
+                    self._renew(token, ids, since)
                 # This loop must never end: without it each long batch would run twice.
                 except Exception:
                     log.critical("bug while renewing a lease", exc_info=True)
 
-    def _renew(self, token: str, held: _Held) -> None:
-        if time.monotonic() - held.since > self.patience_s:
-            log.error("a batch of %d hangs: its jobs go to another worker", len(held.ids))
+    def _renew(self, token: str, ids: Sequence[str], since: float) -> None:
+        if time.monotonic() - since > self.patience_s:
+            log.error("a batch of %d hangs: its jobs go to another worker", len(ids))
             self.drop(token)
             return
         try:
-            if self._store.extend(token, held.ids, self._lease_ms) == 0 and token in self._held:
-                log.warning("lost the lease of a batch of %d", len(held.ids))
+            if self._store.extend(token, ids, self._lease_ms) == 0 and token in self._held:
+                log.warning("lost the lease of a batch of %d", len(ids))
                 self.drop(token)
         except QueueError as error:
             # The main loop reports the outage; leases may survive it.

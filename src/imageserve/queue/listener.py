@@ -10,7 +10,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from imageserve import metrics
 from imageserve.backoff import Backoff
@@ -22,7 +22,8 @@ from imageserve.queue.redis.connection import (
     connect,
     redis_errors,
 )
-from imageserve.queue.wire import Keys, Result, ResultError, decode_result
+from imageserve.queue.redis.queue import RedisQueue
+from imageserve.queue.wire import Result, ResultError, decode_result
 
 log = logging.getLogger(__name__)
 
@@ -82,9 +83,6 @@ class Tickets:
     def open(self) -> list[Ticket]:
         return [ticket for ticket in list(self._by_id.values()) if ticket.result is None]
 
-    def __len__(self) -> int:
-        return len(self._by_id)
-
 
 class Breaker:
     """Refuses calls to a Redis node after one failed.
@@ -124,26 +122,13 @@ class Breaker:
         self._open_until = None
 
 
-class StoredResults(Protocol):
-    """A queue from which missed results can be read."""
-
-    name: str
-    keys: Keys
-
-    def results(self, job_ids: Sequence[str]) -> list[Result | None]:
-        """Read stored results."""
-
-    def missing(self, job_ids: Sequence[str]) -> list[str]:
-        """Return those accepted jobs of which Redis holds nothing any more."""
-
-
 class ReplyListener:
     """Hears the results of queues that share a Redis node, in a thread of its own."""
 
     def __init__(
         self,
         access: RedisAccess,
-        queues: Sequence[StoredResults],
+        queues: Sequence[RedisQueue],
         peers: "list[ReplyListener] | None" = None,
     ) -> None:
         """``peers`` are all listeners of this process: Redis is up while each is connected."""
@@ -235,7 +220,7 @@ class ReplyListener:
         except ValueError:
             log.warning("ignored a message that is no result: %.200r", text)
 
-    def _catch_up(self, queue: StoredResults) -> None:
+    def _catch_up(self, queue: RedisQueue) -> None:
         """Read the results of one queue that were published while nobody listened.
 
         A job that Redis accepted and holds no longer is lost: its ticket is told so.

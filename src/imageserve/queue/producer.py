@@ -13,14 +13,13 @@ import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Any
 
 from imageserve.errors import QueueError, QueueRefused, QueueUnavailable
 from imageserve.queue.listener import Breaker, ReplyListener, Ticket, Tickets
 from imageserve.queue.redis.connection import RedisAccess, by_node, redis_errors
 from imageserve.queue.redis.queue import ENQUEUE, RedisQueue
 from imageserve.queue.snapshot import Snapshot, largest_backlog_in_time, retry_after_s
-from imageserve.queue.wire import Job, Result, decode_result, encode_open_job
+from imageserve.queue.wire import Job, encode_open_job
 
 log = logging.getLogger(__name__)
 
@@ -99,33 +98,6 @@ class ProducerStore(RedisQueue):
         if job_ids:
             with redis_errors():
                 self.client.unlink(*map(self.keys.pixels, job_ids))
-
-    def results(self, job_ids: Sequence[str]) -> list[Result | None]:
-        """Read stored results."""
-        if not job_ids:
-            return []
-        with redis_errors():
-            stored: Any = self.client.mget([self.keys.result(job_id) for job_id in job_ids])
-        return [_stored_result(text) for text in stored]
-
-    def missing(self, job_ids: Sequence[str]) -> list[str]:
-        """Return those accepted jobs of which Redis holds nothing any more, not even a result."""
-        with redis_errors():
-            pipeline = self.client.pipeline(transaction=False)
-            for job_id in job_ids:
-                pipeline.exists(self.keys.nonce(job_id), self.keys.result(job_id))
-            known = pipeline.execute()
-        return [job_id for job_id, count in zip(job_ids, known, strict=True) if not count]
-
-
-def _stored_result(text: bytes | str | None) -> Result | None:
-    if text is None:
-        return None
-    try:
-        return decode_result(text)
-    except ValueError as error:
-        log.warning("ignored a stored result: %s", error)
-        return None
 
 
 class AdmissionView:

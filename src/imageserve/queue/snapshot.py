@@ -9,7 +9,7 @@ import json
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from imageserve.errors import QueueError
@@ -100,6 +100,11 @@ class Snapshot:
         """Pictures per second that the live workers can do together."""
         return sum(map(per_second, self.tables))
 
+    @property
+    def expected_wait_ms(self) -> int | None:
+        """How long a new job waits; None where the capacity is unknown."""
+        return round(1000 * self.backlog / self.capacity_per_s) if self.capacity_per_s else None
+
 
 # -- capacity -----------------------------------------------------------------------------------
 
@@ -124,13 +129,6 @@ def largest_backlog_in_time(tables: Iterable[BucketMs], timeout_ms: int) -> int:
     return max(1, math.floor(capacity * (timeout_ms - own_batch_ms) / 1000.0))
 
 
-def expected_wait_ms(backlog: int, capacity_per_s: float) -> float | None:
-    """Return how long a new job waits behind ``backlog`` others; None where it is unknown."""
-    if capacity_per_s <= 0:
-        return None
-    return backlog * 1000.0 / capacity_per_s
-
-
 def retry_after_s(excess: int, capacity_per_s: float, *, unknown_s: int = 5) -> int:
     """Return the whole seconds, 1 to 60, that the workers need for ``excess`` jobs."""
     if capacity_per_s <= 0:
@@ -142,22 +140,12 @@ def retry_after_s(excess: int, capacity_per_s: float, *, unknown_s: int = 5) -> 
 
 
 def encode_worker_info(info: WorkerInfo) -> str:
-    """Write the JSON that ``{Q}:workers:info`` holds of one worker."""
-    return json.dumps(
-        {
-            "model": info.model,
-            "shape": info.shape,
-            "batch_size": info.batch_size,
-            "bucket_ms": {str(size): round(ms, 3) for size, ms in info.bucket_ms.items()},
-            "state": info.state,
-            "host": info.host,
-            "version": info.version,
-            "loading": info.loading,
-            "problem": info.problem,
-            "answered": info.answered,
-        },
-        separators=(",", ":"),
-    )
+    """Write the JSON that ``{Q}:workers:info`` holds of one worker: all but id and time."""
+    told = {
+        f.name: getattr(info, f.name) for f in fields(info) if f.name not in ("id", "last_seen")
+    }
+    told["bucket_ms"] = {str(size): round(ms, 3) for size, ms in info.bucket_ms.items()}
+    return json.dumps(told, separators=(",", ":"))
 
 
 def decode_worker_info(worker_id: str, last_seen: int, text: str | bytes) -> WorkerInfo:
@@ -166,21 +154,21 @@ def decode_worker_info(worker_id: str, last_seen: int, text: str | bytes) -> Wor
     Raises ValueError where it cannot be read.
     """
     try:
-        fields = json.loads(text)
-        height, width, channels = fields["shape"]
+        told = json.loads(text)
+        height, width, channels = told["shape"]
         return WorkerInfo(
             id=worker_id,
-            model=fields["model"],
+            model=told["model"],
             shape=(height, width, channels),
-            batch_size=fields["batch_size"],
-            bucket_ms={int(size): float(ms) for size, ms in fields["bucket_ms"].items()},
-            state=fields["state"],
-            host=fields["host"],
+            batch_size=told["batch_size"],
+            bucket_ms={int(size): float(ms) for size, ms in told["bucket_ms"].items()},
+            state=told["state"],
+            host=told["host"],
             last_seen=last_seen,
-            version=str(fields.get("version", "")),
-            loading=str(fields.get("loading", "")),
-            problem=str(fields.get("problem", "")),
-            answered=str(fields.get("answered", "")),
+            version=str(told.get("version", "")),
+            loading=str(told.get("loading", "")),
+            problem=str(told.get("problem", "")),
+            answered=str(told.get("answered", "")),
         )
     except (TypeError, KeyError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(f"worker {worker_id} cannot be read: {error!r}") from error

@@ -38,7 +38,6 @@ from imageserve.predictions import Prediction
 VERSION = 1
 ENCODING = "rgb8"
 
-
 GUARD_MS = 3_600_000
 """TTL of keys that are renewed while in use: an abandoned queue leaves nothing behind."""
 

@@ -1,6 +1,5 @@
 """What is served and how it is doing: read from the queues when a client asks."""
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,9 +7,7 @@ from imageserve.errors import QueueError
 from imageserve.metrics import Readings
 from imageserve.models.entries import ModelEntry
 from imageserve.queue.monitor import Monitor
-from imageserve.queue.snapshot import Snapshot, expected_wait_ms
-
-log = logging.getLogger(__name__)
+from imageserve.queue.snapshot import Snapshot
 
 
 class Overview:
@@ -58,25 +55,17 @@ class Overview:
     def _snapshots(self) -> dict[str, Snapshot]:
         """Return the snapshots of the models whose queue could be read."""
         found = self._monitor.snapshots()
-        known: dict[str, Snapshot] = {}
-        for name, entry in self._entries.items():
-            snapshot = found[entry.queue]
-            if isinstance(snapshot, QueueError):
-                log.debug("queue %s cannot be read: %s", entry.queue, snapshot)
-            else:
-                known[name] = snapshot
-        return known
+        read = ((name, found[entry.queue]) for name, entry in self._entries.items())
+        return {name: each for name, each in read if not isinstance(each, QueueError)}
 
 
 def _status(snapshot: Snapshot) -> dict[str, Any]:
-    capacity_per_s = round(snapshot.capacity_per_s, 2)
-    wait_ms = expected_wait_ms(snapshot.backlog, capacity_per_s)
     return {
         "queued": snapshot.waiting,
         "in_flight": snapshot.in_flight,
         "oldest_ms": snapshot.oldest_ms,
-        "expected_wait_ms": None if wait_ms is None else round(wait_ms),
-        "capacity_per_s": capacity_per_s,
+        "expected_wait_ms": snapshot.expected_wait_ms,
+        "capacity_per_s": round(snapshot.capacity_per_s, 2),
         "dead": snapshot.dead,
         "workers": [
             {

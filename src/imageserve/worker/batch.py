@@ -6,7 +6,7 @@ those that do.
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 from imageserve import metrics
 from imageserve.predictions import Prediction
 from imageserve.queue.consumer import Batch, ClaimedJob
-from imageserve.queue.wire import Finished, Job, Result, ResultError, UnsupportedJob
+from imageserve.queue.wire import (
+    Finished,
+    Job,
+    Result,
+    ResultError,
+    UnsupportedJob,
+    result_of_error,
+)
 
 log = logging.getLogger(__name__)
 
@@ -106,17 +113,11 @@ def _refused(
     shape: tuple[int, int, int],
     error: ResultError,
 ) -> Finished:
-    result = Result(
-        id=job.id,
-        model=model,
-        queue_ms=max(0, now - job.ts),
-        model_ms=0,
-        batch=0,
-        error=error,
-        shape=shape if error.code == "model_changed" else None,
-    )
+    done = result_of_error(job, error.code, error.message)
+    takes = shape if error.code == "model_changed" else None
+    result = replace(done.result, model=model, queue_ms=max(0, now - job.ts), shape=takes)
     counter = "expired" if error.code == "timed_out" else "failed"
-    return Finished(job.id, job.reply, result, job.result_ttl_ms, counter)
+    return replace(done, result=result, counter=counter)
 
 
 def _finished(job: Job, outcome: Outcome, queue_ms: float, model: str) -> Finished:

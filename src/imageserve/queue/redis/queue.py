@@ -1,6 +1,7 @@
 """One queue on Redis: its connections, its Lua scripts, and the calls that several faces need."""
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from functools import partial
 from importlib.resources import files
@@ -12,7 +13,9 @@ from redis.exceptions import NoScriptError, OutOfMemoryError
 import imageserve.queue
 from imageserve.queue.redis.connection import COMMAND_TIMEOUT_S, RedisAccess, connect, redis_errors
 from imageserve.queue.snapshot import Snapshot, decode_snapshot
-from imageserve.queue.wire import Finished, Keys, encode_result
+from imageserve.queue.wire import Finished, Keys, Result, decode_result, encode_result
+
+log = logging.getLogger(__name__)
 
 BLOCK_S = 2.0
 """Longest single blocking call. It bounds how long a half-open connection goes unnoticed, and how
@@ -100,6 +103,23 @@ class RedisQueue:
         with redis_errors():
             return decode_snapshot(SNAPSHOT(self.client, self.keys.of_snapshot(), []))
 
+    def results(self, job_ids: Sequence[str]) -> list[Result | None]:
+        """Read stored results."""
+        if not job_ids:
+            return []
+        with redis_errors():
+            stored: Any = self.client.mget([self.keys.result(job_id) for job_id in job_ids])
+        return [_stored_result(text) for text in stored]
+
+    def missing(self, job_ids: Sequence[str]) -> list[str]:
+        """Return those accepted jobs of which Redis holds nothing any more, not even a result."""
+        with redis_errors():
+            pipeline = self.client.pipeline(transaction=False)
+            for job_id in job_ids:
+                pipeline.exists(self.keys.nonce(job_id), self.keys.result(job_id))
+            known = pipeline.execute()
+        return [job_id for job_id, count in zip(job_ids, known, strict=True) if not count]
+
     def store(self, finished: Sequence[Finished], *, publish: bool) -> None:
         """Store results of jobs that no worker holds; the first result of a job wins."""
         with redis_errors():
@@ -121,3 +141,13 @@ class RedisQueue:
         """Close all connections. They are made again when they are needed."""
         for client in (self.client, self.once, self.blocking):
             client.connection_pool.disconnect()
+
+
+def _stored_result(text: bytes | str | None) -> Result | None:
+    if text is None:
+        return None
+    try:
+        return decode_result(text)
+    except ValueError as error:
+        log.warning("ignored a stored result: %s", error)
+        return None

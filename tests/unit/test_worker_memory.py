@@ -9,7 +9,7 @@ import pytest
 
 PROGRAM = """
 import resource, sys
-from imageserve.worker.memory import keep_freed_memory
+from imageserve.worker.process import keep_freed_memory
 if sys.argv[1] == "kept":
     keep_freed_memory()
 
