@@ -37,7 +37,7 @@ def _ramp(second: float) -> float:
 
 
 def _flash_crowd(second: float) -> float:
-    """Twenty times the load within seconds; after five minutes it loses interest."""
+    """Twenty times the load within seconds; over after five minutes."""
     if second < 1200:
         return 10.0
     return 200.0 if second < 1500 else 10 + 190 * math.exp(-(second - 1500) / 300)
