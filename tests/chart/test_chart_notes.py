@@ -1,4 +1,4 @@
-"""What a user reads after the installation: commands, and that they fit what was installed."""
+"""The notes after an installation: their commands fit the objects that were installed."""
 
 import re
 import shlex
@@ -94,11 +94,11 @@ def test_an_external_redis_needs_no_advice_on_its_volume(helm4: Helm) -> None:
 
 
 def commands(notes: str) -> list[str]:
-    """Return the lines that are to be typed."""
+    """Return the lines that the user should type."""
     return [line.strip() for line in notes.splitlines() if line.startswith("   ") and line.strip()]
 
 
-# An installation has no --api-versions to pretend with.
+# An installation takes no --api-versions.
 NOTED = [s for s in SITUATIONS if s.release != "r" * 53 and s.name != "a GPU by resource claim"]
 
 

@@ -1,4 +1,4 @@
-"""What pods may not do, and who may not reach Redis."""
+"""What pods may not do, and that other pods cannot reach Redis."""
 
 import pytest
 from tests.e2e.cluster import Cluster

@@ -6,7 +6,7 @@ from tests.e2e.release import Release
 PODS = 2
 
 
-def test_a_load_from_inside_is_answered_right_and_reported_as_one(
+def test_a_load_from_inside_is_answered_and_merged_into_one_report(
     cluster: Cluster, release: Release
 ) -> None:
     load = {"parallelism": PODS, "rate": 8, "durationSeconds": 15, "slo": ["p99=20s"]}

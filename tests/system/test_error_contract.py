@@ -255,7 +255,7 @@ def test_the_bad_requests_above_were_no_bugs_and_left_nothing(stack: Stack) -> N
     assert not [line for line in stack.web.lines() if "traceback" in line]
     assert stack.http.predict(GOOD).labels[0] == sample(1).label
     stack.wait_for(stack.idle, "all jobs are done")
-    assert stack.immortal() == []
+    assert stack.keys_without_expiry() == []
 
 
 def test_a_caller_without_a_key_is_refused_where_keys_are_switched_on(

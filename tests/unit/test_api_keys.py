@@ -1,4 +1,4 @@
-"""API keys: who is let in, and how the file is read."""
+"""API keys: which requests are let in, and how the file is read."""
 
 import os
 from pathlib import Path

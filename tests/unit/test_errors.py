@@ -54,7 +54,7 @@ def test_every_error_for_clients_is_in_the_contract() -> None:
 
 
 @pytest.mark.parametrize("kind", list(family(ImageserveError)), ids=lambda kind: kind.__name__)
-def test_every_error_has_its_sentence_and_its_place_in_the_tree(
+def test_every_error_has_a_docstring_and_is_in_the_tree_of_the_module(
     kind: type[ImageserveError],
 ) -> None:
     assert kind.__doc__
@@ -62,7 +62,7 @@ def test_every_error_has_its_sentence_and_its_place_in_the_tree(
     assert kind.__name__ in (errors.__doc__ or "")
 
 
-def test_a_request_error_carries_its_message_and_when_to_come_back() -> None:
+def test_a_request_error_carries_its_message_and_the_seconds_to_retry_after() -> None:
     error = errors.QueueFull("3 pictures are waiting", retry_after_s=7)
 
     assert (str(error), error.message, error.retry_after_s) == (*2 * ["3 pictures are waiting"], 7)

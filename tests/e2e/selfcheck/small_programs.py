@@ -34,7 +34,7 @@ CONSTANT = {
 
 
 class Programs:
-    """Does what the two programs are asked to do, and remembers it."""
+    """Carries out the commands of the two programs, and records them."""
 
     def __init__(self, cluster: SmallCluster) -> None:
         self.asked: list[list[str]] = []
