@@ -44,7 +44,7 @@ def _flash_crowd(second: float) -> float:
 
 
 def _on_off(second: float) -> float:
-    """A batch job of somebody else: ten minutes on, ten minutes off."""
+    """Another team's batch job: ten minutes on, ten minutes off."""
     return 120.0 if second % 1200 < 600 else 0.0
 
 

@@ -202,7 +202,7 @@ SITUATIONS = (
         ),
     ),
     Situation(
-        "rights that somebody else gives",
+        "rights given outside the chart",
         (
             {
                 "autoscaler": {

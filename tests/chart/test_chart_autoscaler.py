@@ -75,8 +75,8 @@ def test_the_autoscaler_can_use_its_file(helm4: Helm, situation: Situation, tmp_
         assert env["MODEL"] == model.name
         assert str(model.policy.batch_size) == env["BATCH_SIZE"]
         assert entries[model.name]["queue"] == model.queue
-        wanted = dict(each.split("=") for each in model.pod_selector.split(","))
-        chosen = [p for p in pod_templates(objects) if selects({"matchLabels": wanted}, p.labels)]
+        labels = dict(each.split("=") for each in model.pod_selector.split(","))
+        chosen = [p for p in pod_templates(objects) if selects({"matchLabels": labels}, p.labels)]
         assert chosen == [pod]
 
 
@@ -325,7 +325,7 @@ def test_keda_is_required_unless_apis_are_not_checked(helm: Helm) -> None:
     assert scalers(helm.render(MODES["keda"], PASSWORD, {"checkApis": False}))
 
 
-def test_keda_asks_for_both_halves_of_a_queue(helm4: Helm) -> None:
+def test_keda_counts_waiting_and_in_flight_jobs(helm4: Helm) -> None:
     objects = render(helm4, MODES["keda"], TWO_MODELS)
     found = {target(each): each["spec"] for each in scalers(objects)}
 

@@ -241,7 +241,7 @@ def test_the_published_paths_are_those_that_clients_call(helm4: Helm) -> None:
     assert {"/predict", "/models"} <= answered_by("web")
 
 
-def test_a_path_that_nobody_answers_would_be_found() -> None:
+def test_a_path_that_no_program_answers_would_be_found() -> None:
     assert "/healthz" in answered_by("worker")
     assert "/health" not in answered_by("web", "worker")
 

@@ -86,9 +86,9 @@ def test_only_the_programs_that_use_redis_reach_it(release: Release) -> None:
 
     for pod in release.all("web", "model", "autoscaler"):
         assert release.may(pod, redis, 6379)
-    strangers = release.all("test", "loadtest")
-    for stranger in [*strangers, NEIGHBOUR, CONTROLLER, PROMETHEUS, INTERNET]:
-        assert not release.may(stranger, redis, 6379)
+    others = release.all("test", "loadtest")
+    for source in [*others, NEIGHBOUR, CONTROLLER, PROMETHEUS, INTERNET]:
+        assert not release.may(source, redis, 6379)
     asked_by_keda = {o["spec"]["triggers"][0]["type"] for o in scaled_objects(release)} == {"redis"}
     assert release.may(OPERATOR, redis, 6379) is asked_by_keda
 

@@ -71,7 +71,7 @@ def test_it_is_set_up_as_the_values_say(port: int) -> None:
     assert said["maxclients"] == "500"
 
 
-def test_nobody_gets_in_without_the_password(port: int) -> None:
+def test_a_client_without_the_password_is_refused(port: int) -> None:
     for password in (None, "another"):
         with client(port, password) as asking, pytest.raises(redis.AuthenticationError):
             asking.ping()

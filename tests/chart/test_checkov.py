@@ -28,7 +28,7 @@ ACCEPTED: dict[str, tuple[set[str], str]] = {
     "CKV_K8S_9": ({"Pod"}, "the test pod serves nothing"),
     "CKV_K8S_38": (
         {"Deployment.pictures.imageserve-autoscaler"},
-        "the autoscaler calls the API; test_chart_autoscaler.py checks that nobody else can",
+        "the autoscaler calls the API; test_chart_autoscaler.py checks that no other pod can",
     ),
     "CKV_DOCKER_7": (set(), "the base is an argument; test_dockerfiles.py checks its default"),
     "CKV_DOCKER_2": (set(), "Kubernetes asks by probes, not by HEALTHCHECK"),

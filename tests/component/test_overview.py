@@ -27,7 +27,7 @@ class QueueWithOutages(MemoryQueue):
 
 
 class Bench:
-    """Two models, of which the first is busy."""
+    """A busy model and an idle one."""
 
     def __init__(self) -> None:
         self.now = 1_760_000_000_000

@@ -171,7 +171,7 @@ def test_a_unix_socket_carries_a_job(
 
 @pytest.fixture
 def locked_server(redis_server: RedisServer) -> RedisServer:
-    """A server that lets in nobody but ``worker`` with its password."""
+    """A server that only lets in ``worker`` with its password."""
     client = redis_server.client()
     rules = ["on", f">{PASSWORD}", "~*", "&*", "+@all"]
     client.execute_command("ACL", "SETUSER", "worker", *rules)

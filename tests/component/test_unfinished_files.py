@@ -21,7 +21,7 @@ class IdleWorker:
         return True
 
     def publish(self) -> None:
-        """Nobody listens."""
+        """Publish nothing."""
 
 
 class Disk:

@@ -95,7 +95,7 @@ def test_of_two_autoscalers_one_works_and_the_other_takes_its_place(
     cluster: Cluster, scaled: Release
 ) -> None:
     names = [name_of(pod) for pod in scaled.pods("autoscaler")]
-    first = eventually(lambda: leader(cluster, scaled), "somebody holds the lease")
+    first = eventually(lambda: leader(cluster, scaled), "an autoscaler holds the lease")
     assert first in names
     cluster.kubectl.delete("pod", first, wait=False)
 

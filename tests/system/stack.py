@@ -190,8 +190,8 @@ class Stack:
 
         eventually(ready, "the web server is ready", START_S)
         # Each process listens for results by itself, and has its own first contact with Redis.
-        wanted = int(self.env.get("WEB_PROCESSES", "2"))
-        eventually(lambda: self.listeners() >= wanted, "all web processes listen", START_S)
+        processes = int(self.env.get("WEB_PROCESSES", "2"))
+        eventually(lambda: self.listeners() >= processes, "all web processes listen", START_S)
         eventually(all_ready, "all web processes are ready", START_S)
 
     def listeners(self) -> int:

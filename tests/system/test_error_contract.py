@@ -369,7 +369,7 @@ def ended(stack: Stack) -> int:
     return len([line for line in stack.web.lines("request") if line["path"] == "/predict"])
 
 
-def test_redis_gone_is_answered_503_and_nobody_is_restarted(make_stack: MakeStack) -> None:
+def test_an_outage_of_redis_is_answered_503_and_restarts_no_process(make_stack: MakeStack) -> None:
     stack = make_stack()
     processes = stack.web.children()
     stack.redis.kill()

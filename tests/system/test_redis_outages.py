@@ -61,7 +61,7 @@ def test_no_accepted_job_is_lost_when_redis_is_killed_under_load(make_stack: Mak
         redis_args=("--appendfsync", "always"),
         MODEL="stand-in:batch_ms=60,image_ms=0,size=64",
         BATCH_SIZE="4",
-        # A claim whose answer died with Redis is leased to nobody: its jobs wait for this long.
+        # If Redis dies before it answers a claim, no worker has these jobs: they wait this long.
         LEASE_S="2",
     )
     processes = stack.web.children()
@@ -220,7 +220,7 @@ def test_a_lost_notification_and_lost_scripts_cost_no_answer(make_stack: MakeSta
     assert [f.result().labels[0] for f in futures] == [p.label for p in pictures]
 
 
-def test_entries_that_are_no_jobs_end_on_the_dead_list_and_harm_nobody(
+def test_entries_that_are_no_jobs_end_on_the_dead_list_and_harm_no_others(
     make_stack: MakeStack,
 ) -> None:
     stack = make_stack()

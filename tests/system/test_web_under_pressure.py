@@ -298,7 +298,7 @@ def test_pictures_that_are_slow_to_decode_do_not_hold_up_probes(make_stack: Make
 
 
 def jpeg_of_many_scans() -> bytes:
-    """A picture of few bytes and not so many pixels, each of which is drawn 2,000 times."""
+    """A picture of few bytes and few pixels, but with 2,000 scans over each of them."""
     plain = encoded(Image.new("RGB", (999, 999), (90, 120, 30)), "JPEG", progressive=True)
     last_scan = plain[plain.rindex(b"\xff\xda") : -2]
     return plain[:-2] + 1_990 * last_scan + plain[-2:]

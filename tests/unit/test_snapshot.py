@@ -74,7 +74,7 @@ def test_another_worker_of_a_known_speed_never_admits_fewer_jobs(
 @pytest.mark.parametrize(
     ("backlog", "capacity", "wait_ms"),
     [
-        pytest.param(0, 100.0, 0.0, id="nobody ahead"),
+        pytest.param(0, 100.0, 0.0, id="no job ahead"),
         pytest.param(50, 100.0, 500.0, id="half a second of work"),
         pytest.param(50, 0.0, None, id="no capacity known"),
     ],

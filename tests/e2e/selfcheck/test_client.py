@@ -198,7 +198,7 @@ REFUSAL = (
     '{"success": false, "error": {"code": "redis_unavailable", "message": "later"},'
     ' "request_id": "r"}'
 )
-STRANGER = '{"success": true, "predictions": [{"label": "unicorn", "probability": 1.0}]}'
+UNKNOWN_LABEL = '{"success": true, "predictions": [{"label": "unicorn", "probability": 1.0}]}'
 
 
 def only(report: Report) -> Answer:
@@ -224,7 +224,7 @@ def test_a_connection_that_is_refused_is_lost(start_client: StartClient) -> None
 
 
 def test_an_answer_that_breaks_off_is_lost(start_client: StartClient) -> None:
-    with bad_server(reply("200 OK", STRANGER)[:-10]) as port:
+    with bad_server(reply("200 OK", UNKNOWN_LABEL)[:-10]) as port:
         answer = only(start_client(port, "--once").end())
 
     assert answer.is_lost_connection, answer
@@ -239,7 +239,7 @@ def test_an_answer_that_never_comes_is_no_lost_connection(start_client: StartCli
 
 
 def test_a_wrong_label_is_a_failure(start_client: StartClient) -> None:
-    with bad_server(reply("200 OK", STRANGER)) as port:
+    with bad_server(reply("200 OK", UNKNOWN_LABEL)) as port:
         answer = only(start_client(port, "--once").end())
 
     assert (answer.status, answer.labels) == (200, ("unicorn",))

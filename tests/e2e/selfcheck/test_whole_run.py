@@ -103,7 +103,7 @@ def test_they_pass_on_a_cluster_without_faults(run_tests: RunTests) -> None:
         ("keeps_redis", "the password changes"),
         ("as_root and web", "pods are root"),
         ("write_to_its_root and redis", "the root can be written to"),
-        ("without_the_password", "Redis asks nobody"),
+        ("without_the_password", "Redis needs no password"),
         ("uninstalling", "uninstall leaves an object"),
         ("uninstalling", "uninstall leaves an object without a label"),
     ],
