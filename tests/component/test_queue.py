@@ -1,4 +1,4 @@
-"""The promises of every queue: one suite for the in-memory twin and for real servers.
+"""What every AnyQueue promises: one suite for the in-memory twin and for real servers.
 
 A lease that must be lost lasts 1 ms, and the test waits longer; one that must be held lasts a
 minute. So no test depends on the speed of the machine.
@@ -314,7 +314,7 @@ def test_a_refused_job_may_come_again_when_there_is_room(
         pytest.param(Limits(max_backlog=2), Verdict.WOULD_TIME_OUT, id="time"),
     ],
 )
-def test_redelivered_and_in_flight_jobs_count_against_bytes_and_time(
+def test_jobs_in_work_and_suspects_count_where_they_take_room_or_time(
     bench: Bench, limits: Limits, verdict: Verdict
 ) -> None:
     put(bench, "redelivered", "in flight", limits=limits)

@@ -54,7 +54,7 @@ def test_every_error_for_clients_is_in_the_contract() -> None:
 
 
 @pytest.mark.parametrize("kind", list(family(ImageserveError)), ids=lambda kind: kind.__name__)
-def test_every_error_has_a_docstring_and_is_in_the_tree_of_the_module(
+def test_every_error_has_its_sentence_and_its_place_in_the_tree(
     kind: type[ImageserveError],
 ) -> None:
     assert kind.__doc__
