@@ -34,7 +34,7 @@ QUICK_BESIDE = Plan(rounds=3, seconds=2.0, is_quick=True)
 
 
 class Given(NamedTuple):
-    """What the command line asks for."""
+    """The parsed command line."""
 
     parts: list[str]
     plan: Plan
@@ -46,7 +46,7 @@ class Given(NamedTuple):
 def main(arguments: list[str]) -> int:
     """Return 1 where another commit is compared with and this one is worse, else 0."""
     given = _parse(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # Clean up behind us all the same.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # Run the clean-up.
     began = time.monotonic()
     machine, neighbours = describe(), Neighbours()
     say(machine)

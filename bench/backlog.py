@@ -1,4 +1,4 @@
-"""A queue that is filled while nobody looks, and then worked off at once."""
+"""A queue that is filled out of the workers' sight and then handed to them at once."""
 
 import time
 import uuid
@@ -21,11 +21,11 @@ _PICTURES = 64
 
 @dataclass(frozen=True, slots=True)
 class Drained:
-    """A backlog that is gone."""
+    """The time and batches that one backlog took."""
 
     images: int
     seconds: float
-    """From the moment the jobs were there to the last result."""
+    """From the moment the workers saw the jobs to the last result."""
     batches: int
 
     @property
@@ -34,7 +34,7 @@ class Drained:
 
 
 def check_full(drained: Drained, batch_size: int) -> None:
-    """Say so where a worker has taken batches that were not full."""
+    """Print a note if some batches were not full."""
     if drained.images != drained.batches * batch_size:
         say(f"{drained.images} images took {drained.batches} batches: not all were full")
 
@@ -42,8 +42,8 @@ def check_full(drained: Drained, batch_size: int) -> None:
 class Backlog:
     """Jobs of noise pictures on one queue.
 
-    They are queued through ``RedisQueue`` like any, but on a list beside the real one, which then
-    takes its name: live workers find all jobs there at one instant, and take full batches only.
+    They are queued through ``RedisQueue`` on a staging list, which is then renamed: live workers
+    see all jobs at one instant, and take full batches only.
     """
 
     def __init__(self, server: Redis, queue: str, model: str, size: int) -> None:

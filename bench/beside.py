@@ -24,7 +24,7 @@ MOST_BATCHES = 100
 LEAST_ROUNDS = 3
 MOST_S = 80.0
 WARM_S = 600.0
-"""JAX compiles each batch size, ten seconds each and more on a small machine."""
+"""JAX compiles each batch size: ten seconds each, more on a small machine."""
 
 
 @dataclass
@@ -36,7 +36,7 @@ class Beside:
 
     @property
     def best_raw(self) -> list[float]:
-        """The rounds of the way to call that was faster on the whole."""
+        """The rounds of the faster way to call the model."""
         return max(self.raw.values(), key=statistics.median)
 
     @property

@@ -1,6 +1,6 @@
 """``python -m bench.carrier URL QUEUE BYTES``: carry jobs through a queue until told to stop.
 
-What web servers and workers ask of Redis, without pictures and model: every job is queued in a
+It does what web servers and workers do on Redis, without pictures or model: each job is queued in a
 round trip of its own, claimed and finished in batches. A line on standard input asks for the count
 so far; its end ends the process.
 """
@@ -25,7 +25,7 @@ _LABELS = tuple(Prediction(f"label {n}", 1 / (n + 2)) for n in range(5))
 
 
 def carry(queue: RedisQueue, payload: bytes) -> None:
-    """Take one batch of jobs with this payload from one end to the other."""
+    """Queue, claim and finish one batch of jobs with this payload."""
     shape = (1, len(payload) // 3, 3)
     for _ in range(BATCH):
         job = Job(uuid.uuid4().hex, "carrier", shape, 5, "carrier", "carrier", 60_000)

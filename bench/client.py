@@ -1,7 +1,7 @@
 """A closed loop of HTTP clients in one process: each posts a picture, waits, posts it again.
 
-Run as a process of its own, so that its CPU time is nobody else's:
-``python -m bench.client PORT CLIENTS WARM_UP_S SECONDS PICTURE``; ``--help`` tells the rest. It
+It runs as a process of its own, so that its CPU time is counted separately:
+``python -m bench.client PORT CLIENTS WARM_UP_S SECONDS PICTURE``; ``--help`` lists the options. It
 prints ``begin`` and ``end`` around the time that counts, then one line of JSON. One thread, raw
 sockets, requests that are built once: it costs a tenth of what an HTTP library would.
 """
@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 DRAIN_S = 5.0
-"""How long to wait for answers that are outstanding at the end, so that nothing is left behind."""
+"""How long to wait for outstanding answers at the end."""
 
 PAUSE_S = 0.1
 """A client whose picture was not classified waits this long: a server that refuses at once would
@@ -36,14 +36,14 @@ class Counts:
     seconds: float = 0.0
     images: int = 0
     errors: int = 0
-    """Good pictures that were not classified, and those still unanswered when patience ended."""
+    """Good pictures that were not classified, or not answered within the final wait."""
     broken: int = 0
     """Broken pictures that were answered."""
     cpu_s: float = 0.0
     longest_gap_s: float = 0.0
     """The longest time in which no picture was classified."""
     latencies_ms: list[float] = field(default_factory=list)
-    """Of the good pictures."""
+    """Latencies of the good pictures."""
 
 
 def multipart_request(picture: bytes) -> bytes:
@@ -91,7 +91,7 @@ class _Client:
         self._started = 0.0
 
     def start(self, request: bytes, *, is_broken: bool) -> bool:
-        """Send a request; return whether there was anybody to send it to."""
+        """Send a request; return whether the server could be reached."""
         self._request = memoryview(request)
         self.is_broken = is_broken
         self._sent = 0
@@ -186,7 +186,7 @@ class Load:
             self._begin(client)
 
     def run(self, seconds: float) -> Counts:
-        """Go on for a time; each client begins anew when it is answered."""
+        """Run for a time; each client sends its next request once it is answered."""
         self._counts = counts = Counts()
         cpu_s = time.process_time()
         began = self._latest = time.perf_counter()

@@ -17,12 +17,12 @@ from bench.report import number
 from bench.stacks import Stack, check_answer, start_imageserve, write_picture
 
 MANY, ONE = 48, 1
-"""Clients: many for what a second and a processor carry, one for the latency alone."""
+"""Numbers of clients: many for rate and CPU time, one for latency."""
 THIS, THAT = "this", "that"
 
 
 class Outcome(NamedTuple):
-    """What there is to print, and whether this commit is worse in anything."""
+    """The text to print, and whether this commit is worse in any figure."""
 
     text: str
     is_worse: bool
@@ -50,14 +50,14 @@ def compare_with(commit: str, plan: Plan) -> Outcome:
 
 
 def _sources(commit: str, directory: Path) -> Mapping[str, Path]:
-    """Write both sources side by side, so that neither gains by where it lies."""
+    """Write both sources into one directory, so that neither gains by its place on disk."""
     this = directory / THIS / "src"
     shutil.copytree(SOURCE, this, ignore=shutil.ignore_patterns("__pycache__"))
     return {THIS: this, THAT: unpack_source(commit, directory / THAT)}
 
 
 def figures(runs: Runs) -> list[Figure]:
-    """Give what is compared."""
+    """Return the figures that are compared."""
     this, that = (runs[label, MANY] for label in (THIS, THAT))
     return [
         Figure(
@@ -85,7 +85,7 @@ def _measure(sources: Mapping[str, Path], plan: Plan) -> Runs:
     order = list(sources)
     for number_of_round in range(1, plan.rounds + 1):
         with Bed() as bed:
-            # Processes are new in each round: chance makes some a little slower for all their life.
+            # New processes in each round: by chance, some stay a little slower than others.
             stacks = {label: _start(bed, label, sources[label], picture) for label in order}
             path = write_picture(bed, picture)
             for clients in (MANY, ONE):
@@ -93,7 +93,7 @@ def _measure(sources: Mapping[str, Path], plan: Plan) -> Runs:
                     run = measured(stacks[label], Demand(clients, is_plain=True), plan, path)
                     runs[label, clients].append(run)
                     say(f"round {number_of_round} of {plan.rounds}: {_shown(label, clients, run)}")
-        order.reverse()  # The machine may be slower for whichever goes second.
+        order.reverse()  # Take turns: the machine may be slower for the second one.
     return runs
 
 

@@ -8,12 +8,12 @@ from enum import Enum
 from bench.report import number, percent, table, times
 
 LEAST_ROUNDS = 7
-"""Fewer say too little about how far the rounds of one commit differ among themselves."""
+"""Fewer rounds do not show how much the rounds of one commit differ."""
 TOLERANCE = 0.03
 
 
 class Change(Enum):
-    """What became of a figure."""
+    """How a figure changed."""
 
     BETTER = "better"
     SAME = "same"
@@ -36,7 +36,7 @@ class Figure:
 
     @property
     def change(self) -> Change:
-        """Medians differ when they do by more than 3 % and by more than either middle half."""
+        """Medians must differ by more than 3 % and by more than either middle half."""
         this, that = statistics.median(self.this), statistics.median(self.that)
         noise = max(TOLERANCE * that, middle_half(self.this), middle_half(self.that))
         if abs(this - that) <= noise:

@@ -28,7 +28,7 @@ from bench.gpu_report import (
 )
 from bench.machine import describe
 from bench.plan import say
-from bench.poisson import Heard, Senders, highest_rate
+from bench.poisson import Latencies, Senders, highest_rate
 from bench.processes import Bed, environment, python
 from bench.raw import Raw, RawFailed
 from bench.report import number, percent, summary
@@ -39,11 +39,11 @@ DEVICES = ("/dev/nvidia[0-9]*", "/dev/kfd", "/dev/dxg")
 """Where Linux shows GPUs: NVIDIA's, AMD's, those of a Windows around it."""
 
 MOST_IMAGES = 20_000
-"""Of one backlog: 3 GB of pixels."""
+"""Most pictures of one backlog: 3 GB of pixels."""
 
 WARM_S = 900.0
 SHARING = {"TF_FORCE_GPU_ALLOW_GROWTH": "true", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
-"""Otherwise a framework takes all of the device's memory, and a second process on it none."""
+"""Otherwise a framework takes all of the device's memory, and a second process gets none."""
 
 HIDDEN = {"CUDA_VISIBLE_DEVICES": "-1", "HIP_VISIBLE_DEVICES": "-1", "JAX_PLATFORMS": "cpu"}
 
@@ -61,7 +61,7 @@ class GpuPlan:
     """Halvings in the search for the highest rate."""
     senders: int
     settings: Mapping[str, str] = field(default_factory=dict)
-    """Of every process: which device it sees."""
+    """Variables of every process: which device it sees."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -131,11 +131,11 @@ def _sizes(text: str) -> list[int]:
 
 def _plan(options: argparse.Namespace) -> GpuPlan:
     on_cpu = options.device == "cpu"
-    wanted = options.runtime or [runtime.name for runtime in RUNTIMES]
+    chosen = options.runtime or [runtime.name for runtime in RUNTIMES]
     runtimes = [
         runtime
         for runtime in installed()
-        if runtime.name in wanted and (on_cpu or _sees_gpu(runtime))
+        if runtime.name in chosen and (on_cpu or _sees_gpu(runtime))
     ]
     return GpuPlan(
         runtimes,
@@ -158,7 +158,7 @@ _PROBES = {
 
 
 def _sees_gpu(runtime: Runtime) -> bool:
-    """Ask in a process of its own: a framework that has looked keeps the device."""
+    """Ask in a child process: a framework that has seen the device keeps it."""
     said = subprocess.run(
         python("-c", f"{_PROBES[runtime.name]}; print(int(n))"),
         env=environment(SHARING),
@@ -179,7 +179,7 @@ def _raw(plan: GpuPlan) -> dict[Setup, Speeds]:
     measured: dict[Setup, Speeds] = {}
     for runtime in plan.runtimes:
         for network in plan.networks:
-            # The bundled network is one that was saved, in float32.
+            # The bundled network was saved in float32.
             known = runtime.precisions if network.file is None else ("float32",)
             for precision in [each for each in plan.precisions if each in known]:
                 setup = Setup(runtime, network, precision)
@@ -216,7 +216,7 @@ def _served(plan: GpuPlan, setup: Setup, speeds: Speeds) -> Served:
     raw = max(speeds.values())
     offline_batch, poisson_batch = fastest_batch(speeds), batch_within(speeds, MOST_BATCH_MS)
     offline = _behind_worker(plan, setup, offline_batch, _offline(plan, setup, raw))
-    found: list[Heard] = []
+    found: list[Latencies] = []
     poisson = _behind_worker(
         plan, setup, poisson_batch, _poisson(plan, setup, min(raw, offline), found)
     )
@@ -245,7 +245,7 @@ def _offline(plan: GpuPlan, setup: Setup, raw: float) -> Callable[[Bed, Redis], 
     def measure(bed: Bed, server: Redis) -> float:
         del bed
         backlog = Backlog(server, QUEUE, setup.network.name, setup.network.size)
-        backlog.drain(64)  # What is only done once is done.
+        backlog.drain(64)  # Warm up first.
         speed = backlog.drain(min(MOST_IMAGES, max(64, round(raw * plan.seconds)))).per_second
         say(f"offline: {number(speed)} images/s, {percent(speed / raw)} of raw")
         return speed
@@ -254,9 +254,9 @@ def _offline(plan: GpuPlan, setup: Setup, raw: float) -> Callable[[Bed, Redis], 
 
 
 def _poisson(
-    plan: GpuPlan, setup: Setup, most: float, found: list[Heard]
+    plan: GpuPlan, setup: Setup, most: float, found: list[Latencies]
 ) -> Callable[[Bed, Redis], float]:
-    """``found`` gets what was heard at each rate that passed, the highest one last."""
+    """``found`` gets the outcome at each rate that passed, the highest one last."""
 
     def measure(bed: Bed, server: Redis) -> float:
         place = (server.url, QUEUE, setup.network.name, str(setup.network.size))
@@ -264,14 +264,14 @@ def _poisson(
         senders.send(max(1.0, most / 10), min(1.0, plan.seconds))
 
         def passes(rate: float) -> bool:
-            heard = senders.send(rate, plan.seconds)
-            good = heard.p99_ms <= MOST_P99_MS
+            outcome = senders.send(rate, plan.seconds)
+            good = outcome.p99_ms <= MOST_P99_MS
             say(
-                f"{number(rate)} images/s: p50 {number(heard.p50_ms)} ms, "
-                f"p99 {number(heard.p99_ms)} ms{'' if good else ': too long'}"
+                f"{number(rate)} images/s: p50 {number(outcome.p50_ms)} ms, "
+                f"p99 {number(outcome.p99_ms)} ms{'' if good else ': too long'}"
             )
             if good:
-                found.append(heard)
+                found.append(outcome)
             return good
 
         return highest_rate(passes, most, plan.steps)

@@ -1,9 +1,9 @@
-"""What the GPU benchmark makes of its numbers: which batch size, which shares, the tables. Pure."""
+"""The GPU benchmark's results: best batch sizes, shares of raw, tables. Pure."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from bench.poisson import Heard
+from bench.poisson import Latencies
 from bench.report import Section, Verdict, number, percent
 from bench.runtimes import Network, Runtime
 
@@ -31,14 +31,14 @@ class Setup:
 
 @dataclass(frozen=True, slots=True)
 class Served:
-    """What went through a worker and Redis, in images/s."""
+    """The throughput of a worker and Redis, in images/s."""
 
     raw: float
     offline: float
     offline_batch: int
     poisson: float
     poisson_batch: int
-    heard: Heard | None
+    outcome: Latencies | None
     """At the highest rate that passed; None where none did."""
 
 
@@ -59,7 +59,7 @@ def fastest_batch(speeds: Speeds) -> int:
 
 
 def batch_within(speeds: Speeds, most_ms: float) -> int:
-    """Return the batch with the most images/s of those that take at most so long; else the least.
+    """Return the fastest batch size that takes at most ``most_ms``, else the smallest one.
 
     A larger batch that is no faster only makes jobs wait.
     """
@@ -92,7 +92,7 @@ def served_section(served: Mapping[Setup, Served], *, judged: bool) -> Section:
             percent(each.offline / each.raw),
             f"{number(each.poisson)} ({each.poisson_batch})",
             percent(each.poisson / each.raw),
-            _tail(each.heard),
+            _tail(each.outcome),
         ]
         for setup, each in served.items()
     ]
@@ -117,8 +117,8 @@ def served_section(served: Mapping[Setup, Served], *, judged: bool) -> Section:
     )
 
 
-def _tail(heard: Heard | None) -> str:
-    return "-" if heard is None else f"{number(heard.p50_ms)} / {number(heard.p99_ms)}"
+def _tail(outcome: Latencies | None) -> str:
+    return "-" if outcome is None else f"{number(outcome.p50_ms)} / {number(outcome.p99_ms)}"
 
 
 def _verdicts(served: Mapping[Setup, Served]) -> list[Verdict]:

@@ -1,4 +1,4 @@
-"""The source of another commit of this project, to be run beside the working tree.
+"""Unpacks the source of another commit, to run it beside the working tree.
 
 It is run with a PYTHONPATH of its own and the libraries that are installed now.
 """

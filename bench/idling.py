@@ -1,4 +1,4 @@
-"""Part (e): what the processes cost while nobody asks for anything."""
+"""Part (e): the CPU time of idle processes."""
 
 import time
 

@@ -37,7 +37,7 @@ class Demand:
     """The body is the picture, not a form."""
     broken_every: int = 0
     patience_s: float = DRAIN_S
-    """How long answers that are outstanding at the end are waited for."""
+    """How long to wait for outstanding answers at the end."""
 
     def options(self) -> list[str]:
         plain = ["--plain"] if self.is_plain else []

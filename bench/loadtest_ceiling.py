@@ -78,7 +78,7 @@ async def load(port: int, rate_per_s: float | None, seconds: float, clients: int
 
 @contextmanager
 def trivial_server(core: int) -> Iterator[int]:
-    """Run the server on a core of its own; gives its port."""
+    """Run the server on a core of its own; yield its port."""
     command = [sys.executable, "-m", "bench.loadtest_ceiling", "--serve", str(core)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
@@ -111,7 +111,7 @@ def measured(port: int, rate_per_s: float | None, seconds: float) -> tuple[Tally
 
 
 def search_ceiling(port: int, seconds: float) -> None:
-    """Look for the highest rate that is still sent in time."""
+    """Search for the highest rate that is still sent in time."""
     steps: list[SearchStep] = []
     while (rate_per_s := next_rate(2000.0, steps)) is not None:
         tally, text = measured(port, rate_per_s, seconds)

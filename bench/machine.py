@@ -27,7 +27,7 @@ def describe() -> str:
 
 
 class Neighbours:
-    """How much of the machine others used while we measured: what a quiet machine means."""
+    """The share of the machine that other processes used while we measured."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
@@ -37,7 +37,7 @@ class Neighbours:
     def share(self) -> float:
         """Return their share of all cores since the beginning.
 
-        Our own part is known only once all that we started has ended.
+        Our own part is known only after all our processes have ended.
         """
         others_s = (_busy_s() - self._busy_s) - (_own_s() - self._own_s)
         seconds = (time.monotonic() - self._began) * (os.cpu_count() or 1)

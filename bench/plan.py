@@ -1,4 +1,4 @@
-"""How much is measured, and a word on how far it is."""
+"""How much is measured, and progress messages."""
 
 import sys
 from dataclasses import dataclass, replace
@@ -19,9 +19,9 @@ class Plan:
 
     @property
     def in_small_slices(self) -> "Plan":
-        """As long on the whole, in more and shorter rounds.
+        """Return a plan of the same total time in more and shorter rounds.
 
-        For numbers so close together that a neighbour on the machine could decide.
+        For numbers so close that other load on the machine could decide.
         """
         return (
             self

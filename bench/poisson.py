@@ -1,8 +1,8 @@
-"""Jobs that come at random, as from many clients who know nothing of each other.
+"""Jobs that come at random, as from many independent clients.
 
 ``python -m bench.poisson REDIS_URL QUEUE MODEL SIZE`` is a sender: for every line ``RATE SECONDS
 SEED`` it queues noise pictures at that rate, and answers with one line of JSON: the milliseconds
-from when each was due to when its result was heard, and how many were never answered. A sender that
+from when each was due to when its result arrived, and how many were never answered. A sender that
 falls behind sends as fast as it can; its delay counts.
 
 Around it the arithmetic, pure, and `Senders`, several of them together.
@@ -29,15 +29,15 @@ from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.wire import Job, decode_result
 
 PATIENCE_S = 10.0
-"""How long results that are outstanding at the end are waited for."""
+"""How long to wait for outstanding results at the end."""
 
 _PICTURES = 64
 _LIMITS = Limits(max_jobs=10**6, max_bytes=2**40)
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """What became of the jobs of one measurement."""
+class Latencies:
+    """The latencies of one measurement's jobs, and how many have none."""
 
     latencies_ms: Sequence[float]
     missing: int
@@ -90,15 +90,15 @@ class Senders:
         ]
         self._seed = 0
 
-    def send(self, rate: float, seconds: float) -> Heard:
+    def send(self, rate: float, seconds: float) -> Latencies:
         """Send at this rate, all together, and wait for the answers."""
         for popen in self._popens:
             self._seed += 1
             assert popen.stdin is not None
             print(rate / len(self._popens), seconds, self._seed, file=popen.stdin, flush=True)
-        heard = [json.loads(_line(popen)) for popen in self._popens]
-        latencies = [ms for each in heard for ms in each["latencies_ms"]]
-        return Heard(latencies, sum(each["missing"] for each in heard))
+        outcomes = [json.loads(_line(popen)) for popen in self._popens]
+        latencies = [ms for each in outcomes for ms in each["latencies_ms"]]
+        return Latencies(latencies, sum(each["missing"] for each in outcomes))
 
 
 def _line(popen: "subprocess.Popen[str]") -> str:
@@ -150,12 +150,12 @@ class _Sender:
             message = pubsub.get_message(timeout=1)
             if not message or message["type"] != "message":
                 continue
-            heard_at = time.perf_counter()
+            arrived_at = time.perf_counter()
             with suppress(ValueError):
                 result = decode_result(message["data"])
                 due = self._due.pop(result.id, None)
                 if due is not None and result.error is None:
-                    self._latencies_ms.append((heard_at - due) * 1000)
+                    self._latencies_ms.append((arrived_at - due) * 1000)
 
 
 def main(arguments: list[str]) -> None:

@@ -93,7 +93,7 @@ class Bed:
     def start_talking(
         self, name: str, command: Sequence[str], settings: Mapping[str, str] | None = None
     ) -> "subprocess.Popen[str]":
-        """Start a helper that is spoken to in lines over its standard input and output."""
+        """Start a helper that is controlled by lines on its standard input and output."""
         with (self.directory / f"{name}.log").open("ab") as log:
             popen = subprocess.Popen(
                 command,
@@ -110,7 +110,7 @@ class Bed:
 
 
 def stop(started: Sequence["subprocess.Popen[Any]"]) -> None:
-    """End processes that were started here, the latest first, in good order if they let us."""
+    """End processes that were started here, the latest first: SIGTERM, and SIGKILL if need be."""
     for popen in reversed(started):
         if popen.poll() is None:
             popen.send_signal(signal.SIGTERM)
@@ -205,7 +205,7 @@ def _parents() -> Iterator[tuple[int, int]]:
 
 
 def environment(settings: Mapping[str, str]) -> dict[str, str]:
-    """Return our environment without settings of imageserve, plus the given ones."""
+    """Return our environment without settings of imageserve but the given ones."""
     names = set(variables())
     kept = {name: value for name, value in os.environ.items() if name not in names}
     return {**kept, "TF_CPP_MIN_LOG_LEVEL": "3", **settings}

@@ -38,9 +38,9 @@ class Raw:
             raise self._failure()
 
     def seconds(self, batch_size: int, batches: int) -> dict[str, float]:
-        """Return how long each way of calling took for so many batches.
+        """Return how long each way of calling took for ``batches`` batches.
 
-        Raises RawFailed where the model fails, for want of memory perhaps.
+        Raises RawFailed where the model fails, for example out of memory.
         """
         assert self._process.stdin is not None
         print(batch_size, batches, file=self._process.stdin, flush=True)

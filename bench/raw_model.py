@@ -3,7 +3,7 @@
 Run as a process of its own: ``python -m bench.raw_model MODEL RUNTIME PRECISION``, where MODEL is
 the name of a network of keras.applications, or the path of a .keras or .onnx file. It shares
 nothing with the package but Keras. For every line ``BATCH_SIZE COUNT`` that it reads it answers
-with one line of JSON: the seconds that each way of calling took for so many batches. A batch size
+with one line of JSON: the seconds that each way of calling took for COUNT batches. A batch size
 is compiled when it is first asked for, outside of what is timed.
 """
 
@@ -21,7 +21,7 @@ import numpy as np
 
 _READY_BATCHES = 4
 _SIZE = 224
-"""Of the networks that are known by name, height and width."""
+"""Height and width of the networks that are known by name."""
 
 _CUDA = "CUDAExecutionProvider"
 _PIECE = 2
@@ -93,20 +93,20 @@ def _session(path: str) -> tuple[Any, tuple[int, int]]:
 
 
 def _onnx(path: str, streams: int) -> Any:
-    """Load a file for so many calls at once."""
+    """Load a file for this many calls at once."""
     onnxruntime: Any = importlib.import_module("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = _THREADS // streams
     config = {"INFERENCE_PRECISION_HINT": "f32", "NUM_STREAMS": str(streams)}
     openvino = {"load_config": json.dumps({"CPU": config})}
-    wanted: list[tuple[str, dict[str, str]]] = [
+    preferred: list[tuple[str, dict[str, str]]] = [
         (_CUDA, {}),
         ("OpenVINOExecutionProvider", openvino),
         ("CPUExecutionProvider", {}),
     ]
     have = onnxruntime.get_available_providers()
-    providers = [each for each in wanted if each[0] in have]
+    providers = [each for each in preferred if each[0] in have]
     return onnxruntime.InferenceSession(path, options, providers=providers)
 
 
@@ -124,9 +124,9 @@ def _on_tensorflow(model: Any, batch_size: int) -> Ways:
 
 
 def _on_jax(model: Any, batch_size: int) -> Ways:
-    del batch_size  # Each shape is compiled when it first comes.
+    del batch_size  # Each shape is compiled on its first call.
     jax: Any = importlib.import_module("jax")
-    # Copies: predict_on_batch gives the model's own away to be written over.
+    # Copies: predict_on_batch donates the model's own buffers.
     weights = [
         [jax.numpy.array(variable.value, copy=True) for variable in each]
         for each in (model.trainable_variables, model.non_trainable_variables)

@@ -17,7 +17,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """What one part of the benchmark has to say."""
+    """The result of one part of the benchmark."""
 
     title: str
     header: Sequence[str]
@@ -60,7 +60,7 @@ def number(value: float) -> str:
 
 
 def spread(values: Sequence[float], show: Callable[[float], str] = number) -> str:
-    """Write a median, and behind it the least and the most where there were several rounds."""
+    """Write a median, followed by least and most if there were several rounds."""
     middle = show(statistics.median(values))
     if len(values) == 1:
         return middle

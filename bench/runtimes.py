@@ -17,9 +17,9 @@ class Runtime:
     package: str
     """What must be installed."""
     ways: tuple[str, ...]
-    """How the bare model is called: the way that is told to everybody, and the fast one."""
+    """Ways to call the bare model: the documented one, and the fast one."""
     settings: Mapping[str, str] = field(default_factory=dict, hash=False)
-    """Of a worker that runs on it."""
+    """Settings of a worker that runs on it."""
 
     @property
     def is_installed(self) -> bool:
@@ -51,7 +51,7 @@ class Network:
     size: int
     """Height and width of its pictures."""
     file: Path | None = None
-    """Of the one that is bundled; None for a network of keras.applications, random weights."""
+    """The bundled model; None for a network of keras.applications with random weights."""
 
 
 NETWORKS = {
@@ -63,14 +63,14 @@ NETWORKS = {
 
 @dataclass(frozen=True, slots=True)
 class Models:
-    """One network, as a worker is told of it and as the bare model is."""
+    """One network, as it is named to a worker and to the bare model."""
 
     worker: str
     raw: str
 
 
 def models_of(bed: Bed, runtime: Runtime, network: Network) -> Models:
-    """Return what MODEL must be, and its like; for ONNX the network is exported first.
+    """Return the names of a network; for ONNX it is exported first.
 
     Raises SystemExit where that fails.
     """

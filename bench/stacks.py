@@ -123,7 +123,7 @@ def start_imageserve(
     aof: bool = False,
     settings: Mapping[str, str] | None = None,
 ) -> Stack:
-    """Start this system: two web processes, one worker, the stand-in, by default its defaults."""
+    """Start this system: two web processes, one worker, the stand-in, default settings."""
     server = start_redis(bed, f"{name}-redis", aof=aof)
 
     def start() -> Process:

@@ -1,4 +1,4 @@
-"""Part (d): more workers on a full queue, beside a straight line."""
+"""Part (d): more workers on a full queue, compared with linear scaling."""
 
 import statistics
 

@@ -3,7 +3,7 @@
 
 usage: images/check.py [--engine docker|buildah] [--repository NAME] [--tag TAG] [--lean]
 
-It looks at what is in them, starts a redis-server on loopback with web and model image beside it,
+It checks their contents, starts a redis-server on loopback with web and model image beside it,
 sends a picture through, has the load test image send more, and stops them with SIGTERM. The
 autoscaler image must say that it lacks a cluster. No other image may contain the load test. --lean
 has the model image serve the stand-in instead of the bundled model. buildah, which starts no
@@ -33,7 +33,7 @@ UID = 65532
 START_WITHIN_S = 180
 STOP_WITHIN_S = 60
 
-# What makes a container, by hand: a root of its own that cannot be written to, an empty /tmp,
+# Makes a container by hand: a root of its own that cannot be written to, an empty /tmp,
 # process ids of its own. Arguments: root, "ro" or "rw", user, folder, environment, command.
 CONTAINER = """
 set -e

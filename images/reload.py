@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 APP = Path(os.environ.get("RELOAD_DIR", "/opt/imageserve/app/imageserve"))
-LOOK_EVERY_S = 0.5
+CHECK_EVERY_S = 0.5
 
 State = dict[str, tuple[int, int]]
 
@@ -22,7 +22,7 @@ class Stopped(Exception):
 
 
 def state() -> State:
-    """Tell size and time of change of every file of the code."""
+    """Return size and time of change of every file of the code."""
     found: State = {}
     for folder, _, names in os.walk(APP):
         for name in names:
@@ -36,9 +36,9 @@ def state() -> State:
 
 
 def settled(before: State) -> State:
-    """Wait until nothing has changed between two looks: a sync writes many files."""
+    """Wait until two checks in a row see no change: a sync writes many files."""
     while True:
-        time.sleep(LOOK_EVERY_S)
+        time.sleep(CHECK_EVERY_S)
         now = state()
         if now == before:
             return now
@@ -61,7 +61,7 @@ def main(command: list[str]) -> int:
     ended = False
     try:
         while True:
-            time.sleep(LOOK_EVERY_S)
+            time.sleep(CHECK_EVERY_S)
             if child.poll() is not None and not ended:
                 ended = True
                 say(f"the command ended with {child.returncode}; it starts again after a change")

@@ -21,7 +21,7 @@ from tests.redis_server import (
     running,
 )
 
-# A busy machine is no finding.
+# A slow example is no failure: the machine may be busy.
 hypothesis.settings.register_profile("unhurried", hypothesis.settings(), deadline=None)
 hypothesis.settings.load_profile("unhurried")
 
@@ -77,7 +77,7 @@ def autoscaler_chart(
 
 @pytest.fixture
 def kubernetes_api(autoscaler_chart: list[dict[str, Any]]) -> Iterator[KubernetesApi]:
-    """A Kubernetes API that grants what the chart's Role grants; with both Deployments at one."""
+    """A Kubernetes API that grants what the chart's Role grants; with one replica each."""
     with serving(KubernetesApi(rules_of(autoscaler_chart, "imageserve-autoscaler"))) as api:
         for rendered in autoscaler_chart:
             name = rendered["metadata"]["name"]

@@ -232,11 +232,11 @@ class KubernetesApi:
 
     def _list(self, request: Request) -> Object:
         selector = request.query.get("labelSelector", [""])[0]
-        wanted = dict(each.split("=") for each in selector.split(",") if each)
+        required = dict(each.split("=") for each in selector.split(",") if each)
         found = [
             copy.deepcopy(each)
             for (kind, _), each in self._objects.items()
-            if kind == request.resource and wanted.items() <= each["metadata"]["labels"].items()
+            if kind == request.resource and required.items() <= each["metadata"]["labels"].items()
         ]
         return {"kind": "List", "items": found}
 

@@ -1,4 +1,4 @@
-"""Pictures for tests: good ones, and those nobody should have to decode.
+"""Pictures for tests: good ones and hostile ones.
 
 All are drawn from a seed, so a failing test can be repeated. Nothing here knows the package.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 from PIL import Image
 
-#: Pillow's name of each format, and how large pictures of it are made small.
+#: Pillow's name of each format, and its options for saving.
 SAVE_OPTIONS: dict[str, dict[str, Any]] = {
     "JPEG": {"quality": 85},
     "PNG": {},
@@ -67,7 +67,7 @@ def png(width: int, height: int, depth: int, colour: int, *chunks: bytes) -> byt
 
 
 def png_with_text_bomb(expanded_bytes: int) -> bytes:
-    """A good PNG whose comment expands to so many bytes."""
+    """A good PNG whose comment expands to this many bytes."""
     text = b"Comment\0\0" + zlib.compress(bytes(expanded_bytes), 9)
     good = encoded(photo(16, 16), "PNG")
     return good[:33] + png_chunk(b"zTXt", text) + good[33:]
@@ -105,7 +105,7 @@ def huge_webp(side: int = 16_383) -> bytes:
 
 
 def hostile_pictures(count: int, seed: int = 0) -> Iterator[Hostile]:
-    """Give (name, bytes, the error codes that may answer them), each below 300 KB."""
+    """Return (name, bytes, the error codes that may answer them), each below 300 KB."""
     drawn = Random(seed)
     makers = cycle(_MAKERS)
     return (maker(drawn) for maker in islice(makers, count))

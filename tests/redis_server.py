@@ -287,7 +287,7 @@ class RedisCluster:
         return [names[node.port] for node in self.nodes]
 
     def move(self, queue: str, to: RedisClusterNode) -> None:
-        """Give the slot of an empty queue to another node."""
+        """Move the slot of an empty queue to another node."""
         slot, node_id = to.say("KEYSLOT", queue), to.say("MYID").decode()
         for node in (to, *self.nodes):
             node.say("SETSLOT", slot, "NODE", node_id)

@@ -51,7 +51,7 @@ def described(source: str) -> list[Value]:
 def _below(
     node: yaml.MappingNode, prefix: str, lines: list[str]
 ) -> Iterator[tuple[str, str | None, Any]]:
-    """Give path, description and default of each value: None where a description is missing."""
+    """Yield path, description and default of each value; no description is None."""
     for key, value in node.value:
         path = f"{prefix}{key.value}"
         text = _comment_above(key.start_mark.line, lines)

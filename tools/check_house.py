@@ -1,4 +1,4 @@
-"""Check what must always hold of the source files: sizes, and that modules are found by import.
+"""Check the rules for source files: their sizes, and that no module is imported by a string.
 
 ``python tools/check_house.py FOLDER...`` prints each breach as ``file:line: what is wrong`` and
 exits with 1 where there is one. ``--numbers`` prints how many files and lines there are instead.
@@ -31,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def breaches_of(file: Path, modules: frozenset[str]) -> Iterator[str]:
-    """Yield what is wrong with a file."""
+    """Yield the breaches in a file."""
     text = file.read_text(encoding="utf-8")
     lines = text.count("\n")
     if lines > MOST_LINES_OF_A_FILE:
@@ -43,7 +43,7 @@ def breaches_of(file: Path, modules: frozenset[str]) -> Iterator[str]:
                 limit = MOST_LINES_OF_A_FUNCTION
                 yield f"{file}:{node.lineno}: {node.name} has {size} lines, more than {limit}"
         elif isinstance(node, ast.Call) and called_name(node) in IMPORTERS:
-            yield f"{file}:{node.lineno}: a module is imported by a string, which no wall sees"
+            yield f"{file}:{node.lineno}: a module is imported by a string, unseen by import-linter"
         elif isinstance(node, ast.Constant) and is_module(node.value, modules):
             yield f"{file}:{node.lineno}: {node.value!r} names a module by a string"
 

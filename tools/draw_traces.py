@@ -37,14 +37,14 @@ def _ramp(second: float) -> float:
 
 
 def _flash_crowd(second: float) -> float:
-    """Twenty times the load within seconds; after five minutes it loses interest."""
+    """Twenty times the load within seconds; over after five minutes."""
     if second < 1200:
         return 10.0
     return 200.0 if second < 1500 else 10 + 190 * math.exp(-(second - 1500) / 300)
 
 
 def _on_off(second: float) -> float:
-    """A batch job of somebody else: ten minutes on, ten minutes off."""
+    """Another team's batch job: ten minutes on, ten minutes off."""
     return 120.0 if second % 1200 < 600 else 0.0
 
 

@@ -22,7 +22,7 @@ from bench.report import write_between_markers
 def main(arguments: list[str]) -> int:
     """Return 0 where everything held, else 1."""
     chosen, scale, seed, markdown = _parse(arguments)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # Clean up behind us all the same.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # Run the clean-up.
     began = time.monotonic()
     reports = _run_all(chosen, scale, seed)
     text = _text(reports, scale, seed, (time.monotonic() - began) / 60)
@@ -41,8 +41,8 @@ def _parse(arguments: list[str]) -> tuple[list[Scenario], Scale, int, Path | Non
         epilog="scenarios:\n" + "\n".join(f"  {s.name:14} {s.does}" for s in SCENARIOS),
     )
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="default: all")
-    parser.add_argument("--quick", action="store_true", help="seconds each; for a look")
-    parser.add_argument("--seed", type=int, default=1, help="of what is left to chance, default 1")
+    parser.add_argument("--quick", action="store_true", help="seconds each, for a quick check")
+    parser.add_argument("--seed", type=int, default=1, help="seed of all random choices, default 1")
     parser.add_argument(
         "--markdown",
         type=Path,

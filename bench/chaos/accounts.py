@@ -1,4 +1,4 @@
-"""From what everybody saw to what became of every request. Pure."""
+"""What became of every request, from what clients, witness and service saw. Pure."""
 
 import math
 from collections import Counter
@@ -17,9 +17,9 @@ class Evidence:
     """Everything that was seen of one scenario."""
 
     records: Sequence[Record]
-    """From the clients' side: every request and its one end."""
+    """Every request as its client saw it."""
     ledger: Ledger
-    """From Redis's side: every job."""
+    """Every job as Redis announced it."""
     counters: Mapping[str, int]
     """What the service itself counted, in Redis."""
     left: int
@@ -27,7 +27,7 @@ class Evidence:
     faults: Sequence[tuple[float, float]]
     """From when something was broken until it had caught up, in seconds since the epoch."""
     cpu_share: float
-    """Of the whole machine, by the service and the load tool, while the load ran."""
+    """Share of the whole machine that service and load tool used while the load ran."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +51,14 @@ class Account:
     others: Mapping[str, int]
     """Any other end, such as ``504 timed_out``."""
     forgotten: int
-    """Jobs that a Redis forgot which lost its last second; their pictures were queued again."""
+    """Jobs that Redis lost with its last second; their pictures were queued again."""
     run_again: int
-    """Jobs whose result such a Redis forgot, so that they were run twice."""
+    """Jobs whose result Redis lost in this way; they ran twice."""
     p99_in_ms: float | None
     p99_out_ms: float | None
-    """Of the answered requests: those on their way while something was broken, and the rest."""
+    """Of answered requests: those on their way while something was broken, and the rest."""
     late_ms: float | None
-    """p99 of the load tool's own delay: how far the times can be believed."""
+    """p99 of lateness: how far the latencies can be trusted."""
     cpu_share: float
 
 
@@ -71,7 +71,7 @@ def account(evidence: Evidence) -> Account:
         sent=len(records),
         accepted=len(ledger.accepted),
         answered=ends.pop("answered", 0),
-        # Two independent counts; the worse one is believed.
+        # Two independent counts; the worse one counts.
         lost=max(len(ledger.lost), balance),
         duplicated=max(len(ledger.doubled), -balance) + ends.pop("duplicated", 0),
         wrong=ends.pop("wrong", 0),

@@ -1,4 +1,4 @@
-"""The service that is attacked, the load on it, and what an attack needs to do and to note."""
+"""The service under attack, its load, and the actions that attacks consist of."""
 
 import os
 import random
@@ -30,15 +30,15 @@ class Scale:
     seconds: float
     lease_s: float
     times: int
-    """How often the same thing is done to the service."""
+    """How often the fault is repeated."""
     slots: int
-    """Requests that one web process has in hand at most."""
+    """Most requests that one web process handles at once."""
     queue_limit: int
-    """Of the scenario that fills it."""
+    """Most waiting jobs, in the scenario that fills the queue."""
 
     @property
     def capacity_per_s(self) -> float:
-        """What the sleeping stand-ins can do: nothing but their declared cost bounds it."""
+        """Pictures per second of the stand-ins, which only their declared times limit."""
         return self.workers * BATCH_SIZE / ((BATCH_MS + BATCH_SIZE * IMAGE_MS) / 1000)
 
 
@@ -68,7 +68,7 @@ class Arena:
     drawn: random.Random
     faults: list[tuple[float, float]] = field(default_factory=list)
     done: Counter[str] = field(default_factory=Counter)
-    """What was done to the service and what it did about it: proof that the attack was one."""
+    """Counts of attacks and their effects: proof that the attack had any."""
     records: list[Record] = field(default_factory=list)
     _loads: int = 0
     _load_s: float = 0.0
@@ -108,7 +108,7 @@ class Arena:
 
     @property
     def cpu_share(self) -> float:
-        """Of the whole machine, while load ran; without those that were killed meanwhile."""
+        """Share of the whole machine while load ran, without processes that were killed."""
         return self._used_s / (self._load_s * (os.cpu_count() or 1))
 
     # -- time -----------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ class Arena:
 
     @contextmanager
     def fault(self) -> Iterator[None]:
-        """Note from when something is broken until nothing waits any more."""
+        """Note the time from the fault until the backlog is worked off."""
         began = time.time()
         yield
         self.wait(self._has_caught_up, "the backlog is worked off")
@@ -144,22 +144,22 @@ class Arena:
         return self.drawn.choice([worker for worker in self.stack.workers if worker.alive])
 
     def replace_worker(self) -> None:
-        """Start a worker and do not wait for it, as a cluster does where one has ended."""
+        """Start a worker without waiting for it, as a cluster does when one has ended."""
         self.stack.start_worker(wait=False)
 
     def late_results(self) -> int:
-        """Tell how many results came from workers that had lost the lease meanwhile."""
+        """Return how many results came from workers that had lost their lease."""
         return sum(line["late"] for worker in self.stack.workers for line in worker.batches())
 
     def run_alone(self) -> int:
-        """Tell how many jobs were run again, alone, since their worker was lost."""
+        """Return how many jobs were run again, alone, because their worker was lost."""
         batches = [line for worker in self.stack.workers for line in worker.batches()]
         return sum(line["jobs"] for line in batches if line["solo"])
 
     # -- the end --------------------------------------------------------------------------------
 
     def jobs_left(self) -> int:
-        """Wait until every job has ended; tell how many have not."""
+        """Wait until every job has ended; return how many have not."""
         deadline = time.monotonic() + self.scale.lease_s + _PATIENCE_S
         while not self._has_ended() and time.monotonic() < deadline:
             self.rest(0.05)

@@ -1,4 +1,4 @@
-"""The load: ``imageserve loadtest`` in a process of its own, and what it wrote down."""
+"""The load: ``imageserve loadtest`` in a process of its own, and its records."""
 
 import json
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ DRAIN_S = 90.0
 """How long the tool may take beyond its load: every request ends within its own time-out."""
 
 _DISTINCT = 1000
-"""How many pictures there are to choose from, all with labels of their own."""
+"""Number of different pictures, each with a label of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ class Load:
     def finish(self) -> tuple[Result, list[Record]]:
         """Wait for its end and read what it found.
 
-        Raises SystemExit where it did not do its work; its verdict is not asked for.
+        Raises SystemExit where it failed to run; its verdict is ignored.
         """
         self.program.wait(self._seconds + DRAIN_S)
         try:

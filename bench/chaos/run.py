@@ -1,4 +1,4 @@
-"""Runs one scenario: starts the service, lets it be attacked, and judges what became of it all."""
+"""Runs one scenario: starts the service, attacks it, and judges the outcome."""
 
 import random
 from collections.abc import Iterator, Mapping
@@ -33,7 +33,7 @@ class Report:
 
 
 def run(scenario: Scenario, scale: Scale, seed: int, directory: Path, redis: str) -> Report:
-    """Attack a service of its own, in ``directory``, with the redis-server at ``redis``.
+    """Start a service in ``directory`` with the redis-server at ``redis``, and attack it.
 
     Raises SystemExit where the load tool or the witness has failed: then nothing is known.
     """
@@ -52,12 +52,12 @@ def run(scenario: Scenario, scale: Scale, seed: int, directory: Path, redis: str
 
 @contextmanager
 def _logs_of_a_failure(stack: Stack) -> Iterator[None]:
-    """Show what every process said where an attack could not be carried out."""
+    """Print every process's log if an attack could not be carried out."""
     try:
         yield
     except KeyboardInterrupt:
         raise
-    except BaseException:  # What pytest's waiting raises is no Exception.
+    except BaseException:  # pytest.fail() raises no Exception.
         for name, text in stack.logs():
             say(f"the end of the log of {name}:\n{text[-_SHOWN_CHARACTERS:]}")
         raise

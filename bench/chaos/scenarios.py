@@ -1,4 +1,4 @@
-"""The attacks: each does one thing to a service under load, and says what it proves."""
+"""The attacks: each breaks one thing in a service under load, and tests one guarantee."""
 
 import os
 import signal
@@ -14,7 +14,7 @@ from bench.report import Verdict, number, percent
 from imageserve_loadtest.result import Outcome
 
 LOAD_SHARE = 0.7
-"""Of the capacity: what a service should be sized for."""
+"""The share of its capacity that a service should be sized for."""
 
 OVERLOAD = 2.0
 LEAST_GOODPUT = 0.95
@@ -31,12 +31,12 @@ class Scenario:
     does: str
     guarantee: str
     attack: Callable[[Arena], list[Verdict]]
-    """Loads and breaks the service; returns what it demands beyond what all demand."""
+    """Loads and breaks the service; returns verdicts beyond those of every scenario."""
     proof: str
-    """What must have happened at least once for this to be an attack; see ``Arena.done``."""
+    """What the attack must have caused at least once; see ``Arena.done``."""
     settings: Callable[[Scale], Mapping[str, str]] = field(default=lambda scale: {})
     may_end: frozenset[str] = frozenset()
-    """Other ends of a request that this attack makes unavoidable."""
+    """Other outcomes of a request that this attack makes unavoidable."""
 
 
 def load_at(arena: Arena, share: float = LOAD_SHARE, *more: str) -> Shape:
@@ -235,8 +235,8 @@ SCENARIOS = (
         "A worker that dies takes no job with it",
         kill_workers,
         proof="jobs run again, alone",
-        # Who kills at random hits now and then the one worker that runs a suspect, and a job that
-        # has cost two workers is given up: an error, stored and heard of.
+        # A random kill sometimes hits the worker that runs a redelivered job. A job that has lost
+        # two workers is given up with an error.
         may_end=frozenset({"422 model_failed"}),
     ),
     Scenario(

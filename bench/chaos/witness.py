@@ -1,10 +1,10 @@
-"""What Redis itself says happened to every job, beside the service's own counters.
+"""Counts every job from Redis's own events, independently of the service's counters.
 
 Redis announces every write of a string key (keyspace events) and every published message. The
 witness listens to both for three kinds of events: a nonce was written, so a job was accepted; a
 result was written, so it was settled; a result was published, so a web process was told. It shares
-no code with the queue but the names of its keys. Where Redis was started again it also reads which
-keys are there, since nothing is announced about those.
+no code with the queue but the names of its keys. After a restart of Redis it also reads which keys
+exist, because Redis does not announce those.
 """
 
 import json
@@ -36,14 +36,14 @@ class Ledger:
     settled: set[str] = field(default_factory=set)
     """A result or an error was stored."""
     forgotten: set[str] = field(default_factory=set)
-    """Accepted, not settled, and unknown to Redis after it was started again."""
+    """Accepted, not settled, and unknown to Redis after a restart."""
     stores: Counter[tuple[int, str]] = field(default_factory=Counter)
     """How often a result was written, per life."""
     messages: Counter[tuple[int, str]] = field(default_factory=Counter)
     """How often a result was published, per life."""
 
     def begin_life(self, nonces: Iterable[str], results: Iterable[str]) -> None:
-        """Note what a Redis knows that has just been started."""
+        """Note the jobs that a Redis still knows after a start."""
         self.life += 1
         known = set(nonces)
         self.settled |= set(results)
@@ -73,7 +73,7 @@ class Ledger:
 
     @property
     def run_again(self) -> set[str]:
-        """Settled in two lives: a Redis that had lost the result let the job run once more."""
+        """Settled in two lives: Redis had lost the result, so the job ran again."""
         lives = Counter(job_id for _, job_id in self.stores)
         return {job_id for job_id, count in lives.items() if count > 1}
 
@@ -102,7 +102,7 @@ class Witness:
             raise SystemExit("chaos: Redis does not let the witness listen")
 
     def stop(self) -> Ledger:
-        """End, once nothing has been announced for a moment, and return what was seen.
+        """End once Redis has announced nothing for a moment, and return what was seen.
 
         Raises SystemExit where it cannot have seen everything.
         """
@@ -129,8 +129,8 @@ class Witness:
             pubsub.psubscribe(*patterns)
             for _ in patterns:
                 pubsub.get_message(timeout=5)
-            # Only now: what is written from here on is announced, what was written before is read.
-            self._take_stock(client)
+            # Only now: later writes are announced, earlier ones are read here.
+            self._read_keys(client)
             self._listening.set()
             while (message := pubsub.get_message(timeout=_SILENCE_S)) or self._goes_on:
                 if message:
@@ -147,11 +147,11 @@ class Witness:
     def _goes_on(self) -> bool:
         return not (self._stopping.is_set() or self._failure)
 
-    def _take_stock(self, client: "redis.Redis") -> None:
+    def _read_keys(self, client: "redis.Redis") -> None:
         known = [_ids(client, prefix) for prefix in self._string_keys]
         run_id = str(client.info("server")["run_id"])
         if run_id == self._run_id:
-            self._failure = "it was cut off by a Redis that went on"
+            self._failure = "Redis closed its connection without a restart"
         self._run_id = run_id
         self.ledger.begin_life(*known)
 

@@ -139,11 +139,11 @@ def _all_clients(name: str, system: System) -> dict[Setting, System]:
 def _start_with_windows(
     bed: Bed, peer: str, windows: Windows, decode: str, picture: bytes
 ) -> dict[Setting, System]:
-    wanted = {clients: windows[Setting(SHOWN[peer], clients)] for clients in CLIENTS}
+    best_ms = {clients: windows[Setting(SHOWN[peer], clients)] for clients in CLIENTS}
     by_window = {
-        ms: start_peer(bed, peer, ms, decode, picture) for ms in sorted(set(wanted.values()))
+        ms: start_peer(bed, peer, ms, decode, picture) for ms in sorted(set(best_ms.values()))
     }
-    return {Setting(SHOWN[peer], clients): by_window[ms] for clients, ms in wanted.items()}
+    return {Setting(SHOWN[peer], clients): by_window[ms] for clients, ms in best_ms.items()}
 
 
 def _rounds(plan: Plan, systems: Mapping[Setting, System], picture: Path) -> Runs:

@@ -25,11 +25,11 @@ def installed(peer: str) -> Path:
     pins = Path(__file__).with_name(f"{peer}.txt")
     place = ROOT / ".venv-peers" / peer
     stamp = place / "installed"
-    wanted = hashlib.sha256(pins.read_bytes()).hexdigest()
-    if not stamp.exists() or stamp.read_text() != wanted:
+    expected = hashlib.sha256(pins.read_bytes()).hexdigest()
+    if not stamp.exists() or stamp.read_text() != expected:
         say(f"installing {peer}")
         _install(place, pins)
-        stamp.write_text(wanted)
+        stamp.write_text(expected)
     return place / "bin"
 
 

@@ -1,4 +1,4 @@
-"""What goes wrong where: broken pictures among good ones, and a model process that is killed."""
+"""The fault runs: broken pictures among good ones, and a model process that is killed."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ PATIENCE_S = 30.0
 """Answers may come this long after the last request: the time-out that imageserve promises."""
 
 BACK_AFTER_S = 1.0
-"""What has ended and does not start itself again is started again after this time."""
+"""What has ended and does not restart by itself is restarted after this time."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,9 +35,9 @@ class System:
     model_pid: Callable[[], int] = field(default=lambda: 0)
     """Find the process that runs the model."""
     starters: Mapping[str, Callable[[], Process]] = field(default_factory=dict)
-    """How to start a part again; what is missing here restarts itself, or is not killed."""
+    """How to restart each part that is killed and does not restart by itself."""
     polls: bool = False
-    """It may use the processor while nobody asks: LitServe takes most of a core."""
+    """Whether it uses CPU time while idle: LitServe takes most of a core."""
 
     def cpu_s(self) -> dict[str, float]:
         """CPU time of every role so far, all processes of a role together."""
@@ -47,7 +47,7 @@ class System:
         os.kill(self.model_pid(), signal.SIGKILL)
 
     def freeze(self) -> None:
-        """Stop it where it would disturb whoever is measured."""
+        """Stop it where it would disturb the system that is measured."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
@@ -82,7 +82,7 @@ def in_turns(systems: Collection[System]) -> Iterator[None]:
             system.freeze()
         yield
     finally:
-        for system in systems:  # A frozen process does not hear that it is to end.
+        for system in systems:  # A frozen process does not receive SIGTERM.
             system.thaw()
 
 

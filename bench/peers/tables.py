@@ -1,4 +1,4 @@
-"""What the comparison has to say: tables, targets, a plot. Pure."""
+"""The results of the comparison: tables, targets, a plot. Pure."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -187,7 +187,7 @@ _MEASURES: Mapping[str, tuple[Callable[[Run], float], bool]] = {
 
 
 def _wins_of_peers(runs: Runs) -> list[str]:
-    """Say where a peer is ahead of this system."""
+    """Name the figures in which a peer is ahead of this system."""
     wins = [
         f"{name} at {_clients(clients)}: {peer} {number(theirs)}, imageserve {number(ours)}"
         for clients in CLIENTS

@@ -1,6 +1,6 @@
-"""As much of a cluster's API as helm asks while it renders: which kinds there are, and Secrets.
+"""The part of a cluster's API that helm uses while it renders: the list of kinds, and Secrets.
 
-It answers over HTTP on loopback and changes nothing. Whatever it does not know is not there.
+It answers over HTTP on loopback and changes nothing. Everything else is not found.
 """
 
 import json
@@ -27,7 +27,7 @@ _NOT_FOUND = {"kind": "Status", "apiVersion": "v1", "reason": "NotFound", "code"
 
 @contextmanager
 def cluster(directory: Path, secrets: list[Object]) -> Iterator[Path]:
-    """Serve a cluster that holds these Secrets; give the path of its kubeconfig."""
+    """Serve a cluster that holds these Secrets; yield the path of its kubeconfig."""
     known = {**_discovery(), **{_path_of(each): each for each in secrets}}
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,7 +1,7 @@
 """Real helm programs, and the chart as they render it.
 
 Two wheels from PyPI carry a helm each. They are read, never imported: importing one would start
-Node. Everything a program is asked is remembered for the session, so many tests share a rendering.
+Node. Renderings are cached for the session, so that tests share them.
 """
 
 import hashlib
@@ -76,7 +76,7 @@ PROGRAMS = (
 
 
 def missing(what: str) -> NoReturn:
-    """End a test for want of a tool: a failure where ``CI=true``, a skip at home."""
+    """End a test because a tool is missing: a failure where ``CI=true``, a skip at home."""
     if os.environ.get("CI") == "true":
         pytest.fail(what)
     pytest.skip(what)

@@ -35,7 +35,7 @@ def pod_peer(pod: PodTemplate, namespace: str) -> Peer:
 
 @dataclass(frozen=True)
 class Flow:
-    """A connection that somebody tries to open."""
+    """A connection that a pod or machine tries to open."""
 
     source: Peer
     target: Peer
@@ -80,16 +80,16 @@ def _rule_matches(rule: Object, namespace: str, flow: Flow, direction: str) -> b
     )
 
 
-def _is_peer(wanted: Mapping[str, Any], namespace: str, peer: Peer) -> bool:
-    if "ipBlock" in wanted:
-        return _in_block(wanted["ipBlock"], peer.ip)
+def _is_peer(rule: Mapping[str, Any], namespace: str, peer: Peer) -> bool:
+    if "ipBlock" in rule:
+        return _in_block(rule["ipBlock"], peer.ip)
     if peer.namespace is None:
         return False
-    if "namespaceSelector" in wanted:
-        in_namespace = selects(wanted["namespaceSelector"], peer.namespace_labels)
+    if "namespaceSelector" in rule:
+        in_namespace = selects(rule["namespaceSelector"], peer.namespace_labels)
     else:
         in_namespace = peer.namespace == namespace
-    return in_namespace and selects(wanted.get("podSelector", {}), peer.labels)
+    return in_namespace and selects(rule.get("podSelector", {}), peer.labels)
 
 
 def _in_block(block: Mapping[str, Any], ip: str) -> bool:
@@ -99,12 +99,12 @@ def _in_block(block: Mapping[str, Any], ip: str) -> bool:
     )
 
 
-def _is_port(wanted: Mapping[str, Any], flow: Flow) -> bool:
-    if wanted.get("protocol", "TCP") != flow.protocol:
+def _is_port(rule: Mapping[str, Any], flow: Flow) -> bool:
+    if rule.get("protocol", "TCP") != flow.protocol:
         return False
-    port = wanted.get("port")
+    port = rule.get("port")
     if port is None:
         return True
     if isinstance(port, str):
         return flow.target.ports.get(port) == flow.port
-    return bool(port <= flow.port <= wanted.get("endPort", port))
+    return bool(port <= flow.port <= rule.get("endPort", port))

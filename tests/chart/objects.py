@@ -42,7 +42,7 @@ class PodTemplate:
 
     @property
     def serves(self) -> bool:
-        """Whether its pods go on, and do not end with their work."""
+        """Whether its pods run until they are stopped, unlike those of a Job."""
         return self.owner["kind"] not in ("Job", "CronJob", "Pod")
 
 
@@ -75,9 +75,9 @@ def the(objects: Iterable[Object], kind: str, name: str) -> Object:
 
 def selects(selector: Mapping[str, Any], labels: Labels) -> bool:
     """Whether a label selector matches; the empty one matches everything."""
-    wanted = selector.get("matchLabels", {})
+    required = selector.get("matchLabels", {})
     expressions = selector.get("matchExpressions", [])
-    return all(labels.get(k) == v for k, v in wanted.items()) and all(
+    return all(labels.get(k) == v for k, v in required.items()) and all(
         _holds(each, labels) for each in expressions
     )
 
@@ -102,7 +102,7 @@ def named_ports(container: Object) -> dict[str, int]:
 
 
 def walk(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Give every value below this one with its path, itself first."""
+    """Yield this value and every value below it, each with its path."""
     yield path, value
     if isinstance(value, dict):
         for key, inner in value.items():

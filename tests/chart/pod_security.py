@@ -43,7 +43,7 @@ _PROFILES = {"RuntimeDefault", "Localhost"}
 
 
 def violations(spec: Object) -> list[str]:
-    """Say what the standard forbids in a pod's spec; nothing where it may run."""
+    """Return the parts of a pod's spec that the standard forbids."""
     return [*_of_pod(spec), *(v for c in _containers(spec) for v in _of_container(c, spec))]
 
 
@@ -83,7 +83,7 @@ def _of_container(container: Object, spec: Object) -> Iterator[str]:
 
 
 def _of_both(context: dict[str, Any], name: str) -> Iterator[str]:
-    """Find what neither a pod nor a container may ask for."""
+    """Find settings that are forbidden for pods and containers alike."""
     if context.get("runAsUser") == 0:
         yield f"{name}: runs as uid 0"
     if context.get("windowsOptions", {}).get("hostProcess"):

@@ -1,4 +1,4 @@
-"""What must hold between the objects of one release. Each function returns what does not."""
+"""Rules between the objects of one release. Each function returns the violations."""
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
@@ -17,7 +17,7 @@ from tests.chart.objects import (
 
 
 def selector_problems(objects: list[Object]) -> list[str]:
-    """Find workloads that do not select their own pods, or select somebody else's."""
+    """Find workloads that do not select their own pods, or select those of others."""
     pods = pod_templates(objects)
     return [
         f"{title(owner)} selects {', '.join(found) or 'no pods'}"
@@ -40,10 +40,10 @@ def _of_service(service: Object, objects: list[Object]) -> Iterator[str]:
     if len(pods) != 1:
         yield f"{title(service)} selects {', '.join(map(str, pods)) or 'no pods'}"
     for port in service["spec"]["ports"]:
-        wanted = port.get("targetPort", port["port"])
+        target = port.get("targetPort", port["port"])
         for pod in pods:
-            if not any(_has_port(c, wanted) for c in pod.spec["containers"]):
-                yield f"{title(service)}: {pod} has no port {wanted}"
+            if not any(_has_port(c, target) for c in pod.spec["containers"]):
+                yield f"{title(service)}: {pod} has no port {target}"
 
 
 def _pods_behind(service: Object, objects: list[Object]) -> list[PodTemplate]:
@@ -58,7 +58,7 @@ def _has_port(container: Object, port: str | int) -> bool:
 
 
 def probe_problems(objects: list[Object]) -> list[str]:
-    """Find probes and hooks that ask a port which their container has not."""
+    """Find probes and hooks on a port that their container does not have."""
     return [
         f"{pod}: {container['name']} has no port {port}"
         for pod in pod_templates(objects)
@@ -75,19 +75,13 @@ def _asked_ports(container: Object) -> Iterator[str | int]:
 
 
 def reference_problems(objects: list[Object], outside: Collection[str] = ()) -> list[str]:
-    """Find names that nothing in the release bears, nor anything in ``outside``.
+    """Find references to names that are neither in the release nor in ``outside``.
 
     ``outside`` lists what the user has made: "Secret/name" or, for one of its keys,
     "Secret/name:key".
     """
     known = set(outside) | set(_known(objects))
-    return [
-        f"{where} names {wanted}" for where, wanted in _wanted(objects) if not _is(wanted, known)
-    ]
-
-
-def _is(wanted: str, known: Collection[str]) -> bool:
-    return wanted in known
+    return [f"{where} names {name}" for where, name in _references(objects) if name not in known]
 
 
 def _known(objects: Iterable[Object]) -> Iterator[str]:
@@ -101,16 +95,16 @@ def _known(objects: Iterable[Object]) -> Iterator[str]:
                 yield f"{title(each)}:{port.get('name')}"
 
 
-def _wanted(objects: Iterable[Object]) -> Iterator[tuple[str, str]]:
+def _references(objects: Iterable[Object]) -> Iterator[tuple[str, str]]:
     for each in objects:
-        for wanted in (*_wanted_by(each), *_wanted_by_scaling(each)):
-            yield title(each), wanted
+        for name in (*_references_of(each), *_references_of_scaling(each)):
+            yield title(each), name
     for pod in pod_templates(objects):
-        for wanted in _wanted_by_pod(pod):
-            yield str(pod), wanted
+        for name in _references_of_pod(pod):
+            yield str(pod), name
 
 
-def _wanted_by(obj: Object) -> Iterator[str]:
+def _references_of(obj: Object) -> Iterator[str]:
     for path, value in walk(obj):
         last = path[-1] if path else ""
         if last == "service" and isinstance(value, dict) and obj["kind"] == "Ingress":
@@ -122,8 +116,8 @@ def _wanted_by(obj: Object) -> Iterator[str]:
             yield f"Secret/{value}"
 
 
-def _wanted_by_scaling(obj: Object) -> Iterator[str]:
-    """Give what a role's binding and KEDA's objects name."""
+def _references_of_scaling(obj: Object) -> Iterator[str]:
+    """Yield the names in a role's binding and in KEDA's objects."""
     if obj["kind"] == "RoleBinding":
         yield f"Role/{obj['roleRef']['name']}"
         yield from (f"ServiceAccount/{each['name']}" for each in obj["subjects"])
@@ -136,17 +130,17 @@ def _wanted_by_scaling(obj: Object) -> Iterator[str]:
                 yield f"TriggerAuthentication/{trigger['authenticationRef']['name']}"
 
 
-def _wanted_by_pod(pod: PodTemplate) -> Iterator[str]:
+def _references_of_pod(pod: PodTemplate) -> Iterator[str]:
     account = pod.spec.get("serviceAccountName")
     if account is not None:
         yield f"ServiceAccount/{account}"
     for container in pod.containers:
-        yield from _wanted_by_env(container)
+        yield from _references_of_env(container)
     for volume in pod.spec.get("volumes", []):
-        yield from _wanted_by_volume(volume)
+        yield from _references_of_volume(volume)
 
 
-def _wanted_by_env(container: Object) -> Iterator[str]:
+def _references_of_env(container: Object) -> Iterator[str]:
     for variable in container.get("env", []):
         source = variable.get("valueFrom", {})
         for key, kind in (("secretKeyRef", "Secret"), ("configMapKeyRef", "ConfigMap")):
@@ -158,7 +152,7 @@ def _wanted_by_env(container: Object) -> Iterator[str]:
                 yield f"{kind}/{source[key]['name']}"
 
 
-def _wanted_by_volume(volume: Object) -> Iterator[str]:
+def _references_of_volume(volume: Object) -> Iterator[str]:
     for source in [volume, *volume.get("projected", {}).get("sources", [])]:
         if "secret" in source:
             yield from _with_items("Secret", source["secret"], "secretName")
@@ -176,7 +170,7 @@ def _with_items(kind: str, source: Object, name_key: str) -> Iterator[str]:
 
 
 def duplicate_problems(objects: list[Object]) -> list[str]:
-    """Find objects, variables, ports, volumes and mounts that are there twice."""
+    """Find duplicates of objects, variables, ports, volumes and mounts."""
     names = [(each["kind"], each["metadata"]["name"]) for each in objects]
     return [
         *(f"{kind}/{name} twice" for kind, name in _twice(names)),
@@ -219,7 +213,7 @@ def _mounts_of(pod: PodTemplate) -> Iterator[str]:
 
 
 def monitor_problems(objects: list[Object]) -> list[str]:
-    """Find monitors that watch nothing, or a port that is not there."""
+    """Find monitors that watch nothing, or a port that does not exist."""
     return [*_service_monitor_problems(objects), *_pod_monitor_problems(objects)]
 
 
@@ -254,7 +248,7 @@ def _unwatched(monitor: Object, key: str, ports: list[Any]) -> Iterator[str]:
 
 
 def disruption_problems(objects: list[Object]) -> list[str]:
-    """Find budgets that protect nothing, or that no drain of a node could ever meet."""
+    """Find budgets that protect nothing, or that block every drain of a node."""
     pods = [pod for pod in pod_templates(objects) if pod.serves]
     problems = []
     for budget in of_kind(objects, "PodDisruptionBudget"):
@@ -279,16 +273,16 @@ def _is_stuck(budget: Object, pod: PodTemplate) -> bool:
 
 
 def autoscaler_problems(objects: list[Object]) -> list[str]:
-    """Find autoscalers without a target, or whose target also has a number of replicas of its own.
+    """Find autoscalers without a target, or whose target also sets replicas.
 
     Helm 4 applies on the server: with ``replicas`` in the template, the next upgrade is a conflict.
     """
     problems = []
     for hpa in of_kind(objects, "HorizontalPodAutoscaler", "ScaledObject"):
-        wanted = hpa["spec"]["scaleTargetRef"]
-        targets = [o for o in of_kind(objects, wanted["kind"]) if _is_named(o, wanted["name"])]
+        ref = hpa["spec"]["scaleTargetRef"]
+        targets = [o for o in of_kind(objects, ref["kind"]) if _is_named(o, ref["name"])]
         if not targets:
-            problems.append(f"{title(hpa)} has no target {wanted['kind']}/{wanted['name']}")
+            problems.append(f"{title(hpa)} has no target {ref['kind']}/{ref['name']}")
         problems += [
             f"{title(t)} has replicas and an HPA" for t in targets if "replicas" in t["spec"]
         ]
@@ -305,7 +299,7 @@ def _is_named(obj: Object, name: str) -> bool:
 
 
 def _unrequested(hpa: Object, target: Object) -> Iterator[tuple[str, str]]:
-    """Find containers without the request that a utilisation is a share of."""
+    """Find containers without the resource request that a utilisation refers to."""
     for metric in hpa["spec"].get("metrics", []):
         if metric["type"] == "Resource" and metric["resource"]["target"]["type"] == "Utilization":
             name = metric["resource"]["name"]
@@ -335,7 +329,7 @@ def overlap_problems(one: list[Object], other: list[Object]) -> list[str]:
 
 
 def _selectors(obj: Object) -> Iterator[Object]:
-    """Give every selector of pods in an object, but those of pods of other namespaces."""
+    """Yield every selector of pods in an object, except those for other namespaces."""
     spec = obj.get("spec", {})
     if obj["kind"] == "Service":
         yield {"matchLabels": spec["selector"]}

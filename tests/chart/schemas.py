@@ -28,7 +28,7 @@ _CUSTOM = {
 
 
 def schema_problems(obj: Object, kube_version: str) -> list[str]:
-    """Say what a cluster of this version refuses in an object."""
+    """Return the parts of an object that a cluster of this version refuses."""
     return [f"{title(obj)}: {each}" for each in _problems(json.dumps(obj), kube_version)]
 
 

@@ -1,4 +1,4 @@
-"""The values that users come with: those we ship, and the corners between them."""
+"""Values to render the chart with: the shipped files, and corner cases."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ APIS = (
     "keda.sh/v1alpha1/ScaledObject",
     "keda.sh/v1alpha1/TriggerAuthentication",
 )
-#: Without it the password is another one in each rendering.
+#: Without it each rendering has another random password.
 PASSWORD = {"redis": {"auth": {"password": "not-a-real-password"}}}
 DIGEST = "sha256:" + "0123456789abcdef" * 4
 KEYS = ["a-key-of-sixteen", "another-of-sixteen"]
@@ -27,7 +27,7 @@ KEYS = ["a-key-of-sixteen", "another-of-sixteen"]
 
 @dataclass(frozen=True)
 class Situation:
-    """Values for one release, and what the user has made before it."""
+    """Values for one release, and the objects that the user created before it."""
 
     name: str
     values: tuple[Values, ...] = ()
@@ -202,7 +202,7 @@ SITUATIONS = (
         ),
     ),
     Situation(
-        "rights that somebody else gives",
+        "rights given outside the chart",
         (
             {
                 "autoscaler": {

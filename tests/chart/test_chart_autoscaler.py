@@ -1,4 +1,4 @@
-"""What sets the number of model pods: the autoscaler and its rights, KEDA, an HPA, or nobody."""
+"""What sets the number of model pods: the autoscaler and its rights, KEDA, an HPA, or nothing."""
 
 import re
 from collections.abc import Iterable
@@ -45,7 +45,7 @@ def render(helm: Helm, *values: Any, **how: Any) -> list[Object]:
     return helm.render(*values, PASSWORD, api_versions=APIS, namespace="pictures", **how)
 
 
-# -- what it is told ------------------------------------------------------------------------------
+# -- its configuration ----------------------------------------------------------------------------
 
 
 def scaling_of(objects: list[Object], at: Path) -> Scaling:
@@ -75,8 +75,8 @@ def test_the_autoscaler_can_use_its_file(helm4: Helm, situation: Situation, tmp_
         assert env["MODEL"] == model.name
         assert str(model.policy.batch_size) == env["BATCH_SIZE"]
         assert entries[model.name]["queue"] == model.queue
-        wanted = dict(each.split("=") for each in model.pod_selector.split(","))
-        chosen = [p for p in pod_templates(objects) if selects({"matchLabels": wanted}, p.labels)]
+        labels = dict(each.split("=") for each in model.pod_selector.split(","))
+        chosen = [p for p in pod_templates(objects) if selects({"matchLabels": labels}, p.labels)]
         assert chosen == [pod]
 
 
@@ -102,7 +102,7 @@ def test_the_schema_takes_what_the_policy_takes(name: str) -> None:
     schema = subschema(("modelDefaults", "scaling", name))
     assert schema is not None
     field = POLICY[name]
-    # What goes with a value so large or so small.
+    # Other fields that such a large or small value needs.
     beside: dict[str, Any] = {"max_replicas": 10_000, "arrivals_window_s": 3600.0}
     beside |= {"min_replicas": 0} if name == "maxReplicas" else {}
     beside |= {"burst_window_s": 5.0} if name == "arrivalsWindowSeconds" else {}
@@ -115,7 +115,7 @@ def test_the_schema_takes_what_the_policy_takes(name: str) -> None:
             Policy(**{**beside, field.name: value})
 
 
-def test_what_is_said_of_a_model_arrives(helm4: Helm, tmp_path: Path) -> None:
+def test_the_values_of_a_model_reach_the_scaling_file(helm4: Helm, tmp_path: Path) -> None:
     own = {"minReplicas": 2, "maxReplicas": 10_000, "targetUtilization": 0.55, "podStartSeconds": 9}
     said = {"models": {"shapes": {"scaling": {**own, "deletionCost": True}}}}
     objects = render(helm4, TWO_MODELS, said, {"autoscaler": {"intervalSeconds": 2.5}})
@@ -132,7 +132,7 @@ def test_what_is_said_of_a_model_arrives(helm4: Helm, tmp_path: Path) -> None:
     assert not cats.deletion_cost
 
 
-def test_it_knows_who_and_where_it_is(helm4: Helm) -> None:
+def test_it_knows_the_name_and_namespace_of_its_pod(helm4: Helm) -> None:
     ((_, container),) = programs(render(helm4), "autoscaler")
     sources = {each["name"]: each.get("valueFrom", {}) for each in container["env"]}
 
@@ -140,7 +140,7 @@ def test_it_knows_who_and_where_it_is(helm4: Helm) -> None:
     assert sources["POD_NAMESPACE"] == {"fieldRef": {"fieldPath": "metadata.namespace"}}
 
 
-# -- what it may do -------------------------------------------------------------------------------
+# -- its rights -----------------------------------------------------------------------------------
 
 Right = tuple[str, str, tuple[str, ...], str]
 """API group, resource, names (none: all), verb."""
@@ -158,29 +158,29 @@ def rights(objects: list[Object]) -> set[Right]:
     }
 
 
-LOOK = {("apps", "deployments", (MODEL,), "get"), ("", "pods", (), "list")}
-TELL = {(g, "events", (), verb) for g in ("", "events.k8s.io") for verb in ("create", "patch")}
+READ = {("apps", "deployments", (MODEL,), "get"), ("", "pods", (), "list")}
+EVENTS = {(g, "events", (), verb) for g in ("", "events.k8s.io") for verb in ("create", "patch")}
 SCALE = {("apps", "deployments/scale", (MODEL,), verb) for verb in ("get", "patch")}
 ELECT = {("coordination.k8s.io", "leases", (NAME,), verb) for verb in ("get", "patch")}
 RIGHTS: list[Any] = [
-    pytest.param({}, LOOK | TELL | SCALE | ELECT, id="builtin"),
-    pytest.param(DRY, LOOK | TELL | ELECT, id="dry run"),
-    pytest.param(COST, LOOK | TELL | SCALE | ELECT | {("", "pods", (), "patch")}, id="cost"),
-    pytest.param({**DRY, **COST}, LOOK | TELL | ELECT, id="dry run with deletion cost"),
-    pytest.param(MODES["keda by recommendation"], LOOK | TELL, id="for keda"),
-    pytest.param(MODES["hpa"], LOOK | TELL, id="for an HPA"),
+    pytest.param({}, READ | EVENTS | SCALE | ELECT, id="builtin"),
+    pytest.param(DRY, READ | EVENTS | ELECT, id="dry run"),
+    pytest.param(COST, READ | EVENTS | SCALE | ELECT | {("", "pods", (), "patch")}, id="cost"),
+    pytest.param({**DRY, **COST}, READ | EVENTS | ELECT, id="dry run with deletion cost"),
+    pytest.param(MODES["keda by recommendation"], READ | EVENTS, id="for keda"),
+    pytest.param(MODES["hpa"], READ | EVENTS, id="for an HPA"),
     pytest.param(MODES["keda"], set(), id="keda"),
     pytest.param(MODES["none"], set(), id="none"),
     pytest.param(
         {"autoscaler": {"rbac": {"create": False}, "serviceAccount": {"name": "own"}}},
         set(),
-        id="given by somebody else",
+        id="given outside the chart",
     ),
 ]
 
 
 @pytest.mark.parametrize(("given", "expected"), RIGHTS)
-def test_it_has_the_rights_that_it_needs_and_no_other(
+def test_it_has_the_rights_that_it_needs_and_no_others(
     helm: Helm, given: Any, expected: set[Right]
 ) -> None:
     assert rights(render(helm, given)) == expected
@@ -220,10 +220,10 @@ def test_only_the_autoscaler_has_rights_and_only_in_its_namespace(
 
 
 @each_mode
-def test_the_lease_is_there_where_it_is_named_and_says_nothing(
+def test_the_lease_is_rendered_if_it_is_used_and_has_no_spec(
     helm: Helm, tmp_path: Path, mode: str
 ) -> None:
-    """What the manifest does not say, an upgrade does not take from its holder."""
+    """An upgrade does not change fields that the manifest leaves out."""
     objects = render(helm, MODES[mode])
     leases = of_kind(objects, "Lease")
 
@@ -264,21 +264,21 @@ def test_a_spec_in_the_manifest_would_be_taken_from_its_holder(helm4: Helm) -> N
 
 # -- the modes ------------------------------------------------------------------------------------
 
-#: By mode: the programs that run, and the kinds that only it brings.
-MODE_BRINGS: dict[str, tuple[bool, set[str]]] = {
+#: By mode: whether the autoscaler runs, and the kinds that only this mode renders.
+MODE_RENDERS: dict[str, tuple[bool, set[str]]] = {
     "builtin": (True, {"Role", "RoleBinding", "Lease"}),
     "keda": (False, {"ScaledObject", "TriggerAuthentication"}),
     "keda by recommendation": (True, {"Role", "RoleBinding", "ScaledObject"}),
     "hpa": (True, {"Role", "RoleBinding", "HorizontalPodAutoscaler"}),
     "none": (False, set()),
 }
-_SCALING_KINDS = set().union(*(kinds for _, kinds in MODE_BRINGS.values()))
+_SCALING_KINDS = set().union(*(kinds for _, kinds in MODE_RENDERS.values()))
 
 
 @each_mode
-def test_a_mode_brings_what_is_its_own(helm: Helm, mode: str) -> None:
+def test_each_mode_renders_its_own_objects(helm: Helm, mode: str) -> None:
     objects = render(helm, MODES[mode])
-    runs, kinds = MODE_BRINGS[mode]
+    runs, kinds = MODE_RENDERS[mode]
 
     assert {each["kind"] for each in objects} & _SCALING_KINDS == kinds
     assert bool(list(programs(objects, "autoscaler"))) is runs
@@ -286,19 +286,21 @@ def test_a_mode_brings_what_is_its_own(helm: Helm, mode: str) -> None:
 
 
 @each_mode
-def test_each_model_has_one_master(helm4: Helm, mode: str, tmp_path: Path) -> None:
+def test_the_pods_of_each_model_are_scaled_by_one_thing_only(
+    helm4: Helm, mode: str, tmp_path: Path
+) -> None:
     objects = render(helm4, MODES[mode], TWO_MODELS)
     deployments = [o for o in of_kind(objects, "Deployment") if "-model-" in title(o)]
 
     assert len(deployments) == 2
     for deployment in deployments:
         name = deployment["metadata"]["name"]
-        masters = [title(each) for each in scalers(objects) if target(each) == name]
+        scaled_by = [title(each) for each in scalers(objects) if target(each) == name]
         if any(names == (name,) or name in names for _, r, names, _ in rights(objects) if "/" in r):
-            masters.append("the autoscaler")
+            scaled_by.append("the autoscaler")
         if "replicas" in deployment["spec"]:
-            masters.append("the chart")
-        assert len(masters) == 1, masters
+            scaled_by.append("the chart")
+        assert len(scaled_by) == 1, scaled_by
         assert ("replicas" in deployment["spec"]) is (mode == "none")
     if list(programs(objects, "autoscaler")):
         assert scaling_of(objects, tmp_path).dry_run is (mode != "builtin")
@@ -317,13 +319,13 @@ def test_a_dry_run_changes_nothing(helm4: Helm, tmp_path: Path) -> None:
     assert not scaling_of(render(helm4), tmp_path).dry_run
 
 
-def test_keda_must_be_there_unless_nobody_can_tell(helm: Helm) -> None:
+def test_keda_is_required_unless_apis_are_not_checked(helm: Helm) -> None:
     with pytest.raises(HelmError, match="Install KEDA first"):
         helm.render(MODES["keda"], PASSWORD)
     assert scalers(helm.render(MODES["keda"], PASSWORD, {"checkApis": False}))
 
 
-def test_keda_asks_for_both_halves_of_a_queue(helm4: Helm) -> None:
+def test_keda_counts_waiting_and_in_flight_jobs(helm4: Helm) -> None:
     objects = render(helm4, MODES["keda"], TWO_MODELS)
     found = {target(each): each["spec"] for each in scalers(objects)}
 
@@ -477,7 +479,7 @@ def test_another_behavior_of_an_hpa_replaces_ours(helm4: Helm, mode: str) -> Non
     assert inside["behavior"] == own
 
 
-# -- what a user reads ----------------------------------------------------------------------------
+# -- the notes ------------------------------------------------------------------------------------
 
 #: By mode: what the notes say, and the three commands.
 NOTED = {
@@ -504,7 +506,7 @@ def test_the_notes_say_what_this_mode_does(helm4: Helm, mode: str) -> None:
     assert [c for c, expected in zip(commands, parts, strict=True) if expected not in c] == []
 
 
-def test_the_notes_tell_a_dry_run(helm4: Helm) -> None:
+def test_the_notes_mention_a_dry_run(helm4: Helm) -> None:
     assert "changes nothing: autoscaler.dryRun is on" in helm4.notes(DRY, PASSWORD)
 
 

@@ -1,6 +1,6 @@
-"""The chart as it was rendered when somebody last looked at it.
+"""The chart renders as the files in golden/ say.
 
-A change of the chart shows here as a change of YAML, to be read in review. After one that is meant:
+A change of the chart shows here as a change of YAML, to be read in review. After an intended one:
 ``UPDATE_GOLDEN=1 make test ARGS=tests/chart/test_chart_golden.py``.
 """
 

@@ -297,7 +297,7 @@ def test_an_hpa_may_go_to_zero_where_kubernetes_can(helm: Helm) -> None:
         helm.render(PASSWORD, values, kube_version="v1.36.9-eks-1")
 
 
-def test_all_problems_are_said_at_once(helm4: Helm) -> None:
+def test_all_problems_are_reported_at_once(helm4: Helm) -> None:
     text = refusal(helm4, {**models(), **web(image={"tag": "latest"})})
 
     assert "models: no model" in text
@@ -316,7 +316,7 @@ def sentence_of(problem: str) -> str:
     return max(fitting, key=len)
 
 
-def test_no_guard_is_without_a_row_above(helm4: Helm) -> None:
+def test_every_guard_has_a_row_above(helm4: Helm) -> None:
     texts = [refusal(helm4, {}, "7up"), *(refusal(helm4, values) for values, _ in REFUSED)]
     problems = [p for text in texts for p in re.findall(r"^- (.*)", text, re.MULTILINE)]
 
@@ -349,11 +349,12 @@ ACCEPTED: list[Any] = [
         id="a feature gate that is on",
     ),
     pytest.param(
-        {"autoscaling": {"mode": "none"}, **scaling(minReplicas=9)}, id="limits that nobody reads"
+        {"autoscaling": {"mode": "none"}, **scaling(minReplicas=9)},
+        id="limits that no program reads",
     ),
     pytest.param(
         {"autoscaling": {"mode": "none"}, **autoscaler(rbac={"create": False})},
-        id="an autoscaler that is not there",
+        id="an autoscaler that is not rendered",
     ),
     pytest.param(
         loadtest(scenario="own", durationSeconds=900), id="a duration that the scenario replaces"
@@ -366,7 +367,7 @@ def test_values_that_just_work_are_accepted(helm: Helm, values: Any) -> None:
     assert helm.render(PASSWORD, values)
 
 
-# Schema: what one value alone may be.
+# Schema: rules for single values.
 UNKNOWN: list[Any] = [
     {"wbe": {}},
     {"web": {"replica": 3}},
@@ -463,7 +464,7 @@ def test_a_value_of_the_wrong_kind_is_refused(helm4: Helm, values: Any) -> None:
     text = refusal(helm4, values)
 
     assert "specifications of the schema" in text
-    # Not by accident of another value.
+    # The refusal must be for this value.
     assert f"at '/{next(iter(values))}" in text or "invalid propertyName" in text
 
 

@@ -32,12 +32,12 @@ def container(found: Object) -> Any:
     return only
 
 
-def test_nothing_of_it_is_there_unless_asked_for(helm: Helm) -> None:
+def test_nothing_of_it_is_rendered_by_default(helm: Helm) -> None:
     assert not [each for each in helm.render(PASSWORD) if "loadtest" in title(each)]
 
 
 @pytest.mark.parametrize("pods", [1, 3])
-def test_it_runs_once_in_so_many_pods(helm: Helm, pods: int) -> None:
+def test_it_runs_once_in_each_of_its_pods(helm: Helm, pods: int) -> None:
     spec = job(helm, parallelism=pods, timeoutSeconds=1234, ttlSecondsAfterFinished=5678)["spec"]
 
     assert spec["completionMode"] == "Indexed"
@@ -149,7 +149,7 @@ def test_its_pods_can_do_nothing_but_call(helm4: Helm) -> None:
 
     assert pod.spec["automountServiceAccountToken"] is False
     assert "serviceAccountName" not in pod.spec
-    # What web and model pods are found by must not find these.
+    # The selectors of web and model pods must not match these.
     objects = helm4.render(PASSWORD, {"loadtest": {"enabled": True}})
     for each in of_kind(objects, "Service"):
         assert not each["spec"]["selector"].items() <= dict(pod.labels).items(), title(each)
@@ -164,8 +164,8 @@ def test_another_load_is_another_job_and_the_same_is_the_same(helm4: Helm) -> No
         assert title(job(helm4, **own)) != title(first)
 
 
-def test_it_stands_alone(helm4: Helm, tmp_path: Path) -> None:
-    """``--show-only`` of its file gives all that a release without it lacks."""
+def test_its_file_alone_renders_the_whole_load_test(helm4: Helm, tmp_path: Path) -> None:
+    """``--show-only`` of its file renders every object that it adds to a release."""
     values_file = tmp_path / "values.json"
     values_file.write_text(json.dumps({**PASSWORD, "loadtest": {"enabled": True}}))
     command = ["template", "imageserve", str(CHART), f"--values={values_file}"]
@@ -177,7 +177,7 @@ def test_it_stands_alone(helm4: Helm, tmp_path: Path) -> None:
     assert {title(each) for each in objects_of(alone)} == having - without
 
 
-def test_the_image_has_what_the_program_looks_for() -> None:
+def test_the_image_has_the_folders_that_the_program_reads() -> None:
     folders = [str(folder) for folder in FOLDERS]
     dockerfile = (ROOT / "images" / "loadtest" / "Dockerfile").read_text()
 
@@ -185,7 +185,7 @@ def test_the_image_has_what_the_program_looks_for() -> None:
     assert "/opt/imageserve/loadtest" in folders
 
 
-def test_what_several_pods_log_is_one_report(tmp_path: Path) -> None:
+def test_the_logs_of_several_pods_are_merged_into_one_report(tmp_path: Path) -> None:
     """The command of the documentation, on logs with other lines between the results."""
     documented = (ROOT / "docs" / "kubernetes.md").read_text()
     assert "| imageserve loadtest merge -" in documented
@@ -199,7 +199,7 @@ def test_what_several_pods_log_is_one_report(tmp_path: Path) -> None:
     assert "result" in done.stderr
 
 
-def test_the_defaults_are_a_load_that_a_small_cluster_bears() -> None:
+def test_a_small_cluster_can_bear_the_default_load() -> None:
     own = values()["loadtest"]
 
     assert own["rate"] <= 50

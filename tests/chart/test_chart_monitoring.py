@@ -126,11 +126,11 @@ def test_the_autoscaler_has_alerts_of_its_own_where_there_is_one(helm4: Helm) ->
 
     assert own <= alerts_of(helm4).keys()
     assert not own & alerts_of(helm4, MODES["none"]).keys()
-    # A dozen looks in a row have failed.
+    # A dozen decisions in a row have failed.
     assert slow["ImageserveAutoscalerStuck"].endswith("> 120")
 
 
-def test_a_model_that_sleeps_lacks_a_worker_only_when_somebody_waits(helm4: Helm) -> None:
+def test_a_model_that_may_scale_to_zero_lacks_workers_only_while_jobs_wait(helm4: Helm) -> None:
     scaling = {"minReplicas": 0, "allowColdTimeouts": True}
     sleepy = {"models": {"shapes": {"scaling": scaling}, "other": {"network": "stand-in"}}}
     more = {"defaultModel": "shapes", "limits": {"queueBytesLimit": "8Mi"}}

@@ -1,4 +1,4 @@
-"""What a user reads after the installation: commands, and that they fit what was installed."""
+"""The notes after an installation: their commands fit the objects that were installed."""
 
 import re
 import shlex
@@ -94,11 +94,11 @@ def test_an_external_redis_needs_no_advice_on_its_volume(helm4: Helm) -> None:
 
 
 def commands(notes: str) -> list[str]:
-    """Return the lines that are to be typed."""
+    """Return the lines that the user should type."""
     return [line.strip() for line in notes.splitlines() if line.startswith("   ") and line.strip()]
 
 
-# An installation has no --api-versions to pretend with.
+# An installation takes no --api-versions.
 NOTED = [s for s in SITUATIONS if s.release != "r" * 53 and s.name != "a GPU by resource claim"]
 
 
@@ -110,7 +110,7 @@ def test_every_command_is_one_that_a_shell_takes(helm4: Helm, situation: Situati
     assert len(typed) >= 3
     assert all(shlex.split(line) for line in typed)
     assert "<no value>" not in notes
-    assert "://*" not in notes, "nobody can call a wildcard"
+    assert "://*" not in notes, "a wildcard is no address to call"
     assert not re.search(r"\n\n\n", notes)
 
 
@@ -130,8 +130,8 @@ def test_every_command_says_the_namespace_and_the_wait_finds_the_pods(helm4: Hel
     notes = helm4.notes(PASSWORD, namespace="pictures", release="two")
     typed = [line for line in commands(notes) if "kubectl" in line]
     (wait,) = [line for line in typed if "kubectl wait" in line]
-    wanted = dict(each.split("=") for each in wait.split("--selector ")[1].split(","))
+    labels = dict(each.split("=") for each in wait.split("--selector ")[1].split(","))
 
     assert all("--namespace pictures" in line for line in typed)
     for each in of_kind(helm4.render(PASSWORD, release="two"), "Deployment"):
-        assert wanted.items() <= each["metadata"]["labels"].items()
+        assert labels.items() <= each["metadata"]["labels"].items()

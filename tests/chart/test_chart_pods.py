@@ -1,4 +1,4 @@
-"""What the pods are allowed, how long they may take, what they ask of a node."""
+"""The pods: security, resources, grace periods, probes, rollouts."""
 
 import re
 from typing import Any
@@ -34,7 +34,7 @@ def test_no_pod_has_more_than_it_needs(helm4: Helm, situation: Situation) -> Non
     for pod in pod_templates(situation.render(helm4)):
         calls_the_api = pod.labels["app.kubernetes.io/component"] == "autoscaler"
         assert pod.spec["automountServiceAccountToken"] is calls_the_api, pod
-        # A Service called "web" would bring WEB_PORT=tcp://…, which is one of our settings.
+        # A Service called "web" would set WEB_PORT=tcp://…, which is one of our settings.
         assert pod.spec["enableServiceLinks"] is False, pod
         for container in pod.containers:
             assert container["securityContext"]["readOnlyRootFilesystem"] is True, pod
@@ -191,14 +191,14 @@ def test_probes_are_patient(helm4: Helm, situation: Situation) -> None:
         if pod.serves:
             for container in pod.containers:
                 assert budget(container, "startup") >= 30
-                # A pod that works hard must not be killed for an answer that comes late.
+                # A busy pod must not be killed for a late answer.
                 assert budget(container, "liveness") >= 30
                 assert container["livenessProbe"]["timeoutSeconds"] >= 3
                 assert container["readinessProbe"]["timeoutSeconds"] >= 2
 
 
 def test_liveness_does_not_ask_redis(helm4: Helm) -> None:
-    """A Redis that is away must not have every pod restarted."""
+    """An outage of Redis must not restart every pod."""
     for _, container in programs(helm4.render(PASSWORD)):
         assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
         assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
@@ -232,7 +232,7 @@ def test_every_path_that_is_asked_is_one_that_is_answered(
         assert {e["path"] for e in monitor["spec"]["endpoints"]} <= by["web"]
 
 
-def test_what_is_published_is_what_clients_call(helm4: Helm) -> None:
+def test_the_published_paths_are_those_that_clients_call(helm4: Helm) -> None:
     objects = EVERYTHING.render(helm4)
     found = [v for o in of_kind(objects, "Ingress", "HTTPRoute") for v in walk(o["spec"]["rules"])]
     paths = {v for way, v in found if way and way[-1] in ("path", "value") and isinstance(v, str)}
@@ -241,7 +241,7 @@ def test_what_is_published_is_what_clients_call(helm4: Helm) -> None:
     assert {"/predict", "/models"} <= answered_by("web")
 
 
-def test_a_path_that_nobody_answers_would_be_found() -> None:
+def test_a_path_that_no_program_answers_would_be_found() -> None:
     assert "/healthz" in answered_by("worker")
     assert "/health" not in answered_by("web", "worker")
 
@@ -279,13 +279,13 @@ def test_a_gpu_is_asked_for_by_its_name(helm4: Helm, name: str) -> None:
 
 
 def test_pods_on_a_gpu_leave_before_their_successors_come(helm4: Helm) -> None:
-    # Otherwise a rollout waits for a GPU that nobody gives up.
+    # Otherwise a rollout waits for a GPU that no pod releases.
     rolling = worker(helm4, gpu={"count": 1}).owner["spec"]["strategy"]["rollingUpdate"]
 
     assert rolling == {"maxSurge": 0, "maxUnavailable": 1}
 
 
-def test_without_a_gpu_nothing_speaks_of_one(helm4: Helm) -> None:
+def test_without_a_gpu_nothing_mentions_one(helm4: Helm) -> None:
     pod = worker(helm4, gpu={"count": 0, "runtimeClassName": "nvidia", "nodeSelector": {"g": "1"}})
 
     assert "runtimeClassName" not in pod.spec

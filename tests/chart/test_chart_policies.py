@@ -1,4 +1,4 @@
-"""What the network policies let through: every flow that the system lives on, and no other."""
+"""What the network policies let through: every flow that the system needs, and no other."""
 
 from typing import Any
 
@@ -81,14 +81,14 @@ def test_prometheus_reads_every_metric(release: Release) -> None:
 
 
 @each_situation(OWN_REDIS)
-def test_those_who_need_redis_reach_it_and_nobody_else_does(release: Release) -> None:
+def test_only_the_programs_that_use_redis_reach_it(release: Release) -> None:
     (redis,) = release.all("redis")
 
     for pod in release.all("web", "model", "autoscaler"):
         assert release.may(pod, redis, 6379)
-    strangers = release.all("test", "loadtest")
-    for stranger in [*strangers, NEIGHBOUR, CONTROLLER, PROMETHEUS, INTERNET]:
-        assert not release.may(stranger, redis, 6379)
+    others = release.all("test", "loadtest")
+    for source in [*others, NEIGHBOUR, CONTROLLER, PROMETHEUS, INTERNET]:
+        assert not release.may(source, redis, 6379)
     asked_by_keda = {o["spec"]["triggers"][0]["type"] for o in scaled_objects(release)} == {"redis"}
     assert release.may(OPERATOR, redis, 6379) is asked_by_keda
 
@@ -145,7 +145,7 @@ def test_a_load_test_gets_in_where_only_some_may_call(helm4: Helm) -> None:
 
 
 @each_situation(OWN_REDIS)
-def test_redis_calls_nobody(release: Release) -> None:
+def test_redis_opens_no_connections(release: Release) -> None:
     (redis,) = release.all("redis")
 
     for target, port in ((DNS, 53), (INTERNET, 443), (NEIGHBOUR, 80), (METADATA, 80)):
@@ -169,7 +169,7 @@ def test_an_external_redis_is_reached(helm4: Helm, situation: Situation) -> None
 
 
 @each_situation(HERE)
-def test_pods_that_know_names_can_look_them_up(release: Release) -> None:
+def test_pods_that_use_host_names_can_resolve_them(release: Release) -> None:
     for pod in release.all("web", "model", "autoscaler", "test", "loadtest"):
         assert release.may(pod, DNS, 53, "UDP")
         assert release.may(pod, DNS, 53, "TCP")
@@ -207,7 +207,7 @@ def test_only_models_that_download_their_weights_reach_the_internet(helm4: Helm)
     )
 
 
-def test_a_model_that_downloads_opens_no_door_for_another(helm4: Helm) -> None:
+def test_a_model_that_downloads_gives_no_access_to_another(helm4: Helm) -> None:
     values = {
         "models": {"shapes": {}, "resnet50": {}},
         "defaultModel": "shapes",
@@ -280,7 +280,7 @@ def test_other_ports_of_name_servers(helm4: Helm) -> None:
     assert not any(release.may(pod, DNS, 53, "UDP") for pod in release.all("web", "model"))
 
 
-def test_another_release_is_a_stranger(helm4: Helm) -> None:
+def test_the_pods_of_another_release_are_not_let_in(helm4: Helm) -> None:
     one = Release(helm4.render(PASSWORD, release="one", namespace=NS))
     other = Release(helm4.render(PASSWORD, release="other", namespace=NS))
     both = Release([*one.objects, *other.objects])

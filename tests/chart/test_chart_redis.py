@@ -1,4 +1,4 @@
-"""The chart's own Redis: a real redis-server takes its configuration and does what it says."""
+"""The chart's own Redis: a real redis-server accepts its configuration and applies it."""
 
 import subprocess
 from collections.abc import Iterator
@@ -63,7 +63,7 @@ def test_it_is_set_up_as_the_values_say(port: int) -> None:
         said: Any = asking.config_get("*")
 
     assert said["maxmemory"] == str(512 * 2**20)
-    # What web and model pods insist on.
+    # Web and model pods refuse a Redis without it.
     assert said["maxmemory-policy"] == "noeviction"
     assert said["appendonly"] == "yes"
     assert said["save"] == ""
@@ -71,7 +71,7 @@ def test_it_is_set_up_as_the_values_say(port: int) -> None:
     assert said["maxclients"] == "500"
 
 
-def test_nobody_gets_in_without_the_password(port: int) -> None:
+def test_a_client_without_the_password_is_refused(port: int) -> None:
     for password in (None, "another"):
         with client(port, password) as asking, pytest.raises(redis.AuthenticationError):
             asking.ping()

@@ -1,4 +1,4 @@
-"""What must hold between the objects that the chart renders, in every situation."""
+"""The rules between the objects that the chart renders, in every situation."""
 
 import re
 from collections.abc import Callable
@@ -32,14 +32,14 @@ CHECKS: list[Callable[[list[Object]], list[str]]] = [
 
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 @each_situation()
-def test_it_holds(
+def test_the_rule_holds(
     helm4: Helm, situation: Situation, check: Callable[[list[Object]], list[str]]
 ) -> None:
     assert check(situation.render(helm4)) == []
 
 
 @each_situation([each for each in SITUATIONS if each not in SHIPPED])
-def test_every_name_leads_somewhere(helm4: Helm, situation: Situation) -> None:
+def test_every_name_that_is_referenced_exists(helm4: Helm, situation: Situation) -> None:
     assert relations.reference_problems(situation.render(helm4), situation.outside) == []
 
 
@@ -58,7 +58,7 @@ def test_a_shipped_file_names_only_secrets_that_the_user_makes(
 
 @each_situation()
 def test_a_node_can_be_drained(helm4: Helm, situation: Situation) -> None:
-    # Redis may be kept by hand: that is what the value for it is there for.
+    # There is a value that protects Redis from drains; draining it by hand is then intended.
     problems = relations.disruption_problems(situation.render(helm4))
 
     assert [each for each in problems if "redis" not in each] == []

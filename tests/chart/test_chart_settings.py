@@ -1,4 +1,4 @@
-"""What the chart tells the programs: every variable is a setting that they read, and usable."""
+"""The variables in the chart: each one is a setting that its program reads and accepts."""
 
 import re
 from base64 import b64decode
@@ -30,12 +30,12 @@ SERVING = ("web", "worker")
 def programs(
     objects: list[Object], program: str | None = None
 ) -> Iterator[tuple[PodTemplate, Any]]:
-    """Give every container that runs imageserve, or one command of it, with its pod."""
+    """Yield every container that runs imageserve, or one command of it, with its pod."""
     for pod in pod_templates(objects):
         for container in pod.spec["containers"]:
             variables = {each["name"] for each in container.get("env", [])}
-            wanted = program is None or container.get("args") == [program]
-            if wanted and "REDIS_URL" in variables:
+            matches = program is None or container.get("args") == [program]
+            if matches and "REDIS_URL" in variables:
                 yield pod, container
 
 
@@ -71,7 +71,7 @@ def _content(objects: list[Object], kind: str, name: str, key: str) -> str:
 
 
 @each_situation()
-def test_every_variable_is_one_that_somebody_reads(helm4: Helm, situation: Situation) -> None:
+def test_every_variable_is_read_by_a_program(helm4: Helm, situation: Situation) -> None:
     names = {
         each["name"]
         for pod in pod_templates(situation.render(helm4))
@@ -83,7 +83,7 @@ def test_every_variable_is_one_that_somebody_reads(helm4: Helm, situation: Situa
     assert names - SETTINGS - OTHERS == set()
 
 
-def test_a_variable_that_nobody_reads_would_be_found() -> None:
+def test_a_variable_that_no_program_reads_would_be_found() -> None:
     assert "REDIS_URL" in SETTINGS
     assert "REDIS_HOST" not in SETTINGS | OTHERS
 
@@ -165,7 +165,7 @@ def test_the_default_model_comes_first(helm4: Helm, tmp_path: Path) -> None:
     assert list(entries) == ["b", "a", "shapes"]
 
 
-def test_every_part_of_a_model_arrives(helm4: Helm, tmp_path: Path) -> None:
+def test_the_values_of_a_model_reach_the_programs(helm4: Helm, tmp_path: Path) -> None:
     own = {
         "network": "/models/cats.keras",
         "queue": "cats",
@@ -184,7 +184,7 @@ def test_every_part_of_a_model_arrives(helm4: Helm, tmp_path: Path) -> None:
     )
 
 
-def test_the_engine_of_a_model_arrives(helm4: Helm, tmp_path: Path) -> None:
+def test_the_engine_of_a_model_reaches_the_programs(helm4: Helm, tmp_path: Path) -> None:
     own = {"runtime": "keras", "backend": "jax", "precision": "bfloat16", "xla": True, "threads": 3}
     folder = {"versions": {"dir": "/versions"}}
     objects = helm4.render({"models": {"shapes": {**own, **folder}}}, PASSWORD)
@@ -196,7 +196,7 @@ def test_the_engine_of_a_model_arrives(helm4: Helm, tmp_path: Path) -> None:
     assert settings.models_dir == "/versions"
 
 
-def test_an_engine_of_which_nothing_is_said_is_the_usual_one(helm4: Helm, tmp_path: Path) -> None:
+def test_an_engine_that_is_not_set_is_the_default(helm4: Helm, tmp_path: Path) -> None:
     objects = helm4.render(PASSWORD)
     (worker,) = programs(objects, "worker")
 
@@ -213,7 +213,7 @@ def test_the_chart_knows_every_network_of_keras() -> None:
     assert re.findall(r'"(\w+)"', known.replace('"names"', "")) == list(NETWORKS)
 
 
-def test_what_is_said_of_one_model_leaves_the_others_alone(helm4: Helm) -> None:
+def test_the_values_of_one_model_do_not_change_the_others(helm4: Helm) -> None:
     values = _models(one={"network": "stand-in", "resources": {"requests": {"cpu": "7"}}})
     objects = helm4.render(*values, {"defaultModel": "shapes"})
     cpus = {

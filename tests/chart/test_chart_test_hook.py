@@ -22,7 +22,7 @@ STAR = (ROOT / "loadtest" / "images" / "star-1.jpg").read_bytes()
 
 @dataclass
 class Server:
-    """Answers every request alike, after some failures, and remembers what came."""
+    """Gives every request the same answer, after some failures, and records the requests."""
 
     url: str = ""
     status: int = 200
@@ -177,7 +177,7 @@ def test_it_has_a_key_where_keys_are_needed(helm4: Helm, server: Server, tmp_pat
     assert server.keys == [KEYS[0]]
 
 
-def test_a_model_of_other_labels_is_asked_for_any(
+def test_a_model_with_other_labels_may_answer_with_any(
     helm4: Helm, server: Server, tmp_path: Path
 ) -> None:
     server.label = "tabby"

@@ -84,7 +84,7 @@ def test_a_secret_without_the_entry_gets_one(helm: Helm, tmp_path: Path) -> None
     assert len(password(again)) >= 32
 
 
-def test_plain_manifests_want_a_password(helm: Helm) -> None:
+def test_plain_manifests_need_a_password(helm: Helm) -> None:
     with pytest.raises(HelmError, match=r"redis\.auth\.password"):
         helm.render({"manifests": True})
 

@@ -75,7 +75,7 @@ WITHOUT_DEFAULT = {"models.*"}
 
 
 def properties(of: Any, path: Path = ()) -> Iterator[Path]:
-    """Give every key that the schema knows."""
+    """Yield every key that the schema knows."""
     while "$ref" in of:
         of = at(schema(), tuple(of["$ref"].removeprefix("#/").split("/")))
     for key, inner in of.get("properties", {}).items():
@@ -136,8 +136,8 @@ def test_every_value_that_a_template_reads_is_there() -> None:
     assert gone == {}
 
 
-# Whether a value has an effect is tried out: change it, and something else is rendered, or refused
-# by a guard that reads it. A search for its name would miss those that are read through a variable.
+# A value has an effect if a change of it changes the rendering, or makes a guard refuse it.
+# A search for its name would miss values that are read through a variable.
 _SECRETS = {"existingSecret": "s", "tls": {"enabled": True, "caSecret": "ca"}}
 _SENTINEL = {"enabled": True, "nodes": ["s:26379"], "masterName": "m", "existingSecret": "s"}
 _CLUSTER = {"enabled": True, "nodes": ["n:6379"]}
@@ -197,7 +197,7 @@ def base_of(path: Path) -> tuple[Any, ...]:
     return WHERE[max(fitting, key=len)] if fitting else _ALL_ON
 
 
-#: Values whose kind alone does not tell another good one.
+#: Values whose type alone does not suggest another good one.
 OTHERS: dict[str, Any] = {
     "global": {"imageRegistry": "mirror.test"},
     "image.pullPolicy": "Always",
@@ -316,7 +316,7 @@ def test_every_value_has_an_effect(helm4: Helm) -> None:
 
 
 def test_a_value_that_nothing_reads_would_be_found(helm4: Helm) -> None:
-    """``global`` may hold anything, so a key of it that nobody reads can be tried."""
+    """``global`` may hold anything, so the test can use a key of it that nothing reads."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(OTHERS, "global", {"nobodyReadsThis": "x"})
         assert not has_effect(helm4, ("global",))

@@ -18,17 +18,17 @@ pytestmark = pytest.mark.skipif(
     "CHECKOV" not in os.environ, reason="CHECKOV names no checkov; make check-security does"
 )
 
-#: What it finds and we want, by check: kinds or single objects (or every one), and why.
-WANTED: dict[str, tuple[set[str], str]] = {
+#: Findings that we accept, by check: kinds or single objects (none: all), and why.
+ACCEPTED: dict[str, tuple[set[str], str]] = {
     "CKV_K8S_11": (set(), "no CPU limits: they stall pods that decode pictures"),
     "CKV_K8S_15": (set(), "images are pulled once: tags are versions, never latest"),
-    "CKV_K8S_43": (set(), "digests are the user's to give; see web.image.digest"),
+    "CKV_K8S_43": (set(), "the user may set digests; see web.image.digest"),
     "CKV_K8S_35": (set(), "the Redis password is a variable: every program of ours reads those"),
     "CKV_K8S_8": ({"Pod"}, "the test pod serves nothing"),
     "CKV_K8S_9": ({"Pod"}, "the test pod serves nothing"),
     "CKV_K8S_38": (
         {"Deployment.pictures.imageserve-autoscaler"},
-        "the autoscaler calls the API; test_chart_autoscaler.py checks that nobody else can",
+        "the autoscaler calls the API; test_chart_autoscaler.py checks that no other pod can",
     ),
     "CKV_DOCKER_7": (set(), "the base is an argument; test_dockerfiles.py checks its default"),
     "CKV_DOCKER_2": (set(), "Kubernetes asks by probes, not by HEALTHCHECK"),
@@ -36,7 +36,7 @@ WANTED: dict[str, tuple[set[str], str]] = {
 
 
 def findings(framework: str, *paths: Path) -> list[str]:
-    """Return what it finds and we do not want."""
+    """Return the findings that we do not accept."""
     options = ["--framework", framework, "--skip-download", "--compact", "--quiet", "-o", "json"]
     done = subprocess.run(
         [os.environ["CHECKOV"], *options, *(part for p in paths for part in ("--file", str(p)))],
@@ -50,16 +50,16 @@ def findings(framework: str, *paths: Path) -> list[str]:
     # One that found nothing at all has no results, only the summary.
     summary = report.get("summary", report)
     assert summary["parsing_errors"] == 0, done.stdout
-    assert summary["passed"] + summary["failed"] > 0, "nothing was looked at"
+    assert summary["passed"] + summary["failed"] > 0, "nothing was checked"
     return [
         f"{each['check_id']} {each['check_name']}: {each['resource']}"
         for each in report.get("results", {}).get("failed_checks", [])
-        if not _is_wanted(each)
+        if not _is_accepted(each)
     ]
 
 
-def _is_wanted(finding: Any) -> bool:
-    kinds, _ = WANTED.get(finding["check_id"], ({""}, ""))
+def _is_accepted(finding: Any) -> bool:
+    kinds, _ = ACCEPTED.get(finding["check_id"], ({""}, ""))
     resource = finding["resource"]
     return not kinds or resource in kinds or resource.partition(".")[0] in kinds
 

@@ -8,7 +8,7 @@ from tests.chart.network import Flow, Peer, allowed
 NS = "shop"
 WEB = Peer("10.1.0.1", NS, {"app": "web"}, {"http": 8000})
 REDIS = Peer("10.1.0.2", NS, {"app": "redis"}, {"redis": 6379})
-STRANGER = Peer("10.1.0.3", "other", {"app": "web"})
+OTHER_NAMESPACE = Peer("10.1.0.3", "other", {"app": "web"})
 OUTSIDE = Peer("203.0.113.9")
 
 
@@ -37,7 +37,7 @@ CASES = [
     pytest.param([FROM_WEB], WEB_TO_REDIS, True, id="a named port of the target"),
     pytest.param([FROM_WEB], Flow(WEB, REDIS, 6380), False, id="another port"),
     pytest.param([FROM_WEB], Flow(WEB, REDIS, 6379, "UDP"), False, id="another protocol"),
-    pytest.param([FROM_WEB], Flow(STRANGER, REDIS, 6379), False, id="same labels elsewhere"),
+    pytest.param([FROM_WEB], Flow(OTHER_NAMESPACE, REDIS, 6379), False, id="same labels elsewhere"),
     pytest.param([FROM_WEB], Flow(OUTSIDE, REDIS, 6379), False, id="not from outside"),
     pytest.param([FROM_WEB], Flow(REDIS, WEB, 8000), True, id="others are untouched"),
     pytest.param(
@@ -46,7 +46,7 @@ CASES = [
     pytest.param([policy("redis", ingress=[])], WEB_TO_REDIS, False, id="no rule is none"),
     pytest.param(
         [policy("redis", ingress=[{"from": [NAMESPACE_OTHER]}])],
-        Flow(STRANGER, REDIS, 6379),
+        Flow(OTHER_NAMESPACE, REDIS, 6379),
         True,
         id="a namespace by its name",
     ),

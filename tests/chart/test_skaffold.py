@@ -29,7 +29,7 @@ PARTS = {
 }
 CONFIG: Any = yaml.safe_load((ROOT / "skaffold.yaml").read_text())
 PROFILES = {each["name"]: each for each in CONFIG["profiles"]}
-#: What somebody types, as the profiles that it means.
+#: Combinations of profiles, as they are typed on a command line.
 COMBINATIONS = [(), ("dev",), ("minikube",), ("gpu",), ("ci",), ("dev", "minikube"), ("ci", "gpu")]
 each_combination = pytest.mark.parametrize(
     "profiles", COMBINATIONS, ids=lambda names: "+".join(names) or "no profile"
@@ -284,7 +284,7 @@ def test_exec_stress_is_a_load_that_the_image_can_make(helm4: Helm) -> None:
     assert action["timeout"] > 2 * scenario.seconds
 
 
-def test_profiles_that_leave_the_machine_push_and_others_need_not() -> None:
+def test_profiles_for_remote_clusters_push_and_others_need_not() -> None:
     assert config(("ci",))["build"]["local"]["push"] is True
     assert config(("minikube",))["build"]["local"]["push"] is False
     assert release_of(("ci",))["wait"] is True
@@ -297,7 +297,7 @@ def test_the_chart_runs_as_the_user_that_owns_the_images() -> None:
         assert f"{context['runAsUser']}:{context['runAsGroup']}" == user
 
 
-def test_the_images_listen_where_the_chart_looks(helm4: Helm) -> None:
+def test_the_images_listen_on_the_ports_of_the_chart(helm4: Helm) -> None:
     pods = {p.spec["containers"][0]["name"]: p for p in pod_templates(rendered(helm4, ()))}
 
     for name in ("web", "model", "autoscaler"):

@@ -55,7 +55,7 @@ def described() -> list[Path]:
 
 
 def leaves() -> list[Path]:
-    """Return what a user sets: keys without keys below, and maps that are described as a whole."""
+    """Return the keys that a user sets: leaves, and maps that are described as a whole."""
     described_above = {path[:n] for path in described() for n in range(1, len(path))}
     whole = {path for path in described() if path not in described_above}
     return [
@@ -110,7 +110,7 @@ def _step(at_schema: Any, key: str) -> Any | None:
 
 
 def _alternatives(at_schema: Any) -> Iterator[Any]:
-    """Give a schema and all that it refers to."""
+    """Yield a schema and all schemas that it refers to."""
     if not isinstance(at_schema, dict):
         return
     yield at_schema

@@ -15,7 +15,7 @@ from imageserve.queue.redis.connection import RedisAccess
 
 
 class Listened(Protocol):
-    """What can be listened to: a server, or the node of a cluster that is spoken to."""
+    """What a listener can connect to: a server, or one node of a cluster."""
 
     @property
     def url(self) -> str: ...
@@ -31,7 +31,7 @@ class Listen(Protocol):
 
 @pytest.fixture
 def listen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listen]:
-    """Start listening on a server; ends with the test, which in production nothing needs to do."""
+    """Start a listener on a server. It ends with the test; in production it never ends."""
     servers: list[Listened] = []
     over, parked = threading.Event(), threading.Semaphore(0)
     listen_once = ReplyListener._listen

@@ -1,4 +1,4 @@
-"""What the web server needs of gevent, in processes that gevent has patched for good."""
+"""How the web server uses gevent, in child processes that gevent has patched."""
 
 import json
 import subprocess
@@ -106,7 +106,7 @@ print(json.dumps(found))
 """
 
 
-def test_asking_gives_no_other_greenlet_a_turn_and_waiting_does() -> None:
+def test_a_poll_without_a_wait_does_not_run_other_greenlets() -> None:
     assert printed(POLLING) == {
         "empty": False,
         "turns while asking": [],

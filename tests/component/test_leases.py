@@ -56,7 +56,7 @@ class Bench:
         eventually(lambda: self.queue.renewals >= enough, "renewals")
 
     def in_flight(self) -> int:
-        """How many leases are good; a claim takes the others away."""
+        """The number of good leases; a claim removes the others."""
         self.queue.claim(0, Lease(), redelivered=False)
         return self.queue.snapshot().in_flight
 
@@ -95,7 +95,7 @@ def test_several_claims_are_held_at_once_and_one_is_let_go(bench: Bench) -> None
     assert bench.in_flight() == 1
 
 
-def test_a_lost_lease_is_reported_once_and_not_asked_for_again(
+def test_a_lost_lease_is_reported_once_and_not_renewed_again(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     lost = bench.claimed()

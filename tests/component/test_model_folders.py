@@ -83,7 +83,7 @@ def test_a_folder_asks_for_the_scaling_its_model_was_trained_with(
     np.testing.assert_allclose(model.scores(images), expected, rtol=0, atol=1e-5)
 
 
-def test_a_version_that_nobody_gave_is_that_of_the_content(tmp_path: Path) -> None:
+def test_the_version_is_by_default_the_hash_of_the_content(tmp_path: Path) -> None:
     path = folder(tmp_path / "forms", classifier())
     shutil.copytree(path, tmp_path / "copy")
 

@@ -1,4 +1,4 @@
-"""What a monitor sees of queues on a real Redis: each queue or why not, and without a trace."""
+"""A monitor on a real Redis: a snapshot or an error for each queue, and no side effects."""
 
 import threading
 from collections.abc import Callable
@@ -49,7 +49,7 @@ def test_all_queues_are_read_in_one_round_trip(
     put(make_queue(shared_redis.url), "a", "b", "c")
     put(make_queue(shared_redis.url, "other"), "d")
     make_queue(shared_redis.url).claim(1, HELD, redelivered=False)
-    monitor = monitor_of(shared_redis, "image_queue", "other", "nobody's")
+    monitor = monitor_of(shared_redis, "image_queue", "other", "unused")
     monitor.snapshots()
     client = shared_redis.client()
     before = client.info("clients"), client.info("stats")["total_reads_processed"]
@@ -58,7 +58,7 @@ def test_all_queues_are_read_in_one_round_trip(
 
     reads = client.info("stats")["total_reads_processed"] - before[1]
     assert (seen["image_queue"].queued, seen["image_queue"].in_flight) == (2, 1)
-    assert (seen["other"].queued, seen["nobody's"].queued) == (1, 0)
+    assert (seen["other"].queued, seen["unused"].queued) == (1, 0)
     # The two of this test's own, and one of the reader's.
     assert reads <= 3
 
@@ -108,7 +108,7 @@ def test_a_restarted_server_is_another_run(
     assert after.run != before.run
 
 
-def test_half_an_answer_is_none_and_hides_no_other_queue(shared_redis: RedisServer) -> None:
+def test_an_incomplete_answer_is_an_error_of_that_queue_alone(shared_redis: RedisServer) -> None:
     shared_redis.client().set(KEYS.leases, "not a set of leases")
 
     seen = monitor_of(shared_redis, "other", QUEUE).snapshots()
@@ -118,7 +118,7 @@ def test_half_an_answer_is_none_and_hides_no_other_queue(shared_redis: RedisServ
     assert known(seen["other"]).backlog == 0
 
 
-def test_a_counter_that_is_no_number_is_no_answer(shared_redis: RedisServer) -> None:
+def test_a_counter_that_is_no_number_is_an_error(shared_redis: RedisServer) -> None:
     shared_redis.client().hset(KEYS.stats, "accepted", "many")
 
     seen = monitor_of(shared_redis, "other", QUEUE).snapshots()
@@ -141,7 +141,7 @@ def test_a_lost_answer_is_asked_for_again(shared_redis: RedisServer) -> None:
         proxy.close()
 
 
-def test_a_server_that_hangs_is_given_up(
+def test_a_server_that_hangs_is_an_error_after_the_timeout(
     redis_server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("imageserve.queue.redis.queue.COMMAND_TIMEOUT_S", 0.2)
@@ -235,7 +235,7 @@ def test_a_worker_that_waits_beside_a_monitor_gets_the_job(
     assert waiting(client) == ["b"]
 
 
-def test_waiting_all_the_time_neither_loses_nor_reorders_nor_doubles_a_job(
+def test_constant_waiting_does_not_lose_reorder_or_duplicate_jobs(
     shared_redis: RedisServer, make_queue: QueueMaker
 ) -> None:
     expected = [f"job-{n:04}" for n in range(400)]

@@ -1,4 +1,4 @@
-"""The table of networks against the Keras that is installed, and scaling against Keras's own."""
+"""The table of networks and their scaling, compared with the installed Keras."""
 
 import inspect
 import sys

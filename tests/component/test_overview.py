@@ -1,4 +1,4 @@
-"""What is served and how it is doing, read from the queues."""
+"""The overview of models and queues that /models, /status and /metrics show."""
 
 from collections.abc import Callable
 from typing import Any
@@ -27,7 +27,7 @@ class QueueWithOutages(MemoryQueue):
 
 
 class Bench:
-    """Two models, of which the first is busy."""
+    """A busy model and an idle one."""
 
     def __init__(self) -> None:
         self.now = 1_760_000_000_000
@@ -62,7 +62,7 @@ def bench() -> Bench:
     return Bench()
 
 
-def test_the_status_tells_what_waits_what_runs_and_how_long_it_will_take(bench: Bench) -> None:
+def test_the_status_shows_backlog_workers_and_expected_wait(bench: Bench) -> None:
     assert bench.overview.status() == {
         "models": {
             "busy": {
@@ -105,7 +105,7 @@ def test_redelivered_jobs_count_as_waiting(bench: Bench) -> None:
     assert (status["queued"], status["in_flight"]) == (4, 0)
 
 
-def test_the_models_tell_their_queue_size_and_live_workers(bench: Bench) -> None:
+def test_the_models_are_shown_with_queue_size_and_live_workers(bench: Bench) -> None:
     assert bench.overview.models()["busy"] == {
         "queue": "busy_queue",
         "input_size": [224, 320],
@@ -115,7 +115,7 @@ def test_the_models_tell_their_queue_size_and_live_workers(bench: Bench) -> None
     assert bench.overview.models()["idle"]["workers"] == 0
 
 
-def test_the_readings_are_those_of_the_status(bench: Bench) -> None:
+def test_the_metrics_have_the_values_of_the_status(bench: Bench) -> None:
     assert bench.overview.readings() == {
         ("busy", "busy_queue"): {
             "imageserve_queue_length": 3,
@@ -147,7 +147,7 @@ def test_a_queue_that_cannot_be_read_hides_no_other(bench: Bench) -> None:
     assert bench.overview.models()["idle"]["workers"] == 0
 
 
-def test_without_redis_nothing_is_made_up(bench: Bench) -> None:
+def test_without_redis_no_values_are_shown(bench: Bench) -> None:
     bench.busy.away = bench.idle.away = True
 
     assert bench.overview.status() == {"models": {}, "redis": "unavailable"}

@@ -66,7 +66,7 @@ def get(server: ProbeServer) -> Get:
     return ask
 
 
-def test_it_is_asked_each_time(state: State, get: Get) -> None:
+def test_each_request_checks_the_current_state(state: State, get: Get) -> None:
     assert (get("/healthz"), get("/readyz")) == ((200, "ok\n"), (200, "ready\n"))
 
     state.warm = False
@@ -79,7 +79,7 @@ def test_it_is_asked_each_time(state: State, get: Get) -> None:
     assert (get("/healthz"), get("/readyz")) == ((200, "ok\n"), (503, "not ready\n"))
 
 
-def test_the_reason_why_it_is_not_ready_is_told(get: Get, state: State) -> None:
+def test_the_reason_why_it_is_not_ready_is_shown(get: Get, state: State) -> None:
     state.ready, state.reason = False, "the model file /m/a.keras does not exist"
 
     assert get("/readyz") == (503, "the model file /m/a.keras does not exist\n")
@@ -97,11 +97,11 @@ def test_a_query_does_not_matter(get: Get) -> None:
 
 
 @pytest.mark.parametrize("path", ["/", "/health", "/healthz/"])
-def test_there_is_nothing_else(get: Get, path: str) -> None:
+def test_other_paths_are_not_found(get: Get, path: str) -> None:
     assert get(path) == (404, "not found\n")
 
 
-def test_probes_are_logged_only_where_debugging(get: Get, caplog: pytest.LogCaptureFixture) -> None:
+def test_probes_are_logged_at_debug_only(get: Get, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
 
     get("/healthz")

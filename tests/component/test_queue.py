@@ -1,7 +1,7 @@
-"""What every RedisQueue promises: one suite for the in-memory twin and for real servers.
+"""The promises of every queue: one suite for the in-memory twin and for real servers.
 
-A lease that a test wants lost lasts 1 ms, and time is let pass; one it wants held lasts a minute.
-So no test depends on how fast this machine is.
+A lease that must be lost lasts 1 ms, and the test waits longer; one that must be held lasts a
+minute. So no test depends on the speed of the machine.
 """
 
 import json
@@ -52,9 +52,9 @@ class Bench(Protocol):
         """Let time pass."""
 
     def silence(self, worker_id: str, ms: int) -> None:
-        """Let a worker have said nothing for so long."""
+        """Make the last heartbeat of a worker this much older."""
 
-    def heard(self) -> list[Result]:
+    def published(self) -> list[Result]:
         """Return every result published so far."""
 
     def someone_waits(self) -> bool:
@@ -92,7 +92,7 @@ class MemoryBench:
     def silence(self, worker_id: str, ms: int) -> None:
         self._now += ms
 
-    def heard(self) -> list[Result]:
+    def published(self) -> list[Result]:
         return self._tickets.delivered
 
     def someone_waits(self) -> bool:
@@ -109,7 +109,7 @@ class RedisBench:
         self.queue: RedisQueue = queue
         self._keys = queue.keys
         self._client = client
-        self._heard: list[Result] = []
+        self._published: list[Result] = []
         self._pubsub = client.pubsub()
         self._pubsub.subscribe(CHANNEL)
         eventually(lambda: self._pubsub.get_message(timeout=1), "the subscription")
@@ -128,15 +128,15 @@ class RedisBench:
     def silence(self, worker_id: str, ms: int) -> None:
         self._client.zincrby(self._keys.workers, -ms, worker_id)
 
-    def heard(self) -> list[Result]:
+    def published(self) -> list[Result]:
         # Messages come in order: what was published before the marker has arrived with it.
         self._client.publish(CHANNEL, "marker")
         while True:
             message = self._pubsub.get_message(timeout=5)
             assert message is not None
             if message["data"] == b"marker":
-                return list(self._heard)
-            self._heard.append(decode_result(message["data"]))
+                return list(self._published)
+            self._published.append(decode_result(message["data"]))
 
     def someone_waits(self) -> bool:
         return int(self._client.info("clients")["blocked_clients"]) > 0
@@ -215,7 +215,7 @@ def test_a_job_goes_in_is_claimed_and_its_result_comes_out(bench: Bench) -> None
     assert bench.queue.finish(taken.token, [answer("a")]) == [True]
 
     assert bench.queue.results(["a", "unknown"]) == [answer("a").result, None]
-    assert bench.heard() == [answer("a").result]
+    assert bench.published() == [answer("a").result]
     assert bench.queue.pixels(["a"]) == [None]
     assert bench.queue.snapshot().backlog == 0
 
@@ -244,7 +244,7 @@ def test_every_claim_has_a_token_of_its_own(bench: Bench) -> None:
     assert claim(bench).token != claim(bench).token
 
 
-def test_nothing_is_asked_of_the_queue_for_no_jobs(bench: Bench) -> None:
+def test_calls_with_no_jobs_do_nothing(bench: Bench) -> None:
     bench.queue.cancel([])
     bench.queue.store([], publish=True)
     assert bench.queue.results([]) == []
@@ -261,7 +261,7 @@ def test_a_batch_of_hundreds_is_finished_in_one_call(bench: Bench) -> None:
     assert ids(taken) == names
     done = [answer(each) for each in names]
     assert bench.queue.finish(taken.token, done, batches=1, busy_ms=9) == [True] * 300
-    assert [each.id for each in bench.heard()] == names
+    assert [each.id for each in bench.published()] == names
     expected = {"accepted": 300, "completed": 300, "items": 300, "batches": 1, "busy_ms": 9}
     assert stats(bench) == expected
 
@@ -274,7 +274,7 @@ def test_a_result_is_kept_for_as_long_as_its_job_says(bench: Bench) -> None:
     assert bench.queue.results(["a", "b"]) == [None, answer("b").result]
 
 
-# Getting in.
+# Admission.
 
 
 LIMITS = [
@@ -313,10 +313,10 @@ def test_a_refused_job_may_come_again_when_there_is_room(
         pytest.param(Limits(max_backlog=2), EnqueueCode.WOULD_TIME_OUT, id="time"),
     ],
 )
-def test_jobs_in_work_and_suspects_count_where_they_take_room_or_time(
+def test_redelivered_and_in_flight_jobs_count_against_bytes_and_time(
     bench: Bench, limits: Limits, code: EnqueueCode
 ) -> None:
-    put(bench, "suspect", "in work", limits=limits)
+    put(bench, "redelivered", "in flight", limits=limits)
     lose(bench, 1)
     claim(bench, 1)
     assert put(bench, "c", limits=limits)[0].code is code
@@ -371,7 +371,9 @@ def test_a_job_and_its_pixels_die_at_its_deadline(bench: Bench) -> None:
     assert (ids(taken), taken.expired, taken.dead) == ([], 1, ())
 
 
-def test_a_suspect_past_its_deadline_is_dropped_and_the_next_one_taken(bench: Bench) -> None:
+def test_a_redelivered_job_past_its_deadline_is_dropped_and_the_next_one_taken(
+    bench: Bench,
+) -> None:
     bench.queue.enqueue(a_job("a-late"), PIXELS, SOON_MS, Limits())
     put(bench, "b")
     assert len(lose(bench).entries) == 2
@@ -397,7 +399,7 @@ def test_a_cancelled_job_has_no_pixels_and_can_be_finished_without_the_model(ben
     ("min_depth", "taken"),
     [
         pytest.param(0, ["a", "b", "c"], id="no depth asked for"),
-        pytest.param(3, ["a", "b", "c"], id="exactly so many wait"),
+        pytest.param(3, ["a", "b", "c"], id="exactly as many wait"),
         pytest.param(4, [], id="one is missing"),
     ],
 )
@@ -414,7 +416,7 @@ def test_the_same_entry_twice_is_one_job(bench: Bench) -> None:
     assert ids(claim(bench)) == ["a", "b"]
 
 
-def test_an_entry_that_is_already_in_work_is_dropped(bench: Bench) -> None:
+def test_an_entry_that_is_already_in_flight_is_dropped(bench: Bench) -> None:
     put(bench, "a")
     claim(bench)
     bench.push(an_entry("a"))
@@ -438,7 +440,7 @@ def test_an_entry_that_is_already_in_work_is_dropped(bench: Bench) -> None:
         pytest.param("[" * 5000 + "]" * 5000, id="very deep"),
     ],
 )
-def test_what_is_not_a_job_goes_to_the_dead_list_and_holds_nobody_up(
+def test_an_entry_that_is_no_job_goes_to_the_dead_list_and_blocks_no_other(
     bench: Bench, entry: str
 ) -> None:
     bench.push(entry)
@@ -516,11 +518,11 @@ def test_a_job_whose_worker_died_is_done_by_another(bench: Bench) -> None:
     second = claim(bench, redelivered=True)
     assert (ids(second), second.redelivered) == (["a"], True)
     assert finish(bench, second, "a") == [True]
-    assert bench.heard() == [answer("a").result]
+    assert bench.published() == [answer("a").result]
     assert bench.queue.snapshot().backlog == 0
 
 
-def test_suspects_run_alone_and_only_in_claims_that_ask_for_them(bench: Bench) -> None:
+def test_redelivered_jobs_run_alone_and_only_in_claims_that_ask_for_them(bench: Bench) -> None:
     put(bench, "s1", "s2", "s3")
     lose(bench)
     put(bench, "a", "b", "c", "d")
@@ -536,7 +538,9 @@ def test_suspects_run_alone_and_only_in_claims_that_ask_for_them(bench: Bench) -
     assert [each.redelivered for each in taken] == [False, True] * 3
 
 
-def test_a_claim_that_asks_for_suspects_takes_a_batch_where_there_are_none(bench: Bench) -> None:
+def test_a_claim_that_asks_for_redelivered_jobs_takes_a_batch_if_there_are_none(
+    bench: Bench,
+) -> None:
     put(bench, "a", "b")
     taken = claim(bench, redelivered=True)
     assert (ids(taken), taken.redelivered) == (["a", "b"], False)
@@ -548,7 +552,7 @@ def test_a_job_that_loses_its_worker_twice_is_given_up_and_its_waiter_told(bench
     assert lose(bench, redelivered=True).redelivered
     taken = claim(bench)
     assert (ids(taken), taken.dead) == ([], (entry,))
-    (told,) = bench.heard()
+    (told,) = bench.published()
     assert (told.id, told.model) == ("a", "resnet50")
     assert told.error == ResultError("model_failed", "its worker died each time it ran")
     (dead,) = bench.queue.dead(10)
@@ -557,13 +561,13 @@ def test_a_job_that_loses_its_worker_twice_is_given_up_and_its_waiter_told(bench
     assert stats(bench) == {"accepted": 1, "dead": 1}
 
 
-def test_the_result_of_a_job_given_up_is_stored_once_and_the_first_one_stays(bench: Bench) -> None:
+def test_the_result_of_a_job_that_was_given_up_is_stored_only_once(bench: Bench) -> None:
     put(bench, "a")
     bench.queue.store([answer("a", label="first")], publish=True)
     bench.queue.store([answer("a", label="second")], publish=True)
     first = answer("a", label="first").result
     assert bench.queue.results(["a"]) == [first]
-    assert bench.heard()[0] == first
+    assert bench.published()[0] == first
     assert bench.queue.pixels(["a"]) == [None]
 
 
@@ -577,7 +581,7 @@ def test_a_job_may_lose_as_many_workers_as_the_lease_says(bench: Bench) -> None:
     assert (ids(taken), len(taken.dead)) == ([], 1)
 
 
-def test_a_job_that_was_finished_after_a_loss_starts_afresh(bench: Bench) -> None:
+def test_a_finished_job_has_no_lost_attempts_when_it_comes_again(bench: Bench) -> None:
     bench.push(an_entry("a"))
     lose(bench)
     finish(bench, claim(bench, redelivered=True), "a")
@@ -586,7 +590,7 @@ def test_a_job_that_was_finished_after_a_loss_starts_afresh(bench: Bench) -> Non
     assert ids(claim(bench, redelivered=True)) == ["a"]
 
 
-def test_one_poisonous_job_among_32_costs_the_others_nothing(bench: Bench) -> None:
+def test_one_job_that_kills_workers_does_not_harm_31_others(bench: Bench) -> None:
     names = [f"job-{i}" for i in range(32)]
     put(bench, *names)
     lose(bench)
@@ -600,9 +604,9 @@ def test_one_poisonous_job_among_32_costs_the_others_nothing(bench: Bench) -> No
         else:
             assert all(finish(bench, alone, *ids(alone)))
     assert (sorted(ran), given_up) == (sorted(names), 1)
-    heard = {each.id: each.error for each in bench.heard()}
-    assert len(bench.heard()) == len(heard) == 32
-    assert [name for name in names if heard[name] is not None] == ["job-13"]
+    published = {each.id: each.error for each in bench.published()}
+    assert len(bench.published()) == len(published) == 32
+    assert [name for name in names if published[name] is not None] == ["job-13"]
     assert stats(bench) == {"accepted": 32, "completed": 31, "items": 31, "dead": 1}
 
 
@@ -617,10 +621,10 @@ def test_a_worker_that_outlived_its_lease_changes_nothing(bench: Bench) -> None:
     assert bench.queue.release(zombie.token, ["a"]) == 0
     assert bench.queue.results(["a"]) == [None]
     assert bench.queue.pixels(["a"]) == [PIXELS]
-    assert (bench.heard(), stats(bench)) == ([], {"accepted": 1})
+    assert (bench.published(), stats(bench)) == ([], {"accepted": 1})
 
     assert finish(bench, owner, "a") == [True]
-    assert bench.heard() == [answer("a").result]
+    assert bench.published() == [answer("a").result]
 
 
 def test_a_job_is_finished_once_by_the_same_claim(bench: Bench) -> None:
@@ -628,7 +632,7 @@ def test_a_job_is_finished_once_by_the_same_claim(bench: Bench) -> None:
     taken = claim(bench)
     assert finish(bench, taken, "a") == [True]
     assert finish(bench, taken, "a", "b") == [False, True]
-    assert [each.id for each in bench.heard()] == ["a", "b"]
+    assert [each.id for each in bench.published()] == ["a", "b"]
     assert stats(bench) == {"accepted": 2, "completed": 2, "items": 2}
 
 
@@ -639,7 +643,7 @@ def test_a_job_that_is_queued_again_after_it_was_done_keeps_its_first_result(ben
     again = claim(bench)
     assert bench.queue.finish(again.token, [answer("a", label="second")]) == [True]
     assert bench.queue.results(["a"]) == [answer("a").result]
-    assert bench.heard() == [answer("a").result]
+    assert bench.published() == [answer("a").result]
 
 
 def test_an_extended_lease_is_not_lost(bench: Bench) -> None:
@@ -675,7 +679,7 @@ def test_releasing_is_no_loss(bench: Bench) -> None:
         bench.queue.release(taken.token, ["a"])
 
 
-def test_a_released_suspect_still_runs_alone(bench: Bench) -> None:
+def test_a_released_redelivered_job_still_runs_alone(bench: Bench) -> None:
     put(bench, "a", "b")
     lose(bench)
     taken = claim(bench, redelivered=True)
@@ -698,7 +702,7 @@ def test_release_wakes_a_worker_that_waits(bench: Bench) -> None:
     assert ids(claim(bench)) == ["a"]
 
 
-# What is told of it.
+# Counters, snapshots, heartbeats, the dead list.
 
 
 def test_every_fate_of_a_job_is_counted(bench: Bench) -> None:
@@ -745,7 +749,7 @@ def a_worker(worker_id: str, state: str = "running") -> WorkerInfo:
     return WorkerInfo(worker_id, "resnet50", (224, 224, 3), 32, {1: 9.5, 32: 80.25}, state, "node")
 
 
-def test_a_heartbeat_says_what_a_worker_can_do(bench: Bench) -> None:
+def test_a_heartbeat_shows_the_worker_in_the_snapshot(bench: Bench) -> None:
     bench.queue.heartbeat(a_worker("w1", "warming"))
     bench.queue.heartbeat(a_worker("w1"))
     shot = bench.queue.snapshot()
@@ -753,7 +757,7 @@ def test_a_heartbeat_says_what_a_worker_can_do(bench: Bench) -> None:
     assert 0 <= shot.now - shot.workers[0].last_seen < 5000
 
 
-def test_what_is_wanted_is_heard_with_every_heartbeat_until_it_is_taken_back(
+def test_every_heartbeat_returns_the_desired_version_until_it_is_cleared(
     bench: Bench,
 ) -> None:
     assert bench.queue.heartbeat(a_worker("w1")) == bench.queue.desired() == ""
@@ -769,7 +773,7 @@ def test_what_is_wanted_is_heard_with_every_heartbeat_until_it_is_taken_back(
     assert bench.queue.heartbeat(a_worker("w2")) == bench.queue.desired() == ""
 
 
-def test_a_heartbeat_says_which_version_is_served_loaded_and_refused(bench: Bench) -> None:
+def test_a_heartbeat_shows_which_version_is_served_loaded_and_refused(bench: Bench) -> None:
     said = replace(
         a_worker("w1"), version="v1", loading="v3", problem="v2 is corrupt", answered="v2 1"
     )
@@ -777,14 +781,14 @@ def test_a_heartbeat_says_which_version_is_served_loaded_and_refused(bench: Benc
     assert [replace(each, last_seen=0) for each in bench.queue.snapshot().workers] == [said]
 
 
-def test_a_silent_worker_is_forgotten_when_another_speaks(bench: Bench) -> None:
+def test_a_silent_worker_is_forgotten_with_the_heartbeat_of_another(bench: Bench) -> None:
     bench.queue.heartbeat(a_worker("silent"))
     bench.silence("silent", SILENT_MS + 1)
     bench.queue.heartbeat(a_worker("alive"))
     assert [each.id for each in bench.queue.snapshot().workers] == ["alive"]
 
 
-def test_only_workers_heard_of_lately_count_as_capacity(bench: Bench) -> None:
+def test_only_live_workers_count_as_capacity(bench: Bench) -> None:
     bench.queue.heartbeat(a_worker("silent"))
     bench.silence("silent", LIVE_MS + 1000)
     bench.queue.heartbeat(a_worker("stopping", "stopping"))
@@ -813,7 +817,7 @@ def test_the_dead_list_keeps_the_newest_thousand(bench: Bench) -> None:
     assert stats(bench) == {"dead": 1003}
 
 
-def test_the_dead_list_is_as_short_where_a_claim_fills_it(bench: Bench) -> None:
+def test_the_dead_list_keeps_the_newest_thousand_of_a_claim(bench: Bench) -> None:
     bench.push(*(f"entry {i}" for i in range(1003)))
     buried = 0
     while bench.queue.snapshot().queued:
@@ -823,12 +827,12 @@ def test_the_dead_list_is_as_short_where_a_claim_fills_it(bench: Bench) -> None:
     assert [each["entry"] for each in dead] == [f"entry {i}" for i in range(1002, 2, -1)]
 
 
-def test_a_purge_answers_those_that_wait_and_leaves_those_in_work(bench: Bench) -> None:
+def test_a_purge_answers_waiting_jobs_and_leaves_those_in_flight(bench: Bench) -> None:
     put(bench, "a", "b", "c")
     taken = claim(bench, 1)
     bench.push("not a job", "[7]", '{"id":7}')
     assert bench.queue.purge() == 5
-    told = {each.id: each.error.code for each in bench.heard() if each.error}
+    told = {each.id: each.error.code for each in bench.published() if each.error}
     assert told == {"b": "busy", "c": "busy"}
     assert [each is not None for each in bench.queue.results(["a", "b", "c"])] == [
         False,

@@ -1,4 +1,4 @@
-"""Addresses, credentials, timeouts: every way to a real Redis, and every way not to get there."""
+"""Connections to a real Redis: addresses, credentials, TLS, Sentinel, timeouts."""
 
 import subprocess
 import threading
@@ -28,7 +28,7 @@ from imageserve.queue.redis.connection import RedisAccess, connect, redis_errors
 from imageserve.queue.wire import Job
 
 PASSWORD = "p@ss/w#rd?%20"
-"""Every character that a URL would trip over."""
+"""Characters that have a meaning in a URL."""
 
 JOB = Job("a", "resnet50", (1, 1, 3), 5, "", "trace", 60_000)
 
@@ -154,7 +154,7 @@ def test_access_shows_no_password_when_it_is_printed() -> None:
     assert "s3cret" not in repr(access)
 
 
-# Ways in.
+# Connections that succeed.
 
 
 def test_a_unix_socket_carries_a_job(
@@ -171,7 +171,7 @@ def test_a_unix_socket_carries_a_job(
 
 @pytest.fixture
 def locked_server(redis_server: RedisServer) -> RedisServer:
-    """A server that lets in nobody but ``worker`` with its password."""
+    """A server that only lets in ``worker`` with its password."""
     client = redis_server.client()
     rules = ["on", f">{PASSWORD}", "~*", "&*", "+@all"]
     client.execute_command("ACL", "SETUSER", "worker", *rules)
@@ -226,7 +226,7 @@ StartTls = Callable[[str], RedisAccess]
 
 @pytest.fixture
 def start_tls(redis_executable: Executable, tmp_path: Path) -> Iterator[StartTls]:
-    """Start a server whose certificate holds for the given name; returns the way to it."""
+    """Start a server whose certificate holds for the given name; returns its address."""
     executable, started = redis_executable.found(), []
 
     def start(alternative_name: str) -> RedisAccess:
@@ -262,9 +262,7 @@ def test_an_encrypted_connection_carries_a_job(start_tls: StartTls, make_queue: 
     assert len(queue.claim(1, Lease(), redelivered=False).entries) == 1
 
 
-def test_a_server_of_another_authority_is_not_spoken_to(
-    start_tls: StartTls, tmp_path: Path
-) -> None:
+def test_a_certificate_of_another_authority_is_refused(start_tls: StartTls, tmp_path: Path) -> None:
     access = start_tls("IP:127.0.0.1")
     _make_authority(tmp_path, "other")
     for ca_file in (str(tmp_path / "other.crt"), None):
@@ -329,10 +327,10 @@ def test_callers_beyond_the_last_connection_wait_for_one(
     assert len([each for each in connected if each["cmd"] == "blpop"]) <= 2
 
 
-# Ways not to get there.
+# Connections that fail.
 
 
-def test_nobody_listening_is_said_at_once(make_queue: QueueMaker) -> None:
+def test_a_port_where_nothing_listens_is_an_error_at_once(make_queue: QueueMaker) -> None:
     queue = make_queue(f"redis://127.0.0.1:{free_port()}/0")
     started = time.monotonic()
     for call in (queue.snapshot, lambda: queue.wait(2), lambda: queue.results(["a"])):
@@ -388,7 +386,7 @@ def test_a_server_that_takes_no_writes_for_now_is_unavailable(
         queue.wait(0.1)
 
 
-def test_a_server_that_runs_somebody_elses_script_is_unavailable(
+def test_a_server_that_is_busy_with_a_script_is_unavailable(
     redis_server: RedisServer, make_queue: QueueMaker
 ) -> None:
     client, queue = redis_server.client(), make_queue(redis_server.url)

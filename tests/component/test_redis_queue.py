@@ -1,6 +1,6 @@
 """What only a real Redis can show: keys, lost replies, killed processes, full memory.
 
-The promises that the in-memory twin shares are tested in ``test_job_queue.py``.
+The promises that the in-memory twin shares are tested in ``test_queue.py``.
 """
 
 import inspect
@@ -86,7 +86,7 @@ def all_keys(client: "redis.Redis") -> set[str]:
     return {key.decode() for key in client.scan_iter()}
 
 
-def next_suspect(queue: RedisQueue, lease: Lease = HELD) -> Claim:
+def next_redelivered(queue: RedisQueue, lease: Lease = HELD) -> Claim:
     """Claim until an expired lease comes back; take nothing else."""
     found: list[Claim] = []
 
@@ -99,7 +99,7 @@ def next_suspect(queue: RedisQueue, lease: Lease = HELD) -> Claim:
 
 
 def reaped(queue: RedisQueue) -> bool:
-    """Let a claim look after the leases, and take nothing."""
+    """Let a claim remove expired leases without taking a job; return whether it took none."""
     return not queue.claim(1, HELD, redelivered=False, min_depth=10_000).entries
 
 
@@ -107,7 +107,7 @@ class Listener:
     """Counts the results that are published for each job."""
 
     def __init__(self, client: "redis.Redis") -> None:
-        self.heard: Counter[str] = Counter()
+        self.received: Counter[str] = Counter()
         self._client = client
         self._pubsub = client.pubsub()
         self._pubsub.subscribe(CHANNEL)
@@ -118,22 +118,22 @@ class Listener:
         message = self._pubsub.get_message(timeout=timeout_s)
         if message is None:
             return False
-        self.heard[decode_result(message["data"]).id] += 1
+        self.received[decode_result(message["data"]).id] += 1
         return True
 
-    def has_heard(self, jobs: int) -> bool:
+    def has_received(self, jobs: int) -> bool:
         while self.listen():
             pass
-        return len(self.heard) >= jobs
+        return len(self.received) >= jobs
 
     def listen_to_all(self) -> Counter[str]:
         """Take what has been published before this call."""
         # Messages come in order: what was published before the marker has arrived with it.
         self._client.publish(CHANNEL, '{"id":"marker"}')
-        while not self.heard["marker"]:
+        while not self.received["marker"]:
             assert self.listen(5)
-        del self.heard["marker"]
-        return self.heard
+        del self.received["marker"]
+        return self.received
 
     def close(self) -> None:
         self._pubsub.close()
@@ -183,17 +183,17 @@ def test_waiting_jobs_are_a_plain_list_of_json(queue: RedisQueue, client: "redis
     assert (fields[0]["v"], fields[0]["bytes"], fields[0]["shape"]) == (1, 12, [2, 2, 3])
 
 
-def test_only_the_queue_its_counters_and_the_desired_version_live_for_ever(
+def test_every_key_expires_except_the_queue_its_counters_and_the_desired_version(
     queue: RedisQueue, client: "redis.Redis"
 ) -> None:
-    # Every kind of key there is: suspects, leases, lost attempts, the dead, results, workers.
-    put(queue, "done", "dead", "suspect", "leased", "waits", "moved")
+    # Every kind of key: redelivered jobs, leases, lost attempts, the dead, results, workers.
+    put(queue, "done", "dead", "redelivered", "leased", "waits", "moved")
     queue.heartbeat(WorkerInfo("w", "resnet50", (224, 224, 3), 32, {1: 9.5}, "running", "node"))
     queue.set_desired("resnet50@v2 1760000000000")
     queue.claim(3, LOST, redelivered=False)
-    assert ids(next_suspect(queue, LOST)) == ["dead"]
-    queue.finish(next_suspect(queue, HELD).token, answers("done"), batches=1, busy_ms=5)
-    queue.release(next_suspect(queue, HELD).token, ["suspect"])
+    assert ids(next_redelivered(queue, LOST)) == ["dead"]
+    queue.finish(next_redelivered(queue, HELD).token, answers("done"), batches=1, busy_ms=5)
+    queue.release(next_redelivered(queue, HELD).token, ["redelivered"])
     eventually(lambda: reaped(queue) and client.llen(KEYS.dead), "a dead job")
     assert ids(queue.claim(1, HELD, redelivered=False)) == ["leased"]
 
@@ -219,7 +219,7 @@ def test_all_keys_of_a_queue_share_one_cluster_slot() -> None:
     assert {key_slot(name.encode()) for name in names} == {key_slot(b"image_queue")}
 
 
-def test_two_queues_on_one_server_do_not_meet(
+def test_two_queues_on_one_server_are_separate(
     shared_redis: RedisServer, make_queue: QueueMaker
 ) -> None:
     one, other = make_queue(shared_redis.url, "one"), make_queue(shared_redis.url, "other")
@@ -246,7 +246,7 @@ def test_only_the_clock_of_redis_counts(queue: RedisQueue, client: "redis.Redis"
     assert lease_end == taken.now + 60_000
 
 
-def test_a_trace_that_looks_like_a_deadline_fools_nobody(
+def test_a_trace_that_resembles_a_deadline_is_not_read_as_one(
     queue: RedisQueue, client: "redis.Redis"
 ) -> None:
     full = Limits(max_jobs=1)
@@ -272,7 +272,7 @@ def test_bytes_that_are_no_text_end_on_the_dead_list(
     assert (dead["entry"], dead["reason"]) == ("\ufffd\ufffd\x00", "not a job")
 
 
-def test_a_stored_result_that_is_none_reads_as_none(
+def test_a_stored_text_that_is_no_result_is_read_as_none(
     queue: RedisQueue, client: "redis.Redis"
 ) -> None:
     client.set(KEYS.result("a"), "not a result")
@@ -306,7 +306,7 @@ def test_a_claim_whose_reply_is_lost_is_recovered_after_its_lease(
         queue.claim(32, LOST, redelivered=False)
     assert proxy.dropped.is_set()
     assert client.zcard(KEYS.leases) == 2
-    assert [ids(next_suspect(queue)), ids(next_suspect(queue))] == [["a"], ["b"]]
+    assert [ids(next_redelivered(queue)), ids(next_redelivered(queue))] == [["a"], ["b"]]
 
 
 def test_a_finish_whose_reply_is_lost_stores_and_publishes_once(
@@ -392,7 +392,7 @@ def _work_until_killed(url: str) -> None:
     queue, turn = RedisQueue(RedisAccess(url), "image_queue"), 0
     while True:
         turn += 1
-        # So many attempts that chance never gives a job up.
+        # Enough attempts that no job is given up by chance.
         claim = queue.claim(8, Lease(lease_ms=700, max_attempts=99), redelivered=turn % 2 == 0)
         if not claim.entries:
             queue.wait(0.1)
@@ -420,7 +420,9 @@ def test_all_jobs_of_a_killed_worker_are_recovered_and_run_alone(
     put(queue, "a", "b", "c", "d")
     with apart(_claim_and_die, shared_redis.url) as process:
         assert process.wait(20) == -9
-    taken = [queue.claim(32, HELD, redelivered=suspects) for suspects in (True, True, False, True)]
+    taken = [
+        queue.claim(32, HELD, redelivered=redelivered) for redelivered in (True, True, False, True)
+    ]
     assert [ids(each) for each in taken] == [["a"], ["b"], ["d"], ["c"]]
     assert [each.redelivered for each in taken] == [True, True, False, True]
 
@@ -441,9 +443,9 @@ def test_no_job_is_lost_or_done_twice_while_workers_are_killed_at_random(
     ):
         for done, victim in enumerate([one, two, three, four, five], start=1):
             progress = chance.randint(20, 40) * done
-            eventually(partial(listener.has_heard, progress), f"{progress} results")
+            eventually(partial(listener.has_received, progress), f"{progress} results")
             victim.kill()
-        eventually(partial(listener.has_heard, 300), "all results")
+        eventually(partial(listener.has_received, 300), "all results")
     assert listener.listen_to_all() == dict.fromkeys(names, 1)
     assert None not in queue.results(sorted(names))
     shot = queue.snapshot()
@@ -494,7 +496,7 @@ def test_eight_workers_share_2000_jobs_and_finish_each_once(
     assert all_keys(client) == per_job | {KEYS.stats}
 
 
-def test_jobs_go_through_while_somebody_flushes_the_scripts(
+def test_jobs_go_through_while_scripts_are_flushed(
     queue: RedisQueue, shared_redis: RedisServer
 ) -> None:
     stop = threading.Event()
@@ -557,7 +559,7 @@ def test_no_acknowledged_job_is_lost_when_redis_is_killed(
     assert queue.pixels(acknowledged) == [PIXELS] * len(acknowledged)
 
 
-def test_a_batch_in_hand_is_finished_after_a_restart_of_redis(
+def test_a_claimed_batch_is_finished_after_a_restart_of_redis(
     durable_server: RedisServer, make_queue: QueueMaker
 ) -> None:
     queue = make_queue(durable_server.url)
@@ -570,7 +572,7 @@ def test_a_batch_in_hand_is_finished_after_a_restart_of_redis(
     assert ids(queue.claim(32, HELD, redelivered=True)) == ["c"]
 
 
-def test_work_in_hand_goes_on_while_redis_has_no_memory_left(
+def test_claimed_jobs_are_finished_while_redis_has_no_memory_left(
     redis_server: RedisServer, make_queue: QueueMaker
 ) -> None:
     queue, client = make_queue(redis_server.url), redis_server.client()
@@ -587,8 +589,8 @@ def test_work_in_hand_goes_on_while_redis_has_no_memory_left(
     assert queue.release(taken.token, ["c"]) == 1
     assert queue.finish(taken.token, answers("b"), batches=1) == [True]
     assert ids(queue.claim(32, HELD, redelivered=False)) == ["c", "d"]
-    suspect = next_suspect(queue)
-    assert queue.finish(suspect.token, answers("a")) == [True]
+    redelivered = next_redelivered(queue)
+    assert queue.finish(redelivered.token, answers("a")) == [True]
     assert None not in queue.results(["a", "b"])
     queue.heartbeat(WorkerInfo("w", "resnet50", (2, 2, 3), 32, {}, "running", "node"))
     queue.bury("{}", "a reason")
@@ -618,7 +620,9 @@ def test_a_job_is_accepted_whole_or_not_at_all_however_little_memory_is_left(
     assert codes == {EnqueueCode.ACCEPTED, EnqueueCode.NO_ROOM}
 
 
-def test_a_worker_of_another_version_hides_nobody(queue: RedisQueue, client: "redis.Redis") -> None:
+def test_a_heartbeat_that_cannot_be_read_hides_no_other_worker(
+    queue: RedisQueue, client: "redis.Redis"
+) -> None:
     info = WorkerInfo("ours", "m", (1, 1, 3), 1, {1: 1.0}, "ready", "here")
     queue.heartbeat(info)
     queue.heartbeat(replace(info, id="theirs"))
@@ -627,7 +631,7 @@ def test_a_worker_of_another_version_hides_nobody(queue: RedisQueue, client: "re
     assert [worker.id for worker in queue.snapshot().workers] == ["ours"]
 
 
-def test_a_worker_of_an_older_release_tells_no_version(
+def test_a_worker_of_an_older_release_has_no_version(
     queue: RedisQueue, client: "redis.Redis"
 ) -> None:
     info = WorkerInfo("w", "m", (1, 1, 3), 1, {1: 1.0}, "ready", "here", version="v2")
@@ -641,7 +645,7 @@ def test_a_worker_of_an_older_release_tells_no_version(
     assert replace(found, last_seen=0) == replace(info, version="")
 
 
-def test_no_heartbeat_fails_for_what_somebody_else_has_put_where_the_desired_version_is(
+def test_a_desired_version_that_another_program_wrote_fails_no_heartbeat(
     queue: RedisQueue, client: "redis.Redis"
 ) -> None:
     client.rpush(queue.keys.desired, "a list")

@@ -1,4 +1,4 @@
-"""The start-up self-test: what it lets pass, and what it says of a server that cannot serve."""
+"""The self-test: servers that pass, and its errors and warnings for others."""
 
 import logging
 
@@ -29,7 +29,7 @@ def test_a_queue_in_use_is_not_touched(shared_redis: RedisServer) -> None:
     assert client.hgetall("{image_queue}:stats") == {b"accepted": b"1"}
 
 
-def test_a_server_that_would_throw_pictures_away_is_refused(redis_server: RedisServer) -> None:
+def test_a_server_that_may_evict_pictures_is_refused(redis_server: RedisServer) -> None:
     client = redis_server.client()
     client.config_set("maxmemory-policy", "allkeys-lru")
     client.config_set("maxmemory", 2**30)
@@ -45,7 +45,7 @@ def test_a_server_that_would_throw_pictures_away_is_refused(redis_server: RedisS
         pytest.param("appendonly", "no", "waiting jobs are lost", id="no file"),
     ],
 )
-def test_a_server_that_may_fail_later_is_warned_of(
+def test_a_setting_that_may_lose_jobs_later_is_a_warning(
     redis_server: RedisServer,
     caplog: pytest.LogCaptureFixture,
     setting: str,

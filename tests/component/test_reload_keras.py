@@ -47,7 +47,7 @@ def models(tmp_path: Path) -> Path:
 
 
 def kernels() -> set[int]:
-    """Give the widths of the hidden layers whose weights are in memory."""
+    """Return the widths of the hidden layers whose weights are in memory."""
     import keras
 
     gc.collect()

@@ -133,7 +133,7 @@ def test_a_failing_picture_is_logged_with_its_job_and_request(
     assert "halving" in caplog.text
 
 
-def test_a_batch_that_does_not_fit_into_memory_waits_for_one_report_of_it_and_runs_one_by_one(
+def test_a_batch_that_does_not_fit_into_memory_fails_once_and_runs_one_by_one(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     model = Recording(lambda images: _no_memory_above(2, images))
@@ -147,7 +147,7 @@ def test_a_batch_that_does_not_fit_into_memory_waits_for_one_report_of_it_and_ru
     assert "batches are limited to 4 from now on" in caplog.text
 
 
-def test_the_largest_batch_that_fits_is_found_by_the_batches_that_follow_and_remembered() -> None:
+def test_later_batches_find_the_largest_batch_that_fits_and_remember_it() -> None:
     model = Recording(lambda images: _no_memory_above(2, images))
     runner, batch = Runner(model, 8), tasks(8)
     runner.run(batch)
@@ -167,7 +167,7 @@ def _no_memory_above(most: int, images: NDArray[np.uint8]) -> None:
         raise ModelOutOfMemory("no memory")
 
 
-def test_of_a_batch_that_was_padded_half_of_what_was_run_is_the_limit() -> None:
+def test_the_limit_after_a_padded_batch_is_half_of_its_bucket() -> None:
     model = Recording(lambda images: _no_memory_above(4, images))
     runner, batch = Runner(model, 8), tasks(5)
 
@@ -280,7 +280,7 @@ def test_real_batches_refresh_the_times() -> None:
     assert runner.times.ms == {2: 5500.0}
 
 
-def test_it_tells_how_long_a_call_has_been_running() -> None:
+def test_it_knows_how_long_a_call_has_been_running() -> None:
     now = [100.0]
     during: list[float] = []
 

@@ -36,7 +36,7 @@ children = [
 Supervisor(children).run()
 """
 
-# What a child prints at its end may come late; the file tells the order.
+# The last output of a child may come late; the file keeps the order.
 WAITS = """
 import os, signal, sys, threading
 def stop(*_):
@@ -76,7 +76,7 @@ def arguments(
 
 
 class Running:
-    """A supervisor, and what it has said so far."""
+    """A supervisor and its output so far."""
 
     def __init__(
         self, stopped: Path, children: Sequence[tuple[str, str]], **options: float
@@ -90,7 +90,7 @@ class Running:
         )
 
     def line(self, *parts: str) -> str:
-        """Read on until a line that holds these."""
+        """Read until a line contains all of these."""
         assert self.process.stderr
         for line in self.process.stderr:
             self._said.append(line)
@@ -99,7 +99,7 @@ class Running:
         pytest.fail(f"it ended without saying {parts}; it said {self._said}")
 
     def has_said(self, part: str) -> None:
-        """Read on until a line that holds this, unless there was one."""
+        """Read until a line contains this, unless one already did."""
         if not any(part in line for line in self._said):
             self.line(part)
 
@@ -107,7 +107,7 @@ class Running:
         return int(self.line(name, "| pid ").split()[3])
 
     def rest(self) -> list[str]:
-        """Read on to its end, which must be a good one."""
+        """Read to the end; the exit status must be 0."""
         assert self.process.stderr
         lines = [line.strip() for line in self.process.stderr]
         assert self.process.wait(PATIENCE_S) == 0
@@ -145,7 +145,7 @@ def is_running(pid: int) -> bool:
         return False
     except FileNotFoundError:
         return sys.platform != "linux"
-    # Where nobody collects orphans, the dead stay listed.
+    # Without an init process, ended orphans stay listed as zombies.
     return stat.rpartition(")")[2].split()[0] != "Z"
 
 
@@ -185,7 +185,7 @@ def test_the_death_of_one_child_does_not_touch_the_others(run: Any) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_stops_its_children_in_reverse_order_each_when_the_one_before_is_gone(
+def test_it_stops_its_children_in_reverse_order_one_after_another(
     run: Any, number: signal.Signals
 ) -> None:
     running = run(("redis", WAITS), ("worker", WAITS), ("web", WAITS))
@@ -221,7 +221,7 @@ def test_a_second_signal_kills_at_once(run: Any) -> None:
     running.rest()
 
 
-def test_a_child_that_waits_to_be_started_again_is_not_when_all_is_to_stop(run: Any) -> None:
+def test_a_child_that_waits_for_its_restart_is_not_started_during_a_stop(run: Any) -> None:
     running = run(("steady", WAITS), ("web", DIES), pause_s=3600.0)
     running.has_said("steady   | pid ")
     running.has_said("web ended")
@@ -250,7 +250,7 @@ def test_as_the_first_process_of_a_container_it_starts_its_children_too(tmp_path
     try:
         subprocess.run([*contained, "true"], check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError):
-        pytest.skip("this machine lets nobody make a namespace")
+        pytest.skip("this machine does not allow new namespaces")
 
     with subprocess.Popen([*contained, *program], stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr

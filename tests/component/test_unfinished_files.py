@@ -21,7 +21,7 @@ class IdleWorker:
         return True
 
     def publish(self) -> None:
-        """Nobody listens."""
+        """Publish nothing."""
 
 
 class Disk:
@@ -49,7 +49,7 @@ class Disk:
         return Runner(StandIn(SIZE, batch_ms=0, image_ms=0), 1)
 
 
-def test_a_file_is_loaded_once_it_has_looked_the_same_twice(tmp_path: Path) -> None:
+def test_a_file_is_loaded_when_two_checks_find_it_unchanged(tmp_path: Path) -> None:
     disk = Disk(tmp_path)
     assert disk.check() == ["complete"]
     for text in ("n", "ne", "new"):

@@ -148,7 +148,7 @@ def form(*pictures: bytes, field: str = "image") -> dict[str, Any]:
 
 
 def code(response: TestResponse) -> tuple[int, str]:
-    """Return status and code of an error, having looked at its shape."""
+    """Return status and code of an error, having checked its shape."""
     body = response.get_json()
     assert list(body) == ["success", "error", "request_id"]
     assert body["success"] is False
@@ -307,7 +307,7 @@ def test_probes_carry_no_timings(client: FlaskClient, path: str) -> None:
         pytest.param({"path": "/predict", "data": b"text"}, False, id="one that was refused"),
         pytest.param({"path": "/predict?top=0", "data": A}, True, id="one that was not read"),
         pytest.param({"path": "/predict", "data": bytes(MAX_BODY + 1)}, True, id="one too large"),
-        pytest.param({"path": "/nowhere", "data": A}, True, id="one sent to nowhere"),
+        pytest.param({"path": "/nowhere", "data": A}, True, id="an unknown path"),
         pytest.param({"path": "/predict", "method": "GET"}, False, id="no body"),
         pytest.param({"path": "/healthz", "method": "HEAD"}, False, id="a probe"),
     ],
@@ -413,7 +413,7 @@ def test_a_long_unknown_path_is_shortened_in_its_error(client: FlaskClient) -> N
     assert len(message) < 250
 
 
-# -- not now --------------------------------------------------------------------------------------
+# -- overload -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

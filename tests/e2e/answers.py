@@ -1,4 +1,4 @@
-"""What the client in the cluster wrote down: one answer a line, and the sum of them."""
+"""The log of the client in the cluster: one answer a line, then a summary."""
 
 import json
 from collections import Counter
@@ -16,7 +16,7 @@ CLEAR_REFUSALS = {
 
 
 class BrokenLogError(Exception):
-    """The log of the client is not whole, so nothing can be said."""
+    """The log of the client is incomplete, so it shows nothing."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Answer:
 
     @property
     def is_lost_connection(self) -> bool:
-        """Whether the connection broke or was refused; an answer that never came is not that."""
+        """Whether the connection broke or was refused; a time-out is no lost connection."""
         return self.status == 0 and not self.message.startswith("TimeoutError")
 
     @property
@@ -100,7 +100,7 @@ def answers_in(log: str) -> list[Answer]:
 
 
 def report_of(log: str) -> Report:
-    """Read the log of a client that has ended. Raises BrokenLogError if it is not whole."""
+    """Read the log of a client that has ended. Raises BrokenLogError if it is incomplete."""
     answers = tuple(answers_in(log))
     summaries = [each["summary"] for each in map(_read, log.splitlines()) if "summary" in each]
     if len(summaries) != 1:

@@ -29,10 +29,10 @@ SAMPLES = ROOT / "loadtest" / "images"
 PROGRAMS = Path(__file__).parent / "in_cluster"
 
 WARM_UP = 40
-"""Requests that must have been answered before something is done to the release."""
+"""Requests that must be answered before the release is changed."""
 
 AFTER_S = 5.0
-"""How long the clients go on when it is over."""
+"""How long the clients continue after the change."""
 
 STILL_S = 2.0
 THREADS = 8
@@ -67,11 +67,11 @@ class Load:
         return answers_in(self._kubectl("logs", self._name))
 
     def now_s(self) -> float:
-        """Tell the time on the clients' own clock, or a little less."""
+        """Return the time on the clients' own clock, or a little less."""
         return max(each.at for each in self.answers())
 
     def wait_for(self, count: int, since_s: float = 0.0) -> None:
-        """Wait for so many right answers to requests that were begun after a moment."""
+        """Wait for ``count`` right answers to requests that began after ``since_s``."""
 
         def enough() -> bool:
             return sum(each.is_right for each in self.answers() if each.at >= since_s) >= count
@@ -88,7 +88,7 @@ class Load:
 
 
 def finished_log(kubectl: Kubectl, name: str) -> str:
-    """Wait for the end of a pod's command, and give what it wrote."""
+    """Wait for the end of a pod's command, and return its output."""
 
     def ended() -> bool:
         phase = kubectl.json("get", "pod", name)["status"]["phase"]
@@ -110,7 +110,7 @@ class Cluster:
     _pods: int = field(default=0, repr=False)
 
     def check(self) -> None:
-        """Raise CommandError with what is needed where the cluster does not answer."""
+        """Raise CommandError with the requirements if the cluster does not answer."""
         try:
             self.kubectl("version", "--request-timeout=15s", "--output=json")
         except CommandError as error:
@@ -125,7 +125,7 @@ class Cluster:
         )
 
     def tidy(self) -> None:
-        """Take away everything that this run has made itself."""
+        """Delete everything that this run has created."""
         for kind in ("pods", "networkpolicies", "services", "configmaps"):
             self.kubectl("delete", kind, f"--selector={OURS}={self.run}", "--ignore-not-found")
 
@@ -148,9 +148,9 @@ class Cluster:
 
     @contextmanager
     def classifying(self, release: Release, *arguments: str) -> Iterator[Load]:
-        """Classify without a pause while the caller does something to the release.
+        """Classify without a pause while the caller changes the release.
 
-        When that is over the clients go on for a while; then the report is there.
+        The clients continue for a while after the change; then the report is complete.
         """
         threads = f"--threads={THREADS}"
         with self._client(release, threads, *arguments) as name:
@@ -182,7 +182,7 @@ class Cluster:
     def running(
         self, release: Release, labels: dict[str, str], command: Sequence[str]
     ) -> Iterator[str]:
-        """Run a command in a pod with these labels; gives the pod's name."""
+        """Run a command in a pod with these labels; yield the pod's name."""
         self._pods += 1
         name = f"e2e-{self.run}-{self._pods}"
         web = release.workload("deployment", "web")
@@ -206,18 +206,18 @@ class Cluster:
 
     # -- the network --------------------------------------------------------------------------
 
-    def reach(self, release: Release, address: str, wanted: str, seconds: int) -> str:
-        """Tell whether an address is ``open`` or ``closed`` to a pod without a release's labels.
+    def reach(self, release: Release, address: str, expected: str, seconds: int) -> str:
+        """Return whether an address is ``open`` or ``closed`` to a pod without a release's labels.
 
-        It tries again for some seconds where it is not as wanted.
+        It tries again for some seconds until the result is as expected.
         """
         host, _, port = address.rpartition(":")
-        command = ["python3", f"{FILES}/probe.py", host, port, wanted, str(seconds)]
+        command = ["python3", f"{FILES}/probe.py", host, port, expected, str(seconds)]
         with self.running(release, {OURS: self.run}, command) as name:
             return finished_log(self.kubectl, name).strip()
 
     def enforces_policies(self, release: Release) -> bool:
-        """Find out whether the network heeds NetworkPolicies, on a pod that nobody needs."""
+        """Return whether the network enforces NetworkPolicies, tried on a pod of its own."""
         labels = {OURS: self.run, f"{OURS}-part": "listener"}
         command = ["python3", "-m", "http.server", str(LISTENER_PORT), "--directory=/tmp"]
         with self.running(release, labels, command) as name:
@@ -235,10 +235,10 @@ class Cluster:
         found = self.kubectl.json("get", "pod", name)
         return str(found["status"]["podIP"]) if is_ready(found) else ""
 
-    # -- when something has gone wrong --------------------------------------------------------
+    # -- evidence for failed tests ------------------------------------------------------------
 
     def evidence(self) -> Iterator[tuple[str, str]]:
-        """Tell what a reader of a failed test wants to see."""
+        """Return what helps to explain a failed test: objects, events and logs."""
         asked = {
             "pods": ("get", "pods", "--output=wide"),
             "events": ("get", "events", "--sort-by=.lastTimestamp"),

@@ -1,4 +1,4 @@
-"""kubectl and helm: where they are, and how they are called. What they print is read elsewhere."""
+"""Finds and calls kubectl and helm. Other modules read their output."""
 
 import importlib.metadata
 import io
@@ -20,7 +20,7 @@ from tests.chart.helm import CHART, PROGRAMS, Object
 from tests.e2e.options import Values
 
 PATIENCE_S = 300.0
-"""How long a cluster may take for what it does by itself: pulling an image, starting a pod."""
+"""How long a cluster may take to pull an image or to start a pod."""
 
 POLL_S = 0.5
 
@@ -28,11 +28,11 @@ T = TypeVar("T")
 
 
 class CommandError(Exception):
-    """A program ended with an error; the text is its command line and what it said."""
+    """A program ended with an error; the text is its command line and its output."""
 
 
 def call(command: list[str], stdin: str = "", timeout_s: float = 60.0) -> str:
-    """Run a command, and give its standard output."""
+    """Run a command, and return its standard output."""
     try:
         done = subprocess.run(
             command, input=stdin, capture_output=True, text=True, timeout=timeout_s, check=False
@@ -48,7 +48,7 @@ def call(command: list[str], stdin: str = "", timeout_s: float = 60.0) -> str:
 def eventually(
     find: Callable[[], T], what: str | Callable[[], str], timeout_s: float | None = None
 ) -> T:
-    """Wait until ``find`` gives something true; a command that fails meanwhile is tried again."""
+    """Wait until ``find`` returns something true; a command that fails meanwhile is tried again."""
     patience_s = PATIENCE_S if timeout_s is None else timeout_s
     deadline = time.monotonic() + patience_s
     last = ""
@@ -124,7 +124,7 @@ class Helm:
             self._run("upgrade", release, str(self.chart), "--install", *files, "--wait")
 
     def template(self, release: str, layers: Iterable[Path | Values], file: str) -> str:
-        """Give what one template of the chart renders to; nothing is changed."""
+        """Return the rendering of one template of the chart; nothing is changed."""
         with tempfile.TemporaryDirectory() as directory:
             files = [f"--values={_file(each, Path(directory))}" for each in layers]
             where = [f"--namespace={self.namespace}", f"--show-only=templates/{file}"]

@@ -19,7 +19,7 @@ HERE = Path(__file__).parent
 LONGEST_TEST_S = 2400
 
 _running: list[Cluster] = []
-"""The one cluster, for the evidence where a test fails."""
+"""The one cluster, for the evidence when a test fails."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -32,7 +32,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def cluster(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Cluster]:
-    """The cluster, reached and made ready, or one failure that says what is needed."""
+    """The cluster, reached and prepared, or one failure that lists the requirements."""
     with _or_give_up(request.session):
         found = _cluster(tmp_path_factory.mktemp("programs"))
         found.check()
@@ -89,7 +89,7 @@ def release(installed: Release) -> Release:
 
 
 class _or_give_up:  # noqa: N801 - it is used as a function
-    """Without what happens here no other test can pass: none is tried."""
+    """If this block fails, no other test can pass, so none is run."""
 
     def __init__(self, session: pytest.Session) -> None:
         self._session = session
@@ -109,7 +109,7 @@ class _or_give_up:  # noqa: N801 - it is used as a function
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show pods, events and logs where a test fails."""
+    """Show pods, events and logs when a test fails."""
     del item, call
     report = yield
     if report.failed:

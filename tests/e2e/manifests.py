@@ -1,4 +1,4 @@
-"""The objects that the tests themselves create: pods of clients, their files, a policy to try."""
+"""The objects that the tests create: pods of clients, their files, a test policy."""
 
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
@@ -92,7 +92,7 @@ def pod(
 
 
 def closed_to_all(name: str, labels: Mapping[str, str]) -> Object:
-    """A policy that lets nobody in to the pods with these labels."""
+    """A policy that lets no connection in to the pods with these labels."""
     return {
         "apiVersion": "networking.k8s.io/v1",
         "kind": "NetworkPolicy",

@@ -1,4 +1,4 @@
-"""What a user may say about the cluster: environment variables that begin with E2E_."""
+"""The options for the cluster: environment variables that begin with E2E_."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ SMALL = CHART / "values-minikube.yaml"
 TWO_OF_EACH: Values = {
     # The tests count the pods; those of the autoscaler have a release of their own.
     "autoscaling": {"mode": "none"},
-    # The default again: the pods are behind a Service, which must take notice.
+    # The default again: the pods are behind a Service, which must notice the change.
     "web": {"replicas": 2, "drainSeconds": 10},
     "models": {"shapes": {"scaling": {"replicas": 2}}},
 }
@@ -37,12 +37,12 @@ _VARIABLES = {
 
 
 class OptionError(Exception):
-    """An environment variable that cannot be right."""
+    """An environment variable with a wrong name or value."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """The options of one run; what is empty is left to the chart or to kubectl."""
+    """The options of one run; for empty ones, chart and kubectl decide."""
 
     context: str = ""
     namespace: str = ""
@@ -76,7 +76,7 @@ class Options:
         return [Path(each.strip()) for each in self.values.split(",") if each.strip()]
 
     def image_values(self) -> Values:
-        """Give the chart's values for the images that were named."""
+        """Return the chart's values for the images that were named."""
         repository, tag = split_image(self.redis_image)
         return _without_empty(
             {
@@ -92,12 +92,12 @@ class Options:
         )
 
     def layers(self) -> list[Path | Values]:
-        """Give all values that every installation gets, the strongest last."""
+        """Return all values that every installation gets, the strongest last."""
         return [SMALL, TWO_OF_EACH, self.image_values(), *self.values_files]
 
 
 def split_image(image: str) -> tuple[str, str]:
-    """Split ``host:5000/redis:8`` at its tag; gives two empty texts for an empty one."""
+    """Split ``host:5000/redis:8`` at its tag; return two empty texts for an empty one."""
     repository, _, tag = image.rpartition(":")
     if image and (not repository or "/" in tag or not tag):
         raise OptionError(f"E2E_REDIS_IMAGE: {image} has no tag: say repository:tag")

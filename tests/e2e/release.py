@@ -1,4 +1,4 @@
-"""One installed release: what can be done to it, and what can be asked of it."""
+"""One installed release: commands that change it, and queries."""
 
 from base64 import b64decode
 from collections.abc import Iterator
@@ -50,19 +50,19 @@ class Release:
         self._kubectl("rollout", "restart", "deployment", chosen)
 
     def rendered(self, file: str, *more: Values) -> str:
-        """Give one template of the chart as this release would render it."""
+        """Return one template of the chart as this release would render it."""
         return self._helm.template(self.name, [*self._layers, *more], file)
 
     def delete_pod(self, component: str, *, force: bool = False) -> str:
-        """Delete a ready pod of a component, and give its name. Does not wait for its end."""
+        """Delete a ready pod of a component, and return its name. Does not wait for its end."""
         pod = self.pods(component)[0]
         self._kubectl.delete("pod", name_of(pod), wait=False, force=force)
         return name_of(pod)
 
-    # -- asking it ----------------------------------------------------------------------------
+    # -- queries ------------------------------------------------------------------------------
 
     def settle(self) -> None:
-        """Wait until every pod is as wanted, and those that were replaced are gone."""
+        """Wait until every pod is ready and up to date, and replaced pods are gone."""
         last: list[str] = []
 
         def settled() -> bool:
@@ -72,7 +72,7 @@ class Release:
         eventually(settled, lambda: f"{self.name} is settled: {last}")
 
     def waits_for(self) -> list[str]:
-        # Pods last: what is asked of them must not be older than what is known of them.
+        # Pods last, so that their list is not older than the state they are compared with.
         workloads = self._kubectl.objects("deployments,statefulsets", selector(self.name))
         pods = self._kubectl.objects("pods", selector(self.name))
         if not workloads:
@@ -80,7 +80,7 @@ class Release:
         return unsettled(workloads, pods)
 
     def pods(self, component: str = "") -> list[Object]:
-        """Give the pods that are ready and stay."""
+        """Return the pods that are ready and not being deleted."""
         found = self._kubectl.objects("pods", selector(self.name, component))
         return [pod for pod in found if is_ready(pod) and not is_leaving(pod)]
 
@@ -89,7 +89,7 @@ class Release:
         return found
 
     def replicas(self) -> int:
-        """Tell how many pods the model's Deployment asks for."""
+        """Return the replicas of the model's Deployment."""
         return int(self.workload("deployment", "model")["spec"]["replicas"])
 
     @property
@@ -127,7 +127,7 @@ def _names(kubectl: Kubectl, kind: str, chosen: str) -> list[str]:
     try:
         return kubectl("get", kind, *options, "--output=name", "--ignore-not-found").split()
     except CommandError as error:
-        # What this user may not list, he cannot have installed either.
+        # A user who may not list a kind cannot have installed it either.
         if any(each in str(error) for each in ("(Forbidden)", "(MethodNotAllowed)")):
             return []
         raise

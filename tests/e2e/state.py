@@ -1,4 +1,4 @@
-"""What a cluster's answers mean: pure functions over the objects that kubectl prints."""
+"""Pure functions over the objects that kubectl prints."""
 
 from collections.abc import Iterable, Iterator
 
@@ -28,7 +28,7 @@ def is_ready(pod: Object) -> bool:
 
 
 def unsettled(workloads: Iterable[Object], pods: Iterable[Object]) -> list[str]:
-    """Say what a release still waits for: pods to be ready, or to be gone, and nothing else.
+    """Return what a release still waits for: pods to be ready, or to be gone.
 
     The pods themselves are counted: the status of a Deployment lags behind.
     """
@@ -37,15 +37,15 @@ def unsettled(workloads: Iterable[Object], pods: Iterable[Object]) -> list[str]:
 
 
 def _reasons(workload: Object, pods: list[Object]) -> Iterator[str]:
-    status, wanted = workload.get("status", {}), workload["spec"]["replicas"]
+    status, desired = workload.get("status", {}), workload["spec"]["replicas"]
     labels = workload["spec"]["selector"]["matchLabels"]
     mine = [pod for pod in pods if labels.items() <= labels_of(pod).items()]
     if status.get("observedGeneration", 0) < workload["metadata"]["generation"]:
-        yield f"{title(workload)} has not been looked at"
-    if status.get("updatedReplicas", 0) != wanted:
-        yield f"{title(workload)}: {status.get('updatedReplicas', 0)} of {wanted} pods are new"
-    if sum(map(is_ready, mine)) != wanted:
-        yield f"{title(workload)}: {sum(map(is_ready, mine))} of {wanted} pods are ready"
+        yield f"{title(workload)} has not been observed yet"
+    if status.get("updatedReplicas", 0) != desired:
+        yield f"{title(workload)}: {status.get('updatedReplicas', 0)} of {desired} pods are new"
+    if sum(map(is_ready, mine)) != desired:
+        yield f"{title(workload)}: {sum(map(is_ready, mine))} of {desired} pods are ready"
     yield from (f"{title(pod)} is leaving" for pod in mine if is_leaving(pod))
 
 
@@ -54,7 +54,7 @@ def labels_of(obj: Object) -> Labels:
 
 
 def restarts(pods: Iterable[Object]) -> dict[str, int]:
-    """Give the pods whose containers had to be started more than once."""
+    """Return the pods whose containers were started more than once."""
     counts = {
         name_of(pod): sum(each["restartCount"] for each in pod["status"]["containerStatuses"])
         for pod in pods
@@ -65,7 +65,7 @@ def restarts(pods: Iterable[Object]) -> dict[str, int]:
 def listed_kinds(text: str) -> list[str]:
     """Read what ``kubectl api-resources --output=name`` prints.
 
-    Left out is what the cluster writes by itself: events, and what the metrics API measures.
+    Kinds that the cluster writes by itself are left out: events and metrics.
     """
     kinds = [line.strip() for line in text.splitlines() if line.strip()]
     return [kind for kind in kinds if not _is_written_by_the_cluster(kind)]

@@ -39,7 +39,7 @@ class StressJob:
         return self.kubectl("logs", f"--selector={JOB_NAME}={self.name}", "--tail=-1")
 
     def merged(self) -> Any:
-        """Give the one report of all pods, which `imageserve loadtest merge` makes of the logs."""
+        """Return the one report of all pods, merged by `imageserve loadtest merge`."""
         command = [sys.executable, "-m", "imageserve", "loadtest", "merge", "-", "--json", "-"]
         done = subprocess.run(
             command, input=self.logs(), capture_output=True, text=True, timeout=60, check=False
@@ -50,7 +50,7 @@ class StressJob:
 
 
 def verdict(job: Object) -> str:
-    """Tell how a Job has ended, ``Complete`` or ``Failed``; nothing while it runs."""
+    """Return how a Job has ended, ``Complete`` or ``Failed``; empty while it runs."""
     conditions = job.get("status", {}).get("conditions", [])
     ends = [c["type"] for c in conditions if c["status"] == "True"]
     return next((each for each in ends if each in ("Complete", "Failed")), "")

@@ -29,7 +29,7 @@ def test_every_sample_picture_gets_its_label_first(cluster: Cluster, release: Re
     assert [each.files for each in report.answers] == [(name,) for name in all_samples()]
 
 
-def test_several_pictures_in_one_request_get_theirs_in_order(
+def test_several_pictures_in_one_request_get_their_labels_in_order(
     cluster: Cluster, release: Release
 ) -> None:
     report = cluster.classify(release, "--together=5")

@@ -1,4 +1,4 @@
-"""What pods may not do, and who may not reach Redis."""
+"""What pods may not do, and that other pods cannot reach Redis."""
 
 import pytest
 from tests.e2e.cluster import Cluster
@@ -38,7 +38,7 @@ def test_a_pod_has_no_token_for_the_cluster(kubectl: Kubectl, pod: str) -> None:
     kubectl.exec(pod, "test", "!", "-e", TOKEN)
 
 
-def test_redis_answers_nobody_without_the_password(kubectl: Kubectl, release: Release) -> None:
+def test_redis_refuses_clients_without_the_password(kubectl: Kubectl, release: Release) -> None:
     web = name_of(release.pods("web")[0])
     host, port = release.service_address("redis").split(":")
 

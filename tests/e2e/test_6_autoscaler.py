@@ -1,6 +1,6 @@
 """The autoscaler: load brings pods, idleness takes the last one away, a request brings one back.
 
-The model is the stand-in, which takes as long as it is told: two pods bear the load, one does not.
+The model is the stand-in with a declared time: two pods can bear the load, one cannot.
 """
 
 from collections.abc import Iterator
@@ -43,7 +43,7 @@ NO_POD_IS_CONCERNED: Values = {"web": {"service": {"annotations": {"e2e.test/upg
 
 @pytest.fixture(scope="module")
 def scaled(cluster: Cluster) -> Iterator[Release]:
-    """A release that sizes itself."""
+    """A release with the autoscaler."""
     release = cluster.release("scaled", SCALED)
     try:
         release.install()
@@ -68,7 +68,7 @@ def event_reasons(cluster: Cluster, release: Release) -> set[str]:
     return {each["reason"] for each in cluster.kubectl.json("get", "events", chosen)["items"]}
 
 
-def test_a_model_that_nobody_asks_goes_to_zero(scaled: Release) -> None:
+def test_a_model_without_requests_goes_to_zero(scaled: Release) -> None:
     reaches(scaled, 0)
     eventually(lambda: not scaled.pods("model"), "the last model pod is gone")
 
@@ -95,7 +95,7 @@ def test_of_two_autoscalers_one_works_and_the_other_takes_its_place(
     cluster: Cluster, scaled: Release
 ) -> None:
     names = [name_of(pod) for pod in scaled.pods("autoscaler")]
-    first = eventually(lambda: leader(cluster, scaled), "somebody holds the lease")
+    first = eventually(lambda: leader(cluster, scaled), "an autoscaler holds the lease")
     assert first in names
     cluster.kubectl.delete("pod", first, wait=False)
 

@@ -6,7 +6,7 @@ from tests.e2e.release import Release
 PODS = 2
 
 
-def test_a_load_from_inside_is_answered_right_and_reported_as_one(
+def test_a_load_from_inside_is_answered_and_merged_into_one_report(
     cluster: Cluster, release: Release
 ) -> None:
     load = {"parallelism": PODS, "rate": 8, "durationSeconds": 15, "slo": ["p99=20s"]}
@@ -19,6 +19,6 @@ def test_a_load_from_inside_is_answered_right_and_reported_as_one(
 
 
 def test_a_verdict_that_does_not_hold_fails_the_job(cluster: Cluster, release: Release) -> None:
-    # Nobody answers within a microsecond.
+    # No service answers within a microsecond.
     with cluster.stressing(release, rate=5, durationSeconds=5, slo=["p50=0.001ms"]) as job:
         assert not job.succeeds(), job.logs()

@@ -1,4 +1,4 @@
-"""An HTTP client for tests: one connection a call, nothing hidden, and raw bytes where wanted."""
+"""An HTTP client for tests: one connection per call, no retries, and raw bytes where needed."""
 
 import json
 import socket
@@ -94,14 +94,14 @@ class Client:
         return self.ask("POST", f"/predict{query}", *form(*pictures))
 
     def status_of(self, path: str) -> int:
-        """Tell the status, 0 where there is no answer."""
+        """Return the status, 0 where there is no answer."""
         try:
             return self.get(path).status
         except OSError:
             return 0
 
     def open(self, data: bytes = b"", timeout_s: float = PATIENCE_S) -> socket.socket:
-        """Open a connection of one's own and send the beginning of something."""
+        """Open a connection and send the beginning of a request."""
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=timeout_s)
         connection.sendall(data)
         return connection
@@ -141,6 +141,6 @@ def in_background(calls: Sequence[Callable[[], Reply]]) -> Iterator[list[Future[
 
 
 def at_once(calls: Sequence[Callable[[], Reply]], most: int = 64) -> list[Reply]:
-    """Make all calls, many at a time, and give their answers in order."""
+    """Make all calls, many at a time, and return their answers in order."""
     with ThreadPoolExecutor(min(most, len(calls))) as pool:
         return [future.result() for future in [pool.submit(call) for call in calls]]

@@ -18,7 +18,7 @@ def redis_program() -> str:
 
 @pytest.fixture
 def make_stack(tmp_path: Path, redis_program: str) -> Iterator[MakeStack]:
-    """Start stacks of this test's own, to be broken at will, with settings as keywords."""
+    """Start stacks that only this test uses and may break; settings are keywords."""
     with ExitStack() as started:
 
         def make(*, workers: int = 1, redis_args: tuple[str, ...] = (), **env: str) -> Stack:
@@ -34,7 +34,7 @@ def make_stack(tmp_path: Path, redis_program: str) -> Iterator[MakeStack]:
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Show the logs of every running process where a test fails."""
+    """Show the logs of every running process when a test fails."""
     del item, call
     report = yield
     if report.failed:

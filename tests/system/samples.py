@@ -23,7 +23,7 @@ class Sample:
 
 
 def label_of(data: bytes, size: int = SIZE, *, fast_jpeg: bool = True) -> str:
-    """Name the label of a picture that is decoded as the service does by default."""
+    """Return the label of a picture, decoded as the service does by default."""
     policy = DecodingPolicy(fast_jpeg=fast_jpeg)
     return stand_in_label(decode(data, (size, size), "bilinear", policy))
 
@@ -34,7 +34,7 @@ def sample(seed: int, fmt: str = "JPEG") -> Sample:
 
 
 def samples(count: int, first: int = 0) -> list[Sample]:
-    """Give pictures that all differ, in their labels too."""
+    """Return pictures that all differ, in their labels too."""
     made = [sample(seed) for seed in range(first, first + count)]
     assert len({each.label for each in made}) == count
     return made

@@ -28,7 +28,7 @@ SOURCE = Path(__file__).parents[2] / "src"
 STAND_IN = "stand-in:batch_ms=5,image_ms=0,size=64"
 
 stacks: list["Stack"] = []
-"""Those that run: their logs are shown where a test fails."""
+"""Running programs: their logs are shown when a test fails."""
 
 
 def clean_environment() -> dict[str, str]:
@@ -79,7 +79,7 @@ class Program:
         self._process.wait()
 
     def wait(self, timeout_s: float = START_S) -> int:
-        """Wait for its end; gives the exit status."""
+        """Wait for its end; return the exit status."""
         return self._process.wait(timeout_s)
 
     def end(self) -> None:
@@ -96,7 +96,7 @@ class Program:
         return self.log.read_text(errors="replace")
 
     def lines(self, message: str = "") -> list[dict[str, Any]]:
-        """Give its log lines that contain ``message``, oldest first."""
+        """Return its log lines that contain ``message``, oldest first."""
         found = []
         for text in self.output().splitlines():
             with suppress(ValueError):
@@ -106,7 +106,7 @@ class Program:
         return found
 
     def batches(self) -> list[dict[str, Any]]:
-        """Give the lines of a worker's batches."""
+        """Return the log lines of a worker's batches."""
         return [line for line in self.lines("batch") if line["message"] == "batch"]
 
     def done_ids(self) -> list[str]:
@@ -190,12 +190,12 @@ class Stack:
 
         eventually(ready, "the web server is ready", START_S)
         # Each process listens for results by itself, and has its own first contact with Redis.
-        wanted = int(self.env.get("WEB_PROCESSES", "2"))
-        eventually(lambda: self.listeners() >= wanted, "all web processes listen", START_S)
+        processes = int(self.env.get("WEB_PROCESSES", "2"))
+        eventually(lambda: self.listeners() >= processes, "all web processes listen", START_S)
         eventually(all_ready, "all web processes are ready", START_S)
 
     def listeners(self) -> int:
-        """Tell how many web processes listen for results."""
+        """Return how many web processes listen for results."""
         channels = cast(list[bytes], self.db.pubsub_channels("*:reply:*"))
         return len({channel.rpartition(b":")[2] for channel in channels})
 
@@ -207,7 +207,7 @@ class Stack:
         return worker
 
     def wait_working(self) -> None:
-        """Wait until every worker that was started has loaded its model and met Redis."""
+        """Wait until every worker has loaded its model and connected to Redis."""
 
         def working() -> bool:
             for worker in self.workers:
@@ -230,7 +230,7 @@ class Stack:
     # -- what is in Redis ---------------------------------------------------------------------
 
     def waiting(self) -> int:
-        """Tell how many jobs nobody has taken yet."""
+        """Return how many jobs are waiting."""
         return int(self.db.llen(self.keys.queue)) + int(self.db.llen(self.keys.hold))
 
     def leased(self) -> int:
@@ -244,11 +244,11 @@ class Stack:
         return self.stats().get(counter, 0)
 
     def names(self, kind: str) -> set[bytes]:
-        """Give the keys of one kind: ``id`` nonces, ``p`` pixels, ``r`` results."""
+        """Return the keys of one kind: ``id`` nonces, ``p`` pixels, ``r`` results."""
         return set(self.db.scan_iter(f"{{image_queue}}:{kind}:*", count=1000))
 
-    def immortal(self) -> list[bytes]:
-        """Give the keys that would stay for ever, but for those that may."""
+    def keys_without_expiry(self) -> list[bytes]:
+        """Return the keys without an expiry, except those that may stay."""
         allowed = {self.keys.queue.encode(), self.keys.stats.encode()}
         return [
             key

@@ -1,4 +1,4 @@
-"""A worker whose model cannot be served: it stays, says why, and serves once that is mended."""
+"""A worker with a bad model: it keeps running, says why, and serves a repaired model."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -19,7 +19,7 @@ SHAPES = Path(imageserve.__file__).with_name("models") / "shapes"
 
 @dataclass(frozen=True)
 class Bad:
-    """A model folder with a fault, and what is said of it."""
+    """A model folder with a fault, and the expected message."""
 
     name: str
     write: Callable[[Path], object]
@@ -72,7 +72,7 @@ BAD = [
 
 def worker(folder: Path, log: Path, **env: str) -> Program:
     settings = {
-        # Nobody listens there: the model comes first.
+        # No Redis listens there: the model is loaded first.
         "REDIS_URL": f"redis://127.0.0.1:{free_port()}",
         "MODEL": f"{folder}/",
         "INPUT_SIZE": "8",
@@ -101,7 +101,7 @@ def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Prog
 
 
 def wait_refused(program: Program) -> str:
-    """Wait until a worker has said what is wrong with its model; gives what it said."""
+    """Wait until a worker has reported what is wrong with its model; return the message."""
 
     def refused() -> bool:
         assert program.alive, program.output()
@@ -112,7 +112,7 @@ def wait_refused(program: Program) -> str:
 
 
 @pytest.mark.parametrize("bad", BAD, ids=lambda bad: str(bad.name))
-def test_a_worker_with_a_bad_model_stays_and_says_how_to_mend_it(
+def test_a_worker_with_a_bad_model_keeps_running_and_says_how_to_repair_it(
     workers: dict[str, Program], bad: Bad
 ) -> None:
     program = workers[bad.name]
@@ -121,7 +121,7 @@ def test_a_worker_with_a_bad_model_stays_and_says_how_to_mend_it(
 
     assert bad.said in said
     assert "Traceback" not in program.output()
-    # Started, alive, not ready: nothing restarts it, and nobody is sent to it.
+    # Started, alive, not ready: nothing restarts it.
     eventually(lambda: probes.status_of("/startupz") == 200, "it counts as started", 10)
     assert probes.status_of("/healthz") == 200
     reply = probes.get("/readyz")
@@ -131,7 +131,7 @@ def test_a_worker_with_a_bad_model_stays_and_says_how_to_mend_it(
     assert program.wait() == 0
 
 
-def test_a_model_that_is_mended_is_served_without_a_restart(tmp_path: Path) -> None:
+def test_a_repaired_model_is_served_without_a_restart(tmp_path: Path) -> None:
     folder = tmp_path / "forms"
     folder.mkdir()
     write_onnx(folder / "model.onnx", classes=4)
@@ -147,7 +147,9 @@ def test_a_model_that_is_mended_is_served_without_a_restart(tmp_path: Path) -> N
         program.end()
 
 
-def test_without_a_port_to_say_it_on_the_worker_ends_with_the_mend(tmp_path: Path) -> None:
+def test_a_worker_without_a_metrics_port_exits_and_says_how_to_repair_the_model(
+    tmp_path: Path,
+) -> None:
     folder = tmp_path / "forms"
     folder.mkdir()
     write_onnx(folder / "model.onnx", softmax=False)

@@ -1,4 +1,4 @@
-"""What can be seen from outside of how a worker runs its batches."""
+"""How a worker runs its batches, seen from outside."""
 
 import re
 from concurrent.futures import Future
@@ -20,7 +20,7 @@ NEEDS_ALL_MEMORY = (255, 255, 0)
 
 
 def sent_before_it_runs(stack: Stack, pictures: list[bytes]) -> list[Reply]:
-    """Queue all pictures while the worker is frozen, then let it run; give the answers."""
+    """Queue all pictures while the worker is frozen, then let it run; return the answers."""
     (worker,) = stack.workers
     worker.pause()
     calls = [partial(stack.http.predict, picture) for picture in pictures]

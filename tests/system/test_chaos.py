@@ -1,7 +1,6 @@
 """The fault tests of ``make chaos``, seconds each: every request is accounted for.
 
-What is asserted are verdicts, never times: a busy machine makes everything slower and nothing
-wrong.
+The tests assert verdicts, never times: a busy machine is slower, not wrong.
 """
 
 from dataclasses import replace
@@ -31,7 +30,7 @@ def test_no_request_is_lost_doubled_or_wrong(
 
 
 def steal_a_job_and_settle_another_twice(arena: Arena) -> list[Verdict]:
-    """Do behind the service's back what it must never do itself."""
+    """Break the guarantees from outside, as the service itself must never do."""
     stack, ledger = arena.stack, arena.witness.ledger
     with arena.load(load_at(arena, 2.0)):
         arena.wait(lambda: stack.db.rpop(stack.keys.queue), "a job is stolen")

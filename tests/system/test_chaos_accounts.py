@@ -23,7 +23,7 @@ from tests.redis_server import RedisServer, eventually, running
 from imageserve.queue.wire import Keys
 from imageserve_loadtest.result import Outcome
 
-# -- what the witness notes -----------------------------------------------------------------------
+# -- what the witness records ---------------------------------------------------------------------
 
 KEYS = Keys("image_queue")
 
@@ -99,10 +99,10 @@ def test_what_happened_while_the_witness_was_away_is_read_when_redis_is_back(
     assert not ledger.lost
 
 
-def test_a_witness_that_was_cut_off_says_so(server: RedisServer, witness: Witness) -> None:
+def test_a_witness_that_lost_its_connection_says_so(server: RedisServer, witness: Witness) -> None:
     server.client().client_kill_filter(_type="pubsub")
     eventually(lambda: not witness._thread.is_alive(), "it gives up")
-    with pytest.raises(SystemExit, match="cut off"):
+    with pytest.raises(SystemExit, match="without a restart"):
         witness.stop()
 
 
@@ -116,7 +116,7 @@ def test_a_job_that_is_run_in_two_lives_of_redis_is_not_doubled() -> None:
     assert not ledger.doubled
 
 
-# -- what follows ---------------------------------------------------------------------------------
+# -- the account ----------------------------------------------------------------------------------
 
 
 def record(

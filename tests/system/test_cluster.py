@@ -16,7 +16,7 @@ from tests.system.stack import Stack, stacks
 
 SIZE = 32
 NORMAL_S = 1.5
-"""An answer takes some 20 ms; a time-out of Redis takes 2 s or more."""
+"""An answer takes about 20 ms; a time-out of Redis takes 2 s or more."""
 
 
 @contextmanager
@@ -71,7 +71,7 @@ def test_with_one_master_gone_the_models_on_the_others_are_served(
         cluster.node_of(lost).kill()
 
         for _ in range(3):
-            # The lost model is asked for all the time: its outage must not cost the others.
+            # Requests for the lost model go on: its outage must not slow down the others.
             assert timed(stack, lost, pictures[0])[1].code == "redis_unavailable"
             for model in others:
                 with ThreadPoolExecutor(len(pictures)) as pool:

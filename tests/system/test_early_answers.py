@@ -1,7 +1,7 @@
 """A server that answers before it has read the whole upload must not lose its answer (decision 9).
 
-A connection that is closed with unread bytes is reset, and the client's system then throws away
-what it had received.
+A connection that is closed with unread bytes is reset, and the client's system then discards
+what it has received.
 """
 
 import socket

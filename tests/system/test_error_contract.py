@@ -255,7 +255,7 @@ def test_the_bad_requests_above_were_no_bugs_and_left_nothing(stack: Stack) -> N
     assert not [line for line in stack.web.lines() if "traceback" in line]
     assert stack.http.predict(GOOD).labels[0] == sample(1).label
     stack.wait_for(stack.idle, "all jobs are done")
-    assert stack.immortal() == []
+    assert stack.keys_without_expiry() == []
 
 
 def test_a_caller_without_a_key_is_refused_where_keys_are_switched_on(
@@ -369,7 +369,7 @@ def ended(stack: Stack) -> int:
     return len([line for line in stack.web.lines("request") if line["path"] == "/predict"])
 
 
-def test_redis_gone_is_answered_503_and_nobody_is_restarted(make_stack: MakeStack) -> None:
+def test_an_outage_of_redis_is_answered_503_and_restarts_no_process(make_stack: MakeStack) -> None:
     stack = make_stack()
     processes = stack.web.children()
     stack.redis.kill()

@@ -54,7 +54,7 @@ def write(folder: Path, labels: tuple[str, ...]) -> None:
 
 
 class Visitors:
-    """Clients that ask all the time, each waiting for its answer before it asks again."""
+    """Clients that send requests all the time, each waiting for its answer first."""
 
     def __init__(self, stack: Stack, count: int) -> None:
         self.replies: list[list[Reply]] = [[] for _ in range(count)]
@@ -128,14 +128,16 @@ def use(stack: Stack, name: str, *arguments: str) -> Program:
 
 
 def version_of(reply: Reply) -> str:
-    """Give the version that a reply names, checked to have that version's labels."""
+    """Return the version that a reply names, checked to have that version's labels."""
     version = reply.headers["x-model-version"]
-    known = version if version in LABELS else "v1"  # What is set up has the name of its content.
+    known = (
+        version if version in LABELS else "v1"
+    )  # The version of the settings is the hash of its content.
     assert set(reply.labels) == set(LABELS[known])
     return version
 
 
-def test_a_worker_that_starts_serves_what_is_wanted(
+def test_a_worker_that_starts_serves_the_desired_version(
     make_stack: MakeStack, tmp_path: Path, models: Path
 ) -> None:
     file = tmp_path / "models.yaml"

@@ -167,7 +167,7 @@ def test_with_fast_jpeg_off_every_pixel_of_a_large_photo_counts(
 
 def test_nothing_is_left_in_redis_but_what_expires(stack: Stack) -> None:
     stack.wait_for(stack.idle, "all jobs are done")
-    assert stack.immortal() == []
+    assert stack.keys_without_expiry() == []
     assert not stack.names("p")
 
 

@@ -45,7 +45,7 @@ def test_while_both_models_run_every_answer_is_right_or_says_come_back(
         else:
             assert (reply.status, reply.code) == (503, "busy")
             assert reply.retry_after_s == 1
-    # Each sending meets the wrong model as likely as not, and there are ten of them.
+    # Each attempt meets the wrong model with probability 1/2, and there are ten attempts.
     assert sum(reply.status == 200 for reply in replies) > 50
 
     stack.workers[0].send(signal.SIGTERM)

@@ -49,7 +49,7 @@ def test_metrics_are_the_sum_over_all_web_processes(stack: Stack) -> None:
         200
     }
     assert {r.status for r in at_once([partial(stack.http.predict, b"text")] * 10)} == {400}
-    for _ in range(6):  # Whichever process answers: they all tell the same.
+    for _ in range(6):  # All processes show the same, whichever answers.
         after = scraped(stack.http)
 
         def grown(name: str, **labels: str) -> float:
@@ -87,7 +87,7 @@ def test_a_worker_has_its_own_probes_and_metrics(stack: Stack) -> None:
     assert value(series, "imageserve_redis_up") == 1
 
 
-def test_status_tells_of_queue_and_workers(stack: Stack) -> None:
+def test_status_shows_queue_and_workers(stack: Stack) -> None:
     body: dict[str, Any] = stack.http.get("/status").json
     assert body["redis"] == "ok"
     model = body["models"]["stand-in"]
@@ -102,7 +102,7 @@ def test_status_tells_of_queue_and_workers(stack: Stack) -> None:
     assert 0 <= worker["last_seen_ms"] < 15_000
 
 
-def test_models_tells_of_queue_size_and_workers(stack: Stack) -> None:
+def test_models_shows_queue_size_and_workers(stack: Stack) -> None:
     (model,) = stack.http.get("/models").json["models"].values()
     assert model["queue"] == "image_queue"
     assert model["input_size"] == [64, 64]

@@ -55,13 +55,13 @@ class Load:
 
 def test_no_accepted_job_is_lost_when_redis_is_killed_under_load(make_stack: MakeStack) -> None:
     # With "everysec" Redis may answer up to two seconds before it writes while the disk is busy;
-    # what is tested here is the service, so Redis gets no such excuse.
+    # this test is of the service, so Redis must write before it answers.
     stack = make_stack(
         workers=2,
         redis_args=("--appendfsync", "always"),
         MODEL="stand-in:batch_ms=60,image_ms=0,size=64",
         BATCH_SIZE="4",
-        # A claim whose answer died with Redis is leased to nobody: its jobs wait for this long.
+        # If Redis dies before it answers a claim, no worker has these jobs: they wait this long.
         LEASE_S="2",
     )
     processes = stack.web.children()
@@ -88,7 +88,7 @@ def test_no_accepted_job_is_lost_when_redis_is_killed_under_load(make_stack: Mak
     assert stats["accepted"] <= verdicts.total()
     assert "dead" not in stats
     assert "failed" not in stats
-    assert stack.immortal() == []
+    assert stack.keys_without_expiry() == []
 
     assert stack.web.children() == processes
     for worker in stack.workers:
@@ -177,7 +177,7 @@ def test_a_full_redis_refuses_new_jobs_and_finishes_those_it_holds(make_stack: M
 
 
 def fill(stack: Stack) -> None:
-    """Put more into Redis than it may hold; it frees nothing, for it must not evict."""
+    """Put more into Redis than it may hold; it must not evict, so it frees nothing."""
     stack.db.set("filler", bytes(8 * 2**20), ex=600)
     used = stack.db.info("memory")["used_memory"]
     stack.db.config_set("maxmemory", used - 2 * 2**20)
@@ -220,7 +220,7 @@ def test_a_lost_notification_and_lost_scripts_cost_no_answer(make_stack: MakeSta
     assert [f.result().labels[0] for f in futures] == [p.label for p in pictures]
 
 
-def test_entries_that_are_no_jobs_end_on_the_dead_list_and_harm_nobody(
+def test_entries_that_are_no_jobs_end_on_the_dead_list_and_harm_no_others(
     make_stack: MakeStack,
 ) -> None:
     stack = make_stack()
@@ -235,4 +235,4 @@ def test_entries_that_are_no_jobs_end_on_the_dead_list_and_harm_nobody(
     assert [f.result().labels[0] for f in futures] == [p.label for p in pictures]
     assert stack.db.llen(stack.keys.dead) == 5
     assert b"unsupported_job" in (stack.db.get(stack.keys.result("later")) or b"")
-    assert stack.immortal() == []
+    assert stack.keys_without_expiry() == []

@@ -38,7 +38,7 @@ def test_each_model_answers_for_itself_and_the_first_is_the_default(stack: Stack
     assert stack.db.hget("{small_queue}:stats", "completed") == b"20"
 
 
-def test_an_unknown_model_is_told_which_there_are(stack: Stack) -> None:
+def test_the_error_for_an_unknown_model_lists_the_known_ones(stack: Stack) -> None:
     reply = stack.http.predict(samples(1)[0].data, "?model=other")
     assert (reply.status, reply.code) == (404, "unknown_model")
     assert all(name in reply.json["error"]["message"] for name in SIZES)

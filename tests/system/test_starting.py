@@ -1,4 +1,4 @@
-"""Processes start in any order, and say in one line why where they cannot."""
+"""Processes start in any order; one that cannot start says why in one line."""
 
 import socket
 import subprocess

@@ -105,7 +105,7 @@ def test_a_thousand_hostile_uploads_leave_the_service_healthy(make_stack: MakeSt
     assert stack.count("accepted") == accepted + 1
     stack.wait_for(stack.idle, "all jobs are done")
     assert not stack.names("p")
-    assert stack.immortal() == []
+    assert stack.keys_without_expiry() == []
 
 
 def broken_request(drawn: random.Random) -> bytes:
@@ -133,7 +133,7 @@ def broken_request(drawn: random.Random) -> bytes:
 
 
 def send_broken(stack: Stack, data: bytes) -> int:
-    """Send it; gives the status, or 0 where the server only hung up."""
+    """Send it; return the status, or 0 if the server only hung up."""
     try:
         return stack.http.raw(data).status
     except (OSError, HTTPException):
@@ -203,7 +203,7 @@ def test_sigterm_answers_the_requests_in_progress_and_refuses_others(make_stack:
     assert refused.retry_after_s >= 1
     assert [f.result().labels[0] for f in futures] == [p.label for p in pictures]
     assert stack.web.wait() == 0
-    assert stack.immortal() == []
+    assert stack.keys_without_expiry() == []
 
 
 def is_closed(stack: Stack) -> bool:
@@ -273,11 +273,11 @@ def test_a_killed_web_process_is_replaced_and_only_its_own_clients_notice(
     assert [reply.labels[0] for reply in replies] == [p.label for p in pictures]
     stack.wait_for(stack.idle, "all jobs are done")
     assert not stack.names("p")
-    assert stack.immortal() == []
+    assert stack.keys_without_expiry() == []
 
 
 def labels_or_reset(stack: Stack, data: bytes) -> str | None:
-    """Give the first label, None where the connection broke without an answer."""
+    """Return the first label, None if the connection broke without an answer."""
     try:
         return stack.http.predict(data).labels[0]
     except ConnectionError:
@@ -298,7 +298,7 @@ def test_pictures_that_are_slow_to_decode_do_not_hold_up_probes(make_stack: Make
 
 
 def jpeg_of_many_scans() -> bytes:
-    """A picture of few bytes and not so many pixels, each of which is drawn 2,000 times."""
+    """A picture of few bytes and few pixels, but with 2,000 scans over each of them."""
     plain = encoded(Image.new("RGB", (999, 999), (90, 120, 30)), "JPEG", progressive=True)
     last_scan = plain[plain.rindex(b"\xff\xda") : -2]
     return plain[:-2] + 1_990 * last_scan + plain[-2:]
@@ -311,7 +311,7 @@ def test_a_client_that_does_not_read_its_answers_is_disconnected(make_stack: Mak
         deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         deaf.connect(("127.0.0.1", stack.http.port))
         deaf.sendall(2000 * question)
-        # It never reads; the server ends the connection, which a late write learns.
+        # It never reads; the server ends the connection, which a later write notices.
         stack.wait_for(lambda: is_reset(deaf), "the server has closed it")
     assert stack.http.get("/healthz").status == 200
 
@@ -332,7 +332,7 @@ def test_pictures_that_wait_too_long_for_a_decoder_are_answered_in_time(
     began = time.monotonic()
     with in_background([partial(stack.http.predict, large)] * 24) as futures:
         replies = [future.result() for future in futures]
-    # Two threads decode; the others do not stand in line for longer than their second.
+    # Two threads decode; the others wait no longer than their second.
     assert {reply.status for reply in replies} <= {200, 504}
     assert 504 in {reply.status for reply in replies}
     assert time.monotonic() - began < 6

@@ -37,7 +37,7 @@ def test_three_workers_under_stress_do_every_job_exactly_once(make_stack: MakeSt
     assert len(stack.names("r")) == len(pictures)
     assert stack.idle()
     assert not stack.names("p")
-    assert stack.immortal() == []
+    assert stack.keys_without_expiry() == []
 
 
 def test_a_hundred_waiting_jobs_are_shared_by_two_workers_and_each_is_done_once(
@@ -91,7 +91,7 @@ def test_a_client_of_a_killed_worker_gets_its_labels_from_another(make_stack: Ma
     assert len([line for line in survivor.batches() if line["solo"]]) == 2
     assert stack.stats()["accepted"] == stack.stats()["completed"] == 4
     assert stack.idle()
-    assert stack.immortal() == []
+    assert stack.keys_without_expiry() == []
 
 
 def test_a_frozen_worker_that_comes_back_changes_nothing(make_stack: MakeStack) -> None:
@@ -110,7 +110,7 @@ def test_a_frozen_worker_that_comes_back_changes_nothing(make_stack: MakeStack) 
     assert {key: stack.db.get(key) for key in stack.names("r")} == results
     again = samples(2, first=10)
     assert_labels(at_once([partial(stack.http.predict, p.data) for p in again]), again)
-    assert stack.immortal() == []
+    assert stack.keys_without_expiry() == []
 
 
 def test_a_picture_that_kills_workers_is_given_up_and_its_neighbours_are_not(
@@ -138,7 +138,7 @@ def test_a_picture_that_kills_workers_is_given_up_and_its_neighbours_are_not(
     assert sorted(worker.alive for worker in stack.workers) == [False, False, True]
     stack.wait_for(stack.idle, "no job is left")
     stack.wait_for(lambda: not stack.names("p"), "no pixels are left")
-    assert stack.immortal() == []
+    assert stack.keys_without_expiry() == []
 
 
 def test_a_stopped_worker_finishes_its_batch_and_gives_the_next_one_back_at_once(
@@ -160,7 +160,7 @@ def test_a_stopped_worker_finishes_its_batch_and_gives_the_next_one_back_at_once
     assert leaver.lines("gave 1 jobs back")
     assert not any(line["solo"] for line in other.batches())
     assert stack.db.zcard(stack.keys.workers) == 1
-    assert stack.immortal() == []
+    assert stack.keys_without_expiry() == []
 
 
 def test_an_idle_worker_stops_when_told(make_stack: MakeStack) -> None:

@@ -80,7 +80,7 @@ def test_a_batch_too_large_for_the_memory_raises_out_of_memory() -> None:
         model.predict(huge, 1)
 
 
-def test_what_torch_cannot_do_is_refused_with_what_to_do(tmp_path: Path) -> None:
+def test_what_torch_cannot_do_is_refused_with_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "saved_model").mkdir()
     (tmp_path / "labels.txt").write_text("a\nb")
 

@@ -1,4 +1,4 @@
-"""API keys: who is let in, and how the file is read."""
+"""API keys: which requests are let in, and how the file is read."""
 
 import os
 from pathlib import Path
@@ -90,7 +90,7 @@ def test_a_changed_file_is_read_again_and_a_broken_one_changes_nothing(file: Pat
     with pytest.raises(Forbidden):
         check(keys, {"X-API-Key": FIRST})
 
-    # When it is broken by mistake, nobody is locked out
+    # When it is broken by mistake, no client is locked out
     for changed, content in enumerate((b"", b"\xff" * 40), start=2):
         file.write_bytes(content)
         os.utime(file, ns=(changed, changed))

@@ -1,4 +1,4 @@
-"""What the benchmark says of a worker beside the bare model."""
+"""The benchmark's figures for a worker beside the bare model."""
 
 import pytest
 from bench.beside import Beside, section
@@ -11,7 +11,7 @@ def beside(worker: list[float], **raw: list[float]) -> Beside:
     return made
 
 
-def test_the_share_is_of_the_faster_way_round_by_round() -> None:
+def test_each_round_is_compared_with_the_faster_way_to_call_the_model() -> None:
     measured = beside([95.0, 190.0], slow=[90.0, 100.0], fast=[100.0, 200.0])
 
     assert measured.best_raw == [100.0, 200.0]
@@ -39,7 +39,7 @@ def test_onnx_is_compared_with_tensorflow_of_the_same_run(onnx: list[float], met
     assert verdicts[2].target == "ONNX >= 1.4x TensorFlow, resnet50"
 
 
-def test_a_runtime_has_a_row_of_its_own_and_one_way_alone_is_the_fast_one() -> None:
+def test_each_runtime_has_its_row_and_a_single_way_to_call_it_is_the_fast_one() -> None:
     made = section({("resnet50", "onnx"): beside([99.0], run=[100.0])}, seconds=5.0)
 
     (row,) = made.rows
@@ -47,7 +47,7 @@ def test_a_runtime_has_a_row_of_its_own_and_one_way_alone_is_the_fast_one() -> N
     assert len(made.verdicts) == 1
 
 
-def test_every_runtime_says_how_its_worker_is_set_up() -> None:
+def test_every_runtime_has_settings_for_its_worker() -> None:
     assert [runtime.name for runtime in RUNTIMES] == ["tensorflow", "jax", "torch", "onnx"]
     assert all(runtime.settings for runtime in RUNTIMES[1:])
     file = NETWORKS["shapes"].file

@@ -15,7 +15,7 @@ from bench.gpu_report import (
     raw_section,
     served_section,
 )
-from bench.poisson import Heard, arrivals, highest_rate, quantile
+from bench.poisson import Latencies, arrivals, highest_rate, quantile
 from bench.report import summary
 from bench.runtimes import NETWORKS, RUNTIMES
 
@@ -26,7 +26,7 @@ def setup(precision: str = "float32", runtime: int = 0) -> Setup:
     return Setup(RUNTIMES[runtime], RESNET, precision)
 
 
-def test_without_a_gpu_it_says_so_and_ends_well(
+def test_without_a_gpu_it_says_so_and_exits_with_0(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(gpu, "DEVICES", ("/dev/no-such-gpu[0-9]*",))
@@ -36,7 +36,7 @@ def test_without_a_gpu_it_says_so_and_ends_well(
     assert "there is no GPU here" in capsys.readouterr().out
 
 
-def test_with_a_gpu_that_no_runtime_sees_it_says_so_and_ends_well(
+def test_with_a_gpu_that_no_runtime_sees_it_says_so_and_exits_with_0(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(gpu, "DEVICES", ("/dev/null",))
@@ -89,9 +89,9 @@ def test_the_quantile_of_nothing_is_no_number() -> None:
 
 
 def test_a_job_that_was_never_answered_was_not_answered_in_time() -> None:
-    assert Heard([1.0, 2.0], missing=0).p99_ms == 2.0
-    assert Heard([1.0, 2.0], missing=1).p99_ms == math.inf
-    assert Heard([1.0, 2.0], missing=1).p50_ms == 1.0
+    assert Latencies([1.0, 2.0], missing=0).p99_ms == 2.0
+    assert Latencies([1.0, 2.0], missing=1).p99_ms == math.inf
+    assert Latencies([1.0, 2.0], missing=1).p50_ms == 1.0
 
 
 @pytest.mark.parametrize("limit", [0.0, 1.0, 333.3, 999.0, 1000.0, 5000.0])
@@ -141,8 +141,8 @@ def test_the_fastest_precision_of_each_runtime_and_network_is_served() -> None:
 
 def test_the_tables_give_shares_of_raw_and_judge_them() -> None:
     raw = {setup(): {1: 100.0, 8: 1000.0}, setup("bfloat16"): {1: 150.0}}
-    heard = Heard([10.0] * 99 + [40.0], missing=0)
-    served = {setup(): Served(1000.0, 960.0, 8, 690.0, 8, heard)}
+    outcome = Latencies([10.0] * 99 + [40.0], missing=0)
+    served = {setup(): Served(1000.0, 960.0, 8, 690.0, 8, outcome)}
 
     table = raw_section(raw)
     section = served_section(served, judged=True)
@@ -158,7 +158,7 @@ def test_the_tables_give_shares_of_raw_and_judge_them() -> None:
     assert served_section(served, judged=False).verdicts == []
 
 
-def test_where_no_rate_passed_there_is_no_tail() -> None:
+def test_if_no_rate_passed_no_latencies_are_shown() -> None:
     section = served_section({setup(): Served(1000.0, 960.0, 8, 0.0, 8, None)}, judged=True)
 
     assert list(section.rows[0])[-2:] == ["0.0 %", "-"]

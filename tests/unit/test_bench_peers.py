@@ -1,4 +1,4 @@
-"""What the peers' servers are given is what imageserve has: the same model, the same pixels."""
+"""The peers' servers get the same model and the same pixels as imageserve."""
 
 from io import BytesIO
 

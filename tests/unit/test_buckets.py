@@ -1,4 +1,4 @@
-"""Batch sizes that are run, and how long they take."""
+"""Buckets: which batch sizes are run, and how long they take."""
 
 from collections.abc import Callable, Iterator
 
@@ -60,7 +60,7 @@ def test_every_bucket_is_traced_once_and_its_fastest_round_counts() -> None:
     assert times.slowest_ms == 5000.0
 
 
-def test_what_was_timed_before_a_failure_stays_known() -> None:
+def test_times_measured_before_a_failure_are_kept() -> None:
     times = BucketTimes((1, 2))
 
     def call(size: int) -> None:
@@ -93,7 +93,7 @@ def test_a_batch_that_was_frozen_with_its_worker_counts_for_little() -> None:
     assert times.ms[1] == pytest.approx(120.0)
 
 
-def test_what_was_timed_beside_another_model_gives_way_to_the_first_batch_that_is_faster() -> None:
+def test_a_time_measured_beside_another_model_is_replaced_by_the_first_faster_batch() -> None:
     times = BucketTimes((1, 2))
     times.time_all(lambda _: None, clock_of(0, 1, 2, 3), rounds=1, rough=True)
 
@@ -102,7 +102,7 @@ def test_what_was_timed_beside_another_model_gives_way_to_the_first_batch_that_i
     assert times.ms == pytest.approx({1: 400.0, 2: 1000.0 + 0.1 * 2000.0})
 
     times.update(1, 300.0)
-    assert times.ms[1] == pytest.approx(390.0), "from then on as ever"
+    assert times.ms[1] == pytest.approx(390.0), "from then on it is blended in slowly"
 
 
 def test_after_shrinking_no_larger_bucket_is_used_or_published() -> None:
@@ -115,5 +115,5 @@ def test_after_shrinking_no_larger_bucket_is_used_or_published() -> None:
     assert times.slowest_ms == 13.0
 
 
-def test_nothing_timed_is_no_time() -> None:
+def test_without_measurements_the_slowest_time_is_zero() -> None:
     assert BucketTimes((1,)).slowest_ms == 0.0

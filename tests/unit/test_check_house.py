@@ -1,4 +1,4 @@
-"""The check of the source files finds what it is there for."""
+"""check_house.py finds each kind of breach."""
 
 from pathlib import Path
 
@@ -39,7 +39,9 @@ def test_a_breach_is_named_with_its_place(
     assert f"{source / 'pack' / 'new.py'}:" in said
 
 
-def test_what_holds_is_counted(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_without_a_breach_are_counted(
+    source: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main([str(source)]) == 0
     assert capsys.readouterr().out == "1 files hold\n"
     assert main(["--numbers", str(source / "nothing")]) == 2

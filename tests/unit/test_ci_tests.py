@@ -1,4 +1,4 @@
-"""How CI runs tests: what fails is run once more, and hides nothing."""
+"""How CI runs tests: failures are run once more, and flaky tests are named."""
 
 import os
 import subprocess
@@ -57,7 +57,7 @@ ENDS_PYTEST = """
 
 
 def ran(directory: Path, *tests: str) -> tuple[int, list[str]]:
-    """Run a file made of these tests, in this order; give the exit status and what is said."""
+    """Run a file made of these tests, in this order; return exit status and output."""
     made = [textwrap.dedent(test.format(name=number)) for number, test in enumerate(tests)]
     return ran_file(directory, "import os, pathlib, pytest\n" + "".join(made))
 
@@ -123,7 +123,7 @@ def test_when_very_many_fail_there_is_no_second_run(tmp_path: Path) -> None:
     assert "none is run again" in said[-1]
 
 
-def test_a_pytest_that_ends_before_its_end_fails_the_run(tmp_path: Path) -> None:
+def test_a_pytest_that_exits_early_fails_the_run(tmp_path: Path) -> None:
     status, said = ran(tmp_path, FLAKY, ENDS_PYTEST)
     assert status == 1
     assert not any("ci-tests" in line for line in said)

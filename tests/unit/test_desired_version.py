@@ -1,4 +1,4 @@
-"""What workers are told to serve: one short text, which nobody can make a path of."""
+"""The desired version in Redis: one short text, which cannot name a path outside its folder."""
 
 import pytest
 from hypothesis import given
@@ -48,21 +48,21 @@ def test_anything_else_is_refused_with_what_is_allowed(text: str) -> None:
 @given(
     st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True), st.integers(0, 10**15 - 1)
 )
-def test_what_is_written_is_read_again_and_stays_short(part: str, at: int) -> None:
-    wanted = DesiredVersion(part, part, at)
+def test_a_written_version_is_read_again_and_stays_short(part: str, at: int) -> None:
+    desired = DesiredVersion(part, part, at)
 
-    written = encode_desired(wanted)
+    written = encode_desired(desired)
 
-    assert decode_desired(written) == wanted
+    assert decode_desired(written) == desired
     assert len(written) <= 64 + 1 + 64 + 1 + 15
 
 
-def test_nothing_written_is_nothing_wanted() -> None:
+def test_an_empty_text_is_no_desired_version() -> None:
     assert decode_desired("") is None
 
 
 @pytest.mark.parametrize("text", ["shapes@v2", "shapes@v2 soon", "shapes 5", " 5", "x" * 10_000])
-def test_what_somebody_else_has_written_is_refused_in_few_words(text: str) -> None:
+def test_a_text_that_another_program_wrote_is_refused_with_a_short_message(text: str) -> None:
     with pytest.raises(ValueError, match="is not NAME@VERSION") as caught:
         decode_desired(text)
     assert len(str(caught.value)) < 400

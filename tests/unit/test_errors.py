@@ -54,12 +54,12 @@ def test_every_error_for_clients_is_in_the_contract() -> None:
 
 
 @pytest.mark.parametrize("kind", list(family(ImageserveError)), ids=lambda kind: kind.__name__)
-def test_every_error_has_its_sentence(kind: type[ImageserveError]) -> None:
+def test_every_error_has_a_docstring(kind: type[ImageserveError]) -> None:
     assert kind.__doc__
     assert kind.__doc__.strip().split("\n")[0].endswith(".")
 
 
-def test_a_request_error_carries_its_message_and_when_to_come_back() -> None:
+def test_a_request_error_carries_its_message_and_the_seconds_to_retry_after() -> None:
     error = errors.QueueFull("3 pictures are waiting", retry_after_s=7)
 
     assert (str(error), error.message, error.retry_after_s) == (*2 * ["3 pictures are waiting"], 7)

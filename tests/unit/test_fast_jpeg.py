@@ -1,4 +1,4 @@
-"""FAST_JPEG: large JPEGs are decoded at a reduced size, and little changes by it."""
+"""FAST_JPEG: large JPEGs are decoded at a reduced size, and the pixels change little."""
 
 import struct
 from typing import Any

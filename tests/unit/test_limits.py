@@ -1,4 +1,4 @@
-"""How much one web process does at once."""
+"""The limits of one web process: request slots, and bytes of uploads."""
 
 import threading
 
@@ -57,7 +57,7 @@ def test_threads_never_take_more_slots_than_there_are() -> None:
     assert slots.in_use == 0
 
 
-def test_bytes_are_given_back_at_the_end_of_the_request() -> None:
+def test_bytes_are_freed_at_the_end_of_the_request() -> None:
     memory = UploadMemory(100)
 
     with memory.account() as account:
@@ -82,7 +82,7 @@ def test_bytes_over_the_limit_are_refused_and_not_counted() -> None:
     assert memory.held == 0
 
 
-def test_bytes_are_given_back_after_an_exception() -> None:
+def test_bytes_are_freed_after_an_exception() -> None:
     memory = UploadMemory(100)
 
     def upload() -> None:

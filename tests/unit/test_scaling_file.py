@@ -1,4 +1,4 @@
-"""SCALING_FILE: what is taken from it, and what is said of a value that cannot be used."""
+"""SCALING_FILE: its keys, their defaults, and errors for wrong values."""
 
 import copy
 from pathlib import Path
@@ -66,7 +66,7 @@ def test_every_key_is_taken(tmp_path: Path) -> None:
     }
 
 
-def test_what_is_left_out_has_its_default(tmp_path: Path) -> None:
+def test_a_missing_key_has_its_default(tmp_path: Path) -> None:
     scaling = read_scaling_file(written(FILE, tmp_path))
 
     assert (scaling.interval_s, scaling.dry_run, scaling.lease) == (5.0, False, None)
@@ -150,7 +150,7 @@ def test_a_wrong_value_names_its_key(path: str, value: object, said: str, tmp_pa
 
 
 @pytest.mark.parametrize("key", ["queue", "deployment", "pod_selector", "batch_size"])
-def test_what_a_model_must_have_is_asked_for(key: str, tmp_path: Path) -> None:
+def test_a_missing_required_key_is_an_error(key: str, tmp_path: Path) -> None:
     content = copy.deepcopy(FILE)
     del content["models"]["shapes"][key]
 
@@ -161,7 +161,7 @@ def test_what_a_model_must_have_is_asked_for(key: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", ["", "just text", "- a", "a: [", "\x00"], ids=["empty", "text", "list", "torn", "zero"]
 )
-def test_a_file_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_parsed_is_refused(text: str, tmp_path: Path) -> None:
     path = tmp_path / "scaling.yaml"
     path.write_text(text)
 

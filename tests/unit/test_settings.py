@@ -1,4 +1,4 @@
-"""Settings: what each variable takes, and what is said of a value that cannot be used."""
+"""Settings: accepted values of each variable, and errors for others."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -15,7 +15,7 @@ VARIABLES = list(variables())
 
 
 @pytest.mark.parametrize("field", FIELDS, ids=lambda field: str(field.name))
-def test_every_field_says_what_it_means_and_how_it_is_read(field: Any) -> None:
+def test_every_field_has_a_description_and_a_parser(field: Any) -> None:
     assert field.metadata["doc"].endswith(".")
     assert callable(field.metadata["parse"])
 
@@ -26,7 +26,7 @@ def test_a_variable_has_the_name_of_its_field_in_capitals() -> None:
     ]
 
 
-def test_nothing_set_is_every_default() -> None:
+def test_without_variables_every_setting_has_its_default() -> None:
     assert Settings.from_env({}) == Settings()
 
 
@@ -42,7 +42,7 @@ def test_unknown_variables_are_left_alone() -> None:
     ("variable", "text", "expected"),
     [
         pytest.param("REDIS_URL", "unix:///run/r.sock", "unix:///run/r.sock", id="text"),
-        pytest.param("REDIS_PASSWORD", "p@ss/w#rd ", "p@ss/w#rd ", id="a password as it is"),
+        pytest.param("REDIS_PASSWORD", "p@ss/w#rd ", "p@ss/w#rd ", id="a password, unchanged"),
         pytest.param("IMAGE_QUEUE", "my:queue-1", "my:queue-1", id="queue"),
         pytest.param("INPUT_SIZE", "224", (224, 224), id="one number is both"),
         pytest.param("INPUT_SIZE", "224x320", (224, 320), id="height and width"),
@@ -166,7 +166,9 @@ def test_a_wrong_password_is_not_repeated(variable: str, monkeypatch: pytest.Mon
         ),
     ],
 )
-def test_settings_that_do_not_fit_together_stop(environ: dict[str, str], said: str) -> None:
+def test_settings_that_contradict_each_other_are_refused(
+    environ: dict[str, str], said: str
+) -> None:
     with pytest.raises(SettingsError, match=said):
         Settings.from_env(environ)
 
@@ -209,7 +211,7 @@ def test_the_table_shows_the_default(variable: str, default: str) -> None:
 @pytest.mark.parametrize(
     "field", [field for field in FIELDS if field.metadata["shown"]], ids=lambda f: str(f.name)
 )
-def test_a_default_that_is_shown_otherwise_means_the_default(field: Any) -> None:
+def test_a_default_that_is_shown_in_other_words_is_read_as_the_default(field: Any) -> None:
     shown = field.metadata["shown"]
     if not isinstance(field.default, int | frozenset):
         return

@@ -1,4 +1,4 @@
-"""From measured batch times to what may be let in."""
+"""Capacity and admission limits, computed from measured batch times."""
 
 import pytest
 from hypothesis import given
@@ -48,7 +48,9 @@ def test_a_worker_is_as_fast_as_its_best_batch(table: BucketMs, images: float) -
         pytest.param([SLOW], 1, 1, id="too late by far"),
     ],
 )
-def test_so_many_jobs_may_be_ahead(tables: list[BucketMs], timeout_ms: int, backlog: int) -> None:
+def test_the_number_of_jobs_that_may_be_ahead(
+    tables: list[BucketMs], timeout_ms: int, backlog: int
+) -> None:
     assert largest_backlog_in_time(tables, timeout_ms) == backlog
     assert largest_backlog_in_time(iter(tables), timeout_ms) == backlog
 
@@ -57,13 +59,15 @@ tables = st.dictionaries(st.sampled_from([1, 2, 4, 8, 16, 32]), st.floats(0.1, 1
 
 
 @given(st.lists(tables, min_size=1, max_size=4), st.integers(1, 60_000), st.integers(0, 60_000))
-def test_more_time_never_lets_in_less(known: list[BucketMs], timeout_ms: int, more: int) -> None:
+def test_more_time_never_admits_fewer_jobs(
+    known: list[BucketMs], timeout_ms: int, more: int
+) -> None:
     now, later = (largest_backlog_in_time(known, each) for each in (timeout_ms, timeout_ms + more))
     assert 1 <= now <= later
 
 
 @given(st.lists(tables, min_size=1, max_size=4), st.integers(1, 60_000))
-def test_another_worker_like_one_of_them_never_lets_in_less(
+def test_another_worker_of_a_known_speed_never_admits_fewer_jobs(
     known: list[BucketMs], timeout_ms: int
 ) -> None:
     fewer = largest_backlog_in_time(known, timeout_ms)
@@ -94,7 +98,7 @@ def test_the_expected_wait_is_the_backlog_over_the_capacity(
         pytest.param(10**6, 0.0, 5, id="no capacity known"),
     ],
 )
-def test_a_client_is_told_to_come_back_when_the_excess_is_worked_off(
+def test_retry_after_is_the_time_to_work_off_the_excess(
     excess: int, capacity: float, seconds: int
 ) -> None:
     assert retry_after_s(excess, capacity) == seconds

@@ -1,4 +1,4 @@
-"""Reading pictures out of request bodies, as they come and as they should not come."""
+"""Reading pictures out of request bodies, good ones and malformed ones."""
 
 from io import BytesIO
 from typing import Any
@@ -19,21 +19,21 @@ from imageserve.web.upload import CHUNK_BYTES, Upload, UploadLimits, UploadMemor
 
 LIMITS = UploadLimits(max_body_bytes=2_000, max_image_bytes=300, max_images=3, timeout_s=9.0)
 BOUNDARY = "----wall"
-#: Looks like a boundary wherever it is cut, and is none.
+#: Similar to a boundary wherever it is cut, but none.
 TRICKY = b"\r\n--" + BOUNDARY.encode()[:-1] + b"\r\n\r--\r\n-" + bytes(range(256))
 FORM_TYPE = f"multipart/form-data; boundary={BOUNDARY}"
 
 
 class TricklingBody:
-    """A body that gives at most ``step`` bytes at a time, as a slow network does."""
+    """A body that returns at most ``size`` bytes at a time, as a slow network does."""
 
-    def __init__(self, data: bytes, *steps: int) -> None:
+    def __init__(self, data: bytes, *sizes: int) -> None:
         self._data = BytesIO(data)
-        self._steps = list(steps)
+        self._sizes = list(sizes)
 
     def read(self, size: int) -> bytes:
-        step = self._steps.pop(0) if len(self._steps) > 1 else self._steps[0]
-        return self._data.read(min(size, step))
+        most = self._sizes.pop(0) if len(self._sizes) > 1 else self._sizes[0]
+        return self._data.read(min(size, most))
 
 
 def part(content: bytes, name: str = "image", more: str = '; filename="a.jpg"') -> bytes:
@@ -182,7 +182,7 @@ def test_a_picture_may_be_exactly_as_large_as_a_chunk() -> None:
     assert Bench(limits, 2**20).read(data).pictures == (data,)
 
 
-def test_nothing_behind_the_declared_length_is_read() -> None:
+def test_nothing_beyond_the_declared_length_is_read() -> None:
     source = BytesIO(b"pictureNEXT REQUEST")
 
     upload = read(b"", CONTENT_LENGTH="7", **{"wsgi.input": source})
@@ -316,7 +316,7 @@ def test_a_length_that_is_no_number_is_a_bad_request(length: str) -> None:
 
 
 @pytest.mark.parametrize("content_type", ["", FORM_TYPE])
-def test_an_upload_that_does_not_fit_into_memory_is_refused_and_nothing_stays_held(
+def test_an_upload_that_does_not_fit_into_memory_is_refused_and_its_bytes_are_freed(
     content_type: str,
 ) -> None:
     bench = Bench(memory_bytes=100)

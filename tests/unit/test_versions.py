@@ -1,4 +1,4 @@
-"""Which files a worker should serve, and when they count as others."""
+"""Which files a worker should serve, and when they count as changed."""
 
 import os
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from imageserve.worker.versions import Versions, fingerprint_of
 
 V2 = DesiredVersion("shapes", "v2", 7)
 UNREADABLE = Path("/", "x" * 300)
-"""Too long a name: looking at it fails for root, too, whom no permission stops."""
+"""A name that is too long: reading it fails even for root, whom permissions do not stop."""
 
 
 def an_entry(network: str = "shapes", **more: str) -> ModelEntry:
@@ -48,7 +48,7 @@ def test_a_version_of_another_name_is_shown_with_its_name(tmp_path: Path) -> Non
     assert found.version == "flowers@v2"
 
 
-def test_with_nothing_wanted_it_is_what_the_worker_is_set_up_with(tmp_path: Path) -> None:
+def test_without_a_desired_version_the_model_of_the_settings_is_served(tmp_path: Path) -> None:
     found = Versions(an_entry(), str(tmp_path)).find(None)
 
     assert (found.entry, found.version, found.asked_at, found.fingerprint) == (
@@ -66,7 +66,7 @@ def test_with_nothing_wanted_it_is_what_the_worker_is_set_up_with(tmp_path: Path
         pytest.param(["v1", "v3"], "choose one of: v1, v3", id="other versions"),
     ],
 )
-def test_a_missing_version_is_told_with_those_that_are_there(
+def test_the_error_for_a_missing_version_lists_the_existing_ones(
     tmp_path: Path, there: list[str], named: str
 ) -> None:
     for version in there:
@@ -81,7 +81,7 @@ def test_without_a_folder_of_versions_the_setting_is_named() -> None:
         Versions(an_entry(), None).find(V2)
 
 
-def test_folders_that_may_not_be_looked_at_are_named_with_the_mend() -> None:
+def test_folders_that_cannot_be_read_are_named_with_a_remedy() -> None:
     with pytest.raises(ModelLoadError, match=r"shapes@v2 in .* cannot be read .*: allow it"):
         Versions(an_entry(), str(UNREADABLE)).find(V2)
     with pytest.raises(ModelLoadError, match=r"cannot be read .*: allow it"):
@@ -113,7 +113,7 @@ def test_a_version_for_the_same_pictures_is_not(tmp_path: Path, yaml: str | None
     versions.check_pictures(versions.find(None))
 
 
-def test_the_same_version_asked_for_again_is_the_same_model_and_another_wish(
+def test_the_same_version_set_again_is_the_same_model_but_a_new_desired_version(
     tmp_path: Path,
 ) -> None:
     a_folder(tmp_path / "shapes" / "v2")
@@ -169,7 +169,9 @@ def test_a_folder_has_changed_when_any_of_its_files_has(
     assert not versions.find(None).is_same_model(before)
 
 
-def test_a_folder_with_an_imageserve_yaml_has_changed_only_when_that_has(tmp_path: Path) -> None:
+def test_a_folder_with_an_imageserve_yaml_has_changed_only_when_that_file_has(
+    tmp_path: Path,
+) -> None:
     folder = a_folder(tmp_path / "shapes", "version: '1'\n")
     before = fingerprint_of([folder])
 
@@ -209,7 +211,9 @@ def test_a_mounted_config_map_is_a_change_when_kubernetes_writes_it_anew(tmp_pat
     assert fingerprint_of([mount]) != before
 
 
-def test_files_that_an_entry_names_are_looked_at_and_names_are_not(tmp_path: Path) -> None:
+def test_the_fingerprint_covers_files_that_an_entry_names_and_no_network_names(
+    tmp_path: Path,
+) -> None:
     for name in ("a.keras", "labels.txt", "weights.h5"):
         (tmp_path / name).write_text(name)
     paths = {name: str(tmp_path / name) for name in ("a.keras", "labels.txt", "weights.h5")}

@@ -8,7 +8,7 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"
 
 
 class Connection:
-    """Notes what is sent at once."""
+    """Records the data of each call."""
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []

@@ -41,5 +41,5 @@ def faults_per_batch(how: str) -> int:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
-def test_a_batch_does_not_take_its_memory_anew() -> None:
+def test_a_batch_reuses_the_memory_of_the_batch_before() -> None:
     assert faults_per_batch("kept") * 10 < faults_per_batch("as it is")

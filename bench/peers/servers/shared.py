@@ -1,4 +1,4 @@
-"""What all peers' servers do alike: decode with Pillow, ask the stand-in, name the model's process.
+"""What all peers' servers share: decode with Pillow, ask the stand-in, name the model's process.
 
 Nothing of imageserve is imported: the peers' environments lack what it needs.
 """
@@ -19,7 +19,7 @@ BATCH_SIZE = 32
 TOP = 5
 _SIZE = (224, 224)
 
-#: What Image.resize() does where nothing is said; what imageserve does where nothing is said.
+#: The default filters of Image.resize() and of imageserve.
 _RESAMPLING = {"own": Image.Resampling.BICUBIC, "identical": Image.Resampling.BILINEAR}
 
 PORT = int(os.environ.get("PEER_PORT", "8000"))

@@ -1,7 +1,7 @@
 """Posts pictures to the Service, and writes one JSON line for each request, then a summary.
 
-It runs in a pod of the web image and uses nothing but Python itself: what it counts is what clients
-in the cluster see. It never repeats a request. Half of its threads keep their connection, half open
+It runs in a pod of the web image and needs only Python, so it sees what clients in the cluster
+see. It never repeats a request. Half of its threads keep their connection, half open
 a new one each time. Without --once it goes on until the stop file is there.
 """
 
@@ -64,7 +64,7 @@ class Output:
 
 
 class Target:
-    """Where to post. The name is looked up once: a slow name server is not the service's fault."""
+    """Where to post. The name is resolved once: a slow name server is not the service's fault."""
 
     def __init__(self, url: str, headers: list[str], timeout_s: float) -> None:
         parts = urllib.parse.urlsplit(url)

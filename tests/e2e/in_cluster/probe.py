@@ -1,6 +1,6 @@
-"""Tries for some seconds to open a TCP connection, and says whether it went: open or closed.
+"""Tries for some seconds to open a TCP connection, and prints the result: open or closed.
 
-The second argument but one is what must happen for it to end early. It runs in a pod.
+It ends early when the result is the third argument. It runs in a pod.
 """
 
 import socket
@@ -19,10 +19,10 @@ def attempt(host: str, port: int) -> str:
 
 
 def main() -> None:
-    host, port, wanted, seconds = sys.argv[1:]
+    host, port, expected, seconds = sys.argv[1:]
     end = time.monotonic() + float(seconds)
     found = attempt(host, int(port))
-    while not found.startswith(wanted) and time.monotonic() < end:
+    while not found.startswith(expected) and time.monotonic() < end:
         time.sleep(1)
         found = attempt(host, int(port))
     sys.stdout.write(f"{found}\n")

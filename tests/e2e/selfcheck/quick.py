@@ -1,4 +1,4 @@
-"""A plugin of pytest: the cluster tests without the patience that a real cluster needs."""
+"""A plugin of pytest: the cluster tests with short time-outs, for the small cluster."""
 
 from tests.e2e import cluster, commands
 

@@ -1,9 +1,9 @@
 """A cluster small enough to live in this process, with a ``kubectl`` and a ``helm`` of its own.
 
 It is there to try the cluster tests themselves. Workloads replace their pods and Services answer
-over HTTP, but no pod runs anything except those of the clients, which are processes here. What a
-release consists of, the real helm renders from the real chart. ``faults`` are what can be wrong
-with it; the tests must find each.
+over HTTP, but no pod runs anything except those of the clients, which are processes here. The
+real helm renders the objects of a release from the real chart. ``faults`` are faults to simulate;
+the tests must find each.
 """
 
 import hashlib
@@ -55,7 +55,7 @@ class RefusedError(Exception):
 
 
 class SmallCluster:
-    """The objects of one namespace, and what becomes of them."""
+    """The objects of one namespace, and the controllers that change them."""
 
     def __init__(self, directory: Path, helm: Helm, faults: frozenset[str] = frozenset()) -> None:
         self.directory = directory
@@ -86,7 +86,7 @@ class SmallCluster:
     # -- objects ------------------------------------------------------------------------------
 
     def put(self, obj: Object) -> tuple[str, str]:
-        """Create or replace an object, and give its key."""
+        """Create or replace an object, and return its key."""
         key = (obj["kind"], name_of(obj))
         with self.lock:
             old = self._objects.get(key)
@@ -99,11 +99,11 @@ class SmallCluster:
         return key
 
     def of(self, kind: str, chosen: str = "") -> list[Object]:
-        """Give the objects of a kind, however it is written, that a selector chooses."""
-        wanted = dict(each.split("=") for each in chosen.split(",") if each)
+        """Return the objects of a kind (any spelling) that a selector chooses."""
+        labels = dict(each.split("=") for each in chosen.split(",") if each)
         with self.lock:
             found = [each for (k, _), each in self._objects.items() if k == KINDS[kind]]
-        return [each for each in found if wanted.items() <= labels_of(each).items()]
+        return [each for each in found if labels.items() <= labels_of(each).items()]
 
     def drop(self, kind: str, name: str) -> None:
         with self.lock:
@@ -121,9 +121,9 @@ class SmallCluster:
     def upgrade(self, release: str, files: Sequence[Path]) -> None:
         password = self._known_password(release)
         rendered = self._helm.render(*files, *password, release=release)
-        wanted = [o for o in rendered if "helm.sh/hook" not in str(o["metadata"])]
+        installed = [o for o in rendered if "helm.sh/hook" not in str(o["metadata"])]
         with self.lock:
-            new = {self.put(each) for each in wanted}
+            new = {self.put(each) for each in installed}
             for kind, name in self._of_release(release) - new:
                 if kind != "Pod":
                     self.drop(kind, name)
@@ -131,7 +131,7 @@ class SmallCluster:
             self.put({"kind": "Secret", "metadata": {"name": record(release), "labels": labels}})
             service = self.services.setdefault(release, Service(self.faults))
         self.wait(lambda: not self._unready(release))
-        service.keys = _keys(wanted)
+        service.keys = _keys(installed)
 
     def uninstall(self, release: str) -> None:
         with self.lock:
@@ -158,7 +158,7 @@ class SmallCluster:
         return {k for k, each in self._objects.items() if labels_of(each).get(INSTANCE) == release}
 
     def _known_password(self, release: str) -> list[Object]:
-        """Give the values that stand for what the chart looks up in a real cluster."""
+        """Return values for what the chart would look up in a real cluster."""
         known = self.of("secrets", f"{INSTANCE}={release},{COMPONENT}=redis")
         if not known or "the password changes" in self.faults:
             return []
@@ -208,18 +208,18 @@ class SmallCluster:
                     service.has_redis = any(is_ready(p) and not is_leaving(p) for p in redis)
 
     def _reconcile(self, workload: Object) -> None:
-        """Take a step to what is wanted: a new pod before an old one goes, for Redis after."""
+        """Start or delete one pod: a new one starts before an old one goes, for Redis after."""
         pods = self._pods_of(workload)
-        wanted = workload["spec"]["replicas"]
+        desired = workload["spec"]["replicas"]
         new = [pod for pod in pods if _is_new(pod, workload) and not is_leaving(pod)]
         old = [pod for pod in pods if not _is_new(pod, workload) and not is_leaving(pod)]
         surge = int(workload["kind"] == "Deployment")
         present = len(new) + len(old) if surge else len(pods)
-        if len(new) < wanted and present < wanted + (surge if old else 0):
+        if len(new) < desired and present < desired + (surge if old else 0):
             self._start_pod(workload)
-        elif old and sum(map(is_ready, new + old)) > wanted - (1 - surge):
+        elif old and sum(map(is_ready, new + old)) > desired - (1 - surge):
             self.delete_pod(name_of(old[0]))
-        elif len(new) > wanted:
+        elif len(new) > desired:
             self.delete_pod(name_of(new[-1]))
         status = {"observedGeneration": workload["metadata"]["generation"]}
         workload["status"] = {**status, "updatedReplicas": len(new)}
@@ -287,12 +287,12 @@ class SmallCluster:
             word = word.replace(f"{self._name(release, 'web')}:80/", f"127.0.0.1:{service.port}/")
         return word
 
-    def _probe(self, host: str, wanted: str) -> list[str]:
-        """Give the arguments for a probe that finds what one in a cluster would find."""
+    def _probe(self, host: str, expected: str) -> list[str]:
+        """Return arguments for a probe with the same result as in a real cluster."""
         port = self._open_port.getsockname()[1]
         if "policies are enforced" in self.faults and self._is_guarded(host):
             port = 1
-        return ["127.0.0.1", str(port), wanted, "1"]
+        return ["127.0.0.1", str(port), expected, "1"]
 
     def _is_guarded(self, host: str) -> bool:
         if host == LISTENER_IP:

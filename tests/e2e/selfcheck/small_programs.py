@@ -34,7 +34,7 @@ CONSTANT = {
 
 
 class Programs:
-    """Does what the two programs are asked to do, and remembers it."""
+    """Carries out the commands of the two programs, and records them."""
 
     def __init__(self, cluster: SmallCluster) -> None:
         self.asked: list[list[str]] = []
@@ -131,7 +131,9 @@ class Programs:
             case ["id", "-u"]:
                 return "0\n" if "pods are root" in self._cluster.faults else "65532\n"
             case ["python3", "-c", *_]:
-                return "+PONG" if "Redis asks nobody" in self._cluster.faults else "-NOAUTH no\n"
+                return (
+                    "+PONG" if "Redis needs no password" in self._cluster.faults else "-NOAUTH no\n"
+                )
         return ""
 
     def _restart(self, chosen: str) -> str:

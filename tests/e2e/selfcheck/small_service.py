@@ -1,4 +1,4 @@
-"""The Service of a release in the small cluster: it knows every sample picture by heart."""
+"""The Service of a release in the small cluster: it knows the label of every sample picture."""
 
 import csv
 import hashlib
@@ -14,7 +14,7 @@ Answer = tuple[int, dict[str, str], Any]
 
 
 class Service:
-    """Answers as docs/http-api.md says, but for its faults."""
+    """Answers as docs/http-api.md says, except for its faults."""
 
     def __init__(self, faults: frozenset[str] = frozenset()) -> None:
         self.faults = faults
@@ -84,7 +84,7 @@ class Service:
 
 
 class QuietServer(ThreadingHTTPServer):
-    """One that says nothing about clients that have gone."""
+    """A server that does not log clients that have gone."""
 
     request_queue_size = 64
 

@@ -124,7 +124,7 @@ def test_an_outage_of_redis_gives_clear_refusals_and_then_labels(
     ("header", "status", "code"),
     [([], 401, "unauthorized"), (["--header=X-API-Key: wrong-key-of-it"], 403, "forbidden")],
 )
-def test_keys_are_asked_for(
+def test_requests_without_a_valid_key_are_refused(
     stack: Stack,
     start_client: StartClient,
     tmp_path: Path,
@@ -198,11 +198,11 @@ REFUSAL = (
     '{"success": false, "error": {"code": "redis_unavailable", "message": "later"},'
     ' "request_id": "r"}'
 )
-STRANGER = '{"success": true, "predictions": [{"label": "unicorn", "probability": 1.0}]}'
+UNKNOWN_LABEL = '{"success": true, "predictions": [{"label": "unicorn", "probability": 1.0}]}'
 
 
 def only(report: Report) -> Answer:
-    """Give the one kind of answer that there was."""
+    """Return the only kind of answer in the report."""
     assert len(report.answers) == 28, report
     assert len(report.failed) == 28, report
     return report.answers[0]
@@ -224,7 +224,7 @@ def test_a_connection_that_is_refused_is_lost(start_client: StartClient) -> None
 
 
 def test_an_answer_that_breaks_off_is_lost(start_client: StartClient) -> None:
-    with bad_server(reply("200 OK", STRANGER)[:-10]) as port:
+    with bad_server(reply("200 OK", UNKNOWN_LABEL)[:-10]) as port:
         answer = only(start_client(port, "--once").end())
 
     assert answer.is_lost_connection, answer
@@ -239,7 +239,7 @@ def test_an_answer_that_never_comes_is_no_lost_connection(start_client: StartCli
 
 
 def test_a_wrong_label_is_a_failure(start_client: StartClient) -> None:
-    with bad_server(reply("200 OK", STRANGER)) as port:
+    with bad_server(reply("200 OK", UNKNOWN_LABEL)) as port:
         answer = only(start_client(port, "--once").end())
 
     assert (answer.status, answer.labels) == (200, ("unicorn",))
@@ -272,7 +272,7 @@ def test_an_answer_that_comes_before_the_upload_is_read_counts(start_client: Sta
     with bad_server(refusal, reads=False) as port:
         report = start_client(port, "--once").end()
 
-    # Where the answer is overtaken by the reset of the connection, no client could have read it.
+    # If the reset of the connection overtakes the answer, no client could have read it.
     assert all(each.is_clear_refusal or each.is_lost_connection for each in report.answers), report
 
 
@@ -289,7 +289,7 @@ def test_a_name_that_is_unknown_ends_it_with_a_sentence() -> None:
     assert "cannot be looked up" in done.stderr
 
 
-#: Runs the client without its patience.
+#: Runs the client with a short time-out for the name.
 UNKNOWN_NAME = f"""
 import sys
 from pathlib import Path

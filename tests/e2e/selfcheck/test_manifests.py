@@ -1,4 +1,4 @@
-"""What the cluster tests create would be taken by a cluster, and fits the chart's own rules."""
+"""The objects that the cluster tests create are valid, and fit the chart's own policies."""
 
 from base64 import b64decode
 from typing import Any
@@ -92,7 +92,7 @@ def test_the_policies_let_the_client_reach_web_and_nothing_else(
     assert allowed(objects, "pictures", Flow(web, redis, 6379))
 
 
-def test_no_service_and_no_workload_takes_the_client_for_its_own(chart: Helm) -> None:
+def test_no_service_and_no_workload_selects_the_client(chart: Helm) -> None:
     objects = chart.render(SMALL)
     labels = client_of(objects)["metadata"]["labels"].items()
 

@@ -59,7 +59,7 @@ def test_every_option_reaches_the_values(tmp_path: Path) -> None:
         ({"E2E_REDIS_IMAGE": "host:5000/redis"}, "repository:tag"),
     ],
 )
-def test_an_option_that_cannot_be_right_is_named(env: dict[str, str], said: str) -> None:
+def test_a_wrong_option_is_named(env: dict[str, str], said: str) -> None:
     with pytest.raises(OptionError, match=said):
         Options.from_env(env)
 
@@ -100,18 +100,20 @@ def test_a_release_with_all_pods_ready_waits_for_nothing() -> None:
         (deployment(), [pod(ready=False)], "0 of 1 pods are ready"),
         (deployment(), [pod(), pod(leaving=True, ready=False)], "leaving"),
         (deployment(), [pod(), pod()], "2 of 1 pods are ready"),
-        (deployment(seen=0), [pod()], "has not been looked at"),
+        (deployment(seen=0), [pod()], "has not been observed yet"),
         (deployment(updated=0), [pod()], "0 of 1 pods are new"),
         (deployment(2, updated=2), [pod()], "1 of 2 pods are ready"),
     ],
 )
-def test_what_a_release_waits_for_is_said(workload: Object, pods: list[Object], said: str) -> None:
+def test_the_reasons_why_a_release_is_unsettled(
+    workload: Object, pods: list[Object], said: str
+) -> None:
     (reason,) = unsettled([workload], pods)
 
     assert said in reason
 
 
-def test_a_workload_that_is_quite_new_has_no_status() -> None:
+def test_a_new_workload_has_no_status() -> None:
     fresh = {**deployment(), "status": {}}
 
     assert len(unsettled([fresh], [])) == 3
@@ -126,7 +128,7 @@ def test_pods_that_were_started_again_are_counted() -> None:
     assert restarts(pods) == {"restless": 2}
 
 
-def test_what_the_cluster_writes_by_itself_is_not_listed() -> None:
+def test_objects_that_the_cluster_writes_by_itself_are_not_listed() -> None:
     text = "configmaps\nevents\nevents.events.k8s.io\npods.metrics.k8s.io\ningresses.x.io\n\n"
 
     assert listed_kinds(text) == ["configmaps", "ingresses.x.io"]
@@ -176,7 +178,7 @@ def test_a_log_is_read_while_it_grows() -> None:
         ("3\n", "has written: 3"),
     ],
 )
-def test_a_log_that_is_not_whole_says_nothing_about_the_service(log: str, said: str) -> None:
+def test_an_incomplete_log_is_an_error(log: str, said: str) -> None:
     with pytest.raises(BrokenLogError, match=said):
         report_of(log)
 

@@ -1,4 +1,4 @@
-"""What the tests of the autoscaler and of the load test make of the chart, without a cluster."""
+"""The tests of the autoscaler and of the load test use the chart correctly, without a cluster."""
 
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ def test_the_rendered_load_is_one_job_and_its_policies(helm_program: Path) -> No
     assert [v for pod in pod_templates(found) for v in violations(pod.spec)] == []
 
 
-def test_the_release_that_sizes_itself_is_one_that_the_chart_takes(chart: Helm) -> None:
+def test_the_chart_accepts_the_release_with_the_autoscaler(chart: Helm) -> None:
     objects = chart.render(*LAYERS, SCALED)
     (model,) = [
         o
@@ -45,7 +45,7 @@ def test_the_release_that_sizes_itself_is_one_that_the_chart_takes(chart: Helm) 
     assert of_kind(objects, "Lease", "Role")
 
 
-def test_the_load_takes_two_pods_and_no_more_than_two_can_do() -> None:
+def test_the_load_needs_two_pods_and_no_more() -> None:
     shapes = SCALED["models"]["shapes"]
     model = parse_stand_in(shapes["network"])
     batch = shapes["batchSize"]
@@ -54,7 +54,7 @@ def test_the_load_takes_two_pods_and_no_more_than_two_can_do() -> None:
     assert capacity_per_s * 0.7 < LOAD["rate"] < MOST * capacity_per_s * 0.7 + 1
 
 
-def test_the_events_that_are_looked_for_are_written() -> None:
+def test_the_expected_events_are_ones_that_the_autoscaler_writes() -> None:
     assert {"ScaledUp", "ScaledToZero"} <= {each.value for each in EventReason}
 
 

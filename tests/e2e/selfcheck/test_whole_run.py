@@ -53,7 +53,7 @@ def run_tests(
         yield run
 
 
-#: They need what the small cluster has not: an autoscaler that runs, a Job that sends requests.
+#: They need what the small cluster lacks: an autoscaler that runs, a Job that sends requests.
 BEYOND = {"test_6_autoscaler", "test_7_loadtest"}
 
 
@@ -103,7 +103,7 @@ def test_they_pass_on_a_cluster_without_faults(run_tests: RunTests) -> None:
         ("keeps_redis", "the password changes"),
         ("as_root and web", "pods are root"),
         ("write_to_its_root and redis", "the root can be written to"),
-        ("without_the_password", "Redis asks nobody"),
+        ("without_the_password", "Redis needs no password"),
         ("uninstalling", "uninstall leaves an object"),
         ("uninstalling", "uninstall leaves an object without a label"),
     ],
@@ -121,7 +121,7 @@ def test_a_redis_that_is_open_to_all_is_found(run_tests: RunTests) -> None:
     assert (run.code, run.count("failed")) == (1, 1), run.text
 
 
-def test_where_policies_are_not_enforced_that_is_said(run_tests: RunTests) -> None:
+def test_a_network_that_does_not_enforce_policies_is_named(run_tests: RunTests) -> None:
     run = run_tests("reached_from_other_pods")
 
     assert (run.code, run.count("skipped")) == (0, 1), run.text
