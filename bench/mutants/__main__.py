@@ -59,10 +59,16 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
         "modules", nargs="*", metavar="MODULE", help="a part of a module's name; default: all"
     )
     parser.add_argument(
-        "--per-module", type=int, default=12, metavar="N", help="how many are drawn, default 12"
+        "--per-module", type=int, default=15, metavar="N", help="how many are drawn, default 15"
     )
     parser.add_argument("--seed", type=int, default=1, help="of the draw, default 1")
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument(
+        "--processes",
+        type=int,
+        default=2 * (os.cpu_count() or 1),
+        metavar="N",
+        help="how many are tried at once; default: two for each core, because tests often wait",
+    )
     parser.add_argument(
         "--markdown",
         type=Path,

@@ -1,4 +1,4 @@
-"""A pytest plugin: tests run in the order in which they are written.
+"""A pytest plugin: tests run in the usual order, those of units first, each file from its top.
 
 mutmut names the tests of a function in no order, and a few see what others have left behind.
 """
@@ -7,4 +7,8 @@ import pytest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: (item.path, item.location[1] or 0))
+    items.sort(key=_place)
+
+
+def _place(item: pytest.Item) -> tuple[bool, str, int]:
+    return "unit" not in item.path.parts, str(item.path), item.location[1] or 0

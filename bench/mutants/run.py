@@ -18,14 +18,24 @@ from bench.mutants.score import Mutant, Survivor, parse_results, survivor
 from bench.plan import say
 from bench.processes import ROOT
 
-MUTATED = ("src/imageserve/queue/*", "src/imageserve/worker/*", "src/imageserve/autoscaler/sizing*")
-"""The core. Folders, because files come and go."""
+MUTATED = (
+    "src/imageserve/queue/*",
+    "src/imageserve/worker/*",
+    "src/imageserve/autoscaler/sizing.py",
+    "src/imageserve/autoscaler/load.py",
+)
+"""The core."""
 
-RELEVANT = re.compile(r"imageserve\.(queue|worker|autoscaler\.sizing)\b")
-TOO_HEAVY = re.compile(r"imageserve\.(models\.(keras|onnx)|loadtest)|^\s*(import|from) keras", re.M)
+NOT_MUTATED_FILES = ("src/imageserve/worker/process.py", "src/imageserve/worker/memory.py")
+"""How a worker's process starts and ends: only system tests run that, in other processes."""
+
+RELEVANT = re.compile(r"imageserve\.(queue|worker|autoscaler\.(sizing|load))\b")
+TOO_HEAVY = re.compile(
+    r"imageserve(_|\.)loadtest|imageserve\.models\.(keras|onnx)|^import keras", re.M
+)
 """Tests that load TensorFlow or ONNX Runtime take long and say little about the core."""
 
-NOT_MUTATED = (r"\blog\.\w+\(", r"^\s*raise\b", r"[\"'][^\"']* [^\"']* [^\"']*[\"']")
+NOT_MUTATED_LINES = (r"\blog\.\w+\(", r"^\s*raise\b", r"[\"'][^\"']* [^\"']* [^\"']*[\"']")
 """Lines that are left alone: what is logged, errors, and sentences. Their words may change."""
 
 _IGNORED = (".git", ".venv*", "*cache*", "__pycache__", "*.egg-info", "build", "dist")
@@ -37,7 +47,8 @@ _OPTIONS = (
     *("-W", "ignore::ResourceWarning"),
 )
 _NO_SUCH_MUTANT = "none__mutmut_0"
-_PROGRESS = re.compile(r"(\d+)/\d+ ")
+_PROGRESS = re.compile(r"(\d+)/\d+  🎉")
+_FAILED = re.compile(r"^(?:FAILED|ERROR) .*", re.M)
 
 
 class Trial:
@@ -59,7 +70,7 @@ class Trial:
         log = self._mutmut("run", _NO_SUCH_MUTANT)
         mutants = parse_results(self._said("results", "--all", "true"))
         if not mutants or not (self._tree / "mutants" / "mutmut-stats.json").exists():
-            raise SystemExit(f"mutants: the tests cannot be run on the copy:\n{log[-3000:]}")
+            raise SystemExit(f"mutants: the tests cannot be run on the copy:\n{_end_of(log)}")
         return mutants
 
     def run(self, chosen: Sequence[Mutant], processes: int) -> list[Mutant]:
@@ -69,7 +80,7 @@ class Trial:
         ended = {each.name: each for each in parse_results(self._said("results", "--all", "true"))}
         tried = [ended[name] for name in names]
         if all(each.status == "not checked" for each in tried):
-            raise SystemExit(f"mutants: none was tried:\n{log[-3000:]}")
+            raise SystemExit(f"mutants: none was tried:\n{_end_of(log)}")
         return tried
 
     def survivor(self, mutant: Mutant) -> Survivor:
@@ -122,6 +133,10 @@ def trial() -> Iterator[Trial]:
         yield Trial(Path(directory))
 
 
+def _end_of(log: str) -> str:
+    return "\n".join([*_FAILED.findall(log), log[-2000:]])
+
+
 def _command(*arguments: str) -> list[str]:
     return [str(Path(sys.prefix, "bin", "mutmut")), *arguments]
 
@@ -131,12 +146,15 @@ def _config(tree: Path) -> str:
     settings = {
         "source_paths": ["src"],
         "only_mutate": list(MUTATED),
-        "do_not_mutate_patterns": list(NOT_MUTATED),
+        "do_not_mutate": list(NOT_MUTATED_FILES),
+        "do_not_mutate_patterns": list(NOT_MUTATED_LINES),
         "also_copy": copied,
         "pytest_add_cli_args_test_selection": _tests(tree),
         "pytest_add_cli_args": [*_OPTIONS, *_on_one_redis()],
         # Tests start threads, which a process that is forked must not have.
         "process_isolation": "forkserver",
+        # Or nothing tells which test fails without any mutant.
+        "debug": True,
         "timeout_multiplier": 3.0,
         "timeout_constant": 10.0,
     }
