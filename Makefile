@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check check-security test-torch test-e2e manifests format bench bench-peers chaos train lock clean python
+.PHONY: help install run test check check-security test-torch test-e2e manifests format bench bench-peers chaos mutants train lock clean python
 
 help:  ## list all commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | awk -F: '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -38,6 +38,13 @@ $(VENV)/dev.stamp: locks/dev.txt locks/helm.txt $(VENV)/local.stamp
 	.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	purelib='import sysconfig; print(sysconfig.get_path("purelib"))'; \
 		$(BIN)/python -c "$$purelib" >"$$(.venv-torch/bin/python -c "$$purelib")/beside.pth"
+	@touch $@
+
+.venv-mutants/stamp: locks/mutants.txt $(VENV)/dev.stamp | python
+	test -x .venv-mutants/bin/python || $(PYTHON) -m venv .venv-mutants
+	.venv-mutants/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/mutants.txt
+	purelib='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+		$(BIN)/python -c "$$purelib" >"$$(.venv-mutants/bin/python -c "$$purelib")/beside.pth"
 	@touch $@
 
 install: $(VENV)/dev.stamp  ## install everything into .venv
@@ -80,6 +87,9 @@ bench: $(VENV)/dev.stamp  ## measure speed and write the tables into docs/perfor
 chaos: $(VENV)/dev.stamp  ## kill, freeze and overload processes under load; write the results into docs/reliability.md
 	$(BIN)/python -m bench.chaos $(or $(ARGS),--markdown docs/reliability.md)
 
+mutants: .venv-mutants/stamp  ## change the core in small ways and write how many the tests notice into docs/reliability.md
+	PYTHONPATH=src:loadtest/src .venv-mutants/bin/python -m bench.mutants $(or $(ARGS),--markdown docs/reliability.md)
+
 bench-peers: $(VENV)/dev.stamp  ## measure beside mosec, LitServe and BentoML; write the tables into docs/performance.md
 	$(BIN)/python -m bench.peers --markdown docs/performance.md $(ARGS)
 
@@ -102,10 +112,11 @@ lock: $(VENV)/dev.stamp  ## write the lock files with hashes (UPGRADE=--upgrade 
 	$(UV_COMPILE) images/model/cuda.in --constraint locks/worker.txt --output-file locks/worker-cuda.txt
 	$(subst pyproject.toml,locks/helm.in,$(UV_COMPILE)) --no-deps --output-file locks/helm.txt
 	$(subst pyproject.toml,locks/security.in,$(UV_COMPILE)) --output-file locks/security.txt
+	$(subst pyproject.toml,locks/mutants.in,$(UV_COMPILE)) --constraint locks/dev.txt --output-file locks/mutants.txt
 	for peer in mosec litserve bentoml; do \
 		$(subst pyproject.toml,bench/peers/$$peer.in,$(UV_COMPILE)) --output-file bench/peers/$$peer.txt || exit 1; done
 	$(subst pyproject.toml,images/build-backend.in,$(UV_COMPILE)) --output-file images/build-backend.txt
 
 clean:  ## remove the environments and all generated files
-	rm -rf $(VENV) .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-mutants .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -23,6 +23,14 @@ from tests.redis_server import (
 
 # A slow example is no failure: the machine may be busy.
 hypothesis.settings.register_profile("unhurried", hypothesis.settings(), deadline=None)
+# For `make mutants`: that a property fails is enough, the smallest example is not looked for.
+hypothesis.settings.register_profile(
+    "mutants",
+    deadline=None,
+    max_examples=25,
+    derandomize=True,
+    phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate],
+)
 hypothesis.settings.load_profile("unhurried")
 
 

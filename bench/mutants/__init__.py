@@ -1,0 +1,1 @@
+"""Mutation tests: small faults are put into the core, and the tests must notice them."""
