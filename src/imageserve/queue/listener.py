@@ -123,7 +123,7 @@ class Breaker:
 
 
 class ReplyListener:
-    """Hears the results of queues that share a Redis node, in a thread of its own."""
+    """Receives the results of queues that share a Redis node, in a thread of its own."""
 
     def __init__(
         self,

@@ -164,7 +164,7 @@ class Producer:
         config: ProducerConfig,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Use ``tickets`` and ``breaker`` of the listener that hears this queue's results."""
+        """Use ``tickets`` and ``breaker`` of the listener that receives this queue's results."""
         self.name = store.name
         self.admission = AdmissionView(store, clock)
         self._store = store
@@ -259,7 +259,7 @@ class Producer:
 def connect_producers(
     access: RedisAccess, queues: Sequence[str], config: ProducerConfig, *, connections: int
 ) -> dict[str, Producer]:
-    """Return a producer per queue, and start the listeners that hear their results.
+    """Return a producer per queue, and start the listeners that receive their results.
 
     On a cluster each queue has a listener and a breaker of its own, on the node of its slot. One
     server needs one of each for all queues. Call it after a fork, never before.

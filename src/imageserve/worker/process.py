@@ -101,7 +101,7 @@ class WorkerProcess:
             ).start()
 
     def _is_warm(self) -> bool:
-        # True for a model that cannot be served, too: a restart would not mend it.
+        # True for a model that cannot be served, too: a restart would not fix it.
         return self._worker is not None or bool(self._refused)
 
     def _is_healthy(self) -> bool:

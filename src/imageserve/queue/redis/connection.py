@@ -182,7 +182,7 @@ _NOT_NOW = re.compile(r"\b(OOM|READONLY|NOREPLICAS|MISCONF|MASTERDOWN|LOADING|BU
 wraps the error of a command within a script into another one."""
 
 _NEVER = re.compile(r"^unknown command|not allowed|cluster support disabled", re.IGNORECASE)
-"""Errors that only an operator can mend."""
+"""Errors that only an operator can fix."""
 
 
 @contextmanager
