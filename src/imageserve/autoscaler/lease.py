@@ -113,7 +113,7 @@ class Election(Leadership):
         threading.Thread(target=self._run, args=(elected,), name="election", daemon=True).start()
 
     def stop(self) -> bool:
-        """Allow no more writes, and release the Lease so that another autoscaler need not wait for its end."""
+        """Allow no more writes, and release the Lease so that no other waits for its end."""
         idle = super().stop()
         self._stopping.set()
         if not (idle and self._lock.acquire(timeout=RELEASE_WAIT_S)):
