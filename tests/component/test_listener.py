@@ -13,7 +13,8 @@ from imageserve.errors import QueueUnavailable
 from imageserve.queue import listener as module
 from imageserve.queue.consumer import Lease
 from imageserve.queue.listener import ReplyListener
-from imageserve.queue.producer import Limits
+from imageserve.queue.producer import Limits, ProducerConfig, connect_producers
+from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.wire import Finished, Job, Result, ResultError, encode_result
 
 HELD = Lease(lease_ms=60_000)
@@ -252,3 +253,17 @@ def test_it_listens_once_the_stored_results_of_each_queue_are_read(
     assert subscriptions(caplog) == 1
     errors = [each for each in caplog.records if each.levelno >= logging.ERROR]
     assert len(errors) == 1
+
+
+@pytest.mark.usefixtures("listen")
+def test_on_one_redis_all_queues_share_a_listener(redis_server: RedisServer) -> None:
+    access = RedisAccess(redis_server.url)
+    producers = connect_producers(access, ["first", "second"], ProducerConfig(), connections=1)
+    client = redis_server.client()
+
+    eventually(lambda: len(client.pubsub_channels()) == 2, "a channel for each queue")
+
+    assert len(client.client_list(_type="pubsub")) == 1
+    assert producers["first"]._breaker is producers["second"]._breaker
+    for producer in producers.values():
+        producer._store.close()

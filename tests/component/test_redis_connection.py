@@ -24,6 +24,7 @@ from tests.redis_server import (
 from imageserve.errors import QueueForbidden, QueueUnavailable, SettingsError
 from imageserve.queue.consumer import Lease
 from imageserve.queue.producer import EnqueueCode, Limits
+from imageserve.queue.redis.address import nodes, split_address
 from imageserve.queue.redis.connection import RedisAccess, connect, redis_errors
 from imageserve.queue.wire import Job
 
@@ -85,6 +86,12 @@ def test_a_sentinel_address_names_the_sentinels_and_the_master(
     assert nodes == [("h1", 26380), ("h2", 26379), ("fd00::7", 26381)]
     encrypted = issubclass(pool.connection_class, redis.SSLConnection)
     assert encrypted is scheme.startswith("rediss")
+
+
+def test_a_cluster_address_names_its_nodes() -> None:
+    parts = split_address("redis+cluster://h1,h2:7001,[fd00::7]")
+
+    assert nodes(parts) == [("h1", 6379), ("h2", 7001), ("fd00::7", 6379)]
 
 
 @pytest.mark.parametrize(

@@ -117,3 +117,13 @@ def test_after_shrinking_no_larger_bucket_is_used_or_published() -> None:
 
 def test_without_measurements_the_slowest_time_is_zero() -> None:
     assert BucketTimes((1,)).slowest_ms == 0.0
+
+
+def test_a_time_measured_alone_is_only_blended_with_a_faster_one() -> None:
+    times = BucketTimes([4])
+    clock = iter([0.0, 0.1] * 3)
+    times.time_all(lambda size: None, lambda: next(clock))
+
+    times.update(4, 50.0)
+
+    assert times.ms[4] == pytest.approx(95.0)
