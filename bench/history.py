@@ -11,7 +11,8 @@ import sys
 import tarfile
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from bench.processes import ROOT
+
 SOURCE = ROOT / "src"
 
 
