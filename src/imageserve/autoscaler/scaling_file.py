@@ -45,11 +45,13 @@ class Scaling:
     timing: Timing = field(default_factory=Timing)
 
 
-def read_scaling_file(path: str) -> Scaling:
-    """Read and check the file.
+def read_scaling_file(path: str | None) -> Scaling:
+    """Read and check the file of SCALING_FILE.
 
-    Raises SettingsError that names the key where something cannot be used.
+    Raises SettingsError that names the key where something cannot be used, or no file is set.
     """
+    if path is None:
+        raise SettingsError("SCALING_FILE: must name the file that lists the models to size")
     return read_file(Path(path), _scaling, "SCALING_FILE")
 
 

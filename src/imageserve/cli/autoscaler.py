@@ -10,9 +10,8 @@ from imageserve.autoscaler.lease import Election, Leadership
 from imageserve.autoscaler.loop import Autoscaler, SizedModel
 from imageserve.autoscaler.scaler import ModelScaler
 from imageserve.autoscaler.scaling_file import Scaling, read_scaling_file
-from imageserve.cli.extras import extra_command, note_if_missing
+from imageserve.cli.extras import add_cluster_options, extra_command, note_if_missing
 from imageserve.config.settings import Settings
-from imageserve.errors import SettingsError
 from imageserve.logger import setup_logging
 from imageserve.probes import ProbeServer
 from imageserve.queue.monitor import FirstJobWaiter, Monitor
@@ -60,25 +59,10 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def add_cluster_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options for the connection to the cluster."""
-    parser.add_argument("--namespace", help="namespace of the Deployments (default POD_NAMESPACE)")
-    parser.add_argument(
-        "--kubeconfig", help="path of a kubeconfig (default: the pod's own access, or KUBECONFIG)"
-    )
-
-
-def scaling_of(settings: Settings) -> Scaling:
-    """Read SCALING_FILE. Raises SettingsError where it is not set or cannot be used."""
-    if settings.scaling_file is None:
-        raise SettingsError("SCALING_FILE: must name the file that lists the models to size")
-    return read_scaling_file(settings.scaling_file)
-
-
 def _run(settings: Settings, options: argparse.Namespace) -> int:
     from imageserve.autoscaler.kubernetes import connect
 
-    scaling = scaling_of(settings)
+    scaling = read_scaling_file(settings.scaling_file)
     namespace = options.namespace or settings.pod_namespace
     cluster = connect(namespace, settings.pod_name or "", options.kubeconfig)
     autoscaler = _autoscaler(settings, scaling, cluster, scaling.dry_run or options.dry_run)

@@ -9,10 +9,9 @@ from typing import Any
 
 from imageserve.autoscaler.cluster import Deployment, PodSummary, PodWatch, pause_of
 from imageserve.autoscaler.scaler import observation
-from imageserve.autoscaler.scaling_file import ModelScaling
+from imageserve.autoscaler.scaling_file import ModelScaling, read_scaling_file
 from imageserve.autoscaler.sizing import State, size
-from imageserve.cli.autoscaler import add_cluster_options, scaling_of
-from imageserve.cli.extras import chosen
+from imageserve.cli.extras import add_cluster_options, chosen
 from imageserve.config.settings import Settings
 from imageserve.errors import ClusterError, ImageserveError, QueueError, SettingsError
 from imageserve.queue.monitor import Monitor, Snapshots
@@ -27,7 +26,7 @@ Target = tuple[Deployment, PodSummary] | ImageserveError
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     options = _parser().parse_args(arguments)
     settings = Settings.from_env(environ)
-    scaling = scaling_of(settings)
+    scaling = read_scaling_file(settings.scaling_file)
     models = chosen(scaling.models, options.model)
     reads = _read_twice(settings, models, options.seconds)
     running = _ask_running(settings.metrics_port)

@@ -1,9 +1,10 @@
-"""What commands share: the choice of a model, and commands that come with another distribution.
+"""What commands share: options, and commands that come with another distribution.
 
 ``imageserve-loadtest`` has the load test and the autoscaler's simulator, found by their entry
 points. Serving images do not contain it.
 """
 
+import argparse
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar
@@ -24,6 +25,14 @@ def chosen(models: Mapping[str, T], name: str | None) -> list[T]:
     if name not in models:
         raise SettingsError(f"no model {name!r}; there are {', '.join(models)}")
     return [models[name]]
+
+
+def add_cluster_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options for the connection to the cluster."""
+    parser.add_argument("--namespace", help="namespace of the Deployments (default POD_NAMESPACE)")
+    parser.add_argument(
+        "--kubeconfig", help="path of a kubeconfig (default: the pod's own access, or KUBECONFIG)"
+    )
 
 
 def note_if_missing(name: str) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from imageserve.cli.models import default_runtime, load
+from imageserve.cli.models_load import default_runtime, load
 from imageserve.config.choices import DEFAULT_INTERPOLATION, PRECISIONS
 from imageserve.config.settings import Settings
 from imageserve.errors import ModelLoadError, SettingsError

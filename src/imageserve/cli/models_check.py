@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from imageserve.cli.models import default_runtime, interpolation_of, load
+from imageserve.cli.models_load import default_runtime, interpolation_of, load
 from imageserve.config.settings import Settings
 from imageserve.errors import ModelLoadError, RequestError
 from imageserve.models.comparison import agreement, as_pictures, drawn_pictures, scores_of
