@@ -20,7 +20,8 @@ class Backoff:
         """Return the pause after one more failure, in seconds."""
         pause_s = min(self._next_s, self._longest_s)
         self._next_s = 2 * pause_s
-        return pause_s * random.uniform(0.5, 1.0) if self._jitter else pause_s
+        # Not random.uniform(): after a fork, processes share the state of its generator.
+        return pause_s * random.SystemRandom().uniform(0.5, 1.0) if self._jitter else pause_s
 
     def reset(self) -> None:
         """Begin with the first pause again: it worked."""

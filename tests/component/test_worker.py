@@ -808,7 +808,7 @@ def test_a_bug_in_finishing_is_logged_and_the_worker_goes_on(
 def test_pauses_between_tries_grow_up_to_a_limit_and_start_over(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(random, "uniform", lambda low, high: high)
+    monkeypatch.setattr(random.Random, "uniform", lambda self, low, high: high)
     stopping = threading.Event()
     pauses: list[float] = []
 

@@ -37,11 +37,11 @@ def test_jitter_takes_up_to_half_of_a_pause_and_does_not_add_up(
 ) -> None:
     drawn: list[tuple[float, float]] = []
 
-    def least(low: float, high: float) -> float:
+    def least(_: random.Random, low: float, high: float) -> float:
         drawn.append((low, high))
         return low
 
-    monkeypatch.setattr(random, "uniform", least)
+    monkeypatch.setattr(random.Random, "uniform", least)
 
     assert pauses(Backoff(1.0, 4.0), 4) == [0.5, 1.0, 2.0, 2.0]
     assert set(drawn) == {(0.5, 1.0)}

@@ -131,7 +131,7 @@ class Election(Leadership):
             if self._became_leader():
                 elected.set()
             # Jitter: of two attempts in the same instant, one gets a conflict.
-            self._stopping.wait(self._timing.retry_s * random.uniform(0.8, 1.0))
+            self._stopping.wait(self._timing.retry_s * random.SystemRandom().uniform(0.8, 1.0))
 
     def attempt(self) -> None:
         """Renew the Lease, or take it if it is free."""
