@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import cast
 
 import redis
 from tests.redis_server import eventually
@@ -146,6 +147,11 @@ class Arena:
     def replace_worker(self) -> None:
         """Start a worker without waiting for it, as a cluster does when one has ended."""
         self.stack.start_worker(wait=False)
+
+    def claims(self) -> set[bytes]:
+        """Return the tokens of the claims that hold jobs at this moment."""
+        records = cast(list[bytes], self.stack.db.hvals(self.stack.keys.inflight))
+        return {record.partition(b"\n")[0] for record in records}
 
     def late_results(self) -> int:
         """Return how many results came from workers that had lost their lease."""

@@ -7,6 +7,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.system.stack import Program
+
 from bench.chaos.accounts import goodput_per_s, percentile_ms
 from bench.chaos.arena import BATCH_SIZE, Arena, Scale
 from bench.chaos.load import Shape, closed_loop, open_loop
@@ -72,11 +74,23 @@ def freeze_worker(arena: Arena) -> list[Verdict]:
 
 
 def _freeze_past_its_lease(arena: Arena) -> None:
-    victim = arena.any_worker()
-    victim.pause()
+    victim = _frozen_with_a_batch(arena)
     arena.done["workers frozen"] += 1
     arena.rest(1.3 * arena.scale.lease_s)
     victim.resume()
+
+
+def _frozen_with_a_batch(arena: Arena) -> Program:
+    """Freeze a worker that holds a batch: a claim stays, while those of other workers end."""
+    for _ in range(50):
+        victim = arena.any_worker()
+        victim.pause()
+        claims = arena.claims()
+        arena.rest(0.2)
+        if claims & arena.claims():
+            return victim
+        victim.resume()
+    raise RuntimeError("no worker held a batch in 50 tries")
 
 
 # -- web processes --------------------------------------------------------------------------------
