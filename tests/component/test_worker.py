@@ -670,6 +670,7 @@ def test_an_outage_between_two_batches_loses_nothing_and_is_two_lines(
     bench.queue.go_away()
     tries = counting_sleeps(worker)
     eventually(lambda: len(tries) > 5, "several tries")
+    assert metrics.redis_up._value.get() == 0
     bench.send("after")
     bench.queue.come_back()
 

@@ -335,6 +335,18 @@ def test_the_rate_is_unknown_before_half_a_window() -> None:
 
 
 @pytest.mark.parametrize(
+    ("last_10_s", "is_burst"),
+    [(20, False), (28, False), (60, True)],
+    ids=["twice the rate may be chance", "so may nearly three times", "six times is a burst"],
+)
+def test_a_few_pictures_more_than_usual_are_no_burst(last_10_s: int, is_burst: bool) -> None:
+    arrivals = Arrivals().add(0, 0, 120).add(110, 100, 120).add(120, 100 + last_10_s, 120)
+    usual = (100 + last_10_s) / 120
+    expected = last_10_s / 10 if is_burst else usual
+    assert arrivals.expected_per_second(120, 10) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
     ("given", "message"),
     [
         pytest.param(
