@@ -183,6 +183,18 @@ def test_a_new_connection_closes_the_breaker() -> None:
     assert not node.refuses()
 
 
+def test_the_breaker_may_be_closed_by_another_thread_while_it_is_asked() -> None:
+    def clock() -> float:
+        breaker.reset()
+        return 100.0
+
+    breaker = Breaker(clock)
+    breaker.trip()
+    with pytest.raises(QueueUnavailable):
+        breaker.check()
+    breaker.check()
+
+
 def submitted(producer: Producer) -> Ticket:
     request = JobRequest("m", (1, 1, 3), 5, "trace")
     return producer.submit(request, b"\0\0\0", 1000, threading.Event())

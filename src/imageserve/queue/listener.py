@@ -99,9 +99,10 @@ class Breaker:
 
     def check(self) -> None:
         """Raise QueueUnavailable while the breaker is open."""
-        if self._open_until is None:
+        # Read once: the listener's thread may close it at any time.
+        if (open_until := self._open_until) is None:
             return
-        if self._clock() < self._open_until:
+        if self._clock() < open_until:
             raise QueueUnavailable("Redis did not answer a moment ago")
         self._trying = True
         self._open_until = self._clock() + TRIAL_S

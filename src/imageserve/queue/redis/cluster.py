@@ -44,7 +44,9 @@ class SlotFinder:
         where no node has the slot, redis.ResponseError where a node refuses the question.
         """
         failure: redis.RedisError = redis.ConnectionError("no node of the cluster is known")
-        first = () if self._connected_to is None else (self._connected_to,)
+        # Read once: the connections of other threads share this.
+        connected_to = self._connected_to
+        first = () if connected_to is None else (connected_to,)
         silent: list[Node] = []
         for node in dict.fromkeys((*first, *_ANSWERING.get(self._seeds, ()), *self._seeds)):
             try:
