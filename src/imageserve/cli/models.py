@@ -8,7 +8,6 @@ import os
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from imageserve.cli.models_load import interpolation_of, load, network_of
 from imageserve.cli.models_use import add_use
@@ -23,9 +22,6 @@ from imageserve.models.runtimes import (
     file_endings,
     writable,
 )
-
-if TYPE_CHECKING:
-    pass
 
 Actions = argparse._SubParsersAction
 

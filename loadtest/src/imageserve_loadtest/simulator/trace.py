@@ -2,7 +2,6 @@
 
 import csv
 import random
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -27,11 +26,6 @@ class Trace:
     @property
     def length_s(self) -> float:
         return self.seconds[-1]
-
-    def rate_at(self, second: float) -> float:
-        """Return the requests per second; 0 before the first row and after the last."""
-        row = bisect_right(self.seconds, second) - 1
-        return self.rates[row] if 0 <= row < len(self.rates) - 1 else 0.0
 
     def requests(self, seed: int) -> list[float]:
         """Draw the instants of requests as a Poisson process; the same seed gives the same."""
