@@ -304,6 +304,39 @@ def jpeg_of_many_scans() -> bytes:
     return plain[:-2] + 1_990 * last_scan + plain[-2:]
 
 
+def test_connections_are_taken_while_pictures_are_decoded_one_by_one(
+    make_stack: MakeStack,
+) -> None:
+    stack = make_stack(WEB_PROCESSES="1")
+    (worker,) = stack.workers
+    worker.pause()
+    picture = slow_png()
+    with ExitStack() as held:
+        uploads = [
+            held.enter_context(stack.http.open(post_head(len(picture)) + picture[:-1]))
+            for _ in range(20)
+        ]
+        assert decoded(stack) == 0
+        for upload in uploads:
+            upload.sendall(picture[-1:])
+        # It came while one picture was decoded, and did not wait for the others.
+        assert decoded(stack) < 10
+        worker.resume()
+        assert [answer_on(upload).status for upload in uploads] == [200] * 20
+
+
+def decoded(stack: Stack) -> int:
+    """Ask on a new connection how many pictures have been decoded so far."""
+    lines = stack.http.get("/metrics").text.splitlines()
+    (count,) = (line for line in lines if line.startswith("imageserve_decode_seconds_count "))
+    return int(float(count.split()[1]))
+
+
+def slow_png() -> bytes:
+    """A picture of nearly a million pixels: it is decoded on the event loop, in 20 ms or so."""
+    return encoded(Image.new("RGB", (999, 999), (90, 120, 30)), "PNG")
+
+
 def test_a_client_that_does_not_read_its_answers_is_disconnected(make_stack: MakeStack) -> None:
     stack = make_stack(WEB_PROCESSES="1", UPLOAD_TIMEOUT_S="1")
     question = b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"

@@ -26,7 +26,8 @@ DECODER_THREADS = 1
 800 MB at the default limit. More web processes decode more pictures at once."""
 
 
-def _in_server() -> bool:
+def in_server() -> bool:
+    """Whether gevent has patched this process, as it does in every web process."""
     return bool(monkey.is_module_patched("threading"))
 
 
@@ -42,7 +43,7 @@ def upload_deadline(seconds: float) -> Iterator[None]:
 
     Raises UploadTooSlow, and BadRequest where the body breaks off or its chunks are malformed.
     """
-    timeout = gevent.Timeout(seconds if _in_server() else None)
+    timeout = gevent.Timeout(seconds if in_server() else None)
     timeout.start()
     try:
         yield
@@ -65,7 +66,7 @@ def offload(call: Callable[[], bytes], seconds: float) -> bytes:
     Raises TimedOut where it does not finish within ``seconds``. A call that still waits for a
     thread is then dropped, unless it is the next to run.
     """
-    if not _in_server():
+    if not in_server():
         return call()
     with silent_timeout(seconds):
         result: bytes = _decoder_threads().apply(call)

@@ -31,6 +31,7 @@ from imageserve.queue.listener import JOB_LOST, Ticket
 from imageserve.queue.producer import JobRequest, Producer
 from imageserve.queue.wire import ResultError
 from imageserve.web.greenlets import Wait, offload
+from imageserve.web.line import DecodeLine
 
 log = logging.getLogger(__name__)
 
@@ -80,9 +81,16 @@ class ClientGone(Exception):
 class Predictor:
     """Classifies the pictures of requests through the queues of the served models."""
 
-    def __init__(self, models: Mapping[str, ServedModel], decoding: DecodingPolicy) -> None:
+    def __init__(
+        self,
+        models: Mapping[str, ServedModel],
+        decoding: DecodingPolicy,
+        line: DecodeLine | None = None,
+    ) -> None:
+        """``line``: the one of this process; by default one of its own."""
         self.models = models
         self.decoding = decoding
+        self.line = line or DecodeLine()
 
     def model(self, name: str | None) -> ServedModel:
         """Return a served model, by default the first.
@@ -141,6 +149,7 @@ class _Request:
         self, predictor: Predictor, served: ServedModel, options: ClassifyOptions, wait: Wait
     ) -> None:
         self._decoding = predictor.decoding
+        self._line = predictor.line
         self._entry = served.entry
         self._producer = served.producer
         self._options = options
@@ -185,10 +194,11 @@ class _Request:
         if len(data) > LARGE_BYTES:
             whole = partial(decode, data, size, interpolation, self._decoding)
             return offload(whole, self._seconds_left())
-        picture = open_picture(data, self._decoding)
-        if picture.pixels > LARGE_PIXELS:
-            return offload(partial(picture.to_rgb, size, interpolation), self._seconds_left())
-        return picture.to_rgb(size, interpolation)
+        with self._line.turn(self._seconds_left()):
+            picture = open_picture(data, self._decoding)
+            if picture.pixels <= LARGE_PIXELS:
+                return picture.to_rgb(size, interpolation)
+        return offload(partial(picture.to_rgb, size, interpolation), self._seconds_left())
 
     def _seconds_left(self) -> float:
         return max(0.0, self._deadline - time.monotonic())

@@ -5,6 +5,7 @@ What it adds to gunicorn's own gevent worker:
 - headers that arrive too slowly are answered 408;
 - an answer that is sent before the whole upload was read does reach the client;
 - the headers and the body of an answer are sent at once;
+- connections are accepted while pictures are decoded;
 - idle connections are closed early when there are many connections, and at a shutdown;
 - errors outside the application have the same JSON shape as all others.
 """
@@ -17,14 +18,17 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from http import HTTPStatus
 from socket import SHUT_WR
 from typing import Any
 
 import gevent
+from gevent.server import StreamServer
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger as GunicornLogger
 from gunicorn.http.errors import ParseException
+from gunicorn.workers import ggevent
 from gunicorn.workers.ggevent import GeventWorker
 
 from imageserve import metrics
@@ -32,6 +36,7 @@ from imageserve.config.settings import Settings
 from imageserve.errors import BadRequest, RequestError, UploadTooSlow
 from imageserve.web.greenlets import install_poll, silent_timeout
 from imageserve.web.lifecycle import Lifecycle, create_drain_flag, run_dir
+from imageserve.web.line import DecodeLine
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +48,9 @@ the connection at once would make the client's kernel discard the answer too."""
 CROWDED = 0.5
 """When more than this share of all connections is open, an idle one is closed after a second."""
 
+ACCEPTED_AT_ONCE = 16
+"""Connections that a process which is decoding accepts in one turn of its event loop."""
+
 SEND_EXTRA_S = 1.0
 """A client must read its answer within UPLOAD_TIMEOUT_S and this."""
 
@@ -53,7 +61,8 @@ class WebServer(BaseApplication):  # type: ignore[misc]
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self.lifecycle = Lifecycle()
-        """Each web process has a copy of its own, from its fork on."""
+        self.line = DecodeLine()
+        """Each web process has a copy of both, from its fork on."""
         super().__init__()
 
     def load_config(self) -> None:
@@ -69,7 +78,7 @@ class WebServer(BaseApplication):  # type: ignore[misc]
         # Imported here: the master must not load Flask and the Redis client.
         from imageserve.web.wsgi import create_application
 
-        return _heeding_close(create_application(self.settings, self.lifecycle))
+        return _heeding_close(create_application(self.settings, self.lifecycle, self.line))
 
     def _on_starting(self, arbiter: Any) -> None:
         # What USR2 starts beside this master. gunicorn guesses at it, and cannot guess "-m".
@@ -125,6 +134,11 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def patch(self) -> None:
         super().patch()
         install_poll()
+
+    def run(self) -> None:
+        module: Any = ggevent
+        module.StreamServer = partial(Listener, self.app.line)
+        super().run()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         self.app.lifecycle.stopping = True
@@ -202,6 +216,27 @@ class Worker(GeventWorker):  # type: ignore[misc]
             client.shutdown(SHUT_WR)
         except OSError:
             log.debug("the client did not wait for its error: %s", exc)
+
+
+class Listener(StreamServer):
+    """Accepts connections: one in a turn of the loop, several where turns are long.
+
+    The processes of a server share their connections best where each takes one at a time, as
+    gunicorn has it. While pictures are decoded that would let connections wait for one picture
+    each, unseen in the kernel.
+    """
+
+    def __init__(self, line: DecodeLine, *args: Any, **kwargs: Any) -> None:
+        self._line = line
+        super().__init__(*args, **kwargs)
+
+    @property
+    def max_accept(self) -> int:
+        return ACCEPTED_AT_ONCE if self._line.busy else 1
+
+    @max_accept.setter
+    def max_accept(self, count: int) -> None:
+        """Ignore the constant that gunicorn sets."""
 
 
 class WholeAnswers:

@@ -21,11 +21,14 @@ from imageserve.web.lifecycle import (
     run_dir,
     start_first_contact,
 )
+from imageserve.web.line import DecodeLine
 from imageserve.web.predict import Predictor, ServedModel
 from imageserve.web.upload import UploadLimits
 
 
-def create_application(settings: Settings, lifecycle: Lifecycle) -> Callable[..., Any]:
+def create_application(
+    settings: Settings, lifecycle: Lifecycle, line: DecodeLine
+) -> Callable[..., Any]:
     """Build the application of one web process, and start its threads."""
     lifecycle.drain_flag = DrainFlag(run_dir(settings))
     start_first_contact(settings, lifecycle)
@@ -34,10 +37,10 @@ def create_application(settings: Settings, lifecycle: Lifecycle) -> Callable[...
     # that is short of processor time holds each for a whole turn of its event loop; a request that
     # waited two seconds for one would take Redis for dead.
     monitor = Monitor(access, queue_names(settings), connections=settings.web_slots)
-    return create_app(_predictor(settings, access), monitor, _web_config(settings), lifecycle)
+    return create_app(_predictor(settings, access, line), monitor, _web_config(settings), lifecycle)
 
 
-def _predictor(settings: Settings, access: RedisAccess) -> Predictor:
+def _predictor(settings: Settings, access: RedisAccess, line: DecodeLine) -> Predictor:
     entries = model_entries(settings)
     limits = ProducerConfig(settings.queue_limit, settings.queue_bytes_limit, settings.result_ttl_s)
     producers = connect_producers(
@@ -50,7 +53,7 @@ def _predictor(settings: Settings, access: RedisAccess) -> Predictor:
         settings.image_formats,
         settings.fast_jpeg,
     )
-    return Predictor(models, decoding)
+    return Predictor(models, decoding, line)
 
 
 def _web_config(settings: Settings) -> WebConfig:
