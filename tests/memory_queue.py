@@ -53,6 +53,7 @@ class MemoryQueue(RedisQueue):
         self._retry: deque[str] = deque()
         self._leases: dict[str, _Leased] = {}
         self._attempts: Counter[str] = Counter()
+        self._ended_by: dict[str, str] = {}
         self._dead: deque[dict[str, Any]] = deque(maxlen=1000)
         self._pixels: dict[str, tuple[bytes, int]] = {}
         self._results: dict[str, tuple[Result, int]] = {}
@@ -125,10 +126,23 @@ class MemoryQueue(RedisQueue):
             found = [self._results.get(job_id) for job_id in job_ids]
             return [entry[0] if entry and entry[1] > now else None for entry in found]
 
-    def claim(self, n: int, lease: Lease, *, redelivered: bool, min_depth: int = 0) -> Claim:
+    def claim(
+        self,
+        n: int,
+        lease: Lease,
+        *,
+        redelivered: bool,
+        min_depth: int = 0,
+        token: str = "",
+        again: bool = False,
+    ) -> Claim:
         with self._changed:
             now = self._clock_ms()
-            token = secrets.token_hex(8)
+            token = token or secrets.token_hex(8)
+            held = [leased.entry for leased in self._leases.values() if leased.token == token]
+            if again and held:
+                alone = entry_id(held[-1]) in self._attempts
+                return self._leased(token, now, lease, held, 0, [], redelivered=alone)
             dead: list[str] = []
             self._reap(now, lease, dead)
             if redelivered and self._retry:
@@ -183,6 +197,7 @@ class MemoryQueue(RedisQueue):
         *,
         redelivered: bool,
     ) -> Claim:
+        self._stats["dead"] += len(dead)
         for entry in entries:
             job_id = entry_id(entry) or ""
             self._leases[job_id] = _Leased(token, entry, now + lease.lease_ms)
@@ -202,20 +217,23 @@ class MemoryQueue(RedisQueue):
         self, token: str, finished: Sequence[Finished], *, batches: int = 0, busy_ms: int = 0
     ) -> list[bool]:
         with self._changed:
-            kept = [self._holds(token, job.id) for job in finished]
-            for job, held in zip(finished, kept, strict=True):
-                if held:
-                    self._finish_one(job)
-            if any(kept):
+            own = [job for job in finished if self._holds(token, job.id)]
+            for job in own:
+                self._finish_one(job)
+                self._ended_by[job.id] = token
+            if own:
                 self._stats.update(batches=batches, busy_ms=busy_ms)
-            return kept
+            return [self._ended_by.get(job.id) == token for job in finished]
 
     def _finish_one(self, job: Finished) -> None:
-        del self._leases[job.id]
+        entry = self._leases.pop(job.id).entry
         self._attempts.pop(job.id, None)
         self._stats[job.counter] += 1
         self._stats["items"] += job.counter != "expired"
         self._store_one(job)
+        if job.dead:
+            self._bury(entry, job.dead)
+            self._stats["dead"] += 1
 
     def _store_one(self, job: Finished) -> None:
         self._pixels.pop(job.id, None)
@@ -251,7 +269,6 @@ class MemoryQueue(RedisQueue):
 
     def _bury(self, entry: str, reason: str) -> None:
         self._dead.appendleft({"entry": entry, "reason": reason, "at": self._clock_ms()})
-        self._stats["dead"] += 1
 
     def store(self, finished: Sequence[Finished], *, publish: bool) -> None:
         del publish  # Delivering twice to a waiter in the same process changes nothing.

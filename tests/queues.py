@@ -1,5 +1,6 @@
 """A whole queue for tests: all that producer, consumer and monitor ask of one, on a real Redis."""
 
+import json
 from typing import Any
 
 from imageserve.errors import QueueError
@@ -19,6 +20,11 @@ class RedisQueue(ProducerStore, ConsumerStore):
     ) -> None:
         super().__init__(access, name, connections=connections, keys=keys)
         self._monitor = Monitor(access, [name])
+
+    def bury(self, entry: str, reason: str) -> None:
+        """Put an entry on the dead list, as scripts do."""
+        item = json.dumps({"entry": entry, "reason": reason, "at": 1_760_000_000_000})
+        self.client.lpush(self.keys.dead, item)
 
     def dead(self, count: int) -> list[dict[str, Any]]:
         return self._monitor.dead(self.name, count)

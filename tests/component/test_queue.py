@@ -624,16 +624,55 @@ def test_a_worker_that_outlived_its_lease_changes_nothing(bench: Bench) -> None:
     assert (bench.published(), stats(bench)) == ([], {"accepted": 1})
 
     assert finish(bench, owner, "a") == [True]
+    assert finish(bench, zombie, "a") == [False], "the same answer, but not by this claim"
     assert bench.published() == [answer("a").result]
 
 
-def test_a_job_is_finished_once_by_the_same_claim(bench: Bench) -> None:
-    put(bench, "a", "b")
-    taken = claim(bench)
-    assert finish(bench, taken, "a") == [True]
-    assert finish(bench, taken, "a", "b") == [False, True]
+def test_a_finish_that_is_sent_again_says_the_same_and_changes_nothing(bench: Bench) -> None:
+    put(bench, "a", "b", "lost")
+    taken = claim(bench, 2)
+    lost = claim(bench)
+    done = [answer("a"), replace(answer("b"), counter="failed", dead="it failed"), answer("lost")]
+
+    said = [bench.queue.finish(taken.token, done, batches=1, busy_ms=5) for _ in range(3)]
+
+    assert said == [[True, True, False]] * 3
     assert [each.id for each in bench.published()] == ["a", "b"]
-    assert stats(bench) == {"accepted": 2, "completed": 2, "items": 2}
+    (dead,) = bench.queue.dead(9)
+    assert (dead["entry"], dead["reason"]) == (taken.entries[1], "it failed")
+    counts = {"completed": 1, "failed": 1, "dead": 1, "items": 2, "batches": 1, "busy_ms": 5}
+    assert stats(bench) == {"accepted": 3, **counts}
+    assert finish(bench, lost, "lost") == [True]
+
+
+def test_a_claim_that_is_sent_again_returns_what_it_took(bench: Bench) -> None:
+    put(bench, "a", "b", "c", "d")
+    others = claim(bench, 1)
+    taken = claim(bench, 2)
+
+    def again(claim: Claim) -> Claim:
+        return bench.queue.claim(9, HELD, redelivered=False, token=claim.token, again=True)
+
+    repeated = again(taken)
+    assert (repeated.token, sorted(ids(repeated))) == (taken.token, ["b", "c"])
+    assert not repeated.redelivered
+    assert bench.queue.finish(taken.token, [answer("b"), answer("c")]) == [True, True]
+    assert ids(again(taken)) == ["d"], "nothing is left of it, so it takes what waits"
+    assert finish(bench, others, "a") == [True]
+
+
+def test_a_claim_that_is_sent_again_has_lost_nothing_though_its_lease_is_over(
+    bench: Bench,
+) -> None:
+    put(bench, "a")
+    lose(bench)
+    lost = lose(bench, redelivered=True)
+
+    repeated = bench.queue.claim(9, HELD, redelivered=False, token=lost.token, again=True)
+
+    assert (ids(repeated), repeated.redelivered, repeated.dead) == (["a"], True, ())
+    assert ids(claim(bench, redelivered=True)) == []
+    assert finish(bench, repeated, "a") == [True]
 
 
 def test_a_job_that_is_queued_again_after_it_was_done_keeps_its_first_result(bench: Bench) -> None:
@@ -712,11 +751,10 @@ def test_every_fate_of_a_job_is_counted(bench: Bench) -> None:
     taken = claim(bench)
     done = [
         answer("a"),
-        replace(answer("b"), counter="failed"),
+        replace(answer("b"), counter="failed", dead="it failed alone"),
         replace(answer("c"), counter="expired"),
     ]
     bench.queue.finish(taken.token, done, batches=1, busy_ms=7)
-    bench.queue.bury("{}", "it failed alone")
     assert stats(bench) == {
         "accepted": 3,
         "rejected": 1,
@@ -807,17 +845,6 @@ def test_a_worker_that_leaves_is_gone_at_once(bench: Bench) -> None:
 
 
 def test_the_dead_list_keeps_the_newest_thousand(bench: Bench) -> None:
-    for i in range(1003):
-        bench.queue.bury(f"entry {i}", "a reason")
-    dead = bench.queue.dead(2000)
-    assert [each["entry"] for each in dead] == [f"entry {i}" for i in range(1002, 2, -1)]
-    assert [each["entry"] for each in bench.queue.dead(2)] == ["entry 1002", "entry 1001"]
-    assert bench.queue.dead(0) == []
-    assert bench.queue.snapshot().dead == 1000
-    assert stats(bench) == {"dead": 1003}
-
-
-def test_the_dead_list_keeps_the_newest_thousand_of_a_claim(bench: Bench) -> None:
     bench.push(*(f"entry {i}" for i in range(1003)))
     buried = 0
     while bench.queue.snapshot().queued:
@@ -825,6 +852,10 @@ def test_the_dead_list_keeps_the_newest_thousand_of_a_claim(bench: Bench) -> Non
     assert buried == 1003
     dead = bench.queue.dead(2000)
     assert [each["entry"] for each in dead] == [f"entry {i}" for i in range(1002, 2, -1)]
+    assert [each["entry"] for each in bench.queue.dead(2)] == ["entry 1002", "entry 1001"]
+    assert bench.queue.dead(0) == []
+    assert bench.queue.snapshot().dead == 1000
+    assert stats(bench) == {"dead": 1003}
 
 
 def test_a_purge_answers_waiting_jobs_and_leaves_those_in_flight(bench: Bench) -> None:

@@ -31,7 +31,7 @@ from tests.redis_server import (
 )
 
 from imageserve.errors import QueueUnavailable
-from imageserve.queue.consumer import Claim, Lease
+from imageserve.queue.consumer import Claim, Consumer, Lease
 from imageserve.queue.producer import EnqueueCode, Limits
 from imageserve.queue.snapshot import WorkerInfo
 from imageserve.queue.wire import Finished, Job, Keys, Result, decode_job, decode_result
@@ -208,7 +208,10 @@ def test_every_key_expires_except_the_queue_its_counters_and_the_desired_version
 
 
 def test_the_dead_list_is_forgotten_after_a_day(queue: RedisQueue, client: "redis.Redis") -> None:
-    queue.bury("{}", "a reason")
+    put(queue, "a")
+    (failed,) = answers("a")
+    taken = queue.claim(1, HELD, redelivered=False)
+    queue.finish(taken.token, [replace(failed, dead="a reason")])
     assert 0 < client.pttl(KEYS.dead) <= 24 * 3_600_000
 
 
@@ -309,19 +312,89 @@ def test_a_claim_whose_reply_is_lost_is_recovered_after_its_lease(
     assert [ids(next_redelivered(queue)), ids(next_redelivered(queue))] == [["a"], ["b"]]
 
 
+def test_a_worker_gets_the_batch_of_a_claim_whose_reply_was_lost(
+    proxy: DroppingProxy, make_queue: QueueMaker
+) -> None:
+    queue = make_queue(proxy.url)
+    consumer = Consumer(queue, "resnet50", HELD)
+    assert consumer.claim(1) is None
+    put(queue, "a", "b")
+    proxy.drop_next_reply()
+    with pytest.raises(QueueUnavailable):
+        consumer.claim(32)
+    assert proxy.dropped.is_set()
+
+    batch = consumer.claim(32)
+
+    assert batch is not None
+    assert sorted(batch.ids) == ["a", "b"]
+    assert batch.finish(answers(*batch.ids), batches=1, busy_ms=5) == [True, True]
+    assert consumer.claim(32) is None
+
+
+def test_a_worker_that_stops_gives_the_batch_of_a_claim_back_whose_reply_was_lost(
+    proxy: DroppingProxy, make_queue: QueueMaker, client: "redis.Redis"
+) -> None:
+    queue = make_queue(proxy.url)
+    consumer = Consumer(queue, "resnet50", HELD)
+    assert consumer.claim(1) is None
+    put(queue, "a", "b")
+    proxy.drop_next_reply()
+    with pytest.raises(QueueUnavailable):
+        consumer.claim(1)
+
+    consumer.leave("w-1")
+
+    assert client.zcard(KEYS.leases) == 0
+    assert entries(client, "image_queue") == ["a", "b"]
+
+
 def test_a_finish_whose_reply_is_lost_stores_and_publishes_once(
     proxy: DroppingProxy, make_queue: QueueMaker, listener: Listener
 ) -> None:
     queue = make_queue(proxy.url)
     put(queue, "a", "b")
     taken = queue.claim(32, HELD, redelivered=False)
+    first, second = answers("a", "b")
+    done = [first, replace(second, dead="it failed")]
     proxy.drop_next_reply()
-    queue.finish(taken.token, answers("a", "b"), batches=1, busy_ms=5)
+    assert queue.finish(taken.token, done, batches=1, busy_ms=5) == [True, True]
     assert proxy.dropped.is_set()
-    assert queue.results(["a", "b"]) == [each.result for each in answers("a", "b")]
+    assert queue.results(["a", "b"]) == [first.result, second.result]
     assert listener.listen_to_all() == {"a": 1, "b": 1}
+    assert len(queue.dead(9)) == 1
     shot = queue.snapshot()
     assert (shot.backlog, shot.stats["completed"], shot.stats["batches"]) == (0, 2, 1)
+
+
+def test_a_release_whose_reply_is_lost_gives_each_job_back_once(
+    proxy: DroppingProxy, make_queue: QueueMaker, client: "redis.Redis"
+) -> None:
+    queue = make_queue(proxy.url)
+    put(queue, "a", "b")
+    taken = queue.claim(32, HELD, redelivered=False)
+    queue.release("", [])
+    proxy.drop_next_reply()
+    queue.release(taken.token, ids(taken))
+    assert proxy.dropped.is_set()
+    assert entries(client, "image_queue") == ["a", "b"]
+
+
+def test_an_extension_and_a_heartbeat_whose_replies_are_lost_say_the_same(
+    proxy: DroppingProxy, make_queue: QueueMaker
+) -> None:
+    queue = make_queue(proxy.url)
+    put(queue, "a")
+    taken = queue.claim(32, HELD, redelivered=False)
+    queue.extend(taken.token, ["a"], 60_000)
+    proxy.drop_next_reply()
+    assert queue.extend(taken.token, ["a"], 60_000) == 1
+    assert proxy.dropped.is_set()
+    queue.set_desired("resnet50@v2 1760000000000")
+    proxy.drop_next_reply()
+    info = WorkerInfo("w", "resnet50", (2, 2, 3), 32, {}, "running", "node")
+    assert queue.heartbeat(info) == "resnet50@v2 1760000000000"
+    assert [worker.id for worker in queue.snapshot().workers] == ["w"]
 
 
 def test_a_wait_whose_reply_is_lost_loses_no_job(
@@ -587,13 +660,16 @@ def test_claimed_jobs_are_finished_while_redis_has_no_memory_left(
 
     assert queue.extend(taken.token, ["b", "c"], 60_000) == 2
     assert queue.release(taken.token, ["c"]) == 1
-    assert queue.finish(taken.token, answers("b"), batches=1) == [True]
+    (failed,) = answers("b")
+    again = queue.claim(1, HELD, redelivered=False, token=taken.token, again=True)
+    assert ids(again) == ["b"]
+    assert queue.finish(taken.token, [replace(failed, dead="a reason")], batches=1) == [True]
+    assert len(queue.dead(9)) == 1
     assert ids(queue.claim(32, HELD, redelivered=False)) == ["c", "d"]
     redelivered = next_redelivered(queue)
     assert queue.finish(redelivered.token, answers("a")) == [True]
     assert None not in queue.results(["a", "b"])
     queue.heartbeat(WorkerInfo("w", "resnet50", (2, 2, 3), 32, {}, "running", "node"))
-    queue.bury("{}", "a reason")
     queue.cancel(["d"])
     assert queue.snapshot().in_flight == 2
 

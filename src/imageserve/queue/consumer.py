@@ -18,7 +18,6 @@ from imageserve.errors import QueueError, QueueUnavailable
 from imageserve.queue.redis.connection import RedisBackoff, redis_errors
 from imageserve.queue.redis.queue import (
     BLOCK_S,
-    BURY,
     CLAIM,
     EXTEND,
     FINISH,
@@ -76,13 +75,33 @@ class Claim:
     """Its worker died when this job last ran, so it runs alone."""
 
 
+def new_token() -> str:
+    """Return the token of one claim.
+
+    Not one per worker: a worker cannot finish what an earlier claim of its own has lost.
+    """
+    return secrets.token_hex(8)
+
+
 class ConsumerStore(RedisQueue):
     """The consumer's commands on Redis. Each raises QueueUnavailable where Redis is away."""
 
-    def claim(self, n: int, lease: Lease, *, redelivered: bool, min_depth: int = 0) -> Claim:
-        """Take up to ``n`` jobs and lease them; none where fewer than ``min_depth`` wait."""
-        # A token per claim, not per worker: a worker cannot finish its own earlier, lost claim.
-        token = secrets.token_hex(8)
+    def claim(
+        self,
+        n: int,
+        lease: Lease,
+        *,
+        redelivered: bool,
+        min_depth: int = 0,
+        token: str = "",
+        again: bool = False,
+    ) -> Claim:
+        """Take up to ``n`` jobs and lease them; none where fewer than ``min_depth`` wait.
+
+        ``again`` says that a claim with this ``token`` was sent and its reply lost: if it took
+        jobs, then exactly these are returned.
+        """
+        token = token or new_token()
         args: list[str | int | bytes] = [
             n,
             lease.lease_ms,
@@ -91,6 +110,7 @@ class ConsumerStore(RedisQueue):
             GUARD_MS,
             int(redelivered),
             min_depth,
+            int(again),
         ]
         with redis_errors():
             now, entries, expired, dead, alone = CLAIM(self.once, self.keys.of_claim(), args)
@@ -117,7 +137,10 @@ class ConsumerStore(RedisQueue):
     def finish(
         self, token: str, finished: Sequence[Finished], *, batches: int = 0, busy_ms: int = 0
     ) -> list[bool]:
-        """Acknowledge, store and publish; False where the lease was lost (nothing is changed)."""
+        """Acknowledge, store, publish and bury; False where the lease was lost (nothing changes).
+
+        May be sent again after a lost reply.
+        """
         kept: list[bool] = []
         for start in range(0, len(finished), FINISH_AT_ONCE):
             part = finished[start : start + FINISH_AT_ONCE]
@@ -128,11 +151,12 @@ class ConsumerStore(RedisQueue):
     def _finish_part(
         self, token: str, finished: Sequence[Finished], batches: int, busy_ms: int
     ) -> list[bool]:
-        keys = [self.keys.leases, self.keys.inflight, self.keys.attempts, self.keys.stats]
+        keys = self.keys.of_finish()
         args: list[str | int | bytes] = [token, batches, busy_ms]
         for job in finished:
             keys += [self.keys.result(job.id), self.keys.pixels(job.id)]
-            args += [job.id, job.reply, encode_result(job.result), job.ttl_ms, job.counter]
+            body = encode_result(job.result, token)
+            args += [job.id, job.reply, body, job.ttl_ms, job.counter, job.dead]
         with redis_errors():
             return [bool(kept) for kept in FINISH(self.client, keys, args)]
 
@@ -147,11 +171,6 @@ class ConsumerStore(RedisQueue):
         names = self.keys.of_release()
         with redis_errors():
             return int(RELEASE(self.client, names, [token, GUARD_MS, *job_ids]))
-
-    def bury(self, entry: str, reason: str) -> None:
-        """Put a job on the dead list."""
-        with redis_errors():
-            BURY(self.once, [self.keys.dead, self.keys.stats], [entry, reason])
 
     def heartbeat(self, info: WorkerInfo) -> str:
         """Publish that a worker lives; returns the desired version as text."""
@@ -225,8 +244,6 @@ class ClaimedJob:
     """One job of a batch."""
 
     job: Job | UnsupportedJob
-    entry: str
-    """As it was queued, JSON."""
     pixels: bytes | None
     """None: the job was cancelled, or its deadline has passed."""
 
@@ -286,6 +303,8 @@ class Consumer:
         self._model = model
         self._lease = lease
         self._redelivered = False
+        self._unanswered = ""
+        """The token of a claim whose reply did not come; "" where the last one came."""
         self._give_up_at = float("inf")
 
     def stop(self, within_s: float) -> None:
@@ -304,20 +323,28 @@ class Consumer:
         # At most every second claim may bring a redelivered job, so that these, which run alone,
         # never starve the others.
         self._redelivered = not self._redelivered
-        claim = self.store.claim(n, self._lease, redelivered=self._redelivered, min_depth=min_depth)
+        claim = self._claim(n, redelivered=self._redelivered, min_depth=min_depth)
         self._settle_dropped(claim)
         jobs = _jobs(claim.entries)
         if not jobs:
             return None
-        ids = [job.id for _, job in jobs]
+        ids = [job.id for job in jobs]
         pixels = self.persist(lambda: self.store.pixels(ids))
         if pixels is None:
             return None
         self.leases.hold(claim.token, ids)
-        claimed = (
-            ClaimedJob(job, entry, data) for (entry, job), data in zip(jobs, pixels, strict=True)
+        claimed = tuple(ClaimedJob(job, data) for job, data in zip(jobs, pixels, strict=True))
+        return Batch(self, claim.token, claim.now, claimed, claim.redelivered)
+
+    def _claim(self, n: int, *, redelivered: bool, min_depth: int) -> Claim:
+        """Claim, under the same token until a reply comes: a lost one must not strand its jobs."""
+        again, token = bool(self._unanswered), self._unanswered or new_token()
+        self._unanswered = token
+        claim = self.store.claim(
+            n, self._lease, redelivered=redelivered, min_depth=min_depth, token=token, again=again
         )
-        return Batch(self, claim.token, claim.now, tuple(claimed), claim.redelivered)
+        self._unanswered = ""
+        return claim
 
     def wait(self, block_s: float = BLOCK_S) -> None:
         """Block until a job may wait, at most ``block_s``. Raises QueueError."""
@@ -329,21 +356,20 @@ class Consumer:
 
     def leave(self, worker_id: str) -> None:
         """Remove this worker from the list of workers. Raises QueueError."""
+        token, taken = "", []
+        if self._unanswered:
+            claim = self._claim(0, redelivered=False, min_depth=0)
+            self._settle_dropped(claim)
+            token, taken = claim.token, [job.id for job in _jobs(claim.entries)]
         # An empty release empties hold: a wait that the stop cut short may have filled it.
-        self.store.release("", [])
+        self.store.release(token, taken)
         self.store.leave(worker_id)
-
-    def bury(self, entry: str, reason: str) -> None:
-        """Put a job that failed alone on the dead list."""
-        self.persist(lambda: self.store.bury(entry, reason))
 
     def _settle_dropped(self, claim: Claim) -> None:
         """Count what a claim dropped, and store results for those who read late."""
         if claim.dead:
             log.error("%d jobs were given up: each lost its worker again", len(claim.dead))
-            given_up = [
-                result_of_error(job, "model_failed", GIVEN_UP) for _, job in _jobs(claim.dead)
-            ]
+            given_up = [result_of_error(job, "model_failed", GIVEN_UP) for job in _jobs(claim.dead)]
             try:
                 self.store.store(given_up, publish=False)
             except QueueError as error:
@@ -354,25 +380,27 @@ class Consumer:
     def persist(self, action: Callable[[], T]) -> T | None:
         """Try until it is done, through outages of Redis; None where that was not possible.
 
-        Safe for FINISH: it changes nothing where the lease is lost meanwhile.
+        There is one try at least, however late after SIGTERM it begins. Safe for FINISH: it changes
+        nothing where the lease is lost meanwhile, or where it was done and only the reply was lost.
         """
-        while time.monotonic() < self._give_up_at:
+        while True:
             try:
                 result = action()
             except QueueUnavailable as error:
                 self.connection.failed(error)
-                continue
-            except QueueError:
+                if time.monotonic() >= self._give_up_at:
+                    return None
+            except QueueError as error:
                 # Another try would fail as well. The lease ends and another worker takes over.
-                log.exception("Redis refuses a command")
+                log.error("Redis refuses a command: %s", error)
                 return None
-            self.connection.succeeded()
-            return result
-        return None
+            else:
+                self.connection.succeeded()
+                return result
 
 
-def _jobs(entries: Sequence[str]) -> list[tuple[str, Job | UnsupportedJob]]:
-    """Return the entries that are jobs, each with its job, and log the others.
+def _jobs(entries: Sequence[str]) -> list[Job | UnsupportedJob]:
+    """Return the jobs of the entries that are jobs, and log the others.
 
     Redis reads some texts as JSON that Python does not. Only another program can have queued one;
     it keeps its lease until that ends, and dies as redelivered.
@@ -383,4 +411,4 @@ def _jobs(entries: Sequence[str]) -> list[tuple[str, Job | UnsupportedJob]]:
         for entry in entries:
             if entry not in known:
                 log.error("an entry is no job: %.200s", entry)
-    return jobs
+    return [job for _, job in jobs]

@@ -92,6 +92,10 @@ class Keys:
         waiting = [self.queue, self.hold, self.retry]
         return [*waiting, self.leases, self.inflight, self.attempts, self.dead, self.stats]
 
+    def of_finish(self) -> list[str]:
+        """Those before the keys of each job."""
+        return [self.leases, self.inflight, self.attempts, self.stats, self.dead]
+
     def of_release(self) -> list[str]:
         return [self.queue, self.hold, self.leases, self.inflight, self.attempts, self.retry]
 
@@ -172,6 +176,8 @@ class Finished:
     ttl_ms: int
     counter: str
     """The counter it adds to: ``completed``, ``failed`` or ``expired``."""
+    dead: str = ""
+    """Why it goes to the dead list; empty where it does not."""
 
 
 # -- jobs ---------------------------------------------------------------------------------------
@@ -294,11 +300,15 @@ def _unsupported(fields: Mapping[str, Any], reason: str) -> UnsupportedJob:
 # -- results ------------------------------------------------------------------------------------
 
 
-def encode_result(result: Result) -> str:
-    """Write a result."""
+def encode_result(result: Result, claim: str = "") -> str:
+    """Write a result; ``claim`` is the token of the claim that it ends.
+
+    No reader uses the token. By it FINISH recognises a result that it has stored already.
+    """
     fields: dict[str, Any] = {
         "v": VERSION,
         "id": result.id,
+        **({"claim": claim} if claim else {}),
         "model": result.model,
         **({"version": result.version} if result.version else {}),
         "queue_ms": round(result.queue_ms, 1),

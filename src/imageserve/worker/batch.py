@@ -31,8 +31,6 @@ class Task:
     """One job that goes through the model."""
 
     job: Job
-    entry: str
-    """As it was queued, JSON."""
     image: NDArray[np.uint8]
     """(height, width, 3) RGB."""
 
@@ -87,7 +85,7 @@ def sort_batch(batch: Batch, model: str, shape: tuple[int, int, int]) -> Work:
             answered.append(_refused(job, batch.now, model, shape, refusal))
         elif isinstance(job, Job) and pixels is not None:
             image = np.frombuffer(pixels, np.uint8).reshape(shape)
-            tasks.append(Task(job, claimed.entry, image))
+            tasks.append(Task(job, image))
     return Work(batch, tuple(tasks), tuple(answered))
 
 
@@ -133,7 +131,8 @@ def _finished(job: Job, outcome: Outcome, queue_ms: float, model: str) -> Finish
         version=outcome.version,
     )
     counter = "completed" if error is None else "failed"
-    return Finished(job.id, job.reply, result, job.result_ttl_ms, counter)
+    dead = outcome.error or ""
+    return Finished(job.id, job.reply, result, job.result_ttl_ms, counter, dead)
 
 
 def report(

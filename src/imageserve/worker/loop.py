@@ -216,11 +216,8 @@ class Worker:
         busy_ms = round(busy_time_ms(outcomes))
         kept = work.batch.finish(finished, batches=int(bool(outcomes)), busy_ms=busy_ms)
         if kept is None:
-            log.error("stopped before %d results could be stored", len(finished))
+            log.error("%d results could not be stored", len(finished))
             return
-        for task, outcome, mine in zip(work.tasks, outcomes, kept, strict=False):
-            if mine and outcome.error is not None:
-                self._consumer.bury(task.entry, outcome.error)
         report(self.name, work, finished, kept, busy_ms)
 
     def _give_back(self, work: Work) -> None:

@@ -2,6 +2,7 @@
 -- max_attempts, to the dead list.
 -- KEYS 1 queue 2 hold 3 retry 4 leases(zset) 5 inflight(hash) 6 attempts(hash) 7 dead(list) 8 stats(hash)
 -- ARGV 1 n  2 lease_ms  3 token  4 max_attempts  5 guard_ms  6 may take a redelivered job (1/0)  7 min_depth
+--      8 the same claim was sent before and its reply was lost (1/0)
 -- Returns {now, jobs, expired, dead, solo}; solo is 1 if the one job is a redelivered one. A worker passes
 -- ARGV 6 = 1 in at most every second claim, so that redelivered jobs never starve the others.
 local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -15,6 +16,23 @@ local function bury(entry, job, reason)
     redis.call('PUBLISH', job.reply, cjson.encode({v = 1, id = job.id, model = job.model, queue_ms = 0,
       model_ms = 0, batch = 0, error = {code = 'model_failed', message = reason}}))
   end
+end
+local function answer(solo)
+  if #out > 0 then redis.call('PEXPIRE', KEYS[4], ARGV[5]); redis.call('PEXPIRE', KEYS[5], ARGV[5]) end
+  if #expired > 0 then redis.call('HINCRBY', KEYS[8], 'expired', #expired) end
+  if #dead > 0 then redis.call('HINCRBY', KEYS[8], 'dead', #dead) end
+  return {now, out, expired, dead, solo}
+end
+if ARGV[8] == '1' then                                  -- what it took then is still leased to it, and nobody works on it
+  redis.call('HDEL', KEYS[5], '')                       -- starts with a write that frees, see extend.lua
+  local held, solo = redis.call('HGETALL', KEYS[5]), 0
+  for i = 1, #held, 2 do
+    if string.sub(held[i + 1], 1, #token) == token then
+      out[#out + 1] = string.sub(held[i + 1], #token + 1); solo = redis.call('HEXISTS', KEYS[6], held[i])
+      redis.call('ZADD', KEYS[4], now + lease, held[i])
+    end
+  end
+  if #out > 0 then return answer(solo) end
 end
 local lost = redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', now, 'LIMIT', 0, 32)
 for _, id in ipairs(lost) do
@@ -53,12 +71,6 @@ local function take(list)
     end
   end
   if #leases > 0 then redis.call('ZADD', KEYS[4], unpack(leases)); redis.call('HSET', KEYS[5], unpack(records)) end
-end
-local function answer(solo)
-  if #out > 0 then redis.call('PEXPIRE', KEYS[4], ARGV[5]); redis.call('PEXPIRE', KEYS[5], ARGV[5]) end
-  if #expired > 0 then redis.call('HINCRBY', KEYS[8], 'expired', #expired) end
-  if #dead > 0 then redis.call('HINCRBY', KEYS[8], 'dead', #dead) end
-  return {now, out, expired, dead, solo}
 end
 if ARGV[6] == '1' and redis.call('EXISTS', KEYS[3]) == 1 then   -- a redelivered job runs alone
   for _ = 1, 8 do

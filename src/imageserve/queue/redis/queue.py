@@ -73,7 +73,6 @@ CLAIM = Script("claim")
 FINISH = Script("finish")
 EXTEND = Script("extend")
 RELEASE = Script("release")
-BURY = Script("bury")
 HEARTBEAT = Script("heartbeat")
 SNAPSHOT = Script("snapshot")
 
