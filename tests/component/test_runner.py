@@ -47,7 +47,7 @@ def task(number: int, first_pixel: Sequence[int] = (), top: int = 1) -> Task:
     if first_pixel:
         image[0, 0] = first_pixel
     job = Job(f"job-{number}", "recording", (2, 2, 3), top, "reply", f"trace-{number}", 1000)
-    return Task(job, "entry", image)
+    return Task(job, image)
 
 
 def tasks(count: int, spoilt: Sequence[int] = (), pixel: Sequence[int] = RAISES) -> list[Task]:
