@@ -11,13 +11,25 @@ from tests.system.stack import Stack, running
 from imageserve.cli import main
 from imageserve_loadtest.result import Result
 
+MODEL = "shapes"
+
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, redis_program: str) -> Iterator[Stack]:
-    model = "stand-in:batch_ms=5,image_ms=0,size=64,poison=1"
     directory = tmp_path_factory.mktemp("loadtest")
-    with running(directory, redis_program, MODEL=model, WEB_PROCESSES="2") as stack:
+    file = models_file(directory)
+    with running(
+        directory, redis_program, MODELS_FILE=file, MODEL=MODEL, WEB_PROCESSES="2"
+    ) as stack:
         yield stack
+
+
+def models_file(directory: Path) -> str:
+    """Serve the stand-in under the name of another model, as a release of the chart can."""
+    network = "stand-in:batch_ms=5,image_ms=0,size=64,poison=1"
+    file = directory / "models.yaml"
+    file.write_text(json.dumps({MODEL: {"queue": "image_queue", "network": network}}))
+    return str(file)
 
 
 def result_of(stack: Stack, path: Path, *options: str) -> tuple[int, Result]:
@@ -75,6 +87,29 @@ def test_pictures_that_are_broken_on_purpose_get_the_right_errors_and_harm_no_ot
     assert status == 0, result.verdict
     assert result.counts.good == result.counts.sent > 8
     assert (result.counts.broken > 0) == ("--per-request" not in options)
+
+
+def test_a_request_that_wakes_the_first_worker_is_answered_right(
+    tmp_path: Path, redis_program: str
+) -> None:
+    """While no worker lives, the web processes alone know that a stand-in is served."""
+    file = models_file(tmp_path)
+    with running(
+        tmp_path / "stack", redis_program, workers=0, MODELS_FILE=file, MODEL=MODEL
+    ) as stack:
+
+        def wake() -> None:
+            stack.wait_for(lambda: stack.waiting() > 0, "a request waits", 60)
+            stack.start_worker(wait=False)
+
+        waking = threading.Thread(target=wake)
+        waking.start()
+        status, result = result_of(stack, tmp_path / "r.json", "--clients", "1", "--duration", "1")
+        waking.join()
+
+    assert status == 0, result.verdict
+    assert result.load.pictures == "generated"
+    assert result.counts.good > 0
 
 
 def test_a_frozen_service_shows_in_the_percentiles(stack: Stack, tmp_path: Path) -> None:

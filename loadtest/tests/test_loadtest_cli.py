@@ -16,6 +16,7 @@ from loadtest.tests.misbehaving_server import SIDE, Call, Server, serving
 from tests.redis_server import eventually, free_port
 
 from imageserve.cli import main
+from imageserve_loadtest import measure
 from imageserve_loadtest.pictures import generated
 from imageserve_loadtest.result import Result
 
@@ -119,6 +120,82 @@ def test_shares_of_the_capacity_use_the_capacity_that_the_target_reports(tmp_pat
 
     assert status == 0
     assert (result.counts.sent, less.counts.sent) == (10, 5)
+
+
+HALF = "arrivals: constant\nphases: [{seconds: 1, share_of_capacity: 0.5}]\nslo: [p99=30s]"
+
+
+@pytest.mark.parametrize(
+    ("web_per_s", "taken"),
+    [
+        pytest.param({"web_capacity_per_s": 20.0}, (20.0, "web"), id="the web is slower"),
+        pytest.param({"web_capacity_per_s": 500.0}, (100.0, "model"), id="the model is slower"),
+        pytest.param({}, (100.0, "model"), id="an old server"),
+        pytest.param({"web_capacity_per_s": "?"}, (100.0, "model"), id="no number"),
+    ],
+)
+def test_shares_are_of_the_smaller_capacity_and_the_report_says_which(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
+    web_per_s: dict[str, Any],
+    taken: tuple[float, str],
+) -> None:
+    monkeypatch.setattr(measure, "_WEB_TELLS_S", 0.01)
+    scenario, html = tmp_path / "half.yaml", tmp_path / "r.html"
+    scenario.write_text(HALF)
+    with serving(PICTURES) as server:
+        server.pages["/status"]["models"]["stand-in"].update(web_per_s)
+        load = ("--scenario", str(scenario), "--html", str(html))
+        status, result = result_of(tmp_path / "r.json", server.url, *load)
+
+    assert status == 0
+    assert (result.load.capacity_per_s, result.load.capacity_of) == taken
+    assert result.counts.sent == taken[0] / 2
+    said = f"{taken[0]:.1f} pictures/s: the capacity of the {taken[1]}"
+    assert f"rates are shares of {said}" in capsys.readouterr().out
+    assert f"{taken[0]:g} pictures/s: the capacity of the {taken[1]}" in html.read_text()
+    assert f"--capacity {taken[0]:g}" in html.read_text()
+
+
+def test_web_processes_that_have_decoded_nothing_yet_get_some_pictures_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(measure, "_WEB_TELLS_S", 0.01)
+    scenario = tmp_path / "half.yaml"
+    scenario.write_text(HALF)
+
+    def measured(call: Call) -> None:
+        status["web_capacity_per_s"] = 20.0
+        call.answer_well()
+
+    with serving(PICTURES, measured) as server:
+        status = server.pages["/status"]["models"]["stand-in"]
+        status["web_capacity_per_s"] = None
+        _, result = result_of(tmp_path / "r.json", server.url, "--scenario", str(scenario))
+
+    assert (result.load.capacity_per_s, result.load.capacity_of) == (20.0, "web")
+    assert (result.counts.sent, result.verdict.holds) == (10, True)
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "source"),
+    [
+        pytest.param("shapes", {"stand_in": True}, "generated", id="under another name"),
+        pytest.param("stand-in", {"stand_in": False}, "files", id="a real model of that name"),
+        pytest.param("stand-in", {}, "generated", id="an old server"),
+        pytest.param("shapes", {"stand_in": "?"}, "files", id="no answer"),
+    ],
+)
+def test_a_stand_in_is_known_by_what_the_server_says_not_by_its_name(
+    tmp_path: Path, name: str, told: dict[str, Any], source: str
+) -> None:
+    with serving(PICTURES) as server:
+        server.pages["/models"] = {"models": {name: {"input_size": [SIDE, SIDE], **told}}}
+        status, result = result_of(tmp_path / "r.json", server.url, *SHORT)
+
+    assert result.load.pictures == source
+    assert status == (0 if source == "generated" else 1)
 
 
 def test_an_unknown_capacity_is_asked_for(tmp_path: Path, capsys: Capture) -> None:

@@ -14,8 +14,12 @@ from imageserve_loadtest import tally as tally_module
 from imageserve_loadtest.histogram import COARSE, LONGEST_S, Histogram
 from imageserve_loadtest.merge import MergeError, merged, results_in
 from imageserve_loadtest.result import (
+    GIVEN,
+    MODEL,
+    WEB,
     Counts,
     Outcome,
+    PhaseLoad,
     Refusals,
     Result,
     SearchStep,
@@ -359,7 +363,88 @@ def test_the_timelines_of_pods_are_aligned_by_time_of_day() -> None:
 
     assert whole.seconds == SECONDS + 3
     assert [point.sent for point in whole.timeline.points] == [100, 0, 0, 100]
+    assert [sample.at_s for sample in whole.queue] == [0.5, 3.5]
     assert "3.0 s apart" in whole.notes[0]
+
+
+SECONDS_LATER = {s: f"2026-03-01T12:00:{s:06.3f}+00:00" for s in (0.0, 0.9, 5.0, 7.0, 12.0)}
+
+
+@pytest.mark.parametrize(
+    ("later_s", "holds"),
+    [
+        pytest.param(0.0, True, id="together"),
+        pytest.param(0.9, True, id="no more than clocks differ"),
+        pytest.param(5.0, True, id="together for most of it"),
+        pytest.param(7.0, False, id="together for a moment"),
+        pytest.param(12.0, False, id="one after the other"),
+    ],
+)
+def test_pods_that_did_not_send_at_the_same_time_fail_the_verdict(
+    later_s: float, holds: bool
+) -> None:
+    whole = merged([pod(0), pod(1, started_at=SECONDS_LATER[later_s])])
+
+    assert whole.verdict.holds == holds
+    if not holds:
+        (reason,) = whole.verdict.reasons
+        assert "did not send at the same time" in reason
+        assert f"began {later_s:.1f} s after the first" in reason
+        assert "Pending" in reason
+
+
+def test_the_rate_of_pods_one_after_the_other_is_not_the_sum_of_their_rates() -> None:
+    whole = merged([pod(0), pod(1, started_at=SECONDS_LATER[12.0])])
+
+    # Each has sent ten a second, and no second had more.
+    assert whole.offered_per_s < 10
+    assert whole.goodput_per_s < 10
+
+
+def test_a_short_spike_that_was_never_whole_fails_the_verdict() -> None:
+    phases = (
+        PhaseLoad("quiet", 20.0, rate_per_s=3.0),
+        PhaseLoad("spike", 3.0, rate_per_s=40.0),
+        PhaseLoad("after", 40.0, rate_per_s=3.0),
+    )
+    load = replace(a_result().load, phases=phases, shards=2)
+    parts = [
+        a_result(load=replace(load, shard=shard), seconds=63.0, started_at=SECONDS_LATER[later_s])
+        for shard, later_s in ((0, 0.0), (1, 5.0))
+    ]
+
+    assert "of the 3 s of the heaviest phase" in merged(parts).verdict.reasons[0]
+
+
+@pytest.mark.parametrize("told", ["", "yesterday"])
+def test_a_pod_that_does_not_say_when_it_began_fails_the_verdict(told: str) -> None:
+    whole = merged([pod(0), pod(1, started_at=told)])
+
+    (reason,) = whole.verdict.reasons
+    assert reason.startswith(f"pod 1 does not say when it began (started_at is {told!r})")
+    assert whole.seconds == SECONDS
+
+
+def test_pods_that_read_the_capacity_at_different_times_are_one_test() -> None:
+    def part(shard: int, capacity_per_s: float, whose: str) -> Result:
+        phase = PhaseLoad("all", SECONDS, rate_per_s=capacity_per_s / 2)
+        load = replace(
+            a_result().load,
+            phases=(phase,),
+            shard=shard,
+            shards=2,
+            capacity_per_s=capacity_per_s,
+            capacity_of=whose,
+        )
+        return a_result(load=load)
+
+    whole = merged([part(0, 110.0, MODEL), part(1, 90.0, WEB)])
+
+    assert whole.load.phases[0].rate_per_s == 50.0
+    assert (whole.load.capacity_per_s, whole.load.capacity_of) == (100.0, WEB)
+    assert "rates are shares of 100.0 pictures/s: the capacity of the web" in table(whole)
+    with pytest.raises(MergeError, match="different loads"):
+        merged([part(0, 110.0, GIVEN), part(1, 90.0, GIVEN)])
 
 
 def test_a_pod_whose_result_is_missing_fails_the_verdict() -> None:

@@ -1,6 +1,7 @@
 """The overview of models and queues that /models, /status and /metrics show."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -49,10 +50,20 @@ class Bench:
         self.now += 1_500
         self.beat("w-2", {10: 100.0}, "stopping")
 
-    def beat(self, worker: str, bucket_ms: dict[int, float], state: str) -> None:
+    def beat(
+        self, worker: str, bucket_ms: dict[int, float], state: str, runtime: str = "onnx"
+    ) -> None:
         self.busy.heartbeat(
             WorkerInfo(
-                worker, "busy", (1, 1, 3), 10, bucket_ms, state, "node-" + worker, version="v7"
+                worker,
+                "busy",
+                (1, 1, 3),
+                10,
+                bucket_ms,
+                state,
+                "node-" + worker,
+                version="v7",
+                runtime=runtime,
             )
         )
 
@@ -111,8 +122,35 @@ def test_the_models_are_shown_with_queue_size_and_live_workers(bench: Bench) -> 
         "input_size": [224, 320],
         "interpolation": "bicubic",
         "workers": 1,
+        "runtime": "onnx",
+        "stand_in": False,
     }
     assert bench.overview.models()["idle"]["workers"] == 0
+
+
+@pytest.mark.parametrize(
+    ("network", "runtimes", "shown"),
+    [
+        pytest.param("shapes", ["stand-in"], ("stand-in", True), id="workers know better"),
+        pytest.param("stand-in:size=8", ["keras"], ("keras", False), id="both ways"),
+        pytest.param("stand-in:size=8", [], (None, True), id="scaled to zero"),
+        pytest.param("shapes", [""], (None, False), id="an old worker is silent"),
+        pytest.param("shapes", ["", "stand-in"], ("stand-in", True), id="old and new"),
+        pytest.param("stand-in", ["keras", "stand-in"], (None, False), id="two kinds at once"),
+    ],
+)
+def test_the_models_say_what_is_served_under_whatever_name(
+    network: str, runtimes: list[str], shown: tuple[str | None, bool]
+) -> None:
+    queue = QueueWithOutages("q", lambda: 1_760_000_000_000)
+    entry = ModelEntry("pictures", queue.name, (8, 8), network=network)
+    for number, runtime in enumerate(runtimes):
+        info = WorkerInfo(f"w-{number}", "pictures", (8, 8, 3), 1, {1: 1.0}, "ready", "node")
+        queue.heartbeat(replace(info, runtime=runtime))
+
+    model = Overview({"pictures": entry}, MemoryMonitor(queue)).models()["pictures"]
+
+    assert (model["runtime"], model["stand_in"]) == shown
 
 
 def test_the_metrics_have_the_values_of_the_status(bench: Bench) -> None:

@@ -50,6 +50,7 @@ class LabelModel:
     """A model that has one label."""
 
     name = "shapes"
+    runtime = "test"
     classes = 1
 
     def __init__(self, label: str) -> None:

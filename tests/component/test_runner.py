@@ -26,6 +26,7 @@ class Recording:
 
     name = "recording"
     version = "1"
+    runtime = "test"
     input_size = (2, 2)
     classes = 1000
 
@@ -193,6 +194,7 @@ def test_a_picture_that_needs_all_memory_passes_alone() -> None:
 class _Wrong:
     name = "wrong"
     version = "1"
+    runtime = "test"
     input_size = (2, 2)
     classes = 3
 
@@ -205,6 +207,7 @@ class _NotFinite:
 
     name = "not finite"
     version = "1"
+    runtime = "test"
     input_size = (2, 2)
     classes = 2
 

@@ -678,7 +678,7 @@ def test_once_stopping_new_requests_are_refused(site: Site) -> None:
 
 
 def test_the_models_are_listed_with_their_queue_size_and_workers(site: Site) -> None:
-    info = WorkerInfo("w", "m", (8, 8, 3), 4, {4: 20.0}, "ready", "node")
+    info = WorkerInfo("w", "m", (8, 8, 3), 4, {4: 20.0}, "ready", "node", runtime="keras")
     site.queue.heartbeat(info)
 
     models = site.client().get("/models").get_json()["models"]
@@ -689,6 +689,8 @@ def test_the_models_are_listed_with_their_queue_size_and_workers(site: Site) -> 
         "input_size": [8, 8],
         "interpolation": "bilinear",
         "workers": 1,
+        "runtime": "keras",
+        "stand_in": False,
     }
     assert models["n"]["workers"] == 0
 

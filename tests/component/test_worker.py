@@ -40,6 +40,7 @@ class GatedModel:
 
     name = "gated"
     version = "1"
+    runtime = "test"
     input_size = SHAPE[:2]
     classes = 1000
 

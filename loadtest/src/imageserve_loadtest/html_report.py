@@ -25,6 +25,7 @@ from imageserve_loadtest.html_parts import (
 )
 from imageserve_loadtest.html_plots import Plot
 from imageserve_loadtest.result import Outcome, PhaseLoad, Refusals, Result
+from imageserve_loadtest.terminal import capacity_of
 
 _MEANINGS = {
     Outcome.GOOD: "the answer that the picture must get",
@@ -94,9 +95,7 @@ def _verdict(result: Result) -> str:
         f"<p>Objective: {escape(objective)}.</p>" if objective else "",
         "<p>The load test was interrupted.</p>" if result.interrupted else "",
         f"<ul>{reasons}</ul>" if reasons else "",
-        "<p>Every request is accounted for, and every picture got the right answer.</p>"
-        if holds
-        else "",
+        "<p>Every request is accounted for, and no answer was wrong.</p>" if holds else "",
     ]
     return (
         f'<div class="verdict {"holds" if holds else "fails"}" role="status">{"".join(parts)}</div>'
@@ -244,10 +243,11 @@ def _queue_table(result: Result) -> str:
             whole(each.in_flight),
             whole(each.workers),
             number(each.capacity_per_s),
+            number(each.web_capacity_per_s) if each.web_capacity_per_s else NONE,
         )
         for each in result.queue
     ]
-    head = ("at, s", "waiting", "in work", "workers", "capacity, pictures/s")
+    head = ("at, s", "waiting", "in work", "workers", "model, pictures/s", "web, pictures/s")
     return html_table("The queue, as /status reports it.", head, rows)
 
 
@@ -305,6 +305,9 @@ def _load(result: Result) -> str:
         "scenario": load.scenario,
         "loop": f"{load.loop}, {load.arrivals} arrivals" if load.arrivals else load.loop,
         "phases": "; ".join(map(_phase, load.phases)),
+        "rates are shares of": ""
+        if load.capacity_per_s is None
+        else f"{number(load.capacity_per_s)} pictures/s: {capacity_of(load)}",
         "pictures": f"{load.pictures}, {whole(load.distinct)} distinct{broken}",
         "pictures per request": whole(load.per_request),
         "time-out": f"{load.timeout_s:g} s",
@@ -334,6 +337,8 @@ def _command(result: Result) -> list[str]:
         words += ["--model", result.target.model]
     if load.pictures == "generated":
         words += ["--distinct", str(load.distinct)]
+    if load.capacity_per_s is not None:
+        words += ["--capacity", f"{load.capacity_per_s:g}"]
     return words
 
 

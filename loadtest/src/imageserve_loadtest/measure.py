@@ -6,7 +6,7 @@ import platform
 import ssl
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
@@ -18,7 +18,15 @@ from imageserve_loadtest import checks, verdict
 from imageserve_loadtest.client import Address, Client, NoAnswer, TargetError
 from imageserve_loadtest.driver import Driver, RequestOptions
 from imageserve_loadtest.pictures import ModelFacts, Picture, PictureSampler, PictureSource
-from imageserve_loadtest.result import Load, PhaseLoad, QueueSnapshot, Result, Target, Tool
+from imageserve_loadtest.result import (
+    GIVEN,
+    Load,
+    PhaseLoad,
+    QueueSnapshot,
+    Result,
+    Target,
+    Tool,
+)
 from imageserve_loadtest.scenario import CLOSED, Scenario
 from imageserve_loadtest.schedule import Shard, clients_of, instants
 from imageserve_loadtest.tally import Record, Tally
@@ -26,6 +34,12 @@ from imageserve_loadtest.target import Requests, TargetPages
 
 _TICK_S = 0.5
 _PAGE_TIMEOUT_S = 5.0
+_WARM_UP_CLIENTS, _WARM_UP_PICTURES = 8, 4
+_WEB_TELLS_TRIES, _WEB_TELLS_S = 4, 3.0
+"""How often, and after which pauses, web processes are asked for what they have just measured."""
+
+Capacity = tuple[float, str]
+"""Pictures a second, 0 where it is unknown, and whose capacity it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +84,7 @@ class Session:
         self.model = ModelFacts()
         self.scenario = plan.scenario
         """The plan's scenario, with rates in place of shares of a capacity."""
+        self._capacity: Capacity | None = None
         self._source = ""
         self._good: Sequence[Picture] = ()
         self._broken: Sequence[Picture] = ()
@@ -83,11 +98,11 @@ class Session:
         """
         await self._pages.wait_ready(self._plan.wait_s)
         self.model = await self._pages.model(self._plan.model)
-        self.scenario = await self._at_capacity(self.scenario)
         source = PictureSource(self.scenario, self.model, self._plan.images)
         learn = partial(self._learn, client) if self._plan.learn else None
         self._source = source.kind
         self._good, self._broken = await source.good(learn), source.broken()
+        self.scenario = await self._at_capacity(client, self.scenario)
 
     async def run(self, scenario: Scenario, callbacks: ProgressCallbacks) -> Result:
         """Send the load of a scenario that has rates, and return the result."""
@@ -109,19 +124,37 @@ class Session:
 
     # -- before the load ------------------------------------------------------------------------
 
-    async def _at_capacity(self, scenario: Scenario) -> Scenario:
+    async def _at_capacity(self, client: Client, scenario: Scenario) -> Scenario:
         if not scenario.needs_capacity:
             return scenario
-        capacity_per_s = self._plan.capacity_per_s
-        if capacity_per_s is None:
-            snapshot = await self._pages.queue(self.model.name, 0.0)
-            capacity_per_s = snapshot.capacity_per_s if snapshot else 0.0
-        if capacity_per_s <= 0:
+        given_per_s = self._plan.capacity_per_s
+        self._capacity = (given_per_s, GIVEN) if given_per_s else await self._asked(client)
+        if self._capacity[0] <= 0:
             raise TargetError(
                 f"the scenario {scenario.name!r} needs the capacity, but the target does not "
                 "tell it: start a worker, or give --capacity PICTURES_PER_S"
             )
-        return scenario.at_capacity(capacity_per_s)
+        return scenario.at_capacity(self._capacity[0])
+
+    async def _asked(self, client: Client) -> "Capacity":
+        """Ask the target for its capacity, the smaller one of its model and of its web processes.
+
+        Web processes know theirs once they have decoded something: they get some pictures first.
+        """
+        found = await self._pages.queue(self.model.name, 0.0) or QueueSnapshot(0.0, 0, 0)
+        if found.capacity_per_s and found.web_capacity_per_s == 0:
+            await asyncio.gather(*(self._warm_up(client, i) for i in range(_WARM_UP_CLIENTS)))
+            for _ in range(_WEB_TELLS_TRIES):
+                await asyncio.sleep(_WEB_TELLS_S)
+                found = await self._pages.queue(self.model.name, 0.0) or found
+                if found.web_capacity_per_s:
+                    break
+        return found.smaller_capacity
+
+    async def _warm_up(self, client: Client, i: int) -> None:
+        for picture in self._good[i : i + _WARM_UP_PICTURES]:
+            with suppress(NoAnswer):
+                await client.send(self._requests.predict([picture.data], "lt-warm-up"))
 
     async def _learn(self, client: Client, picture: Picture) -> Picture:
         try:
@@ -195,7 +228,7 @@ class Session:
         seconds = tally.last_done_s if driver.stopped else max(scenario.seconds, tally.last_done_s)
         result = Result(
             target=Target(self._plan.address.url, self.model.name, self.model.input_size),
-            load=_load(scenario, shard, self._source, len(self._good)),
+            load=self._load(scenario),
             objective=scenario.objective.terms(),
             started_at=facts.started_at.isoformat(timespec="milliseconds"),
             seconds=seconds,
@@ -213,6 +246,29 @@ class Session:
             tool=_tool(facts.cpu_s),
         )
         return verdict.judged(result, scenario.objective)
+
+    def _load(self, scenario: Scenario) -> Load:
+        shard = self._plan.shard
+        capacity_per_s, capacity_of = self._capacity or (None, "")
+        return Load(
+            scenario=scenario.name,
+            loop=scenario.loop,
+            arrivals="" if scenario.loop == CLOSED else scenario.arrivals,
+            phases=tuple(
+                PhaseLoad(p.name, p.seconds, p.clients, p.rate_per_s, p.to_rate_per_s)
+                for p in scenario.phases
+            ),
+            seed=scenario.seed,
+            timeout_s=scenario.timeout_s,
+            pictures=self._source,
+            distinct=len(self._good),
+            per_request=scenario.pictures.per_request,
+            broken_share=scenario.pictures.broken_share,
+            shard=shard.index,
+            shards=shard.of,
+            capacity_per_s=capacity_per_s,
+            capacity_of=capacity_of,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,26 +324,6 @@ def _planned(scenario: Scenario, shard: Shard) -> int | None:
     if scenario.loop == CLOSED:
         return None
     return sum(1 for _ in _instants(scenario, shard))
-
-
-def _load(scenario: Scenario, shard: Shard, source: str, distinct: int) -> Load:
-    return Load(
-        scenario=scenario.name,
-        loop=scenario.loop,
-        arrivals="" if scenario.loop == CLOSED else scenario.arrivals,
-        phases=tuple(
-            PhaseLoad(each.name, each.seconds, each.clients, each.rate_per_s, each.to_rate_per_s)
-            for each in scenario.phases
-        ),
-        seed=scenario.seed,
-        timeout_s=scenario.timeout_s,
-        pictures=source,
-        distinct=distinct,
-        per_request=scenario.pictures.per_request,
-        broken_share=scenario.pictures.broken_share,
-        shard=shard.index,
-        shards=shard.of,
-    )
 
 
 def _tool(cpu_s: float) -> Tool:

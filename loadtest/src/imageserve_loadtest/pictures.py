@@ -53,10 +53,13 @@ class ModelFacts:
     name: str = ""
     input_size: tuple[int, ...] = ()
     """Height and width in pixels."""
+    stand_in: bool | None = None
+    """Whether it is the stand-in; None where the target does not say, as old ones do."""
 
     @property
     def is_stand_in(self) -> bool:
-        return self.name == STAND_IN and len(self.input_size) == 2
+        said = self.name == STAND_IN if self.stand_in is None else self.stand_in
+        return said and len(self.input_size) == 2
 
 
 # -- which pictures -----------------------------------------------------------------------------

@@ -41,6 +41,7 @@ was wrong.
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
@@ -62,6 +63,10 @@ ERROR_KINDS = ("connect", "reset", "timeout", "protocol", "overrun")
 * ``protocol``: the answer is not HTTP, or a 200 with a body that breaks the contract;
 * ``overrun``: the request was not sent, because too many were open already.
 """
+
+
+MODEL, WEB, GIVEN = "model", "web", "given"
+"""Whose capacity a load is a share of: the workers', the web processes', that of ``--capacity``."""
 
 
 class Outcome(StrEnum):
@@ -124,6 +129,11 @@ class Load:
     """The part of the load that this result covers; 0 in a merged result."""
     shards: int = 1
     """Number of pods that share the load."""
+    capacity_per_s: float | None = None
+    """Pictures a second of which the rates are shares; None where they are not. In a merged result
+    the mean of what the pods have read."""
+    capacity_of: str = ""
+    """Whose capacity that is: ``model``, ``web`` or ``given``; empty where there is none."""
 
     @property
     def seconds(self) -> float:
@@ -232,7 +242,21 @@ class QueueSnapshot:
     queued: int
     in_flight: int
     capacity_per_s: float = 0.0
+    """Of the workers; 0 where it is unknown."""
     workers: int = 0
+    web_capacity_per_s: float | None = None
+    """Of the web processes; 0 where they do not know it yet, None where the target never says."""
+
+    @property
+    def smaller_capacity(self) -> tuple[float, str]:
+        """Return the capacity that the target has as a whole, and whose it is.
+
+        It is 0 where that of the model is unknown: then no worker is alive.
+        """
+        web_per_s = self.web_capacity_per_s
+        if web_per_s and web_per_s < self.capacity_per_s:
+            return web_per_s, WEB
+        return self.capacity_per_s, MODEL
 
 
 @dataclass(frozen=True, slots=True)
@@ -302,13 +326,27 @@ class Result:
     """Warnings to a reader of the figures, such as that requests were sent late."""
     pods: int = 1
     """Number of results that were merged into this one."""
+    apart_s: float = 0.0
+    """How long after the first of these pods the last one began, less what clocks may differ."""
     interrupted: bool = False
     tool: Tool = field(default_factory=Tool)
 
     @property
+    def began_s(self) -> float | None:
+        """When the load began, in seconds since 1970; None where ``started_at`` is no time."""
+        try:
+            return datetime.fromisoformat(self.started_at).timestamp()
+        except ValueError:
+            return None
+
+    @property
     def load_seconds(self) -> float:
-        """The time over which rates are counted: that of the load, or shorter if interrupted."""
-        return min(self.seconds, self.load.seconds) if self.interrupted else self.load.seconds
+        """The time over which rates are counted: that of the load, or shorter if interrupted.
+
+        For several pods it begins with the first and ends with the last one.
+        """
+        asked_s = self.load.seconds + self.apart_s
+        return min(self.seconds, asked_s) if self.interrupted else asked_s
 
     @property
     def offered_per_s(self) -> float:

@@ -8,7 +8,7 @@
     phases:                   # one after another, without a pause
       - {name: warm-up, seconds: 5, rate_per_s: 20}
       - {seconds: 30, rate_per_s: 20, to_rate_per_s: 200}     # a ramp
-      - {seconds: 30, share_of_capacity: 0.7}                 # of the capacity in /status
+      - {seconds: 30, share_of_capacity: 0.7}                 # of the smaller capacity in /status
       - {seconds: 30, clients: 8}                             # a closed loop
     pictures:
       source: auto            # files, generated, or auto: generated if the model is the stand-in
@@ -58,7 +58,7 @@ class Phase:
     rate_per_s: float | None = None
     to_rate_per_s: float | None = None
     share_of_capacity: float | None = None
-    """Share of the pictures a second that the target's workers can classify."""
+    """Share of the pictures a second that the target's web processes and workers can do."""
     to_share_of_capacity: float | None = None
 
 

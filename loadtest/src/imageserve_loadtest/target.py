@@ -13,6 +13,7 @@ from imageserve_loadtest.result import QueueSnapshot
 BOUNDARY = "imageserve-loadtest-7f3c9a1e5d"
 _CRLF = "\r\n"
 _POLL_S = 0.25
+_WEB = "web_capacity_per_s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +97,14 @@ class TargetPages:
         name = name or next(iter(models))
         if name not in models:
             raise TargetError(f"there is no model {name!r}; there are {', '.join(models)}")
-        size = models[name].get("input_size") if isinstance(models[name], dict) else None
+        told = models[name] if isinstance(models[name], dict) else {}
+        size, stand_in = told.get("input_size"), told.get("stand_in")
         valid = isinstance(size, list) and all(type(side) is int and side > 0 for side in size)
-        return ModelFacts(name, tuple(size) if valid and size else ())
+        return ModelFacts(
+            name,
+            tuple(size) if valid and size else (),
+            stand_in if isinstance(stand_in, bool) else None,
+        )
 
     async def queue(self, model: str, at_s: float) -> QueueSnapshot | None:
         """Return what ``/status`` says about a model's queue; None where it says nothing."""
@@ -135,4 +141,11 @@ def _snapshot(status: Mapping[str, Any], at_s: float) -> QueueSnapshot | None:
         in_flight=int(in_flight or 0),
         capacity_per_s=float(capacity or 0.0),
         workers=len(workers) if isinstance(workers, list) else 0,
+        # A new server says null until it has decoded a picture, an old one says nothing.
+        web_capacity_per_s=_number(status[_WEB]) if _WEB in status else None,
     )
+
+
+def _number(value: Any) -> float:
+    """Return a number of a page; 0 for anything else."""
+    return float(value) if isinstance(value, (int, float)) else 0.0

@@ -5,7 +5,15 @@ from collections.abc import Iterator, Mapping
 from typing import TextIO
 
 from imageserve_loadtest.histogram import Histogram
-from imageserve_loadtest.result import Load, PhaseLoad, Result, SearchStep
+from imageserve_loadtest.result import (
+    GIVEN,
+    MODEL,
+    WEB,
+    Load,
+    PhaseLoad,
+    Result,
+    SearchStep,
+)
 from imageserve_loadtest.tally import LiveCounts, Tally
 
 PLAIN_EVERY_S = 5.0
@@ -14,6 +22,11 @@ _WIDTH = 12
 _BAR = 24
 _SHORTEST_BAR = 4
 _CLEAR = "\r\x1b[K"
+_CAPACITY_OF = {
+    WEB: "the capacity of the web processes, which is below that of the model",
+    MODEL: "the capacity of the model's workers",
+    GIVEN: "what --capacity says",
+}
 
 
 class Progress:
@@ -111,6 +124,13 @@ def _head(result: Result) -> Iterator[str]:
         f"{load.distinct} pictures ({load.pictures}), {load.per_request} per request, "
         f"{load.broken_share:.0%} of the requests broken on purpose; seed {load.seed}"
     )
+    if load.capacity_per_s is not None:
+        yield f"rates are shares of {load.capacity_per_s:.1f} pictures/s: {capacity_of(load)}"
+
+
+def capacity_of(load: Load) -> str:
+    """Say whose capacity the rates of a load are shares of."""
+    return _CAPACITY_OF.get(load.capacity_of, load.capacity_of)
 
 
 def describe(load: Load) -> str:

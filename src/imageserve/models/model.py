@@ -37,6 +37,8 @@ class Model(Protocol):
     or of its weights file, or the name of the weights (``imagenet``, ``random``). An exported model
     keeps the version of its source, because the weights are the same.
     """
+    runtime: str
+    """The name of what runs it: a key of `RUNTIMES`, or ``stand-in``."""
     input_size: tuple[int, int]
     """Height and width of the pictures, in pixels."""
 

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+RUNTIME = "stand-in"
+"""What runs it: the name beside those of `RUNTIMES`."""
+
 _PROBABILITY = 0.9
 
 
@@ -47,6 +50,7 @@ class StandIn:
     sleep: Callable[[float], object] = time.sleep
     name: str = "stand-in"
     classes: int = 1000
+    runtime: str = RUNTIME
 
     def predict(self, images: "NDArray[np.uint8]", top: int) -> list[tuple[Prediction, ...]]:
         """Sleep for the declared time, then answer; see ``Model.predict``."""

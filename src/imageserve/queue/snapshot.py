@@ -51,6 +51,8 @@ class WorkerInfo:
     """Why it does not serve the desired version; empty where it does."""
     answered: str = ""
     """The last desired version that was handled, with success or not."""
+    runtime: str = ""
+    """What runs its model, such as ``onnx`` or ``stand-in``; old workers do not say it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +171,7 @@ def decode_worker_info(worker_id: str, last_seen: int, text: str | bytes) -> Wor
             loading=str(told.get("loading", "")),
             problem=str(told.get("problem", "")),
             answered=str(told.get("answered", "")),
+            runtime=str(told.get("runtime", "")),
         )
     except (TypeError, KeyError, AttributeError, ValueError, RecursionError) as error:
         raise ValueError(f"worker {worker_id} cannot be read: {error!r}") from error

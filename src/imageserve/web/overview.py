@@ -6,6 +6,7 @@ from typing import Any
 from imageserve.errors import QueueError
 from imageserve.metrics import Readings
 from imageserve.models.entries import ModelEntry
+from imageserve.models.stand_in import RUNTIME, is_stand_in
 from imageserve.queue.monitor import Monitor
 from imageserve.queue.snapshot import Snapshot
 
@@ -18,17 +19,9 @@ class Overview:
         self._monitor = monitor
 
     def models(self) -> dict[str, dict[str, Any]]:
-        """Return the models with their queue, input size and live workers (None: unknown)."""
+        """Return what is served under each name (None: unknown)."""
         snapshots = self._snapshots()
-        return {
-            name: {
-                "queue": entry.queue,
-                "input_size": list(entry.input_size),
-                "interpolation": entry.interpolation,
-                "workers": len(snapshots[name].tables) if name in snapshots else None,
-            }
-            for name, entry in self._entries.items()
-        }
+        return {name: _model(each, snapshots.get(name)) for name, each in self._entries.items()}
 
     def status(self) -> dict[str, Any]:
         """Return the state of each queue, without those that could not be read."""
@@ -57,6 +50,21 @@ class Overview:
         found = self._monitor.snapshots()
         read = ((name, found[entry.queue]) for name, entry in self._entries.items())
         return {name: each for name, each in read if not isinstance(each, QueueError)}
+
+
+def _model(entry: ModelEntry, snapshot: Snapshot | None) -> dict[str, Any]:
+    workers = snapshot.live_workers if snapshot else []
+    # What runs is what the workers say. Where none lives, or old ones are silent, the settings of
+    # the web process say whether a stand-in is to run.
+    told = {worker.runtime for worker in workers} - {""}
+    return {
+        "queue": entry.queue,
+        "input_size": list(entry.input_size),
+        "interpolation": entry.interpolation,
+        "workers": len(workers) if snapshot else None,
+        "runtime": next(iter(told)) if len(told) == 1 else None,
+        "stand_in": told == {RUNTIME} if told else is_stand_in(entry.network),
+    }
 
 
 def _status(snapshot: Snapshot) -> dict[str, Any]:

@@ -240,6 +240,7 @@ class Worker:
             loading=reloader.loading if reloader else "",
             problem=reloader.problem if reloader else "",
             answered=reloader.answered if reloader else "",
+            runtime=self.runner.model.runtime,
         )
 
 
