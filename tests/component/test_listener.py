@@ -15,7 +15,15 @@ from imageserve.queue.consumer import Lease
 from imageserve.queue.listener import ReplyListener
 from imageserve.queue.producer import Limits, ProducerConfig, connect_producers
 from imageserve.queue.redis.connection import RedisAccess
-from imageserve.queue.wire import Finished, Job, Result, ResultError, encode_result
+from imageserve.queue.wire import (
+    UNREADABLE,
+    Finished,
+    Job,
+    Result,
+    ResultError,
+    encode_result,
+    unread_result,
+)
 
 HELD = Lease(lease_ms=60_000)
 QUEUE = "image_queue"
@@ -185,8 +193,6 @@ def test_a_quiet_connection_is_kept(
         pytest.param(b"null", id="null"),
         pytest.param(b"{}", id="no id"),
         pytest.param(b'{"id":["a"]}', id="an id that is no string"),
-        pytest.param(b'{"id":"a","predictions":7}', id="predictions of a wrong type"),
-        pytest.param(b'{"id":"a","error":"broken"}', id="an error of a wrong type"),
         pytest.param(b"[" * 5000 + b"]" * 5000, id="very deep"),
         pytest.param(b'{"v":1,"id":"nobody waits for it"}', id="an unknown id"),
     ],
@@ -208,6 +214,45 @@ def test_a_message_that_is_no_answer_disturbs_nobody(
     assert ticket.result == a_result("a")
     assert [each["id"] for each in client.client_list(_type="pubsub")] == [connection["id"]]
     assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        pytest.param(b'"predictions":[]', id="no prediction"),
+        pytest.param(b'"predictions":[{"label":5,"probability":0.5}]', id="a label: a number"),
+        pytest.param(b'"error":"broken"', id="an error: text"),
+    ],
+)
+def test_an_answer_that_cannot_be_read_ends_its_job_like_a_lost_one(
+    redis_server: RedisServer,
+    queue: RedisQueue,
+    listen: Listen,
+    wrong: bytes,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    listener, client = listen(redis_server, queue), redis_server.client()
+    told, read = threading.Event(), threading.Event()
+    published = listener.tickets[QUEUE].add("a", told)
+    stored = listener.tickets[QUEUE].add("b", read)
+    secret = b',"note":"' + 5000 * b"secret" + b'"}'
+    client.publish(listener.tickets[QUEUE].channel, b'{"v":1,"id":"a",' + wrong + secret)
+    client.set(queue.keys.result("b"), b'{"v":1,"id":"b",' + wrong + secret)
+    assert told.wait(PATIENCE_S)
+    client.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
+    assert read.wait(PATIENCE_S)
+    assert published.result == unread_result("a", UNREADABLE)
+    assert stored.result == unread_result("b", UNREADABLE)
+    lines = [each.getMessage() for each in caplog.records if "cannot be read" in each.msg]
+    assert len(lines) == 2
+    assert all("secret" not in line and len(line) < 200 for line in lines)
+
+
+def test_a_stored_result_of_another_job_is_not_believed(
+    redis_server: RedisServer, queue: RedisQueue
+) -> None:
+    redis_server.client().set(queue.keys.result("a"), encode_result(a_result("b")))
+    assert queue.results(["a", "c"]) == [unread_result("a", UNREADABLE), None]
 
 
 def test_listening_begins_as_soon_as_redis_is_there(

@@ -36,10 +36,20 @@ from imageserve.models.entries import ModelEntry
 from imageserve.models.stand_in import stand_in_label
 from imageserve.predictions import Prediction
 from imageserve.queue.consumer import Lease
-from imageserve.queue.listener import JOB_LOST, Breaker, Tickets
+from imageserve.queue.listener import Breaker, Tickets
 from imageserve.queue.producer import Admission, EnqueueCode, Limits, Producer, ProducerConfig
 from imageserve.queue.snapshot import WorkerInfo
-from imageserve.queue.wire import Finished, Job, Result, ResultError, UnsupportedJob, decode_job
+from imageserve.queue.wire import (
+    LOST,
+    UNREADABLE,
+    Finished,
+    Job,
+    Result,
+    ResultError,
+    UnsupportedJob,
+    decode_job,
+    unread_result,
+)
 from imageserve.web import predict as module
 from imageserve.web.greenlets import Wait
 from imageserve.web.predict import (
@@ -298,7 +308,7 @@ def test_large_pictures_are_decoded_elsewhere(
         pytest.param(ResultError("timed_out", "late"), TimedOut, None, id="expired in the queue"),
         pytest.param(ResultError("busy", "purged"), Busy, 1, id="purged"),
         pytest.param(ResultError("unsupported_job", "v2"), Busy, 1, id="not understood"),
-        pytest.param(ResultError("new_code", "?"), RequestError, None, id="an unknown error"),
+        pytest.param(ResultError("new_code", "?"), Busy, 1, id="an unknown error"),
     ],
 )
 def test_a_job_that_comes_back_without_labels_is_answered_with_its_error(
@@ -428,15 +438,15 @@ def test_a_changed_model_whose_queue_is_full_is_answered_so(bench: Bench) -> Non
     assert isinstance(refusal(done(request)), QueueFull)
 
 
-def _lose(bench: Bench) -> None:
+def _lose(bench: Bench, code: str = LOST) -> None:
     (job,) = bench.take(1)
-    error = ResultError(JOB_LOST, "the queue has lost the job")
-    bench.queue.tickets.deliver(Result(job.id, "", 0, 0, 0, error=error))
+    bench.queue.tickets.deliver(unread_result(job.id, code))
 
 
-def test_a_job_that_redis_has_lost_is_queued_once_more(bench: Bench) -> None:
+@pytest.mark.parametrize("code", [LOST, UNREADABLE])
+def test_a_job_that_redis_has_lost_or_garbled_is_queued_once_more(bench: Bench, code: str) -> None:
     request = bench.begin(A)
-    _lose(bench)
+    _lose(bench, code)
 
     (again,) = bench.answer_all(1)
 

@@ -31,16 +31,28 @@ from tests.redis_server import (
 )
 
 from imageserve.errors import QueueUnavailable
+from imageserve.predictions import Prediction
 from imageserve.queue.consumer import Claim, Consumer, Lease
 from imageserve.queue.producer import EnqueueCode, Limits
 from imageserve.queue.snapshot import WorkerInfo
-from imageserve.queue.wire import Finished, Job, Keys, Result, decode_job, decode_result
+from imageserve.queue.wire import (
+    UNREADABLE,
+    Finished,
+    Job,
+    Keys,
+    Result,
+    decode_job,
+    decode_result,
+    encode_result,
+    unread_result,
+)
 
 HELD = Lease(lease_ms=60_000)
 LOST = Lease(lease_ms=1)
 KEYS = Keys("image_queue")
 CHANNEL = KEYS.reply("test")
 PIXELS = bytes(range(12))
+LABELS = (Prediction("cat", 0.5),)
 
 
 @pytest.fixture
@@ -70,7 +82,7 @@ def put(queue: RedisQueue, *job_ids: str) -> list[EnqueueCode]:
 
 
 def answers(*job_ids: str) -> list[Finished]:
-    results = [Result(each, "resnet50", 1.5, 2.5, len(job_ids)) for each in job_ids]
+    results = [Result(each, "resnet50", 1.5, 2.5, len(job_ids), LABELS) for each in job_ids]
     return [Finished(each.id, CHANNEL, each, 60_000, "completed") for each in results]
 
 
@@ -129,7 +141,7 @@ class Listener:
     def listen_to_all(self) -> Counter[str]:
         """Take what has been published before this call."""
         # Messages come in order: what was published before the marker has arrived with it.
-        self._client.publish(CHANNEL, '{"id":"marker"}')
+        self._client.publish(CHANNEL, encode_result(answers("marker")[0].result))
         while not self.received["marker"]:
             assert self.listen(5)
         del self.received["marker"]
@@ -275,11 +287,24 @@ def test_bytes_that_are_no_text_end_on_the_dead_list(
     assert (dead["entry"], dead["reason"]) == ("\ufffd\ufffd\x00", "not a job")
 
 
-def test_a_stored_text_that_is_no_result_is_read_as_none(
+def test_a_stored_text_that_is_no_result_is_told_from_none(
     queue: RedisQueue, client: "redis.Redis"
 ) -> None:
     client.set(KEYS.result("a"), "not a result")
-    assert queue.results(["a", "b"]) == [None, None]
+    assert queue.results(["a", "b"]) == [unread_result("a", UNREADABLE), None]
+
+
+def test_a_dead_list_that_another_program_wrote_can_be_read(
+    queue: RedisQueue, client: "redis.Redis"
+) -> None:
+    for entry in ("not JSON", "[1]", '{"entry":5}', '{"entry":"e","reason":"r","at":"now"}'):
+        client.rpush(KEYS.dead, entry)
+
+    found = queue.dead(9)
+
+    assert [each["entry"] for each in found[:2]] == ["not JSON", "[1]"]
+    assert all(type(each["at"]) is int and each["reason"] for each in found)
+    assert len(found) == 4
 
 
 # Lost replies.
@@ -458,10 +483,12 @@ def _work_until_killed(url: str) -> None:
 
     from tests.queues import RedisQueue
 
+    from imageserve.predictions import Prediction
     from imageserve.queue.consumer import Lease
     from imageserve.queue.redis.connection import RedisAccess
     from imageserve.queue.wire import Finished, Result, decode_job
 
+    cat = Prediction("cat", 0.5)
     queue, turn = RedisQueue(RedisAccess(url), "image_queue"), 0
     while True:
         turn += 1
@@ -471,7 +498,7 @@ def _work_until_killed(url: str) -> None:
             queue.wait(0.1)
         time.sleep(0.02)  # The model.
         jobs = [decode_job(entry) for entry in claim.entries]
-        results = [Result(job.id, job.model, 0, 20, len(jobs)) for job in jobs]
+        results = [Result(job.id, job.model, 0, 20, len(jobs), (cat,)) for job in jobs]
         done = [Finished(each.id, jobs[0].reply, each, 60_000, "completed") for each in results]
         queue.finish(claim.token, done, batches=1, busy_ms=20)
 

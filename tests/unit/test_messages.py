@@ -1,8 +1,10 @@
 """The wire format: round trips, and errors for messages that cannot be read."""
 
 import json
+import math
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from hypothesis import given
@@ -10,8 +12,15 @@ from hypothesis import strategies as st
 from tests.memory_queue import encode_job
 
 from imageserve.predictions import Prediction
+from imageserve.queue.snapshot import (
+    WorkerInfo,
+    decode_snapshot,
+    encode_worker_info,
+    largest_backlog_in_time,
+)
 from imageserve.queue.wire import (
     Job,
+    NotAResult,
     Result,
     ResultError,
     UnsupportedJob,
@@ -20,6 +29,8 @@ from imageserve.queue.wire import (
     encode_open_job,
     encode_result,
 )
+
+Read = TypeVar("Read")
 
 JOB = Job("id-1", "resnet50", (224, 224, 3), 5, "reply", "trace", 60_000, ts=7, deadline=9)
 RESULT = Result("id-1", "resnet50", 1.5, 2.5, 32, predictions=(Prediction("cat", 0.75),))
@@ -50,7 +61,7 @@ results = st.builds(
     queue_ms=tenths,
     model_ms=tenths,
     batch=sizes,
-    predictions=st.lists(predictions, max_size=5).map(tuple),
+    predictions=st.lists(predictions, min_size=1, max_size=5).map(tuple),
     shape=st.none() | st.tuples(sizes, sizes, st.just(3)),
 )
 
@@ -176,6 +187,7 @@ def test_a_job_of_another_version_can_be_answered() -> None:
         pytest.param("result_ttl_ms", True, id="lifetime: a truth"),
         pytest.param("result_ttl_ms", 10**30, id="lifetime: more than Redis takes"),
         pytest.param("ts", "now", id="time: text"),
+        pytest.param("ts", True, id="time: a truth"),
         pytest.param("ts", -1, id="time: negative"),
         pytest.param("ts", float("nan"), id="time: not a number"),
         pytest.param("deadline", None, id="deadline: none"),
@@ -234,23 +246,170 @@ def test_a_job_that_is_no_json_is_a_value_error(text: str | bytes) -> None:
         pytest.param("[1]", id="an array"),
         pytest.param('"a"', id="a string"),
         pytest.param("{}", id="no id"),
-        pytest.param('{"id":7}', id="an id that is no string"),
-        pytest.param('{"id":["a"]}', id="an id that is a list"),
-        pytest.param('{"id":"a","error":"broken"}', id="error: text"),
-        pytest.param('{"id":"a","error":{}}', id="error: empty"),
-        pytest.param('{"id":"a","predictions":7}', id="predictions: a number"),
-        pytest.param('{"id":"a","predictions":[{}]}', id="predictions: empty"),
-        pytest.param('{"id":"a","shape":null}', id="shape: none"),
+        pytest.param('{"v":1,"id":7}', id="an id that is no string"),
+        pytest.param('{"v":1,"id":["a"]}', id="an id that is a list"),
         pytest.param("[" * 5000 + "]" * 5000, id="very deep"),
         pytest.param(b"\xff", id="no text"),
     ],
 )
 def test_what_is_no_result_is_a_value_error(text: str | bytes) -> None:
-    with pytest.raises(ValueError, match="not a result"):
+    with pytest.raises(NotAResult, match="not a result") as caught:
         decode_result(text)
+    assert caught.value.job_id == ""
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param({"v": 2}, id="version: a later one"),
+        pytest.param({"v": True}, id="version: a truth"),
+        pytest.param({"model": 5}, id="model: a number"),
+        pytest.param({"model": "\ud800"}, id="model: half a character"),
+        pytest.param({"queue_ms": "abc"}, id="time: text"),
+        pytest.param({"queue_ms": None}, id="time: none"),
+        pytest.param({"model_ms": -1}, id="time: negative"),
+        pytest.param({"model_ms": float("inf")}, id="time: endless"),
+        pytest.param({"batch": [1]}, id="batch: a list"),
+        pytest.param({"version": 2}, id="version of the model: a number"),
+        pytest.param({"error": "broken"}, id="error: text"),
+        pytest.param({"error": {}}, id="error: empty"),
+        pytest.param({"error": {"code": "zzz", "message": ["a"]}}, id="error: a list"),
+        pytest.param({"predictions": 7}, id="predictions: a number"),
+        pytest.param({"predictions": None}, id="predictions: none"),
+        pytest.param({"predictions": []}, id="predictions: no label at all"),
+        pytest.param({"predictions": ["cat"]}, id="predictions: text"),
+        pytest.param({"predictions": [{}]}, id="predictions: empty"),
+        pytest.param({"predictions": [{"label": 5, "probability": 0.5}]}, id="label: a number"),
+        pytest.param({"predictions": [{"label": "l", "probability": "x"}]}, id="number: text"),
+        pytest.param({"predictions": [{"label": "l", "probability": True}]}, id="number: a truth"),
+        pytest.param(
+            {"predictions": [{"label": "l", "probability": float("nan")}]}, id="number: none"
+        ),
+        pytest.param({"shape": None}, id="shape: none"),
+        pytest.param({"shape": []}, id="shape: empty"),
+        pytest.param({"shape": [0, 0, 3]}, id="shape: no pixel"),
+        pytest.param({"shape": ["a", "b", 3]}, id="shape: text"),
+        pytest.param({"shape": [10**9, 10**9, 3]}, id="shape: more than any model takes"),
+    ],
+)
+def test_a_result_with_a_wrong_field_is_none_and_names_its_job(changes: dict[str, Any]) -> None:
+    with pytest.raises(NotAResult) as caught:
+        decode_result(changed(encode_result(RESULT), **changes))
+    assert caught.value.job_id == "id-1"
+
+
+# -- whatever another program writes --------------------------------------------------------------
+
+leaves = st.none() | st.booleans() | st.integers() | st.floats() | texts | st.just("\ud800")
+anything = st.recursive(
+    leaves, lambda each: st.lists(each, max_size=3) | st.dictionaries(texts, each, max_size=3)
+)
+
+
+@st.composite
+def mutated(draw: st.DrawFn, written: str) -> str:
+    """One of our messages in which fields, or fields of fields, are replaced or missing."""
+    message = json.loads(written)
+    for _ in range(draw(st.integers(1, 3))):
+        place = message
+        while True:
+            key = draw(
+                st.sampled_from(sorted(place) if isinstance(place, dict) else [*range(len(place))])
+            )
+            if not (isinstance(place[key], dict | list) and place[key] and draw(st.booleans())):
+                break
+            place = place[key]
+        if draw(st.booleans()) or isinstance(place, list):
+            place[key] = draw(anything)
+        else:
+            del place[key]
+            if not place:
+                break
+    return json.dumps(message)
+
+
+def number(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(float(str(value)))
+
+
+def shaped(shape: object) -> bool:
+    return isinstance(shape, tuple) and all(type(n) is int and n > 0 for n in shape)
+
+
+def refused_or(decode: Callable[[str], Read], text: str) -> Read | None:
+    """Return what is read; None where it is refused, in few words."""
+    try:
+        return decode(text)
+    except ValueError as error:
+        refused = str(error)
+    assert len(refused) < 200
+    return None
+
+
+FAILED = replace(RESULT, predictions=(), error=ResultError("model_failed", "a"), shape=(8, 8, 3))
+
+
+@given(mutated(encode_result(RESULT)) | mutated(encode_result(FAILED)))
+def test_a_mutated_result_is_refused_or_right_in_every_field(text: str) -> None:
+    result = refused_or(decode_result, text)
+    if result is None:
+        return
+    assert all(type(each) is str for each in (result.id, result.model, result.version))
+    assert all(number(each) for each in (result.queue_ms, result.model_ms, result.batch))
+    assert result.shape is None or shaped(result.shape)
+    assert bool(result.predictions) != bool(result.error)
+    assert all(type(p.label) is str and number(p.probability) for p in result.predictions)
+    assert result.error is None or type(result.error.code) is type(result.error.message) is str
+    assert decode_result(encode_result(result)).id == result.id
+
+
+@given(mutated(encode_job(JOB)))
+def test_a_mutated_job_is_refused_or_right_in_every_field(text: str) -> None:
+    job = refused_or(decode_job, text)
+    if job is None:
+        return
+    assert all(type(each) is str for each in (job.id, job.model, job.reply))
+    assert all(type(each) is int for each in (job.result_ttl_ms, job.ts))
+    if isinstance(job, UnsupportedJob):
+        assert len(job.reason) < 200
+    else:
+        assert shaped(job.shape)
+        assert type(job.top) is type(job.deadline) is int
+
+
+WORKER = WorkerInfo("w", "m", (8, 8, 3), 4, {1: 5.0, 4: 10.0}, "ready", "host", version="v1")
+
+
+@given(
+    mutated(encode_worker_info(WORKER)),
+    st.sampled_from([b"7", b"7.5", b"nan", b"inf", b"-inf", b"", b"x"]),
+)
+def test_a_mutated_heartbeat_is_left_out_or_counts_as_a_number(text: str, score: bytes) -> None:
+    infos = [b"w", text.encode(), b"sound", encode_worker_info(WORKER).encode()]
+    scores = [b"w", score, b"sound", b"7"]
+    shot = decode_snapshot([7, 0, 0, 0, 0, 0, b"", [], scores, infos])
+
+    assert shot.workers[-1].id == "sound"
+    for worker in shot.workers:
+        told = (worker.model, worker.state, worker.host, worker.version, worker.loading)
+        assert all(type(each) is str for each in (*told, worker.problem, worker.answered))
+        assert shaped(worker.shape)
+    assert number(shot.capacity_per_s)
+    assert largest_backlog_in_time(shot.tables, 3_600_000) > 0
+
+
+@given(mutated(encode_job(JOB)) | texts.map(json.dumps))
+def test_the_age_of_a_mutated_job_is_a_number(text: str) -> None:
+    shot = decode_snapshot([2**53, 1, 0, 0, 0, 0, text.encode(), [], [], []])
+    assert type(shot.oldest_ms) is int
+    assert 0 <= shot.oldest_ms <= 2**53
 
 
 @pytest.mark.parametrize("field", ["id", "reply", "model", "trace"])
 def test_half_a_character_is_no_text(field: str) -> None:
-    with pytest.raises(ValueError, match="surrogates"):
-        decode_job(json.dumps({"v": 1, "id": "a", field: "\ud800"}))
+    text = changed(encode_job(JOB), **{field: "\ud800"})
+    job = refused_or(decode_job, text)
+    if job is None:
+        assert field == "id"
+    else:
+        assert "\ud800" not in (job.id, job.reply, job.model, getattr(job, "trace", ""))

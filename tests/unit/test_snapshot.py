@@ -104,7 +104,7 @@ def test_retry_after_is_the_time_to_work_off_the_excess(
     assert retry_after_s(excess, capacity) == seconds
 
 
-@pytest.mark.parametrize("count", [b"many", b"1.5"])
+@pytest.mark.parametrize("count", [b"many", b"1.5", b"-1", b"1_0", b" 7", b"", b"9" * 20])
 def test_a_counter_that_is_no_number_makes_the_snapshot_unreadable(count: bytes) -> None:
     with pytest.raises(QueueError, match="cannot be read"):
         decode_snapshot([1, 0, 0, 0, 0, 0, b"", [b"accepted", count], [], []])

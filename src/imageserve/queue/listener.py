@@ -23,12 +23,16 @@ from imageserve.queue.redis.connection import (
     redis_errors,
 )
 from imageserve.queue.redis.queue import RedisQueue
-from imageserve.queue.wire import Result, ResultError, decode_result
+from imageserve.queue.wire import (
+    LOST,
+    UNREADABLE,
+    NotAResult,
+    Result,
+    decode_result,
+    unread_result,
+)
 
 log = logging.getLogger(__name__)
-
-JOB_LOST = "job_lost"
-"""An error code that never crosses the wire: this process noticed that Redis lost the job."""
 
 SILENCE_S = 10.0
 """After this long without a message the connection is tested with a PING."""
@@ -216,10 +220,12 @@ class ReplyListener:
         log.info("listening for results of %s", ", ".join(self.tickets))
 
     def _deliver(self, queue: str, text: bytes) -> None:
+        """Give a result to its ticket; one that cannot be read ends its job like a lost one."""
         try:
             self.tickets[queue].deliver(decode_result(text))
-        except ValueError:
-            log.warning("ignored a message that is no result: %.200r", text)
+        except NotAResult as error:
+            log.warning("a message of %d bytes cannot be read: %s", len(text), error)
+            self.tickets[queue].deliver(unread_result(error.job_id, UNREADABLE))
 
     def _catch_up(self, queue: RedisQueue) -> None:
         """Read the results of one queue that were published while nobody listened.
@@ -233,8 +239,7 @@ class ReplyListener:
                 tickets.deliver(result)
         accepted = [t.job_id for t in waiting if t.accepted and t.result is None]
         for job_id in queue.missing(accepted):
-            error = ResultError(JOB_LOST, "Redis has lost the job")
-            tickets.deliver(Result(job_id, "", 0, 0, 0, error=error))
+            tickets.deliver(unread_result(job_id, LOST))
 
     def _set_redis_up(self) -> None:
         metrics.redis_up.set(all(listener.connected for listener in self._peers))

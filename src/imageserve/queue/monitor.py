@@ -4,13 +4,13 @@ For the autoscaler, ``/status``, ``/metrics`` and the commands of an operator. A
 not be read is an error and never 0: a zero would take pods away.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any, cast
 
 from imageserve.errors import QueueError
+from imageserve.queue.fields import amount_of, json_object, text_of
 from imageserve.queue.redis.connection import RedisAccess, by_node, connect, redis_errors
 from imageserve.queue.redis.queue import BLOCK_S, SNAPSHOT, RedisQueue
 from imageserve.queue.snapshot import Snapshot, decode_snapshot, texts
@@ -92,7 +92,7 @@ class Monitor:
         read = self._queues[queue]
         with redis_errors():
             newest = read.client.lrange(read.keys.dead, 0, count - 1)
-        return [json.loads(text) for text in texts(cast(list[bytes], newest))]
+        return [_dead(text) for text in texts(cast(list[bytes], newest))]
 
     def purge(self, queue: str) -> int:
         """Drop all waiting jobs and tell their clients; returns how many.
@@ -129,6 +129,15 @@ class Monitor:
         """Close all connections."""
         for queue in self._queues.values():
             queue.close()
+
+
+def _dead(text: str) -> dict[str, Any]:
+    try:
+        told = json_object(text)
+        entry, reason = text_of(told, "entry"), text_of(told, "reason")
+        return {"entry": entry, "reason": reason, "at": int(amount_of(told, "at"))}
+    except ValueError as error:
+        return {"entry": text, "reason": f"no entry of a dead list: {error}", "at": 0}
 
 
 class _Run:

@@ -8,11 +8,20 @@ hide what a worker could do.
 import json
 import logging
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from imageserve.errors import QueueError
+from imageserve.queue.fields import (
+    amount_of,
+    is_count,
+    json_object,
+    object_of,
+    shape_of,
+    text_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -156,25 +165,34 @@ def decode_worker_info(worker_id: str, last_seen: int, text: str | bytes) -> Wor
     Raises ValueError where it cannot be read.
     """
     try:
-        told = json.loads(text)
-        height, width, channels = told["shape"]
+        told = json_object(text)
+        batch_size = told.get("batch_size")
+        if not is_count(batch_size):
+            raise ValueError("'batch_size' is no whole number from 1")
         return WorkerInfo(
             id=worker_id,
-            model=told["model"],
-            shape=(height, width, channels),
-            batch_size=told["batch_size"],
-            bucket_ms={int(size): float(ms) for size, ms in told["bucket_ms"].items()},
-            state=told["state"],
-            host=told["host"],
+            model=text_of(told, "model"),
+            shape=shape_of(told, "shape"),
+            batch_size=int(batch_size or 0),
+            bucket_ms=_bucket_ms(object_of(told, "bucket_ms")),
+            state=text_of(told, "state"),
+            host=text_of(told, "host"),
             last_seen=last_seen,
-            version=str(told.get("version", "")),
-            loading=str(told.get("loading", "")),
-            problem=str(told.get("problem", "")),
-            answered=str(told.get("answered", "")),
-            runtime=str(told.get("runtime", "")),
+            version=text_of(told, "version", ""),
+            loading=text_of(told, "loading", ""),
+            problem=text_of(told, "problem", ""),
+            answered=text_of(told, "answered", ""),
+            runtime=text_of(told, "runtime", ""),
         )
-    except (TypeError, KeyError, AttributeError, ValueError, RecursionError) as error:
-        raise ValueError(f"worker {worker_id} cannot be read: {error!r}") from error
+    except ValueError as error:
+        raise ValueError(f"worker {worker_id[:80]!r} cannot be read: {error}") from error
+
+
+def _bucket_ms(told: Mapping[str, Any]) -> BucketMs:
+    """Read a table; times are rounded as they are written, so that no capacity is endless."""
+    if not all(re.fullmatch("[1-9][0-9]{0,8}", size) for size in told):
+        raise ValueError("a batch size in 'bucket_ms' is no whole number from 1")
+    return {int(size): round(amount_of(told, size), 3) for size in told}
 
 
 def decode_snapshot(reply: Sequence[Any], run: str = "") -> Snapshot:
@@ -185,7 +203,7 @@ def decode_snapshot(reply: Sequence[Any], run: str = "") -> Snapshot:
     try:
         return _decoded(reply, run)
     except (ValueError, TypeError) as error:
-        raise QueueError(f"Redis: the queue's numbers cannot be read: {error}") from error
+        raise QueueError(f"Redis: the queue's numbers cannot be read: {error!s:.200}") from error
 
 
 def _decoded(reply: Sequence[Any], run: str) -> Snapshot:
@@ -199,29 +217,38 @@ def _decoded(reply: Sequence[Any], run: str) -> Snapshot:
         in_flight=in_flight,
         dead=dead,
         oldest_ms=_age_ms(head, now),
-        stats={k: int(v) for k, v in zip(texts(stats[::2]), stats[1::2], strict=True)},
+        stats={k: _counter(v) for k, v in zip(texts(stats[::2]), stats[1::2], strict=True)},
         workers=tuple(
             worker
             for worker_id, score in workers
-            if (worker := _worker(worker_id, int(float(score)), infos.get(worker_id)))
+            if (worker := _worker(worker_id, score, infos.get(worker_id)))
         ),
         run=run,
     )
 
 
-def _worker(worker_id: str, last_seen: int, text: bytes | None) -> WorkerInfo | None:
+def _counter(text: bytes) -> int:
+    # Not int() alone, which reads "1_000" and " 7" too.
+    if not re.fullmatch(rb"[0-9]{1,19}", text):
+        raise ValueError("a counter is no whole number from 0")
+    return int(text)
+
+
+def _worker(worker_id: str, last_seen: bytes, text: bytes | None) -> WorkerInfo | None:
     try:
-        return None if text is None else decode_worker_info(worker_id, last_seen, text)
-    except ValueError as error:
+        seen = int(float(last_seen))
+        return None if text is None else decode_worker_info(worker_id, seen, text)
+    except (ValueError, OverflowError) as error:
         log.warning("a worker of another version, perhaps, is left out: %s", error)
         return None
 
 
 def _age_ms(head: bytes, now: int) -> int:
+    """Return how long a job waits; 0 where it is none of ours: the next claim buries it."""
     try:
-        return max(0, now - int(json.loads(head)["ts"]))
-    except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
-        return 0  # Not a job of ours: the next claim puts it on the dead list.
+        return max(0, now - int(amount_of({"ts": now, **json_object(head)}, "ts")))
+    except ValueError:
+        return 0
 
 
 def texts(values: Sequence[bytes]) -> tuple[str, ...]:

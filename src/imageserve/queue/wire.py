@@ -29,14 +29,30 @@ key                       type     content                                      
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from imageserve.predictions import Prediction
+from imageserve.queue.fields import (
+    amount_of,
+    is_amount,
+    is_count,
+    is_number,
+    is_shape,
+    is_text,
+    json_object,
+    object_of,
+    shape_of,
+    text_of,
+)
 
 VERSION = 1
 ENCODING = "rgb8"
+
+LOST, UNREADABLE = "job_lost", "result_unreadable"
+"""Errors that never cross the wire: Redis has lost the job; what answers it is no result. Either
+way nothing else will come, and the picture is worth sending again."""
 
 GUARD_MS = 3_600_000
 """TTL of keys that are renewed while in use: an abandoned queue leaves nothing behind."""
@@ -206,26 +222,18 @@ def decode_job(text: str | bytes) -> Job | UnsupportedJob:
     Raises ValueError where it has no id or is no JSON for Python. CLAIM lets some of the latter
     pass: Redis's parser accepts hexadecimal numbers, deeper nesting and lone surrogates.
     """
-    try:
-        fields = json.loads(text)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
-    if not isinstance(fields.get("id"), str):
-        raise ValueError("it has no id")
-    for name in ("id", "reply", "model", "trace"):
-        if isinstance(fields.get(name), str):
-            fields[name].encode()  # A lone surrogate is valid JSON and cannot be encoded.
+    fields = json_object(text)
+    job_id = text_of(fields, "id")
     problem = _job_problem(fields)
     if problem is not None:
-        return _unsupported(fields, problem)
-    height, width, channels = fields["shape"]
+        return _unsupported(job_id, fields, problem)
     return Job(
-        id=fields["id"],
+        id=job_id,
         model=fields["model"],
-        shape=(height, width, channels),
+        shape=shape_of(fields, "shape"),
         top=fields["top"],
         reply=fields["reply"],
-        trace=str(fields.get("trace", "")),
+        trace=_text_or_none(fields, "trace"),
         result_ttl_ms=fields["result_ttl_ms"],
         encoding=fields["encoding"],
         ts=int(fields["ts"]),
@@ -233,67 +241,43 @@ def decode_job(text: str | bytes) -> Job | UnsupportedJob:
     )
 
 
-_JOB_FIELDS: Mapping[str, type | tuple[type, ...]] = {
-    "model": str,
-    "encoding": str,
-    "shape": list,
-    "top": int,
-    "reply": str,
-    "result_ttl_ms": int,
-    "ts": (int, float),
-    "deadline": (int, float),
+_JOB_FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "model": (is_text, "a text"),
+    "encoding": (is_text, "a text"),
+    "shape": (is_shape, "[height, width, 3]"),
+    "top": (is_count, "a positive whole number"),
+    "reply": (is_text, "a text"),
+    "result_ttl_ms": (is_count, "a positive whole number"),
+    "ts": (is_amount, "milliseconds"),
+    "deadline": (is_amount, "milliseconds"),
 }
 
 
 def _job_problem(fields: Mapping[str, Any]) -> str | None:
-    if fields.get("v") != VERSION:
-        return f"job version {fields.get('v')!r} is not supported, only {VERSION}"
-    for name, kind in _JOB_FIELDS.items():
-        if not isinstance(fields.get(name), kind):
-            return f"job field {name!r} is missing or of the wrong type"
+    if type(fields.get("v")) is not int or fields["v"] != VERSION:
+        return f"job version {fields.get('v')!r:.40} is not supported, only {VERSION}"
+    for name, (is_right, right) in _JOB_FIELDS.items():
+        if not is_right(fields.get(name)):
+            return f"job field {name!r} is not {right}"
     if fields["encoding"] != ENCODING:
-        return f"encoding {fields['encoding']!r} is not supported, only {ENCODING!r}"
-    return _value_problem(fields)
-
-
-def _value_problem(fields: Mapping[str, Any]) -> str | None:
-    if not _is_shape(fields["shape"]):
-        return "job field 'shape' is not [height, width, 3]"
-    if not (_is_count(fields["top"]) and _is_count(fields["result_ttl_ms"])):
-        return "job fields 'top' and 'result_ttl_ms' must be positive whole numbers"
-    if not (_is_time(fields["ts"]) and _is_time(fields["deadline"])):
-        return "job fields 'ts' and 'deadline' must be milliseconds"
+        return f"encoding {fields['encoding']!r:.40} is not supported, only {ENCODING!r}"
     return None
 
 
-def _is_time(value: Any) -> bool:
-    # Python's JSON reads NaN and Infinity too; both fail here.
-    return isinstance(value, int | float) and 0 <= value < 2**53
+def _text_or_none(fields: Mapping[str, Any], name: str) -> str:
+    value = fields.get(name)
+    return str(value) if is_text(value) else ""
 
 
-def _is_count(value: Any) -> bool:
-    # Python takes True for an int. A TTL that Redis refuses would abort the FINISH of its batch.
-    return type(value) is int and 0 < value < 2**53
-
-
-def _is_shape(value: Sequence[Any]) -> bool:
-    return len(value) == 3 and all(type(n) is int and n > 0 for n in value) and value[2] == 3
-
-
-def _unsupported(fields: Mapping[str, Any], reason: str) -> UnsupportedJob:
-    def text(name: str) -> str:
-        value = fields.get(name)
-        return value if isinstance(value, str) else ""
-
-    ttl_ms = fields.get("result_ttl_ms")
-    ts = fields.get("ts", 0)
+def _unsupported(job_id: str, fields: Mapping[str, Any], reason: str) -> UnsupportedJob:
+    ttl_ms, ts = fields.get("result_ttl_ms"), fields.get("ts")
     return UnsupportedJob(
-        id=fields["id"],
-        reply=text("reply"),
-        model=text("model"),
-        result_ttl_ms=ttl_ms if type(ttl_ms) is int and _is_count(ttl_ms) else 60_000,
+        id=job_id,
+        reply=_text_or_none(fields, "reply"),
+        model=_text_or_none(fields, "model"),
+        result_ttl_ms=ttl_ms if ttl_ms is not None and is_count(ttl_ms) else 60_000,
         reason=reason,
-        ts=int(ts) if _is_time(ts) else 0,
+        ts=int(ts) if ts is not None and is_amount(ts) else 0,
     )
 
 
@@ -326,35 +310,59 @@ def encode_result(result: Result, claim: str = "") -> str:
     return json.dumps(fields, separators=(",", ":"))
 
 
+class NotAResult(ValueError):
+    """A text that is no result: another program wrote it. It may still name its job."""
+
+    def __init__(self, why: str, job_id: str = "") -> None:
+        super().__init__(f"not a result: {why}")
+        self.job_id = job_id
+
+
 def decode_result(text: str | bytes) -> Result:
-    """Read a result.
+    """Read a result; each field has its type, or it is none.
 
-    Raises ValueError where it is none: another program wrote it, and the caller drops it.
+    Raises NotAResult.
     """
+    job_id = ""
     try:
-        fields = json.loads(text)
-        error = fields.get("error")
-        return Result(
-            id=_string(fields["id"]),
-            model=fields.get("model", ""),
-            queue_ms=fields.get("queue_ms", 0.0),
-            model_ms=fields.get("model_ms", 0.0),
-            batch=fields.get("batch", 0),
-            predictions=tuple(
-                Prediction(p["label"], p["probability"]) for p in fields.get("predictions", ())
-            ),
-            error=None if error is None else ResultError(error["code"], error["message"]),
-            shape=tuple(fields["shape"]) if "shape" in fields else None,
-            version=_string(fields.get("version", "")),
-        )
-    except (KeyError, TypeError, AttributeError, ValueError, RecursionError) as error:
-        raise ValueError(f"not a result: {error}") from error
+        fields = json_object(text)
+        job_id = text_of(fields, "id")
+        return _decoded_result(job_id, fields)
+    except ValueError as error:
+        raise NotAResult(str(error), job_id) from error
 
 
-def _string(value: Any) -> str:
-    if not isinstance(value, str):
-        raise TypeError(f"{value!r} is not a string")
-    return value
+def _decoded_result(job_id: str, fields: Mapping[str, Any]) -> Result:
+    if type(fields.get("v")) is not int or fields["v"] != VERSION:
+        raise ValueError("'v' is of another version")
+    error = None
+    if fields.get("error") is not None:
+        told = object_of(fields, "error")
+        error = ResultError(text_of(told, "code"), text_of(told, "message"))
+    return Result(
+        id=job_id,
+        model=text_of(fields, "model", ""),
+        queue_ms=amount_of(fields, "queue_ms"),
+        model_ms=amount_of(fields, "model_ms"),
+        batch=int(amount_of(fields, "batch")),
+        predictions=() if error else _predictions(fields.get("predictions")),
+        error=error,
+        shape=shape_of(fields, "shape") if "shape" in fields else None,
+        version=text_of(fields, "version", ""),
+    )
+
+
+def _predictions(told: Any) -> tuple[Prediction, ...]:
+    if not (isinstance(told, list) and told and all(isinstance(each, dict) for each in told)):
+        raise ValueError("neither predictions nor an error")
+    if not all(is_number(each.get("probability")) for each in told):
+        raise ValueError("a probability is no number")
+    return tuple(Prediction(text_of(each, "label"), each["probability"]) for each in told)
+
+
+def unread_result(job_id: str, code: str) -> Result:
+    """Return what stands for a result that never came or cannot be read: `LOST`, `UNREADABLE`."""
+    return Result(job_id, "", 0, 0, 0, error=ResultError(code, "no result can be read"))
 
 
 def result_of_error(job: Job | UnsupportedJob, code: str, message: str) -> Finished:
@@ -371,7 +379,7 @@ def readable(entries: Sequence[str]) -> Iterator[tuple[str, Job | UnsupportedJob
     for entry in entries:
         try:
             yield entry, decode_job(entry)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        except ValueError:
             continue
 
 

@@ -27,9 +27,9 @@ from imageserve.errors import (
 )
 from imageserve.models.entries import ModelEntry
 from imageserve.predictions import Prediction
-from imageserve.queue.listener import JOB_LOST, Ticket
+from imageserve.queue.listener import Ticket
 from imageserve.queue.producer import JobRequest, Producer
-from imageserve.queue.wire import ResultError
+from imageserve.queue.wire import LOST, UNREADABLE, ResultError
 from imageserve.web.greenlets import Wait, offload
 from imageserve.web.line import DecodeLine
 
@@ -136,7 +136,7 @@ class _Submitted:
         result = self.ticket.result
         if result is None or result.error is None or self.submissions >= MOST_SUBMISSIONS:
             return False
-        return result.error.code in ("model_changed", JOB_LOST)
+        return result.error.code in ("model_changed", LOST, UNREADABLE)
 
 
 _Slot = _Submitted | RequestError
@@ -303,13 +303,14 @@ def not_classified(error: ResultError) -> RequestError:
         return TimedOut("the deadline passed before the picture was run")
     if error.code == "busy":
         return Busy(error.message, retry_after_s=1)
-    if error.code == JOB_LOST:
+    if error.code == LOST:
         return _redis_unavailable()
     if error.code in ("model_changed", "unsupported_job"):
         # A rollout is under way, and this picture met the wrong side of it each time.
         return Busy("the model is being changed; send the picture again", retry_after_s=1)
-    log.error("a result with an unknown error: %s %s", error.code, error.message)
-    return RequestError("the request could not be served")
+    if error.code != UNREADABLE:
+        log.error("a result has an error that this version does not know: %.40r", error.code)
+    return Busy("the answer cannot be read; send the picture again", retry_after_s=1)
 
 
 def _redis_unavailable() -> RequestError:

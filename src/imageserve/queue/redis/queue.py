@@ -13,7 +13,16 @@ from redis.exceptions import NoScriptError, OutOfMemoryError
 import imageserve.queue
 from imageserve.queue.redis.connection import COMMAND_TIMEOUT_S, RedisAccess, connect, redis_errors
 from imageserve.queue.snapshot import Snapshot, decode_snapshot
-from imageserve.queue.wire import Finished, Keys, Result, decode_result, encode_result
+from imageserve.queue.wire import (
+    UNREADABLE,
+    Finished,
+    Keys,
+    NotAResult,
+    Result,
+    decode_result,
+    encode_result,
+    unread_result,
+)
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +117,7 @@ class RedisQueue:
             return []
         with redis_errors():
             stored: Any = self.client.mget([self.keys.result(job_id) for job_id in job_ids])
-        return [_stored_result(text) for text in stored]
+        return [_stored_result(*each) for each in zip(job_ids, stored, strict=True)]
 
     def missing(self, job_ids: Sequence[str]) -> list[str]:
         """Return those accepted jobs of which Redis holds nothing any more, not even a result."""
@@ -142,11 +151,14 @@ class RedisQueue:
             client.connection_pool.disconnect()
 
 
-def _stored_result(text: bytes | str | None) -> Result | None:
+def _stored_result(job_id: str, text: bytes | str | None) -> Result | None:
     if text is None:
         return None
     try:
-        return decode_result(text)
-    except ValueError as error:
-        log.warning("ignored a stored result: %s", error)
-        return None
+        result = decode_result(text)
+        if result.id != job_id:
+            raise NotAResult("it is of another job")
+        return result
+    except NotAResult as error:
+        log.warning("the stored result of job %s cannot be read: %s", job_id, error)
+        return unread_result(job_id, UNREADABLE)

@@ -1,0 +1,98 @@
+"""What may stand in a field of JSON that came from outside, and reading it as nothing else. Pure.
+
+Python's JSON is wider than what the queue speaks: True is an int, NaN a number, half a character a
+text. No error here quotes a value, which may be long and may be a client's.
+"""
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any
+
+LARGEST = 2**53
+"""Numbers below this are the same in Python, in Lua and in Redis."""
+
+LONGEST_SIDE = 2**16
+"""No model takes a larger picture; one that a message asks for is not even reckoned."""
+
+
+def json_object(text: str | bytes) -> dict[str, Any]:
+    """Return the fields of a JSON object. Raises ValueError where it is anything else."""
+    try:
+        fields = json.loads(text)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    except ValueError as error:
+        raise ValueError("no JSON") from error
+    if not isinstance(fields, dict):
+        raise ValueError("no JSON object")
+    return fields
+
+
+def is_text(value: Any) -> bool:
+    """Tell whether it is a string that can be sent: half a character cannot."""
+    try:
+        return isinstance(value, str) and value.encode() is not None
+    except UnicodeEncodeError:
+        return False
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether it is a number of this world: neither endless, nor none, nor a truth."""
+    if type(value) is int:
+        return abs(value) < LARGEST
+    return type(value) is float and math.isfinite(value)
+
+
+def is_amount(value: Any) -> bool:
+    """Tell whether it is a number from 0: milliseconds, say."""
+    return is_number(value) and 0 <= value < LARGEST
+
+
+def is_count(value: Any) -> bool:
+    """Tell whether it is a whole number from 1."""
+    # A TTL that Redis refuses would abort the FINISH of its batch.
+    return type(value) is int and 0 < value < LARGEST
+
+
+def is_shape(value: Any) -> bool:
+    """Tell whether it is ``[height, width, 3]``."""
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(type(n) is int and 0 < n <= LONGEST_SIDE for n in value)
+        and value[2] == 3
+    )
+
+
+def text_of(fields: Mapping[str, Any], name: str, default: str | None = None) -> str:
+    """Return a text; without ``default`` it must be there. Raises ValueError."""
+    value = fields.get(name, default)
+    if not is_text(value):
+        raise ValueError(f"{name!r} is no text")
+    return str(value)
+
+
+def amount_of(fields: Mapping[str, Any], name: str) -> float:
+    """Return a number from 0, by default 0. Raises ValueError."""
+    value: float = fields.get(name, 0)
+    if not is_amount(value):
+        raise ValueError(f"{name!r} is no number from 0")
+    return value
+
+
+def shape_of(fields: Mapping[str, Any], name: str) -> tuple[int, int, int]:
+    """Return height, width and channels. Raises ValueError."""
+    value = fields.get(name)
+    if not is_shape(value):
+        raise ValueError(f"{name!r} is not [height, width, 3]")
+    height, width, channels = value  # type: ignore[misc]
+    return height, width, channels
+
+
+def object_of(fields: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Return an object within an object. Raises ValueError."""
+    value = fields.get(name)
+    if not isinstance(value, dict):
+        raise ValueError(f"{name!r} is no object")
+    return value
