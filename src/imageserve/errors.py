@@ -162,6 +162,20 @@ class UploadTooSlow(RequestError):
     status = HTTPStatus.REQUEST_TIMEOUT
 
 
+class AddressTooLong(RequestError):
+    """The first line of the request exceeds its limit."""
+
+    code = "address_too_long"
+    status = HTTPStatus.REQUEST_URI_TOO_LONG
+
+
+class HeadTooLarge(RequestError):
+    """The headers of the request exceed their limits."""
+
+    code = "head_too_large"
+    status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+
+
 class TooLarge(RequestError):
     """Something in the request exceeds its limit."""
 
@@ -190,6 +204,19 @@ class UnsupportedFormat(RequestError):
 
     code = "unsupported_format"
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
+class EncodingRefused(RequestError):
+    """The picture is wrapped in an encoding: compressed, base64, JSON."""
+
+    code = "unsupported_encoding"
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
+class TransferEncodingRefused(EncodingRefused):
+    """The message is sent in an encoding that this server does not know."""
+
+    status = HTTPStatus.NOT_IMPLEMENTED
 
 
 class ModelFailed(RequestError):

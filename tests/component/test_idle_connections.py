@@ -1,4 +1,4 @@
-"""At a shutdown idle connections are ended, and no request that has just come is cut off."""
+"""At a shutdown and in a crowd idle connections are ended, and no request that has just come is."""
 
 import os
 from collections.abc import Iterator
@@ -21,6 +21,7 @@ class Connection:
         self.is_ended = False
         self.served = 0
         self.error: BaseException | None = None
+        self._sock = None  # Nothing is received in these tests.
         self._test = greenlet.getcurrent()
         self.greenlet = greenlet(lambda: worker.handle(None, self, None))
         self.greenlet.switch()
@@ -95,3 +96,22 @@ def test_a_connection_that_is_idle_again_in_the_same_turn_is_ended_in_the_next(
     worker.notify()
     turn()
     assert connection.is_ended
+
+
+def test_where_connections_are_crowded_each_new_one_ends_the_one_that_is_idle_for_longest(
+    worker: Worker,
+) -> None:
+    worker.alive = True
+    worker.worker_connections = 4
+    first, second, busy = (Connection(worker) for _ in range(3))
+    busy.greenlet.switch()
+    turn()
+    assert not first.is_ended, "three of four are no crowd"
+
+    Connection(worker)
+    turn()
+    assert (first.is_ended, second.is_ended, busy.is_ended) == (True, False, False)
+
+    Connection(worker)
+    turn()
+    assert (second.is_ended, busy.is_ended, busy.error) == (True, False, None)

@@ -216,7 +216,7 @@ def test_without_a_length_a_body_is_read_only_if_it_is_chunked_and_ends(
     ],
 )
 def test_a_request_without_a_picture_is_refused(body: bytes, content_type: str) -> None:
-    with pytest.raises(NoImage, match="as the request body, or as form field 'image'"):
+    with pytest.raises(NoImage, match='as the request body, or as form field "image"'):
         read(body, content_type)
 
 

@@ -7,6 +7,7 @@ anything, and a decoder runs at once, in the caller's thread.
 import functools
 import select
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -25,6 +26,10 @@ DECODER_THREADS = 1
 """Threads that decode large pictures. One, because a picture may take 16 bytes a pixel, which is
 800 MB at the default limit. More web processes decode more pictures at once."""
 
+TURN_S = 0.005
+"""How long a greenlet may go on without waiting for anything."""
+PAUSE_S = 0.001
+
 
 def in_server() -> bool:
     """Whether gevent has patched this process, as it does in every web process."""
@@ -35,6 +40,28 @@ def silent_timeout(seconds: float) -> Any:
     """Return a context that is left after ``seconds``, without an error."""
     timeout: Any = gevent.Timeout  # Its types do not know that False is allowed.
     return timeout(seconds, False)
+
+
+class Turn:
+    """Work of one greenlet that may not have to wait: after a while all others get their turn.
+
+    gevent changes to another greenlet where one has to wait. A client that always has more to send
+    never lets its greenlet wait, and holds up all others, their deadlines included.
+    """
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def restart(self) -> None:
+        """Begin anew, because the greenlet has just waited."""
+        self._began = time.monotonic()
+
+    def give(self) -> None:
+        """Wait a moment if the turn has taken too long. To be called every few milliseconds."""
+        if time.monotonic() - self._began > TURN_S and in_server():
+            # Not 0: that lets ready greenlets run, but not those that wait for a socket or a timer.
+            gevent.sleep(PAUSE_S)
+            self.restart()
 
 
 @contextmanager

@@ -2,51 +2,47 @@
 
 What it adds to gunicorn's own gevent worker:
 
-- headers that arrive too slowly are answered 408;
-- an answer that is sent before the whole upload was read does reach the client;
-- the headers and the body of an answer are sent at once;
+- connections have limits, and whole answers (``web.connection``);
 - connections are accepted while pictures are decoded;
 - idle connections are closed early when there are many connections, and at a shutdown;
-- errors outside the application have the same JSON shape as all others.
+- errors outside the application have the same JSON shape as all others (``web.refusals``).
 """
 
 import errno
-import json
 import logging
 import os
 import sys
-import uuid
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from functools import partial
-from http import HTTPStatus
-from socket import SHUT_WR
 from typing import Any
 
 import gevent
 from gevent.server import StreamServer
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger as GunicornLogger
-from gunicorn.http.errors import ParseException
 from gunicorn.workers import ggevent
 from gunicorn.workers.ggevent import GeventWorker
 
 from imageserve import metrics
 from imageserve.config.settings import Settings
-from imageserve.errors import BadRequest, RequestError, UploadTooSlow
-from imageserve.web.greenlets import install_poll, silent_timeout
+from imageserve.web.connection import Connection, HeadMemory, HeadWait, Waits
+from imageserve.web.greenlets import install_poll
 from imageserve.web.lifecycle import Lifecycle, create_drain_flag, run_dir
 from imageserve.web.line import DecodeLine
+from imageserve.web.refusals import (
+    LINE_BYTES,
+    MOST_HEADERS,
+    as_request_error,
+    check_host,
+    raw_response,
+)
+from imageserve.web.upload import has_unread_body
 
 log = logging.getLogger(__name__)
 
-LINGER_S = 2.0
-LINGER_BYTES = 64 * 2**20
-"""After an early answer the rest of the upload is read and thrown away within these limits. Closing
-the connection at once would make the client's kernel discard the answer too."""
-
-CROWDED = 0.5
-"""When more than this share of all connections is open, an idle one is closed after a second."""
+CROWDED = 0.75
+"""Where more than this share of all connections is open, each new one ends the one that has been
+idle for longest, or else the one whose head has been on its way for longest."""
 
 ACCEPTED_AT_ONCE = 16
 """Connections that a process which is decoding accepts in one turn of its event loop."""
@@ -110,6 +106,9 @@ def _options(settings: Settings) -> dict[str, Any]:
         "worker_tmp_dir": "/dev/shm" if os.access("/dev/shm", os.W_OK) else None,  # noqa: S108
         "control_socket_disable": True,
         "accesslog": None,
+        "limit_request_line": LINE_BYTES,
+        "limit_request_field_size": LINE_BYTES,
+        "limit_request_fields": MOST_HEADERS,
     }
 
 
@@ -126,9 +125,12 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._upload_timeout_s = self.app.settings.upload_timeout_s
-        self._idle: dict[Any, Any] = {}
-        """The greenlets of connections between two requests, each with its timeout."""
+        settings = self.app.settings
+        self._upload_timeout_s = settings.upload_timeout_s
+        # Chunks of a sensible size add a few percent to a body.
+        self._most_body_bytes = 2 * settings.max_body_bytes + 2**20
+        self._heads = HeadMemory()
+        self._waits = Waits()
         self._connections = 0
 
     def patch(self) -> None:
@@ -147,75 +149,56 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def notify(self) -> None:
         super().notify()
         if not self.alive:
-            for connection, timeout in list(self._idle.items()):
-                gevent.get_hub().loop.run_callback(self._end_idle, connection, timeout)
-
-    def _end_idle(self, connection: Any, timeout: Any) -> None:
-        # A request may have arrived since this callback was scheduled; it must not be cut off.
-        if self._idle.get(connection) is timeout:
-            connection.throw(timeout)
+            self._waits.end_kept()
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        connection: Any = gevent.getcurrent()
-        connection.had_request = False
+        connection = Connection(client, self._heads, self._most_body_bytes)
+        greenlet: Any = gevent.getcurrent()
+        greenlet.connection = connection
         self._connections += 1
+        if self._connections > CROWDED * self.worker_connections:
+            self._waits.make_room()
         try:
-            super().handle(listener, client, addr)
+            super().handle(listener, connection, addr)
         finally:
             self._connections -= 1
+            connection.end()
 
-    def timeout_ctx(self) -> Any:
+    def timeout_ctx(self) -> HeadWait:
         """Return the context in which gunicorn waits for the headers of a request."""
-        connection: Any = gevent.getcurrent()
-        if not connection.had_request:
-            connection.had_request = True
-            seconds = self._upload_timeout_s
-            slow = UploadTooSlow(f"the headers did not arrive within {seconds:g} seconds")
-            return gevent.Timeout(seconds, slow)
-        crowded = self._connections > CROWDED * self.worker_connections
-        return self._kept_alive(connection, 1.0 if crowded else self.cfg.keepalive)
-
-    @contextmanager
-    def _kept_alive(self, connection: Any, seconds: float) -> Iterator[None]:
-        """Wait for the next request of a connection; end silently where none comes."""
-        with silent_timeout(seconds) as timeout:
-            self._idle[connection] = timeout
-            try:
-                yield
-            finally:
-                del self._idle[connection]
+        greenlet: Any = gevent.getcurrent()
+        return HeadWait(
+            self._waits, greenlet.connection, self._upload_timeout_s, self.cfg.keepalive
+        )
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
+        check_host(req)
+        sock.begin_body(req)
         # A client that does not read its answers must not hold its connection for ever.
         sock.settimeout(self._upload_timeout_s + SEND_EXTRA_S)
         try:
-            return self._answer(listener_name, req, sock, addr)
+            result = super().handle_request(listener_name, req, sock, addr)
+            sock.send_held()
+            return result
         except TimeoutError as error:
             raise BrokenPipeError(errno.EPIPE, "the client does not read its answer") from error
-        except StopIteration:
-            if _has_unread_body(req):
-                _linger(sock)
+        except StopIteration:  # It is answered, and the connection is to be closed.
+            sock.send_held()
+            if has_unread_body(req):
+                sock.linger(self._waits)
             raise
         finally:
             sock.settimeout(None)
 
-    def _answer(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
-        whole = WholeAnswers(sock)
-        try:
-            result = super().handle_request(listener_name, req, whole, addr)
-        except StopIteration:  # It is answered, and the connection is to be closed.
-            whole.send_held()
-            raise
-        whole.send_held()
-        return result
-
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer a request that did not reach the application."""
         try:
-            client.sendall(_raw_response(_as_request_error(exc)))
-            client.shutdown(SHUT_WR)
+            client.drop_held()
+            client.sendall(raw_response(as_request_error(exc)))
         except OSError:
             log.debug("the client did not wait for its error: %s", exc)
+            return
+        client.linger(self._waits)
 
 
 class Listener(StreamServer):
@@ -239,33 +222,6 @@ class Listener(StreamServer):
         """Ignore the constant that gunicorn sets."""
 
 
-class WholeAnswers:
-    """A connection that keeps the headers of an answer until its body comes, then sends both.
-
-    gunicorn sends them one by one: twice the system calls and packets, and clients wake up twice.
-    """
-
-    def __init__(self, sock: Any) -> None:
-        self._connection = sock
-        self._held = b""
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._connection, name)
-
-    def sendall(self, data: bytes) -> None:
-        if not self._held and data.endswith(b"\r\n\r\n"):
-            self._held = data
-        else:
-            data, self._held = self._held + data, b""
-            self._connection.sendall(data)
-
-    def send_held(self) -> None:
-        """Send the headers of an answer that has no body."""
-        if self._held:
-            data, self._held = self._held, b""
-            self._connection.sendall(data)
-
-
 def _heeding_close(application: Callable[..., Any]) -> Callable[..., Any]:
     """Make gunicorn heed ``Connection: close``, which it drops from an application's headers."""
 
@@ -278,46 +234,3 @@ def _heeding_close(application: Callable[..., Any]) -> Callable[..., Any]:
         return application(environ, start)
 
     return wrapped
-
-
-def _has_unread_body(req: Any) -> bool:
-    reader = getattr(getattr(req, "body", None), "reader", None)
-    return bool(getattr(reader, "length", 1))
-
-
-def _linger(sock: Any) -> None:
-    """Let the client read its answer before the connection is closed."""
-    seen = 0
-    with silent_timeout(LINGER_S):
-        try:
-            sock.shutdown(SHUT_WR)
-            while seen < LINGER_BYTES and (data := sock.recv(65_536)):
-                seen += len(data)
-        except OSError:
-            log.debug("the client closed first")
-
-
-def _as_request_error(exc: BaseException) -> RequestError:
-    if isinstance(exc, RequestError):
-        return exc
-    if isinstance(exc, ParseException):
-        return BadRequest(f"this is not an HTTP request that can be served: {exc}")
-    log.error("error below the application", exc_info=exc)
-    return RequestError("the server has failed")
-
-
-def _raw_response(error: RequestError) -> bytes:
-    request_id = uuid.uuid4().hex
-    body = json.dumps(
-        {
-            "success": False,
-            "error": {"code": error.code, "message": error.message},
-            "request_id": request_id,
-        }
-    )
-    status = HTTPStatus(error.status)
-    return (
-        f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\n"
-        f"Content-Type: application/json\r\nX-Request-Id: {request_id}\r\n"
-        f"Content-Length: {len(body) + 1}\r\n\r\n{body}\n"
-    ).encode()

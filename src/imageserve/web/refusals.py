@@ -1,0 +1,106 @@
+"""Answers to requests that do not reach the application: heads that cannot be served.
+
+What a client is told is always a sentence of our own. gunicorn's texts quote what came as Python
+writes it.
+"""
+
+import json
+import logging
+import re
+import uuid
+from http import HTTPStatus
+from typing import Any
+
+from gunicorn.http import errors
+
+from imageserve.errors import (
+    AddressTooLong,
+    BadRequest,
+    HeadTooLarge,
+    RequestError,
+)
+from imageserve.web.upload import transfer_encoding_refused
+
+log = logging.getLogger(__name__)
+
+LINE_BYTES = 8190
+"""Most bytes of the first line of a request, and of each of its headers."""
+MOST_HEADERS = 100
+
+HOST = re.compile(r"(?:[\w.~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?", re.ASCII)
+"""What RFC 9110 allows: a name or an address, and a port. It may be empty."""
+
+_SENTENCES: dict[type[Exception], str] = {
+    errors.InvalidRequestLine: "its first line is not of the form METHOD ADDRESS HTTP/1.1",
+    errors.InvalidRequestMethod: "no method is written like this one",
+    errors.InvalidHTTPVersion: "only HTTP/1.0 and HTTP/1.1 are served",
+    errors.InvalidHeaderName: "the name of a header has a character that is not allowed there",
+    errors.InvalidHeader: "a header is malformed, is there twice, or contradicts another",
+    errors.ObsoleteFolding: "a header goes over several lines",
+    errors.ExpectationFailed: "of Expect, only 100-continue is understood",
+    errors.InvalidSchemeHeaders: "its headers contradict each other about http and https",
+}
+
+
+def check_host(req: Any) -> None:
+    """Raise BadRequest where a request of HTTP/1.1 does not say which host it is for."""
+    host = next((value for name, value in req.headers if name == "HOST"), None)
+    if host is None:
+        if req.version >= (1, 1):
+            raise BadRequest("a request of HTTP/1.1 needs the header Host")
+    elif not HOST.fullmatch(host):
+        raise BadRequest("the header Host is not a host name with or without a port")
+
+
+def as_request_error(exc: BaseException) -> RequestError:
+    """Return what a client is told of any error below the application."""
+    if isinstance(exc, RequestError):
+        return exc
+    if isinstance(exc, errors.LimitRequestLine):
+        return AddressTooLong(f"the first line of a request may have at most {LINE_BYTES} bytes")
+    if isinstance(exc, errors.LimitRequestHeaders):
+        return HeadTooLarge(
+            f"a request may have at most {MOST_HEADERS} headers of {LINE_BYTES} bytes each"
+        )
+    if isinstance(exc, errors.ParseException):
+        if refused := _transfer_encoding(exc):
+            return refused
+        return BadRequest(f"this is not an HTTP request that can be served: {_sentence(exc)}")
+    log.error("error below the application", exc_info=exc)
+    return RequestError("the server has failed")
+
+
+def _sentence(exc: Exception) -> str:
+    name = getattr(exc, "hdr", None)
+    if isinstance(exc, errors.InvalidHeader) and re.fullmatch("[A-Za-z-]{1,40}", str(name)):
+        return (
+            f"the header {str(name).title()} is malformed, is there twice, or contradicts another"
+        )
+    return _SENTENCES.get(type(exc), "its head is malformed")
+
+
+def _transfer_encoding(exc: Exception) -> RequestError | None:
+    if isinstance(exc, errors.UnsupportedTransferCoding):
+        return transfer_encoding_refused(str(exc.hdr))
+    headers = getattr(getattr(exc, "req", None), "headers", ())
+    values = (value for name, value in headers if name == "TRANSFER-ENCODING")
+    return transfer_encoding_refused(",".join(values))
+
+
+def raw_response(error: RequestError) -> bytes:
+    """Return a whole answer, as bytes."""
+    request_id = uuid.uuid4().hex
+    body = json.dumps(
+        {
+            "success": False,
+            "error": {"code": error.code, "message": error.message},
+            "request_id": request_id,
+        }
+    )
+    status = HTTPStatus(error.status)
+    again = f"Retry-After: {error.retry_after_s}\r\n" if error.retry_after_s else ""
+    return (
+        f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\n{again}"
+        f"Content-Type: application/json\r\nX-Request-Id: {request_id}\r\n"
+        f"Content-Length: {len(body) + 1}\r\n\r\n{body}\n"
+    ).encode()

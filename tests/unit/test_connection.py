@@ -1,0 +1,167 @@
+"""A connection limits heads and bodies, and sends headers and body of an answer in one piece."""
+
+from collections.abc import Iterable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from imageserve.errors import BodyTooLarge, Busy, HeadTooLarge
+from imageserve.web.connection import CONTINUE, HEAD_BYTES, Connection, HeadMemory
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"
+
+
+class Socket:
+    """Gives the pieces that are to be received, and records what is sent."""
+
+    def __init__(self, received: Iterable[bytes] = ()) -> None:
+        self.sent: list[bytes] = []
+        self._sock = self
+        self._received = list(received)
+
+    def recv(self, size: int) -> bytes:
+        return self._received.pop(0)[:size]
+
+    def sendall(self, data: bytes) -> None:
+        self.sent.append(data)
+
+    def fileno(self) -> int:
+        return 7
+
+
+class Wait:
+    """The wait for a head; records what has come of it."""
+
+    def __init__(self) -> None:
+        self.begun: list[bool] = []
+
+    def begin(self, *, is_whole: bool) -> None:
+        self.begun.append(is_whole)
+
+
+def connection(sock: Socket, heads: HeadMemory | None = None) -> Any:
+    return Connection(sock, heads or HeadMemory(), 1000)
+
+
+def request(*, expects_continue: bool = False) -> Any:
+    return SimpleNamespace(unreader=None, _expected_100_continue=expects_continue)
+
+
+# -- answers --------------------------------------------------------------------------------------
+
+PIECES = {
+    "headers and body": ([HEAD, b"body"], [HEAD + b"body"]),
+    "no body": ([HEAD], [HEAD]),
+    "a body in two pieces": ([HEAD, b"bo", b"dy"], [HEAD + b"bo", b"dy"]),
+    "a body like the end of headers": ([HEAD, b"\r\n\r\n"], [HEAD + b"\r\n\r\n"]),
+    "chunks that end like headers": (
+        [HEAD, b"4\r\nbody\r\n", b"0\r\n\r\n"],
+        [HEAD + b"4\r\nbody\r\n", b"0\r\n\r\n"],
+    ),
+    "nothing": ([], []),
+}
+
+
+@pytest.mark.parametrize(("written", "sent"), PIECES.values(), ids=PIECES)
+def test_headers_are_sent_with_what_comes_next(written: list[bytes], sent: list[bytes]) -> None:
+    sock = Socket()
+    whole = connection(sock)
+
+    for data in written:
+        whole.sendall(data)
+    whole.send_held()
+    whole.send_held()
+
+    assert sock.sent == sent
+
+
+def test_the_headers_of_an_answer_that_failed_are_not_sent() -> None:
+    sock = Socket()
+    failed = connection(sock)
+
+    failed.sendall(HEAD)
+    failed.drop_held()
+    failed.sendall(b"another answer")
+
+    assert sock.sent == [b"another answer"]
+
+
+def test_all_other_calls_go_to_the_socket() -> None:
+    assert connection(Socket()).fileno() == 7
+
+
+# -- heads ----------------------------------------------------------------------------------------
+
+REQUEST = b"POST /predict HTTP/1.1\r\nHost: a\r\n\r\n"
+
+
+@pytest.mark.parametrize("cut", range(1, len(REQUEST)))
+def test_the_end_of_a_head_is_found_wherever_it_is_cut(cut: int) -> None:
+    heads, wait = HeadMemory(), Wait()
+    body = bytes(HEAD_BYTES)
+    head = connection(Socket([REQUEST[:cut], REQUEST[cut:] + body]), heads)
+
+    head.begin_head(wait)
+    head.recv(10**6)
+    head.recv(10**6)
+
+    assert (wait.begun, heads.held) == ([False, True], len(REQUEST))
+    head.end()
+    assert heads.held == 0
+
+
+def test_a_head_has_a_limit() -> None:
+    heads = HeadMemory()
+    piece = b"x" * 8192
+    long = connection(Socket([piece] * 4 + [b"y"]), heads)
+    long.begin_head(Wait())
+    for _ in range(HEAD_BYTES // len(piece)):
+        long.recv(8192)
+
+    with pytest.raises(HeadTooLarge, match=f"at most {HEAD_BYTES} bytes"):
+        long.recv(8192)
+
+    long.end()
+    assert heads.held == 0
+
+
+def test_all_heads_of_a_process_have_a_limit_together() -> None:
+    heads = HeadMemory(limit=100)
+    first, second = (connection(Socket([b"x" * 60]), heads) for _ in range(2))
+    for one in (first, second):
+        one.begin_head(Wait())
+    first.recv(8192)
+
+    with pytest.raises(Busy, match="too many request heads"):
+        second.recv(8192)
+
+    second.end()
+    first.end()
+    assert heads.held == 0
+
+
+# -- bodies ---------------------------------------------------------------------------------------
+
+
+def test_continue_is_sent_when_the_body_is_read_and_once() -> None:
+    sock = Socket([b"bo", b"dy"])
+    asked = connection(sock)
+    req = request(expects_continue=True)
+
+    asked.begin_body(req)
+    assert (sock.sent, req._expected_100_continue) == ([], False), "gunicorn sends nothing itself"
+
+    assert (asked.recv(99), asked.recv(99)) == (b"bo", b"dy")
+    assert sock.sent == [CONTINUE]
+
+
+def test_what_is_received_of_one_body_is_limited() -> None:
+    long = connection(Socket([b"x" * 600] * 3))
+    long.begin_body(request())
+    long.recv(8192)
+    with pytest.raises(BodyTooLarge):
+        long.recv(8192)
+
+    long.begin_body(request())
+    assert long.recv(8192), "each body is counted by itself"
