@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check check-security test-torch test-e2e manifests format bench bench-peers chaos mutants train lock clean python
+.PHONY: help install run test check check-security test-torch test-e2e manifests format bench bench-peers chaos fuzz mutants train lock clean python
 
 help:  ## list all commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | awk -F: '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -86,6 +86,9 @@ bench: $(VENV)/dev.stamp  ## measure speed and write the tables into docs/perfor
 
 chaos: $(VENV)/dev.stamp  ## kill, freeze and overload processes under load; write the results into docs/reliability.md
 	$(BIN)/python -m bench.chaos $(or $(ARGS),--markdown docs/reliability.md)
+
+fuzz: $(VENV)/dev.stamp  ## send random requests and broken pictures to a web server
+	$(BIN)/python -m bench.fuzz $(ARGS)
 
 mutants: .venv-mutants/stamp  ## change the core in small ways and write how many the tests notice into docs/reliability.md
 	PYTHONPATH=src:loadtest/src .venv-mutants/bin/python -m bench.mutants $(or $(ARGS),--markdown docs/reliability.md)
