@@ -25,7 +25,6 @@ from imageserve.queue.wire import (
     Job,
     Keys,
     Result,
-    ResultError,
     encode_open_job,
     readable,
     result_of_error,
@@ -163,9 +162,8 @@ class MemoryQueue(RedisQueue):
                 reason = "its worker died each time it ran"
                 self._bury(entry, reason)
                 dead.append(entry)
-                error = ResultError("model_failed", reason)
-                model = str(entry_fields(entry).get("model", ""))
-                self.tickets.deliver(Result(job_id, model, 0, 0, 0, error=error))
+                for _, job in readable([entry]):
+                    self._store_one(result_of_error(job, "model_failed", reason))
             else:
                 self._retry.append(entry)
 
@@ -269,12 +267,6 @@ class MemoryQueue(RedisQueue):
 
     def _bury(self, entry: str, reason: str) -> None:
         self._dead.appendleft({"entry": entry, "reason": reason, "at": self._clock_ms()})
-
-    def store(self, finished: Sequence[Finished], *, publish: bool) -> None:
-        del publish  # Delivering twice to a waiter in the same process changes nothing.
-        with self._changed:
-            for job in finished:
-                self._store_one(job)
 
     def heartbeat(self, info: WorkerInfo) -> str:
         with self._changed:

@@ -246,7 +246,6 @@ def test_every_claim_has_a_token_of_its_own(bench: Bench) -> None:
 
 def test_calls_with_no_jobs_do_nothing(bench: Bench) -> None:
     bench.queue.cancel([])
-    bench.queue.store([], publish=True)
     assert bench.queue.results([]) == []
     assert bench.queue.pixels([]) == []
     assert bench.queue.finish("token", []) == []
@@ -561,14 +560,26 @@ def test_a_job_that_loses_its_worker_twice_is_given_up_and_its_waiter_told(bench
     assert stats(bench) == {"accepted": 1, "dead": 1}
 
 
-def test_the_result_of_a_job_that_was_given_up_is_stored_only_once(bench: Bench) -> None:
+def test_a_job_that_is_given_up_is_answered_in_the_same_step(bench: Bench) -> None:
+    # The worker that gives it up may die right after: nothing is left for it to do.
     put(bench, "a")
-    bench.queue.store([answer("a", label="first")], publish=True)
-    bench.queue.store([answer("a", label="second")], publish=True)
-    first = answer("a", label="first").result
-    assert bench.queue.results(["a"]) == [first]
-    assert bench.published()[0] == first
+    lose(bench)
+    lose(bench, redelivered=True)
+    claim(bench)
+    (told,) = bench.published()
+    assert bench.queue.results(["a"]) == [told]
     assert bench.queue.pixels(["a"]) == [None]
+
+
+def test_a_job_that_is_given_up_keeps_the_result_that_it_has(bench: Bench) -> None:
+    put(bench, "a")
+    assert finish(bench, claim(bench), "a") == [True]
+    bench.push(an_entry("a"))
+    lose(bench)
+    lose(bench, redelivered=True)
+    assert len(claim(bench).dead) == 1
+    assert bench.queue.results(["a"]) == [answer("a").result]
+    assert bench.published() == [answer("a").result]
 
 
 def test_a_job_may_lose_as_many_workers_as_the_lease_says(bench: Bench) -> None:

@@ -20,6 +20,7 @@ from typing import cast
 import pytest
 import redis
 from redis.crc import key_slot
+from tests.memory_queue import encode_job
 from tests.queues import RedisQueue
 from tests.redis_server import (
     DroppingProxy,
@@ -225,6 +226,38 @@ def test_the_dead_list_is_forgotten_after_a_day(queue: RedisQueue, client: "redi
     taken = queue.claim(1, HELD, redelivered=False)
     queue.finish(taken.token, [replace(failed, dead="a reason")])
     assert 0 < client.pttl(KEYS.dead) <= 24 * 3_600_000
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        pytest.param("result_ttl_ms", 0.4, id="a lifetime of nothing"),
+        pytest.param("result_ttl_ms", "long", id="a lifetime: text"),
+        pytest.param("result_ttl_ms", 1e300, id="a lifetime: more than Redis takes"),
+        pytest.param("model", ["m"], id="a model: a list"),
+        pytest.param("reply", 7, id="a reply: a number"),
+        pytest.param("reply", "", id="a reply: nobody"),
+    ],
+)
+def test_a_job_with_a_wrong_field_is_answered_when_it_is_given_up_or_purged(
+    queue: RedisQueue, client: "redis.Redis", field: str, value: object
+) -> None:
+    for job_id in ("dies", "purged"):
+        job = json.loads(encode_job(replace(a_job(job_id), ts=1, deadline=2**52)))
+        client.rpush(KEYS.queue, json.dumps({**job, field: value}))
+    queue.claim(1, LOST, redelivered=False)
+    next_redelivered(queue, LOST)
+    eventually(lambda: reaped(queue) and client.llen(KEYS.dead), "a dead job")
+    assert queue.purge() == 1
+
+    dead, purged = queue.results(["dies", "purged"])
+    assert dead is not None
+    assert purged is not None
+    assert (dead.error and dead.error.code, purged.error and purged.error.code) == (
+        "model_failed",
+        "busy",
+    )
+    assert 0 < client.pttl(KEYS.result("dies")) <= 60_000
 
 
 def test_all_keys_of_a_queue_share_one_cluster_slot() -> None:

@@ -739,23 +739,6 @@ def test_what_must_be_done_is_done_after_an_outage(
     assert changes_of_state(caplog).count("Redis does not answer") == 1
 
 
-def test_a_dead_job_whose_result_cannot_be_stored_holds_nobody_up(
-    bench: Bench, caplog: pytest.LogCaptureFixture
-) -> None:
-    bench.send("killer")
-    waiter = bench.queue.tickets.add("killer", threading.Event())
-    _lose_its_worker(bench)
-    _lose_its_worker(bench)
-    bench.send("a")
-    bench.queue.go_away("store")
-
-    bench.start()
-
-    bench.assert_answered("a")
-    assert "results of dead jobs are not stored" in caplog.text
-    assert waiter.result is not None, "the claim has told him"
-
-
 def test_an_outage_while_looking_ahead_leaves_the_batch_in_hand_alone(bench: Bench) -> None:
     bench.model.gate.clear()
     bench.send(*[f"job-{n}" for n in range(BATCH_SIZE)])

@@ -33,7 +33,6 @@ from imageserve.queue.wire import (
     UnsupportedJob,
     encode_result,
     readable,
-    result_of_error,
 )
 
 log = logging.getLogger(__name__)
@@ -46,8 +45,6 @@ T = TypeVar("T")
 
 FINISH_AT_ONCE = 128
 """Most jobs per FINISH: some managed servers refuse more than 4,000 arguments."""
-
-GIVEN_UP = "its worker died each time it ran"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +67,7 @@ class Claim:
     expired: int = 0
     """Jobs dropped because their deadline had passed."""
     dead: tuple[str, ...] = ()
-    """Jobs given up; their waiters were told, their results are still to be stored."""
+    """Jobs given up and answered."""
     redelivered: bool = False
     """Its worker died when this job last ran, so it runs alone."""
 
@@ -111,6 +108,8 @@ class ConsumerStore(RedisQueue):
             int(redelivered),
             min_depth,
             int(again),
+            self.keys.result(""),
+            self.keys.pixels(""),
         ]
         with redis_errors():
             now, entries, expired, dead, alone = CLAIM(self.once, self.keys.of_claim(), args)
@@ -324,7 +323,7 @@ class Consumer:
         # never starve the others.
         self._redelivered = not self._redelivered
         claim = self._claim(n, redelivered=self._redelivered, min_depth=min_depth)
-        self._settle_dropped(claim)
+        self._count_dropped(claim)
         jobs = _jobs(claim.entries)
         if not jobs:
             return None
@@ -359,21 +358,16 @@ class Consumer:
         token, taken = "", []
         if self._unanswered:
             claim = self._claim(0, redelivered=False, min_depth=0)
-            self._settle_dropped(claim)
+            self._count_dropped(claim)
             token, taken = claim.token, [job.id for job in _jobs(claim.entries)]
         # An empty release empties hold: a wait that the stop cut short may have filled it.
         self.store.release(token, taken)
         self.store.leave(worker_id)
 
-    def _settle_dropped(self, claim: Claim) -> None:
-        """Count what a claim dropped, and store results for those who read late."""
+    def _count_dropped(self, claim: Claim) -> None:
+        """Count what a claim dropped. It was answered in the same step."""
         if claim.dead:
             log.error("%d jobs were given up: each lost its worker again", len(claim.dead))
-            given_up = [result_of_error(job, "model_failed", GIVEN_UP) for job in _jobs(claim.dead)]
-            try:
-                self.store.store(given_up, publish=False)
-            except QueueError as error:
-                log.warning("results of dead jobs are not stored: %s", error)
         metrics.jobs_total.labels(self._model, "dead").inc(len(claim.dead))
         metrics.jobs_total.labels(self._model, "expired").inc(claim.expired)
 

@@ -12,9 +12,8 @@ from typing import Any, cast
 from imageserve.errors import QueueError
 from imageserve.queue.fields import amount_of, json_object, text_of
 from imageserve.queue.redis.connection import RedisAccess, by_node, connect, redis_errors
-from imageserve.queue.redis.queue import BLOCK_S, SNAPSHOT, RedisQueue
+from imageserve.queue.redis.queue import BLOCK_S, PURGE, SNAPSHOT, RedisQueue
 from imageserve.queue.snapshot import Snapshot, decode_snapshot, texts
-from imageserve.queue.wire import readable, result_of_error
 
 PURGE_AT_ONCE = 128
 """Jobs that `Monitor.purge` takes from the list per round trip."""
@@ -101,12 +100,11 @@ class Monitor:
         """
         total = 0
         emptied = self._queues[queue]
+        keys = emptied.keys
+        args = (PURGE_AT_ONCE, keys.result(""), keys.pixels(""), "busy", PURGED)
         with redis_errors():
-            while popped := emptied.once.lpop(emptied.keys.queue, PURGE_AT_ONCE):
-                entries = texts(cast(list[bytes], popped))
-                dropped = [result_of_error(job, "busy", PURGED) for _, job in readable(entries)]
-                emptied.store(dropped, publish=True)
-                total += len(entries)
+            while dropped := int(PURGE(emptied.once, [keys.queue], args)):
+                total += dropped
         return total
 
     def desired(self, queue: str) -> str:

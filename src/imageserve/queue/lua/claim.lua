@@ -2,7 +2,7 @@
 -- max_attempts, to the dead list.
 -- KEYS 1 queue 2 hold 3 retry 4 leases(zset) 5 inflight(hash) 6 attempts(hash) 7 dead(list) 8 stats(hash)
 -- ARGV 1 n  2 lease_ms  3 token  4 max_attempts  5 guard_ms  6 may take a redelivered job (1/0)  7 min_depth
---      8 the same claim was sent before and its reply was lost (1/0)
+--      8 the same claim was sent before and its reply was lost (1/0)  9 prefix of result keys  10 prefix of pixel keys
 -- Returns {now, jobs, expired, dead, solo}; solo is 1 if the one job is a redelivered one. A worker passes
 -- ARGV 6 = 1 in at most every second claim, so that redelivered jobs never starve the others.
 local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -12,10 +12,7 @@ local function bury(entry, job, reason)
   dead[#dead + 1] = entry
   redis.call('LPUSH', KEYS[7], cjson.encode({entry = entry, reason = reason, at = now}))
   redis.call('LTRIM', KEYS[7], 0, 999); redis.call('PEXPIRE', KEYS[7], 86400000)
-  if job and type(job.reply) == 'string' then           -- tells the waiting request at once; the worker also stores r:<id> NX
-    redis.call('PUBLISH', job.reply, cjson.encode({v = 1, id = job.id, model = job.model, queue_ms = 0,
-      model_ms = 0, batch = 0, error = {code = 'model_failed', message = reason}}))
-  end
+  settle(job, ARGV[9], ARGV[10], 'model_failed', reason)
 end
 local function answer(solo)
   if #out > 0 then redis.call('PEXPIRE', KEYS[4], ARGV[5]); redis.call('PEXPIRE', KEYS[5], ARGV[5]) end

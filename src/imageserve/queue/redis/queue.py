@@ -15,12 +15,10 @@ from imageserve.queue.redis.connection import COMMAND_TIMEOUT_S, RedisAccess, co
 from imageserve.queue.snapshot import Snapshot, decode_snapshot
 from imageserve.queue.wire import (
     UNREADABLE,
-    Finished,
     Keys,
     NotAResult,
     Result,
     decode_result,
-    encode_result,
     unread_result,
 )
 
@@ -34,8 +32,10 @@ long a job that BLMOVE moved to ``hold`` for a dying worker stays there."""
 class Script:
     """One Lua script, called by its digest and loaded where the server does not know it."""
 
-    def __init__(self, name: str) -> None:
-        self.source = (files(imageserve.queue) / "lua" / f"{name}.lua").read_text()
+    def __init__(self, *names: str) -> None:
+        """The last of ``names`` is the script, the others are parts that it uses."""
+        lua = files(imageserve.queue) / "lua"
+        self.source = "".join((lua / f"{name}.lua").read_text() for name in names)
         # Redis names scripts by SHA-1; nothing is kept secret by it.
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
@@ -78,11 +78,12 @@ class Script:
 
 
 ENQUEUE = Script("enqueue")
-CLAIM = Script("claim")
+CLAIM = Script("settle", "claim")
 FINISH = Script("finish")
 EXTEND = Script("extend")
 RELEASE = Script("release")
 HEARTBEAT = Script("heartbeat")
+PURGE = Script("settle", "purge")
 SNAPSHOT = Script("snapshot")
 
 
@@ -127,18 +128,6 @@ class RedisQueue:
                 pipeline.exists(self.keys.nonce(job_id), self.keys.result(job_id))
             known = pipeline.execute()
         return [job_id for job_id, count in zip(job_ids, known, strict=True) if not count]
-
-    def store(self, finished: Sequence[Finished], *, publish: bool) -> None:
-        """Store results of jobs that no worker holds; the first result of a job wins."""
-        with redis_errors():
-            pipeline = self.client.pipeline(transaction=False)
-            for job in finished:
-                body = encode_result(job.result)
-                pipeline.unlink(self.keys.pixels(job.id))
-                pipeline.set(self.keys.result(job.id), body, nx=True, px=job.ttl_ms)
-                if publish and job.reply:
-                    pipeline.publish(job.reply, body)
-            pipeline.execute()
 
     def delete(self, names: Sequence[str]) -> None:
         """Remove keys by name; for the self-test's own keys."""
