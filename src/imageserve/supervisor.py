@@ -27,6 +27,7 @@ STEADY_S = 60.0
 """After a child has lived this long, its next restart waits the shortest pause again."""
 
 STOP_WITHIN_S = 15.0
+"""How long a child may take to stop, unless it says otherwise; then it is killed."""
 
 
 @dataclass
@@ -36,6 +37,7 @@ class Child:
     name: str
     command: Sequence[str]
     environ: Mapping[str, str]
+    stop_within_s: float = STOP_WITHIN_S
     backoff: Backoff = field(
         default_factory=lambda: Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S, jitter=False), repr=False
     )
@@ -66,6 +68,7 @@ class Supervisor:
         self._stop_all()
 
     def _on_signal(self, number: int, frame: object) -> None:
+        # Neither call takes a lock: SimpleQueue.put may interrupt itself.
         del number, frame
         if self._stopping:
             for child in self._children:
@@ -124,7 +127,7 @@ class Supervisor:
                 continue
             child.process.terminate()
             try:
-                child.process.wait(STOP_WITHIN_S)
+                child.process.wait(child.stop_within_s)
             except subprocess.TimeoutExpired:
                 log.warning("%s does not stop: killing it", child.name)
                 child.process.kill()

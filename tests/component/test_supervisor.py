@@ -18,17 +18,16 @@ from imageserve.supervisor import STEADY_S, Child, Supervisor
 
 PROGRAM = """
 import json, logging, sys
-from imageserve import supervisor
 from imageserve.backoff import Backoff
 from imageserve.supervisor import Child, Supervisor
 logging.basicConfig(format="LOG %(message)s")
 options = json.loads(sys.argv[1])
-supervisor.STOP_WITHIN_S = options["stop_within_s"]
 children = [
     Child(
         name,
         [sys.executable, "-u", "-c", code],
         {"NAME": name, "STOPPED": options["stopped"]},
+        options["stop_within_s"],
         Backoff(options["pause_s"], options["pause_s"] * 100, jitter=False),
     )
     for name, code in options["children"]

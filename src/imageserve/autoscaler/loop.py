@@ -58,7 +58,7 @@ class Autoscaler:
         self._leadership.stop()
 
     def stop(self) -> None:
-        """Let ``run`` return soon. Safe to call from a signal handler."""
+        """Let ``run`` return soon."""
         self._stopping.set()
         self._due.set()
 

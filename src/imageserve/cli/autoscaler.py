@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import signal
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from imageserve.logger import setup_logging
 from imageserve.probes import ProbeServer
 from imageserve.queue.monitor import FirstJobWaiter, Monitor
 from imageserve.queue.redis.connection import RedisAccess
+from imageserve.stop_signals import on_stop_signal
 
 if TYPE_CHECKING:
     from imageserve.autoscaler.kubernetes import KubernetesCluster
@@ -66,8 +66,7 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
     namespace = options.namespace or settings.pod_namespace
     cluster = connect(namespace, settings.pod_name or "", options.kubeconfig)
     autoscaler = _autoscaler(settings, scaling, cluster, scaling.dry_run or options.dry_run)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: autoscaler.stop())
+    on_stop_signal(autoscaler.stop)
     if settings.metrics_port:
         ProbeServer(settings.metrics_port, autoscaler.answers()).start()
     log.info(

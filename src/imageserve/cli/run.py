@@ -20,6 +20,12 @@ from imageserve.supervisor import Child, Supervisor
 
 SAMPLE = Path("loadtest/images/star-1.jpg")
 
+STOP_EXTRA_S = 15.0
+"""What a program may take to stop beyond what its settings promise: the machine may be slow."""
+
+REDIS_STOPS_WITHIN_S = 60.0
+"""It may have a file to write."""
+
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     parser = argparse.ArgumentParser(
@@ -44,7 +50,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         local.setdefault("LOG_FORMAT", "text")
         local |= {"WEB_HOST": options.host, "WEB_PORT": str(port), "RUN_DIR": f"{directory}/web"}
         children = [*_redis(local, directory), *_workers(local, settings, options.workers)]
-        children.append(Child("web", _imageserve("web"), local))
+        web_stops_within_s = settings.request_timeout_s + settings.upload_timeout_s + STOP_EXTRA_S
+        children.append(Child("web", _imageserve("web"), local, web_stops_within_s))
         announced = (port, local["REDIS_URL"], settings.image_queue)
         threading.Thread(target=_announce, args=announced, daemon=True).start()
         Supervisor(children).run()
@@ -63,7 +70,7 @@ def _redis(environ: dict[str, str], directory: str) -> Iterator[Child]:
     environ["REDIS_URL"] = f"redis://127.0.0.1:{port}/0"
     data = Path(directory) / "redis"
     data.mkdir()
-    yield Child("redis", redis_command(port, str(data)), environ)
+    yield Child("redis", redis_command(port, str(data)), environ, REDIS_STOPS_WITHIN_S)
 
 
 def _workers(environ: Mapping[str, str], settings: Settings, count: int) -> Iterator[Child]:
@@ -74,7 +81,8 @@ def _workers(environ: Mapping[str, str], settings: Settings, count: int) -> Iter
             own = {**environ, "METRICS_PORT": "0"}
             if settings.models_file:
                 own["MODEL"] = name
-            yield Child(f"worker-{number + 1}", _imageserve("worker"), own)
+            stop_within_s = settings.shutdown_s + STOP_EXTRA_S
+            yield Child(f"worker-{number + 1}", _imageserve("worker"), own, stop_within_s)
 
 
 def _announce(port: int, redis_url: str, queue: str) -> None:

@@ -307,11 +307,8 @@ class Consumer:
         self._give_up_at = float("inf")
 
     def stop(self, within_s: float) -> None:
-        """Claim no more; what must be done is tried for ``within_s`` longer.
-
-        Safe to call from a signal handler.
-        """
-        self._give_up_at = time.monotonic() + within_s
+        """Claim no more; what must be done is tried for ``within_s`` longer."""
+        self._give_up_at = min(self._give_up_at, time.monotonic() + within_s)
         self.stopping.set()
 
     def claim(self, n: int, *, min_depth: int = 0) -> Batch | None:

@@ -62,10 +62,7 @@ class Worker:
         self._changed = threading.Event()
 
     def stop(self) -> None:
-        """Stop claiming: ``run`` returns when the batch in hand is finished.
-
-        Safe to call from a signal handler.
-        """
+        """Stop claiming: ``run`` returns when the batch in hand is finished."""
         self._consumer.stop(self._config.shutdown_s)
 
     @property

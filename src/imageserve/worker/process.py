@@ -3,7 +3,6 @@
 import ctypes
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
@@ -21,6 +20,7 @@ from imageserve.queue.consumer import Consumer, ConsumerStore, Lease
 from imageserve.queue.monitor import Monitor
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.self_test import check_server
+from imageserve.stop_signals import on_stop_signal
 from imageserve.worker.loop import Worker, WorkerConfig
 from imageserve.worker.reload import Reloader
 from imageserve.worker.runner import Runner
@@ -51,8 +51,7 @@ class WorkerProcess:
         # hold: release it after half a millisecond, not after Python's five.
         sys.setswitchinterval(0.0005)
         keep_freed_memory()
-        signal.signal(signal.SIGTERM, self._on_signal)
-        signal.signal(signal.SIGINT, self._on_signal)
+        on_stop_signal(self._stop, self._end_if_loading)
         self._serve_probes()
         reloader = Reloader(Versions(self._entry, self._settings.models_dir), self._prepare)
         consumer = self._consumer()
@@ -63,7 +62,8 @@ class WorkerProcess:
         self._meet_redis(consumer)
         fields = {"model": worker.name, "queue": self._entry.queue}
         log.info("ready", extra={"fields": fields})
-        worker.run()
+        if not self._stopping.is_set():
+            worker.run()
         log.info("stopped")
         if reloader.loading:
             # A model that is being loaded can be neither interrupted nor torn down safely.
@@ -71,12 +71,15 @@ class WorkerProcess:
             os._exit(0)
         return 0
 
-    def _on_signal(self, number: int, frame: object) -> None:
-        del number, frame
+    def _stop(self) -> None:
+        # In this order: the main thread sets the worker and then looks whether it is to stop.
         self._stopping.set()
+        if self._worker is not None:
+            self._worker.stop()
+
+    def _end_if_loading(self) -> None:
         if self._worker is None:
-            sys.exit(0)  # Still loading: there is no job to finish.
-        self._worker.stop()
+            sys.exit(0)  # There is no job to finish.
 
     # -- probes -------------------------------------------------------------------------------
 
