@@ -147,6 +147,10 @@ class KubernetesApi:
     def set_ready(self, name: str, ready: int) -> None:
         self._change(name, status={"readyReplicas": ready})
 
+    def set_status(self, name: str, status: Object) -> None:
+        """Write the status of a Deployment, as its controller does."""
+        self._change(name, status=status)
+
     def annotate(self, name: str, **annotations: str) -> None:
         """Annotate a Deployment: ``a_b`` becomes ``imageserve.dev/a-b``."""
         named = {f"imageserve.dev/{k.replace('_', '-')}": v for k, v in annotations.items()}

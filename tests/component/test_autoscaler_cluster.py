@@ -83,10 +83,46 @@ def test_pods_are_read(kubernetes_api: KubernetesApi, cluster: KubernetesCluster
 
     found = {pod.name: pod for pod in cluster.pods("app=a")}
 
-    assert set(found) == {"ready", "pending", "new"}
+    assert [name for name, each in found.items() if each.leaving] == ["ending"]
     assert found["ready"].ready_s == found["ready"].created_s + 45
     assert found["pending"].unschedulable
-    assert found["new"] == Pod("new", "uid-of-new", found["new"].created_s, None, False, -7)
+    born_s = found["new"].created_s
+    assert found["new"] == Pod("new", "uid-of-new", born_s, None, False, -7, placed=False)
+
+
+@pytest.mark.parametrize(
+    ("node", "phase", "placed"),
+    [("n-1", "Running", True), ("", "Pending", False), ("n-1", "Failed", False)],
+    ids=["runs", "has no node", "was evicted"],
+)
+def test_a_pod_on_a_node_takes_room(
+    kubernetes_api: KubernetesApi, cluster: KubernetesCluster, node: str, phase: str, placed: bool
+) -> None:
+    pod = kubernetes_api.add_pod("p", app="a")
+    pod["spec"], pod["status"]["phase"] = {"nodeName": node}, phase
+
+    assert cluster.pods("app=a")[0].placed == placed
+
+
+@pytest.mark.parametrize(
+    ("status", "rollout"),
+    [
+        ({}, False),
+        ({"replicas": 2, "updatedReplicas": 2}, False),
+        ({"replicas": 2, "updatedReplicas": 1}, True),
+        ({"replicas": 2}, True),
+    ],
+    ids=["new", "done", "begun", "not a pod yet"],
+)
+def test_a_rollout_is_on_while_old_pods_exist(
+    kubernetes_api: KubernetesApi,
+    cluster: KubernetesCluster,
+    status: dict[str, int],
+    rollout: bool,
+) -> None:
+    kubernetes_api.set_status(MODEL, status)
+
+    assert cluster.deployment(MODEL).rollout == rollout
 
 
 @pytest.mark.parametrize(

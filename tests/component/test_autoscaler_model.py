@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY
+from tests.deployment_controller import DeploymentController
 from tests.kubernetes_api import KubernetesApi
 
 from imageserve.autoscaler.kubernetes import connect
@@ -498,3 +499,75 @@ def test_a_first_job_is_waited_for_only_where_it_would_start_a_pod(
     bench.step(queue)
 
     assert (before, bench.scaler.asleep.is_set()) == (True, False)
+
+
+# -- rollouts ----------------------------------------------------------------------------------------
+
+
+def rollout_of(bench: Bench, nodes: int) -> int:
+    """Roll out beside pods without a node; returns after how many seconds it has ended.
+
+    Load asks for four pods all the time.
+    """
+    controller = DeploymentController(bench.api, MODEL, nodes)
+
+    def passed() -> None:
+        controller.run()
+        bench.step(BUSY)
+        controller.run()
+
+    for _ in range(40):
+        passed()
+    assert bench.api.replicas(MODEL) > nodes == len(controller.ready)
+    controller.roll_out()
+    for steps in range(200):
+        passed()
+        assert len(controller.ready) >= nodes - 1
+        if controller.rolled_out:
+            break
+    assert controller.rolled_out, bench.scaler.status
+    for _ in range(40):
+        passed()
+    assert bench.api.replicas(MODEL) > nodes == len(controller.ready), "it asks for more again"
+    return 5 * steps
+
+
+@pytest.mark.parametrize("nodes", [1, 2, 3])
+def test_a_rollout_beside_a_pending_pod_ends(bench: Bench, nodes: int) -> None:
+    # A minute to be sure that no node comes; then pod after pod.
+    assert rollout_of(bench, nodes) < 120
+
+    assert any(
+        reason == "ScaledDown" and f"-> {nodes} replicas" in message and "rollout" in message
+        for reason, message in bench.api.events()
+    )
+
+
+def test_during_a_rollout_pods_are_listed_even_if_all_that_are_wanted_are_ready(
+    bench: Bench,
+) -> None:
+    bench.step()
+    bench.step()
+    quiet = len(bench.api.asked("list", "pods"))
+    # A rollout with surge: the pod that is too many waits for a node.
+    status = {"replicas": 2, "updatedReplicas": 1, "readyReplicas": 1}
+    bench.api.set_status(MODEL, status)
+    bench.step()
+    bench.step()
+
+    assert (quiet, len(bench.api.asked("list", "pods"))) == (1, 3)
+
+
+def test_without_that_limit_kubernetes_never_ends_it(bench: Bench) -> None:
+    """The simulated controllers do what those of Kubernetes do."""
+    bench.api.set_replicas(MODEL, 2)
+    controller = DeploymentController(bench.api, MODEL, nodes=1)
+    controller.run()
+    controller.roll_out()
+    controller.run()
+
+    assert (len(controller.ready), len(controller.pending)) == (1, 1)
+    assert not controller.rolled_out
+    bench.api.set_replicas(MODEL, 1)
+    controller.run()
+    assert controller.rolled_out

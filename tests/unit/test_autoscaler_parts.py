@@ -102,6 +102,37 @@ def test_without_a_ready_pod_no_start_is_known() -> None:
     assert PodWatch().update([pod("a")], 0.0).start_s is None
 
 
+def placed(name: str, *, leaving: bool = False) -> Pod:
+    return Pod(name, f"uid-{name}", 100.0, None, False, 0, placed=True, leaving=leaving)
+
+
+def homeless(name: str, *, leaving: bool = False) -> Pod:
+    return Pod(name, f"uid-{name}", 100.0, None, True, 0, placed=False, leaving=leaving)
+
+
+def test_there_is_room_for_the_pods_on_nodes_if_others_find_none_for_a_minute() -> None:
+    watch = PodWatch()
+    pods = [placed("a"), placed("b"), homeless("c")]
+
+    room = [watch.update(pods, now_s).can_run for now_s in (0.0, 59.0, 60.0)]
+    all_placed = watch.update(pods[:2], 70.0).can_run
+
+    assert (room, all_placed) == ([None, None, 2], None)
+
+
+def test_while_pods_come_and_go_nobody_knows_how_many_there_is_room_for() -> None:
+    watch = PodWatch()
+    before = watch.update([placed("a"), placed("b", leaving=True), homeless("c")], 0.0)
+    leaving = watch.update([placed("a"), placed("b", leaving=True), homeless("c")], 60.0)
+    # The scheduler has not looked at the free node yet.
+    gone = watch.update([placed("a"), homeless("c"), homeless("d", leaving=True)], 70.0)
+    later = watch.update([placed("a"), homeless("c"), homeless("d", leaving=True)], 130.0)
+
+    assert (before.can_run, leaving.can_run) == (None, 2)
+    assert (gone.can_run, later.can_run) == (None, 1)
+    assert later.unschedulable == 1
+
+
 def test_a_pod_counts_as_unschedulable_after_a_minute() -> None:
     watch = PodWatch()
     pending = pod("a", unschedulable=True)
@@ -149,6 +180,10 @@ def test_the_deletion_cost_follows_the_state_of_the_worker() -> None:
 
     # An idle pod costs what an unmarked one does, so nothing is written for it.
     assert costs == {"busy": BUSY, "stopping": GONE, "silent": GONE, "unknown": GONE}
+
+
+def test_a_pod_that_is_leaving_gets_no_deletion_cost() -> None:
+    assert deletion_costs([placed("a", leaving=True)], snapshot(worker("a", "busy"))) == {}
 
 
 def test_an_unchanged_deletion_cost_is_not_written() -> None:

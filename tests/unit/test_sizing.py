@@ -298,6 +298,45 @@ def test_late_jobs_that_get_fewer_add_no_pod() -> None:
     assert {each.replicas for each in late} == {2}
 
 
+def test_a_rollout_that_finds_no_room_gets_no_more_pods_than_there_is_room_for() -> None:
+    policy = replace(POLICY, min_replicas=2, scale_down_window_s=3600)
+    watched = Watched(policy, replicas=4)
+    watched.after(60, per_second=20)
+
+    begins = watched.after(5, per_second=20, rollout=True)
+    stuck = watched.after(5, per_second=20, rollout=True, unschedulable=1, can_run=3)
+    moves = watched.after(60, per_second=20, rollout=True, unschedulable=0, can_run=None)
+    ended = watched.after(60, per_second=20, rollout=False)
+
+    assert begins.replicas == 4
+    # Neither the window nor the step size delays it.
+    assert (stuck.replicas, stuck.action, stuck.cause) == (3, Action.DOWN, Cause.ROLLOUT)
+    assert "a rollout is on, and there is no room for more pods" in stuck.reason
+    assert (stuck.raw, stuck.capacity_per_s) == (4, 10.0)
+    assert (moves.replicas, ended.replicas) == (3, 4)
+
+
+@pytest.mark.parametrize(
+    ("seen", "replicas"),
+    [
+        pytest.param({"can_run": 0}, 1, id="one at least, also below the minimum"),
+        pytest.param({"can_run": 1, "bucket_ms": {}}, 1, id="no pod has told its speed"),
+        pytest.param({"can_run": 1, "known": False}, 4, id="the queue cannot be read"),
+        pytest.param({"can_run": 1, "rollout": False}, 4, id="no rollout"),
+        pytest.param({"can_run": 9}, 4, id="room enough"),
+    ],
+)
+def test_the_room_for_a_rollout_is_a_limit_only_of_what_is_known(
+    seen: dict[str, Any], replicas: int
+) -> None:
+    policy = replace(POLICY, min_replicas=4, max_replicas=4)
+    now = Observation(0.0, True, "a", replicas=4, ready=1, unschedulable=3, rollout=True)
+
+    decision, _ = size(policy, State(), replace(now, **{"bucket_ms": TEN_A_SECOND, **seen}))
+
+    assert decision.replicas == replicas
+
+
 def test_while_pods_are_unschedulable_only_a_few_more_are_requested() -> None:
     watched = Watched(replicas=4, ready=4)
     watched.after(5, ready=2, unschedulable=2)

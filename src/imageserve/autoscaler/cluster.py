@@ -30,6 +30,8 @@ class Deployment:
     replicas: int
     """``spec.replicas``."""
     ready: int
+    rollout: bool = False
+    """Whether pods of an older template still exist beside those of the current one."""
     annotations: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -46,6 +48,10 @@ class Pod:
     """The scheduler has found no node for it."""
     deletion_cost: int
     """Among otherwise equal pods, a scale-down deletes the one with the lowest cost; default 0."""
+    placed: bool = True
+    """It is on a node and takes room there."""
+    leaving: bool = False
+    """It is about to end, and takes its room until it has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +110,9 @@ class PodSummary:
     """Median of the last starts, from creation to readiness; None where none was seen."""
     new_starts_s: tuple[float, ...] = ()
     """Starts first seen in this update."""
+    can_run: int | None = None
+    """The pods that there is room for: those on nodes, while for ``UNSCHEDULABLE_S`` others have
+    found none and no pod has come to a node or left one; None in any other case."""
 
 
 class PodWatch:
@@ -113,6 +122,8 @@ class PodWatch:
         self._starts_s: deque[float] = deque(maxlen=STARTS_REMEMBERED)
         self._timed: set[str] = set()
         self._unschedulable_since: dict[str, float] = {}
+        self._placed = 0
+        self._placed_since_s = 0.0
 
     def update(self, pods: Sequence[Pod], now_s: float) -> PodSummary:
         """Take the current list of pods; ``now_s`` is of a monotonic clock of this process.
@@ -123,13 +134,23 @@ class PodWatch:
         new = self._new_starts(pods)
         self._starts_s.extend(new)
         known = self._unschedulable_since
-        since = {pod.uid: known.get(pod.uid, now_s) for pod in pods if pod.unschedulable}
+        waiting = [pod for pod in pods if pod.unschedulable and not pod.leaving]
+        since = {pod.uid: known.get(pod.uid, now_s) for pod in waiting}
         self._unschedulable_since = since
+        unschedulable = sum(now_s - since_s >= UNSCHEDULABLE_S for since_s in since.values())
+        is_still = self._note_placed(sum(pod.placed for pod in pods), now_s)
         return PodSummary(
-            unschedulable=sum(now_s - since_s >= UNSCHEDULABLE_S for since_s in since.values()),
+            unschedulable=unschedulable,
             start_s=median(self._starts_s) if self._starts_s else None,
             new_starts_s=new,
+            can_run=self._placed if unschedulable and is_still else None,
         )
+
+    def _note_placed(self, placed: int, now_s: float) -> bool:
+        """Return whether as many pods as now have been on nodes for ``UNSCHEDULABLE_S``."""
+        if placed != self._placed:
+            self._placed, self._placed_since_s = placed, now_s
+        return now_s - self._placed_since_s >= UNSCHEDULABLE_S
 
     def _new_starts(self, pods: Sequence[Pod]) -> tuple[float, ...]:
         starts_s = {pod.uid: pod.ready_s - pod.created_s for pod in pods if pod.ready_s is not None}
@@ -152,5 +173,5 @@ def deletion_costs(pods: Sequence[Pod], snapshot: Snapshot) -> dict[str, int]:
     live = {
         worker.host: BUSY if worker.state == "busy" else IDLE for worker in snapshot.live_workers
     }
-    costs = [(pod, live.get(pod.name[:63], GONE)) for pod in pods]
+    costs = [(pod, live.get(pod.name[:63], GONE)) for pod in pods if not pod.leaving]
     return {pod.name: cost for pod, cost in costs if cost != pod.deletion_cost}

@@ -81,11 +81,10 @@ class KubernetesCluster:
         self._patch("deployments/scale", deployment.name, patch, body, **options)
 
     def pods(self, selector: str) -> list[Pod]:
-        """List the pods with these labels, without those that terminate."""
+        """List the pods with these labels."""
         read = self._core.list_namespaced_pod
         found = self._call("list pods", read, self.namespace, label_selector=selector)
-        items = found.get("items") or []
-        return [_pod(each) for each in items if not each["metadata"].get("deletionTimestamp")]
+        return [_pod(each) for each in found.get("items") or []]
 
     def set_deletion_cost(self, pod: str, cost: int) -> None:
         body = {"metadata": {"annotations": {DELETION_COST: str(cost)}}}
@@ -260,13 +259,14 @@ def _now() -> str:
 
 
 def _read_deployment(found: Object) -> Deployment:
-    metadata = found["metadata"]
+    metadata, status = found["metadata"], found.get("status") or {}
     return Deployment(
         name=metadata["name"],
         uid=metadata.get("uid", ""),
         version=metadata["resourceVersion"],
         replicas=int(found["spec"].get("replicas", 1)),
-        ready=int((found.get("status") or {}).get("readyReplicas") or 0),
+        ready=int(status.get("readyReplicas") or 0),
+        rollout=int(status.get("replicas") or 0) > int(status.get("updatedReplicas") or 0),
         annotations=metadata.get("annotations") or {},
     )
 
@@ -283,6 +283,10 @@ def _pod(found: Object) -> Pod:
         unschedulable=scheduled.get("status") == "False"
         and scheduled.get("reason") == "Unschedulable",
         deletion_cost=_int((metadata.get("annotations") or {}).get(DELETION_COST, "0")),
+        # A pod that was evicted stays there for people to see, and takes no room.
+        placed=bool((found.get("spec") or {}).get("nodeName"))
+        and status.get("phase") not in ("Succeeded", "Failed"),
+        leaving=bool(metadata.get("deletionTimestamp")),
     )
 
 

@@ -144,7 +144,8 @@ class ModelScaler:
     def _watch_pods(self) -> PodSummary:
         """List the pods, unless all were ready and nothing has changed since."""
         now = (self._deployment.replicas, self._deployment.ready)
-        if now == self._pods_listed_at and now[0] == now[1]:
+        is_quiet = now[0] == now[1] and not self._deployment.rollout
+        if is_quiet and now == self._pods_listed_at:
             return self._pods
         pods = self._pod_watch.update(self._cluster.pods(self.model.pod_selector), self._clock())
         for start_s in pods.new_starts_s:
@@ -299,6 +300,8 @@ def observation(
         ready=deployment.ready,
         unschedulable=pods.unschedulable,
         pod_start_s=pods.start_s,
+        rollout=deployment.rollout,
+        can_run=pods.can_run,
     )
     if isinstance(queue, QueueError):
         return seen

@@ -55,6 +55,10 @@ class Observation:
     """Pods that the scheduler has found no node for, for a minute or longer."""
     pod_start_s: float | None = None
     """Measured time from a pod's creation to its readiness; None where none was seen."""
+    rollout: bool = False
+    """Whether pods of an older template still exist."""
+    can_run: int | None = None
+    """Pods that there is room for; None unless for a minute others have found none."""
 
 
 class Action(StrEnum):
@@ -82,6 +86,8 @@ class Cause(StrEnum):
     STEPS = "steps"
     """The step size is limited."""
     UNSCHEDULABLE = "unschedulable"
+    ROLLOUT = "rollout"
+    """There is no room for more pods, and a rollout waits for room."""
     IN_FLIGHT = "in_flight"
 
 
@@ -162,12 +168,15 @@ class State:
     """... and how many jobs waited then."""
     late: int = 0
     """Steps in a row with late jobs."""
+    room: int | None = None
+    """In a rollout that has found too little room: the pods that there was room for."""
 
 
 def update_state(policy: Policy, state: State, seen: Observation) -> State:
     """Add an observation, and drop what it makes invalid."""
     if _is_unrelated(policy, state, seen):
-        state = State(run=seen.run, busy_s=seen.now_s, capacity_per_s=state.capacity_per_s)
+        kept = State(capacity_per_s=state.capacity_per_s, room=state.room)
+        state = replace(kept, run=seen.run, busy_s=seen.now_s)
     if state.updated_s is None or seen.replicas not in (state.decided, state.history.latest):
         # The first step, or another client has set the replicas: start again from its number.
         # For a whole window nothing lower is recommended.
@@ -206,6 +215,7 @@ def _is_unrelated(policy: Policy, state: State, seen: Observation) -> bool:
 def size(policy: Policy, state: State, seen: Observation) -> tuple[Decision, State]:
     """Return how many replicas there should be, and the state for the next step."""
     state = update_state(policy, state, seen)
+    state = replace(state, room=_room(state, seen))
     if seen.known and state.capacity_per_s is not None:
         decision, state = _by_load(policy, state, seen)
     else:
@@ -215,7 +225,27 @@ def size(policy: Policy, state: State, seen: Observation) -> tuple[Decision, Sta
         )
         state = replace(state, history=history, late=0)
         decision = _without_load(policy, state, seen)
+    if state.room is not None and seen.known and decision.replicas > state.room:
+        limited = _decision(policy, seen, state.room, Cause.ROLLOUT, decision.reason)
+        decision = replace(
+            limited,
+            raw=decision.raw,
+            arrivals_per_s=decision.arrivals_per_s,
+            capacity_per_s=decision.capacity_per_s,
+        )
     return decision, replace(state, decided=decision.replicas)
+
+
+def _room(state: State, seen: Observation) -> int | None:
+    """Return the most replicas during a rollout; None where there is no such limit.
+
+    A rollout without surge replaces pods that are ready only while enough others are. One that
+    finds no node is never ready, so with too many replicas the rollout waits for it for ever. The
+    limit stays until the end: more replicas would only stop the rollout again.
+    """
+    if not seen.rollout:
+        return None
+    return state.room if seen.can_run is None else max(1, seen.can_run)
 
 
 def _without_load(policy: Policy, state: State, seen: Observation) -> Decision:
@@ -342,6 +372,7 @@ _WHY = {
     Cause.TOLERANCE: "the difference is within the tolerance",
     Cause.STEPS: "the step size is limited",
     Cause.UNSCHEDULABLE: "pods are unschedulable",
+    Cause.ROLLOUT: "a rollout is on, and there is no room for more pods",
     Cause.IN_FLIGHT: "the other pods have jobs in work",
 }
 

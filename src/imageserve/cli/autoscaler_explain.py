@@ -93,7 +93,7 @@ def _targets(
             targets[model.name] = error
             continue
         # Since when they are unschedulable is not known here.
-        unschedulable = sum(pod.unschedulable for pod in pods)
+        unschedulable = sum(pod.unschedulable and not pod.leaving for pod in pods)
         start_s = PodWatch().update(pods, 0.0).start_s
         targets[model.name] = deployment, PodSummary(unschedulable, start_s)
     return targets
