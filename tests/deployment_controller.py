@@ -1,8 +1,8 @@
 """The controllers behind a Deployment, as Kubernetes runs them: rollouts, pods, nodes.
 
-Their rules are those of ``pkg/controller/deployment/rolling.go`` and ``sync.go``: what may be scaled
-up or down in one pass of a rollout, which pods of a ReplicaSet go first, and how a change of the
-replicas is spread over old and new. Each node has room for one pod.
+Their rules are those of ``pkg/controller/deployment/rolling.go`` and ``sync.go``: what may be
+scaled up or down in one pass of a rollout, which pods of a ReplicaSet go first, and how a change of
+the replicas is spread over old and new. Each node has room for one pod.
 """
 
 from dataclasses import dataclass, field
@@ -142,11 +142,11 @@ class DeploymentController:
         for each in self._sets:
             while len(each.pods) > each.replicas:
                 # Without a node first, then not ready, then the newest.
-                order = sorted(
+                goes = min(
                     reversed(each.pods), key=lambda p: (bool(self._node_of(p)), self._is_ready(p))
                 )
-                each.pods.remove(order[0])
-                self.api.remove("pods", order[0])
+                each.pods.remove(goes)
+                self.api.remove("pods", goes)
             while len(each.pods) < each.replicas:
                 name = f"{self.name}-{each.number}-{next(self._names)}"
                 self.api.add_pod(name, **self.labels)["spec"] = {}
