@@ -1,6 +1,7 @@
 """How gunicorn is configured, and what it does in its master process."""
 
 import os
+import resource
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from imageserve import metrics
 from imageserve.config.settings import Settings
 from imageserve.web.lifecycle import DrainFlag
-from imageserve.web.server import Logger, WebServer, Worker
+from imageserve.web.server import Logger, WebServer, Worker, allowed_connections
 
 
 class Arbiter:
@@ -64,3 +65,31 @@ def test_the_master_creates_the_drain_flag_and_forgets_gauges_of_processes_witho
 
     assert not DrainFlag(tmp_path / "run").is_set
     assert forgotten == [os.getpid(), Child.pid]
+
+
+ANY = resource.RLIM_INFINITY
+
+
+@pytest.mark.parametrize(
+    ("limits", "allowed", "raised"),
+    [
+        pytest.param((1024, 4160), 2048, (4160, 4160), id="enough, once it is raised"),
+        pytest.param((1024, ANY), 2048, (4160, ANY), id="as much as is asked for"),
+        pytest.param((1024, 1024), 480, (1024, 1024), id="half of what there is"),
+        pytest.param((100_000, 100_000), 2048, None, id="enough"),
+        pytest.param((ANY, ANY), 2048, None, id="no limit"),
+        pytest.param((50, 50), 1, (50, 50), id="hardly any"),
+    ],
+)
+def test_connections_are_limited_by_the_files_that_the_system_allows(
+    monkeypatch: pytest.MonkeyPatch,
+    limits: tuple[int, int],
+    allowed: int,
+    raised: tuple[int, int] | None,
+) -> None:
+    set_to: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: limits)
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, pair: set_to.append(pair))
+
+    assert allowed_connections(2048) == allowed
+    assert set_to == ([raised] if raised else [])

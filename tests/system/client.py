@@ -38,6 +38,11 @@ class Reply:
         return str(body["error"]["code"])
 
     @property
+    def message(self) -> str:
+        """The sentence of an error."""
+        return str(self.json["error"]["message"])
+
+    @property
     def labels(self) -> list[str]:
         """The labels of one picture, best first."""
         assert self.status == 200, (self.status, self.text)

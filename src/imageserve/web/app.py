@@ -36,7 +36,7 @@ from imageserve.web.greenlets import Wait, watch_hang_up
 from imageserve.web.lifecycle import Lifecycle
 from imageserve.web.overview import Overview
 from imageserve.web.predict import Answer, ClassifyOptions, ClientGone, Predictor
-from imageserve.web.upload import UploadLimits, UploadMemory, UploadReader
+from imageserve.web.upload import UploadLimits, UploadMemory, UploadReader, has_body
 
 log = logging.getLogger(__name__)
 
@@ -166,7 +166,7 @@ def checked_top(text: str | None, default: int = 5) -> int:
         return default
     # The length first: Python refuses to read numbers of thousands of digits.
     if len(text) > 9 or not re.fullmatch("[0-9]+", text) or not 1 <= int(text) <= 100_000:
-        raise BadParameter(f"top must be a whole number from 1, not {text[:40]!r}")
+        raise BadParameter(f'top must be a whole number from 1, not "{text[:40]}"')
     return int(text)
 
 
@@ -182,7 +182,7 @@ def checked_timeout_s(text: str | None, longest_s: float) -> float:
     except ValueError:
         seconds = math.nan
     if not seconds > 0:
-        raise BadParameter(f"X-Request-Timeout must be seconds above 0, not {text[:40]!r}")
+        raise BadParameter(f'X-Request-Timeout must be seconds above 0, not "{text[:40]}"')
     return min(seconds, longest_s)
 
 
@@ -351,7 +351,7 @@ def _add_hooks(app: Flask, lifecycle: Lifecycle) -> None:
     @app.before_request
     def begin() -> None:
         request_id = harmless_request_id(request.headers.get("X-Request-Id")) or uuid.uuid4().hex
-        g.call = _Call(request_id, body_read=request.method in ("GET", "HEAD"))
+        g.call = _Call(request_id, body_read=not has_body(request.environ))
 
     @app.after_request
     def finish(response: Response) -> Response:

@@ -101,7 +101,7 @@ class Predictor:
             return next(iter(self.models.values()))
         if name not in self.models:
             raise UnknownModel(
-                f"no model {name[:80]!r} is served; there are {', '.join(self.models)}"
+                f'no model "{name[:80]}" is served; there are {", ".join(self.models)}'
             )
         return self.models[name]
 

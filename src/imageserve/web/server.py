@@ -11,6 +11,7 @@ What it adds to gunicorn's own gevent worker:
 import errno
 import logging
 import os
+import resource
 import sys
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -39,6 +40,9 @@ from imageserve.web.refusals import (
 from imageserve.web.upload import has_unread_body
 
 log = logging.getLogger(__name__)
+
+OTHER_FILES = 64
+"""Descriptors of a process that are no connections: its log, its metrics, its libraries."""
 
 CROWDED = 0.75
 """Where more than this share of all connections is open, each new one ends the one that has been
@@ -96,7 +100,7 @@ def _options(settings: Settings) -> dict[str, Any]:
         "worker_class": Worker,
         "logger_class": Logger,
         # More than slots: probes, uploads and refusals need connections too.
-        "worker_connections": max(2048, 4 * settings.web_slots),
+        "worker_connections": allowed_connections(max(2048, 4 * settings.web_slots)),
         "backlog": 2048,
         "keepalive": settings.keepalive_s,
         # A process whose event loop hangs for this long is killed and replaced.
@@ -110,6 +114,31 @@ def _options(settings: Settings) -> dict[str, Any]:
         "limit_request_field_size": LINE_BYTES,
         "limit_request_fields": MOST_HEADERS,
     }
+
+
+def allowed_connections(wanted: int) -> int:
+    """Return how many connections a process may have, at most ``wanted``.
+
+    Each takes a file descriptor, and its request takes another one, to Redis. This process and its
+    children may open more files from now on, if the system allows it.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    needed = 2 * wanted + OTHER_FILES
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return wanted
+    if hard != resource.RLIM_INFINITY:
+        needed = min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+    allowed = max(1, (needed - OTHER_FILES) // 2)
+    if allowed < wanted:
+        log.warning(
+            "the system allows %d open files (ulimit -n): a web process serves %d connections at "
+            "once, not %d",
+            needed,
+            allowed,
+            wanted,
+        )
+    return allowed
 
 
 class Logger(GunicornLogger):  # type: ignore[misc]
@@ -156,13 +185,17 @@ class Worker(GeventWorker):  # type: ignore[misc]
         greenlet: Any = gevent.getcurrent()
         greenlet.connection = connection
         self._connections += 1
-        if self._connections > CROWDED * self.worker_connections:
+        if self._is_crowded:
             self._waits.make_room()
         try:
             super().handle(listener, connection, addr)
         finally:
             self._connections -= 1
             connection.end()
+
+    @property
+    def _is_crowded(self) -> bool:
+        return bool(self._connections > CROWDED * self.worker_connections)
 
     def timeout_ctx(self) -> HeadWait:
         """Return the context in which gunicorn waits for the headers of a request."""
@@ -184,7 +217,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             raise BrokenPipeError(errno.EPIPE, "the client does not read its answer") from error
         except StopIteration:  # It is answered, and the connection is to be closed.
             sock.send_held()
-            if has_unread_body(req):
+            if has_unread_body(req) and not self._is_crowded:
                 sock.linger(self._waits)
             raise
         finally:
@@ -198,7 +231,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
         except OSError:
             log.debug("the client did not wait for its error: %s", exc)
             return
-        client.linger(self._waits)
+        if not self._is_crowded:
+            client.linger(self._waits)
 
 
 class Listener(StreamServer):

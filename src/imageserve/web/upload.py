@@ -353,6 +353,12 @@ class _Form:
         self._chunks = None
 
 
+def has_body(environ: Mapping[str, object]) -> bool:
+    """Whether a request says that a body follows its head."""
+    has_length = environ.get("CONTENT_LENGTH", "") not in ("", "0")
+    return has_length or "HTTP_TRANSFER_ENCODING" in environ
+
+
 def _content_length(environ: Mapping[str, object]) -> int | None:
     """Return the declared length; None for a chunked body.
 
