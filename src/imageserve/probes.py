@@ -2,6 +2,7 @@
 
 import logging
 import socket
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -51,6 +52,15 @@ class _Server(ThreadingHTTPServer):
         if self.dual_stack:
             self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         super().server_bind()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Log what ended a connection; the base class writes a traceback to standard error."""
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            # After a freeze of this process or of the network, clients have given up.
+            log.debug("a client of the probes' port has gone: %s", error)
+        else:
+            log.critical("bug while a probe was answered", exc_info=error)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -2,13 +2,18 @@
 
 import http.client
 import logging
+import socket
+import struct
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
+from tests.redis_server import eventually
 
 from imageserve import metrics
 from imageserve.errors import SettingsError
-from imageserve.probes import ProbeServer, state_answer
+from imageserve.probes import Answer, ProbeServer, state_answer
 
 
 class State:
@@ -107,6 +112,57 @@ def test_probes_are_logged_at_debug_only(get: Get, caplog: pytest.LogCaptureFixt
     get("/healthz")
 
     assert [record.levelno for record in caplog.records] == [logging.DEBUG]
+
+
+def test_a_client_that_has_given_up_leaves_no_traceback(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """As after a freeze: the kubelet's probes have timed out before they are answered."""
+    caplog.set_level(logging.DEBUG)
+    gone = threading.Event()
+
+    def late() -> Answer:
+        assert gone.wait(10)
+        return 200, "text/plain", bytes(10_000_000)
+
+    with serving({"/late": late}) as port:
+        client = socket.create_connection(("127.0.0.1", port))
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.sendall(b"GET /late HTTP/1.1\r\nHost: a\r\n\r\n")
+        client.close()
+        gone.set()
+        eventually(lambda: "has gone" in caplog.text, "the answer failed")
+
+    assert capfd.readouterr() == ("", "")
+    assert {record.levelno for record in caplog.records} == {logging.DEBUG}
+
+
+def test_a_bug_in_an_answer_is_a_log_line(
+    caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> Answer:
+        raise KeyError("x")
+
+    with serving({"/broken": broken}) as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("GET", "/broken")
+        with pytest.raises(http.client.RemoteDisconnected):
+            connection.getresponse()
+
+    (record,) = [each for each in caplog.records if each.levelno == logging.CRITICAL]
+    assert record.exc_info is not None
+    assert capfd.readouterr() == ("", "")
+
+
+@contextmanager
+def serving(answers: dict[str, Callable[[], Answer]]) -> Iterator[int]:
+    server = ProbeServer(0, answers)
+    server.start()
+    try:
+        yield server.port
+    finally:
+        server._server.shutdown()
+        server._server.server_close()
 
 
 def test_a_port_that_is_taken_is_a_wrong_setting(server: ProbeServer) -> None:

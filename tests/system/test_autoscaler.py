@@ -6,10 +6,11 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.queues import RedisQueue
 from tests.redis_server import RedisServer, eventually, free_port
 from tests.system.stack import START_S, Program, clean_environment
 
+from imageserve.cli import autoscaler_explain
 from imageserve.queue.producer import Limits
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.snapshot import WorkerInfo
@@ -350,10 +352,10 @@ def test_readyz_names_a_missing_right(place: Place, autoscaler_chart: list[dict[
     assert ask(program, "/healthz")[0] == 200
 
 
-def explain(place: Place, *options: str) -> str:
+def explain(place: Place, *options: str, env: Mapping[str, str] | None = None) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "imageserve", "autoscaler", "explain", "--seconds", "0.2", *options],
-        env={**clean_environment(), **place.env("explain")},
+        env={**clean_environment(), **place.env("explain"), **(env or {})},
         capture_output=True,
         text=True,
         timeout=START_S,
@@ -376,6 +378,50 @@ def test_explain_prints_observation_and_decision(
     assert facts["deployment"] | {"replicas": 1, "bounds": [1, 4]} == facts["deployment"]
     assert facts["decision"]["replicas"] == 4
     assert {each.verb for each in place.api.requests} == {"get", "list"}
+
+
+def test_explain_prints_what_the_running_autoscaler_has_decided(
+    place: Place, autoscaler_chart: list[dict[str, Any]]
+) -> None:
+    place.scaling_file(autoscaler_chart, interval_s=60)
+    place.crowd()
+    program = place.start_ready()
+
+    def published() -> dict[str, Any]:
+        models = json.loads(ask(program, "/recommendations")[1])["models"]
+        return dict(models.get("shapes", {}))
+
+    eventually(published, "it has decided")
+    port = {"METRICS_PORT": str(program.metrics_port)}
+    text = explain(place, "--kubeconfig", "/no/kubeconfig", env=port)
+
+    assert text.count("pictures/s arrive") + text.count("arrivals are not known") == 1
+    assert re.search(r"by +the running autoscaler\n", text)
+    assert published()["reason"] in text
+
+
+def test_explain_counts_the_arrivals_where_no_autoscaler_runs(
+    place: Place, autoscaler_chart: list[dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    place.scaling_file(autoscaler_chart)
+    place.crowd()
+    ended = threading.Event()
+
+    def put_some() -> None:
+        while not ended.wait(0.02):
+            place.put()
+
+    putting = threading.Thread(target=put_some)
+    putting.start()
+    options = ["--json", "--seconds", "1", "--kubeconfig", "/no/kubeconfig"]
+    autoscaler_explain.main(options, place.env("explain"))
+    ended.set()
+    putting.join()
+
+    decision = json.loads(capsys.readouterr().out)["shapes"]["decision"]
+    assert 1 < decision["arrivals_per_s"] <= 51
+    assert f"{decision['arrivals_per_s']:.1f} pictures/s arrive" in decision["reason"]
+    assert "no autoscaler answers here" in decision["by"]
 
 
 def test_explain_works_where_only_redis_can_be_reached(

@@ -137,6 +137,20 @@ def test_a_burst_counts_before_the_long_window_is_over() -> None:
     assert decision.raw == 10
 
 
+def test_arrivals_that_are_not_known_yet_are_not_called_zero() -> None:
+    watched = Watched(replicas=1, ready=1)
+    first = watched.decision
+    soon = watched.after(10, per_second=20)
+    later = watched.after(120, per_second=20)
+
+    assert (first.arrivals_per_s, first.reason.partition(",")[0]) == (
+        None,
+        "the arrivals are not known yet",
+    )
+    assert soon.reason.startswith("at least ")
+    assert (later.arrivals_per_s, later.reason[:4]) == (20.0, "20.0")
+
+
 def test_a_lull_counts_only_over_the_long_window() -> None:
     watched = Watched(replicas=10, ready=10)
     watched.after(300, per_second=50)

@@ -89,6 +89,8 @@ class ScalerStatus:
             "raw": self.decision.raw,
             "reason": self.decision.reason,
             "cause": self.decision.cause,
+            "arrivals_per_s": self.decision.arrivals_per_s,
+            "capacity_per_s": self.decision.capacity_per_s,
             "mode": self.mode,
             "current": self.seen.replicas,
             "ready": self.seen.ready,

@@ -274,11 +274,13 @@ def _by_load(policy: Policy, state: State, seen: Observation) -> tuple[Decision,
     desired, cause = _limited(policy, state, seen, raw)
     if late >= LATE_STEPS and cause is Cause.LOAD:
         cause = Cause.LATE
-    decision = _decision(policy, seen, desired, cause, _facts(load, seen))
+    is_whole = state.arrivals.per_second(policy.arrivals_window_s) is not None
+    facts = _facts(rate, load, seen, is_whole=is_whole)
+    decision = _decision(policy, seen, desired, cause, facts)
     return replace(
         decision,
         raw=raw,
-        arrivals_per_s=load.arrivals_per_s,
+        arrivals_per_s=rate,
         capacity_per_s=load.capacity_per_s,
     ), state
 
@@ -377,9 +379,11 @@ _WHY = {
 }
 
 
-def _facts(load: Demand, seen: Observation) -> str:
+def _facts(rate: float | None, load: Demand, seen: Observation, *, is_whole: bool) -> str:
+    """Say what the decision is based on. The rate of a window that is not whole may be too low."""
+    arrive = f"{'' if is_whole else 'at least '}{load.arrivals_per_s:.1f} pictures/s arrive"
     return (
-        f"{load.arrivals_per_s:.1f} pictures/s arrive, {seen.waiting} wait, "
+        f"{'the arrivals are not known yet' if rate is None else arrive}, {seen.waiting} wait, "
         f"a pod does {load.capacity_per_s:.1f}/s: {load.exact:.2f} pods of load"
     )
 

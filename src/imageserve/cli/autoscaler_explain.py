@@ -8,14 +8,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imageserve.autoscaler.cluster import Deployment, PodSummary, PodWatch, pause_of
+from imageserve.autoscaler.load import Arrivals
 from imageserve.autoscaler.scaler import observation
 from imageserve.autoscaler.scaling_file import ModelScaling, read_scaling_file
-from imageserve.autoscaler.sizing import State, size
+from imageserve.autoscaler.sizing import Observation, State, size
 from imageserve.cli.extras import add_cluster_options, chosen
 from imageserve.config.settings import Settings
 from imageserve.errors import ClusterError, ImageserveError, QueueError, SettingsError
 from imageserve.queue.monitor import Monitor, Snapshots
 from imageserve.queue.redis.connection import RedisAccess
+from imageserve.queue.snapshot import Snapshot
 
 ASK_TIMEOUT_S = 1.0
 
@@ -28,14 +30,14 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     settings = Settings.from_env(environ)
     scaling = read_scaling_file(settings.scaling_file)
     models = chosen(scaling.models, options.model)
-    reads = _read_twice(settings, models, options.seconds)
     running = _ask_running(settings.metrics_port)
+    # What the running autoscaler has decided, and on which numbers, is the truth. Arrivals that are
+    # counted here, over a shorter time, would be others.
+    counted_s = options.seconds if any(model.name not in running for model in models) else None
+    reads = _readings(settings, models, counted_s)
     targets = _targets(models, options.namespace or settings.pod_namespace, options.kubeconfig)
     facts = {
-        model.name: {
-            **_explained(model, reads, targets[model.name]),
-            "running autoscaler": running.get(model.name),
-        }
+        model.name: _explained(model, reads, targets[model.name], running.get(model.name))
         for model in models
     }
     if options.json:
@@ -49,30 +51,35 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="imageserve autoscaler explain",
-        description="Print each model's queue and Deployment, and the decision that follows. "
-        "Arrivals are counted over a few seconds. There is no history: windows and step limits are "
-        "those of an autoscaler that has just started. In the autoscaler's pod the decision of the "
-        "running one is printed too. Where the cluster cannot be reached, live workers are counted "
-        "instead of pods. Nothing is written.",
+        description="Print each model's queue and Deployment, and the decision that follows. In "
+        "the autoscaler's pod it is the last decision of the running one. Elsewhere arrivals are "
+        "counted over a few seconds, and windows and step limits are those of an autoscaler that "
+        "has just started. Where the cluster cannot be reached, live workers are counted instead "
+        "of pods. Nothing is written.",
         epilog="Settings come from the environment: SCALING_FILE, REDIS_URL, POD_NAMESPACE, ...",
     )
     parser.add_argument("--model", help="only this model")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
-        "--seconds", type=float, default=3.0, help="how long to count arrivals (default 3)"
+        "--seconds",
+        type=float,
+        default=5.0,
+        help="how long to count arrivals where no autoscaler runs (default 5)",
     )
     add_cluster_options(parser)
     return parser
 
 
-def _read_twice(
-    settings: Settings, models: Sequence[ModelScaling], seconds: float
+def _readings(
+    settings: Settings, models: Sequence[ModelScaling], seconds: float | None
 ) -> list[tuple[float, Snapshots]]:
-    """Read the queues at the start and at the end of some seconds; returns the times too."""
+    """Read the queues, with ``seconds`` once more after them; returns the times too."""
     monitor = Monitor(RedisAccess.from_settings(settings), [model.queue for model in models])
-    first = (time.monotonic(), monitor.snapshots())
-    time.sleep(max(0.0, min(seconds, 60.0)))
-    return [first, (time.monotonic(), monitor.snapshots())]
+    reads = [(time.monotonic(), monitor.snapshots())]
+    if seconds is not None:
+        time.sleep(max(0.0, min(seconds, 60.0)))
+        reads.append((time.monotonic(), monitor.snapshots()))
+    return reads
 
 
 def _targets(
@@ -100,27 +107,47 @@ def _targets(
 
 
 def _explained(
-    model: ModelScaling, reads: Sequence[tuple[float, Snapshots]], target: Target
+    model: ModelScaling,
+    reads: Sequence[tuple[float, Snapshots]],
+    target: Target,
+    published: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
-    """Call ``size`` on each reading of the queue in turn; returns the facts of the last one."""
+    """Return the facts of the last reading, and the decision: as published, else our own."""
     queue: dict[str, Any] = {"name": model.queue}
     facts = {"queue": queue, "deployment": _deployment(model, target)}
-    state = State()
-    for at_s, snapshots in reads:
-        snapshot = snapshots[model.queue]
-        if isinstance(snapshot, QueueError):
-            queue["problem"] = str(snapshot)
-            return facts
-        live = len(snapshot.tables)
-        workers = Deployment(model.deployment, "", "", live, live), PodSummary()
-        deployment, pods = target if isinstance(target, tuple) else workers
-        seen = observation(at_s, snapshot, deployment, pods)
-        decision, state = size(model.policy, state, seen)
+    if published:
+        facts["decision"] = {**published, "by": "the running autoscaler"}
+    at_s, snapshots = reads[-1]
+    snapshot = snapshots[model.queue]
+    if isinstance(snapshot, QueueError):
+        queue["problem"] = str(snapshot)
+        return facts
+    live = len(snapshot.tables)
+    workers = Deployment(model.deployment, "", "", live, live), PodSummary()
+    seen = observation(at_s, snapshot, *(target if isinstance(target, tuple) else workers))
     queue |= _values(seen, "waiting", "in_flight", "oldest_s", "accepted", "rejected")
     facts["workers"] = {"live": live, "bucket_ms": dict(seen.bucket_ms)}
-    names = ("replicas", "raw", "cause", "reason", "arrivals_per_s", "capacity_per_s")
-    facts["decision"] = _values(decision, *names)
+    if not published:
+        facts["decision"] = _decided(model, reads[0], seen)
     return facts
+
+
+def _decided(
+    model: ModelScaling, first: tuple[float, Snapshots], seen: Observation
+) -> dict[str, Any]:
+    """Decide as an autoscaler would that has counted arrivals at this rate for its whole window."""
+    before_s, before = first[0], first[1][model.queue]
+    counted_s, state = seen.now_s - before_s, State()
+    if isinstance(before, Snapshot) and before.run == seen.run and counted_s > 0:
+        now = seen.accepted + seen.rejected
+        came = now - before.stats.get("accepted", 0) - before.stats.get("rejected", 0)
+        window_s = model.policy.arrivals_window_s
+        earlier = (seen.now_s - window_s, now - round(came * window_s / counted_s))
+        state = State(before_s, seen.run, arrivals=Arrivals((earlier,)), busy_s=seen.now_s)
+    decision, _ = size(model.policy, state, seen)
+    names = ("replicas", "raw", "cause", "reason", "arrivals_per_s", "capacity_per_s")
+    counted = f"arrivals counted for {counted_s:.1f} s, as no autoscaler answers here"
+    return {**_values(decision, *names), "by": counted}
 
 
 def _values(source: object, *names: str) -> dict[str, Any]:
