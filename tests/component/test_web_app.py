@@ -580,7 +580,7 @@ def test_a_bug_is_500_with_a_fixed_sentence_and_a_traceback_in_the_log(
     def buggy(call: Callable[[], bytes], seconds: float) -> bytes:
         raise TypeError("the secret inside")
 
-    monkeypatch.setattr("imageserve.web.predict.LARGE_BYTES", 10)
+    monkeypatch.setattr("imageserve.web.predict.LOOP_S", 0)
     monkeypatch.setattr("imageserve.web.predict.offload", buggy)
     client = site.client()
 

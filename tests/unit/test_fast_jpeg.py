@@ -81,6 +81,24 @@ def test_nothing_else_changes(data: bytes, interpolation: str) -> None:
     assert np.array_equal(pixels(data, FAST, interpolation), pixels(data, EXACT, interpolation))
 
 
+def framed(width: int, height: int, orientation: int) -> bytes:
+    """A large JPEG with a frame of another colour along its edges."""
+    image = Image.new("RGB", (width, height), (200, 60, 30))
+    image.paste((20, 160, 220), (32, 32, width - 32, height - 32))
+    return encoded(image, "JPEG", quality=95, subsampling=0, exif=exif(orientation))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("sides", [(2047, 1537), (641, 647), (640, 480)], ids=str)
+def test_the_edges_of_sides_that_do_not_divide_stay_where_they_are(
+    sides: tuple[int, int], orientation: int
+) -> None:
+    data = framed(*sides, orientation)
+    fast, exact = pixels(data, FAST), pixels(data, EXACT)
+
+    assert np.abs(fast - exact).max() <= 8
+
+
 def test_a_large_jpeg_that_is_cut_off_is_refused_all_the_same() -> None:
     data = large()
 

@@ -26,6 +26,9 @@ DEFAULT_BATCH_SIZE: Final = 32
 
 MAX_IMAGE_BYTES: Final = 10 * 2**20
 MAX_IMAGE_PIXELS: Final = 50_000_000
+MAX_IMAGE_SIDE: Final = 65_535
+"""The longest side that a JPEG or a GIF can have."""
+DECODE_MEMORY_BYTES: Final = 2**30
 
 LOG_LEVELS: Final = ("debug", "info", "warning", "error", "critical")
 LOG_FORMATS: Final = ("auto", "json", "text")

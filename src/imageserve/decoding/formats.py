@@ -1,8 +1,7 @@
-"""The formats of pictures: how they are recognised, and a safe Pillow decoder for each."""
+"""The formats of pictures: how each is recognised, the reader of its header, and its decoder."""
 
 import re
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from io import BytesIO
 
@@ -13,7 +12,13 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
-from imageserve.errors import CorruptImage, TruncatedImage
+from imageserve.decoding.bmp_header import read_bmp
+from imageserve.decoding.gif_header import read_gif
+from imageserve.decoding.header import Header, corrupt, truncated
+from imageserve.decoding.jpeg_header import read_jpeg
+from imageserve.decoding.png_header import read_png
+from imageserve.decoding.webp_header import read_webp
+from imageserve.errors import ImageTooLarge, RequestError
 
 # The formats that can be decoded, and others that are only recognised, for the error message.
 _SIGNATURES = re.compile(
@@ -43,67 +48,18 @@ def kind_of(data: bytes) -> str | None:
     return None if match is None else str(match.lastgroup)
 
 
-def truncated(kind: str) -> TruncatedImage:
-    return TruncatedImage(f"the {name_of(kind)} ends before it is complete")
-
-
-def corrupt(kind: str) -> CorruptImage:
-    return CorruptImage(f"the bytes begin like a {name_of(kind)} and cannot be decoded")
-
-
-def name_of(kind: str) -> str:
-    return kind.upper().replace("_", " ")
-
-
-def webp_size(data: bytes) -> tuple[int, int]:
-    """Read width and height from the header of a WebP."""
-    if len(data) < max(25, 8 + int.from_bytes(data[4:8], "little")):
-        raise truncated("webp")
-
-    def number(start: int, stop: int) -> int:
-        return int.from_bytes(data[start:stop], "little")
-
-    match data[12:16]:
-        case b"VP8X":
-            return number(24, 27) + 1, number(27, 30) + 1
-        case b"VP8L" if data[20] == 0x2F:
-            return (number(21, 25) & 0x3FFF) + 1, (number(21, 25) >> 14 & 0x3FFF) + 1
-        case b"VP8 " if data[23:26] == b"\x9d\x01\x2a":
-            return number(26, 28) & 0x3FFF, number(28, 30) & 0x3FFF
-    raise corrupt("webp")
-
-
 # DecodingPolicy.max_pixels is the limit. Pillow's own limit could be lower, and it warns, which no
 # thread can silence for itself alone.
 Image.MAX_IMAGE_PIXELS = None
-# An animated PNG with an invalid frame count: only its first picture is used.
-warnings.filterwarnings("ignore", message="Invalid APNG", module=r"PIL\.")
-
-# Pillow reads headers in small steps, so a picture in a million pieces would keep it busy. A usual
-# JPEG has up to a few hundred segments of four reads each; ten thousand EXIF segments, which Pillow
-# joins one by one, would take a minute. A PNG chunk takes three reads and is seldom below 8 KB.
-_LEAST_READS = 2_000
-_BYTES_PER_READ = {"jpeg": 2**14}
-_BYTES_PER_READ_OF_OTHERS = 2**7
 
 
 class Source(BytesIO):
-    """The bytes as a file that records and limits its reads."""
+    """The bytes as a file that records whether a read went past the end."""
 
     ran_out = False
-    """Whether a read went past the end."""
-    last = b""
-    """The result of the latest read."""
-
-    def __init__(self, data: bytes, reads: int) -> None:
-        super().__init__(data)
-        self._reads_left = reads
 
     def read(self, size: int | None = -1, /) -> bytes:
-        self._reads_left -= 1
-        if self._reads_left < 0:
-            raise OSError("the picture is in too many pieces")
-        self.last = chunk = super().read(size)
+        chunk = super().read(size)
         # Decoders read large blocks, and the last block is short: that alone means nothing.
         if size and len(chunk) < size and (not chunk or size != ImageFile.MAXBLOCK):
             self.ran_out = True
@@ -111,23 +67,10 @@ class Source(BytesIO):
 
 
 class Jpeg(JpegImageFile):
-    """A JPEG, or the first one of an MPO."""
+    """A JPEG whose dpi is not looked for."""
 
     def _read_dpi_from_exif(self) -> None:
-        """Do nothing: the dpi is not used, and invalid EXIF would raise or warn."""
-
-
-class Gif(GifImageFile):
-    """The first frame of a GIF."""
-
-    @property
-    def disposal_method(self) -> int:
-        """Always "leave it": the others prepare the next frame, whose size is not checked."""
-        return 0
-
-    @disposal_method.setter
-    def disposal_method(self, method: int) -> None:
-        pass
+        """Do nothing: the dpi is not used, and the header that is left has no EXIF."""
 
 
 class Png(PngImageFile):
@@ -149,22 +92,34 @@ PLUGINS: dict[str, type[ImageFile.ImageFile]] = {
     "jpeg": Jpeg,
     "png": Png,
     "webp": WebPImageFile,
-    "gif": Gif,
+    "gif": GifImageFile,
     "bmp": BmpImageFile,
 }
 
 
+READERS: dict[str, Callable[[bytes], Header]] = {
+    "jpeg": read_jpeg,
+    "png": read_png,
+    "webp": read_webp,
+    "gif": read_gif,
+    "bmp": read_bmp,
+}
+
+
 @contextmanager
-def pillow_errors(kind: str, source: Source) -> Iterator[None]:
-    """Turn whatever Pillow raises into a RequestError, with the original as its cause."""
+def format_errors(kind: str, is_cut: Callable[[], bool]) -> Iterator[None]:
+    """Turn whatever is raised on hostile bytes into a RequestError, with the original as its cause.
+
+    Raises ImageTooLarge where there was too little memory.
+    """
     try:
         yield
-    # On hostile bytes Pillow raises nearly anything: SyntaxError, struct.error, MemoryError...
+    except RequestError:
+        raise
+    except MemoryError as error:
+        raise ImageTooLarge("decoding the picture takes more memory than allowed") from error
+    # Pillow raises nearly anything: SyntaxError, struct.error, ...
     except Exception as error:
-        if source.ran_out or "truncated" in str(error).lower():
+        if is_cut() or "truncated" in str(error).lower():
             raise truncated(kind) from error
         raise corrupt(kind) from error
-
-
-def allowed_reads(kind: str, count: int) -> int:
-    return _LEAST_READS + count // _BYTES_PER_READ.get(kind, _BYTES_PER_READ_OF_OTHERS)

@@ -1,21 +1,19 @@
-"""A picture from its bytes to its pixels: check the header, then decode, turn upright, resize."""
+"""A picture from its bytes to its pixels: read the header, reckon, decode, turn upright, resize."""
 
-import struct
+import math
 from dataclasses import dataclass
 
 from PIL import Image, ImageFile
 
-from imageserve.config.choices import IMAGE_FORMATS, MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
-from imageserve.decoding.formats import (
-    PLUGINS,
-    Jpeg,
-    Source,
-    allowed_reads,
-    kind_of,
-    name_of,
-    pillow_errors,
-    webp_size,
+from imageserve.config.choices import (
+    DECODE_MEMORY_BYTES,
+    IMAGE_FORMATS,
+    MAX_IMAGE_BYTES,
+    MAX_IMAGE_PIXELS,
+    MAX_IMAGE_SIDE,
 )
+from imageserve.decoding.formats import PLUGINS, READERS, Jpeg, Source, format_errors, kind_of
+from imageserve.decoding.header import Header, corrupt, name_of
 from imageserve.errors import ImageTooLarge, NoImage, NotAnImage, UnsupportedFormat
 
 FAST_FACTOR = 2
@@ -28,6 +26,17 @@ out, and resizing has at least four pixels for each of the model's: close to the
 _JPEG_SCANS = 40
 _MOST_JPEG_SCANS = 100
 
+_RGB_BYTES = 4
+"""Bytes of a pixel of three colours, as Pillow keeps it."""
+_SUPPORT = {"nearest": 0.0, "box": 0.5, "bilinear": 1.0, "hamming": 1.0, "bicubic": 2.0}
+_SUPPORT_OF_LANCZOS = 3.0
+"""Radius of each way to resize, in pixels of the result."""
+_CONVERT_NS_PER_PIXEL = 5.0
+_RESIZE_NS_PER_PIXEL = 4.0
+"""To resize by ``bilinear``; others in proportion to their radius."""
+_NS_PER_COEFFICIENT = 30.0
+_LEAST_S = 0.0005
+
 
 @dataclass(frozen=True, slots=True)
 class DecodingPolicy:
@@ -36,32 +45,68 @@ class DecodingPolicy:
     max_bytes: int = MAX_IMAGE_BYTES
     """Most bytes of one encoded picture."""
     max_pixels: int = MAX_IMAGE_PIXELS
-    """Most pixels, width times height as in the header. Decoding takes about four bytes of memory
-    for each; eight for a picture that is transparent or turned, and up to sixteen for a WebP."""
+    """Most pixels, width times height as in the header."""
     formats: frozenset[str] = frozenset(IMAGE_FORMATS)
     """The formats that are accepted."""
     fast_jpeg: bool = False
     """Whether large JPEGs may be decoded at a reduced size (``FAST_FACTOR``), in a third of the
     time or less; the pixels differ a little. Off, they equal those of ``keras.utils.load_img``."""
+    max_side: int = MAX_IMAGE_SIDE
+    """Most pixels of one side: resizing takes memory in proportion to it."""
+    max_memory: int = DECODE_MEMORY_BYTES
+    """Most bytes of memory that decoding may take, as reckoned from the header."""
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What decoding one picture takes at most, as far as its header tells."""
+
+    seconds: float
+    """Processor time, on a machine like the one it was measured on."""
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Picture:
-    """A picture whose header has been read and accepted; its pixels are still encoded.
+    """A picture whose header has been read and accepted; its pixels are still encoded."""
 
-    Made by ``open_picture``. One thread at a time may use it.
-    """
+    _header: Header
+    _policy: DecodingPolicy
 
-    kind: str
-    _source: Source
-    _image: ImageFile.ImageFile
-    _scans: int
-    _fast: bool
+    @property
+    def kind(self) -> str:
+        return self._header.kind
 
     @property
     def pixels(self) -> int:
-        """Width times height times scans: a measure of the cost of ``to_rgb``."""
-        return self._image.width * self._image.height * self._scans
+        return self._header.pixels
+
+    def cost(self, size: tuple[int, int], interpolation: str) -> Cost:
+        """Reckon what ``to_rgb`` will take.
+
+        Raises ImageTooLarge where that is more memory than allowed.
+        """
+        header, scale = self._header, self._scale(size, interpolation)
+        pixels = math.prod(_reduced(header.size, scale))
+        coefficients = _coefficients(max(header.size), size, _support(interpolation))
+        memory_bytes = (
+            header.pixels * header.working_bytes_per_pixel
+            + pixels * _bytes_per_pixel(header)
+            + 2 * sum(map(len, header.parts))
+            + 8 * coefficients
+            # What is resized in one direction, and the result.
+            + _RGB_BYTES * (header.size[header.orientation < 5] * size[1] + 2 * math.prod(size))
+        )
+        if memory_bytes > self._policy.max_memory:
+            raise ImageTooLarge(
+                f"decoding the picture takes {memory_bytes} bytes of memory; "
+                f"at most {self._policy.max_memory} are allowed"
+            )
+        resizing_ns = _RESIZE_NS_PER_PIXEL * max(1.0, _support(interpolation))
+        rest_ns = (
+            pixels * (_CONVERT_NS_PER_PIXEL + resizing_ns) + coefficients * _NS_PER_COEFFICIENT
+        )
+        return Cost(_LEAST_S + header.decode_s + rest_ns / 1e9, memory_bytes)
 
     def to_rgb(self, size: tuple[int, int], interpolation: str) -> bytes:
         """Decode, turn upright, lay on white, resize to (height, width).
@@ -71,20 +116,30 @@ class Picture:
         Raises:
             TruncatedImage: the bytes end before the picture is complete.
             CorruptImage: the bytes cannot be decoded.
+            ImageTooLarge: there is too little memory.
         """
         height, width = size
-        resampling = Image.Resampling[interpolation.upper()]
-        with pillow_errors(self.kind, self._source):
-            # Not for "nearest", which picks single pixels: it would pick averages.
-            if self._fast and interpolation != "nearest":
-                # Both sides are large enough for the longer one: the picture may still be turned.
-                side = FAST_FACTOR * max(height, width)
-                self._image.draft(None, (side, side))
-            self._image.load()
-            image = _rgb(_upright(self._image))
-            if image.size != (width, height):
-                image = image.resize((width, height), resampling)
+        header, resampling = self._header, Image.Resampling[interpolation.upper()]
+        with format_errors(header.kind, lambda: header.is_cut):
+            source = Source(header.encoded())
+        with format_errors(header.kind, lambda: header.is_cut or source.ran_out):
+            image: Image.Image = _opened(header, source)
+            box = _draft(image, self._scale(size, interpolation))
+            image.load()
+            box = _upright_box(box, image.size, header.orientation)
+            image = _rgb(_upright(image, header.orientation))
+            if image.size != (width, height) or box[2:] != image.size:
+                image = image.resize((width, height), resampling, box)
             return image.tobytes()
+
+    def _scale(self, size: tuple[int, int], interpolation: str) -> int:
+        """Return what FAST_JPEG divides the sides by: 1, 2, 4 or 8."""
+        # Not for "nearest", which picks single pixels: it would pick averages.
+        if not self._policy.fast_jpeg or self.kind != "jpeg" or interpolation == "nearest":
+            return 1
+        # Both sides are large enough for the longer one: the picture may still be turned.
+        times = min(self._header.size) // (FAST_FACTOR * max(size))
+        return next((scale for scale in (8, 4, 2) if times >= scale), 1)
 
 
 def decode(
@@ -97,17 +152,21 @@ def decode(
     grey is divided by 257.
 
     Raises:
-        RequestError: see ``open_picture`` and ``Picture.to_rgb``; nothing else is raised.
+        RequestError: see ``open_picture`` and ``Picture``; nothing else is raised.
     """
-    return open_picture(data, policy).to_rgb(size, interpolation)
+    picture = open_picture(data, policy)
+    picture.cost(size, interpolation)
+    return picture.to_rgb(size, interpolation)
 
 
 def open_picture(data: bytes | memoryview, policy: DecodingPolicy) -> Picture:
     """Check everything that can be checked before pixels are decoded.
 
+    It takes at most some milliseconds, whatever the bytes.
+
     Raises:
         NoImage: there are no bytes.
-        ImageTooLarge: too many bytes or pixels.
+        ImageTooLarge: too many bytes, pixels or pieces.
         NotAnImage: the bytes are no picture of a known format.
         UnsupportedFormat: the picture is of a format that is not accepted.
         TruncatedImage: the bytes end within the header.
@@ -121,14 +180,10 @@ def open_picture(data: bytes | memoryview, policy: DecodingPolicy) -> Picture:
             f"the picture has {len(data)} bytes; at most {policy.max_bytes} are allowed"
         )
     kind = _kind(data, policy)
-    if kind == "webp":  # Pillow allocates the whole canvas when it opens one.
-        _check_pixels(webp_size(data), policy)
-    source = Source(data, allowed_reads(kind, len(data)))
-    with pillow_errors(kind, source):
-        image = PLUGINS[kind](source)
-    _check_pixels(image.size, policy)
-    scans = _checked_scans(image, data, source, policy) if isinstance(image, Jpeg) else 1
-    return Picture(kind, source, image, scans, policy.fast_jpeg and kind == "jpeg")
+    with format_errors(kind, lambda: False):
+        header = READERS[kind](data)
+    _check_limits(header, policy)
+    return Picture(header, policy)
 
 
 def _kind(data: bytes, policy: DecodingPolicy) -> str:
@@ -141,38 +196,53 @@ def _kind(data: bytes, policy: DecodingPolicy) -> str:
     raise UnsupportedFormat(f"the picture has the format {name_of(kind)}; accepted: {accepted}")
 
 
-def _check_pixels(size: tuple[int, int], policy: DecodingPolicy) -> None:
-    width, height = size
-    if width * height > policy.max_pixels:
+def _check_limits(header: Header, policy: DecodingPolicy) -> None:
+    width, height = header.size
+    if header.pixels > policy.max_pixels:
         raise ImageTooLarge(
-            f"the picture has {width} x {height} = {width * height} pixels; "
+            f"the picture has {width} x {height} = {header.pixels} pixels; "
             f"at most {policy.max_pixels} are allowed"
         )
-
-
-def _checked_scans(image: Jpeg, data: bytes, source: Source, policy: DecodingPolicy) -> int:
-    """Return the number of scans, which the policy limits.
-
-    Counting takes time. It is left out for a JPEG that is not progressive and whose first scan
-    holds all colours: the decoder reads no other scan.
-    """
-    colours_of_first_scan = source.last[:1]
-    if "progressive" not in image.info and colours_of_first_scan == bytes([image.layers]):
-        return 1
-    scans = 1 + data.count(b"\xff\xda", source.tell())
-    most_pixels = _JPEG_SCANS * policy.max_pixels
-    if scans > _MOST_JPEG_SCANS or scans * image.width * image.height > most_pixels:
+    if max(width, height) > policy.max_side:
         raise ImageTooLarge(
-            f"the picture has {scans} scans of {image.width} x {image.height} pixels; at most "
+            f"the picture has {width} x {height} pixels; a side may have at most {policy.max_side}"
+        )
+    most_pixels = _JPEG_SCANS * policy.max_pixels
+    if header.scans > _MOST_JPEG_SCANS or header.scans * header.pixels > most_pixels:
+        raise ImageTooLarge(
+            f"the picture has {header.scans} scans of {width} x {height} pixels; at most "
             f"{_MOST_JPEG_SCANS} scans are allowed, and {most_pixels} pixels in all of them"
         )
-    return scans
+
+
+# -- what it costs ---------------------------------------------------------------------------------
+
+
+def _reduced(size: tuple[int, int], scale: int) -> tuple[int, int]:
+    return -(-size[0] // scale), -(-size[1] // scale)
+
+
+def _support(interpolation: str) -> float:
+    return _SUPPORT.get(interpolation, _SUPPORT_OF_LANCZOS)
+
+
+def _bytes_per_pixel(header: Header) -> int:
+    """Return the memory of all the pictures between the decoder and the resized one."""
+    turned = header.bytes_per_pixel if header.orientation > 1 else 0
+    converted = 2 * _RGB_BYTES if header.is_transparent else _RGB_BYTES
+    return header.bytes_per_pixel + turned + converted
+
+
+def _coefficients(side: int, size: tuple[int, int], support: float) -> int:
+    """Return how many numbers are computed to resize in both directions."""
+    return sum(int(2 * support * max(side, each)) + 2 * each for each in size)
 
 
 # -- pixels ---------------------------------------------------------------------------------------
 
-_ORIENTATION_TAG = 0x0112
-_SHORT = 3
+_Box = tuple[float, float, float, float]
+"""The part of a picture that is resized: left, top, right, bottom."""
+
 _UPRIGHT_BY = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -184,30 +254,38 @@ _UPRIGHT_BY = {
 }
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    method = _UPRIGHT_BY.get(_orientation(image.info.get("exif")))
-    return image if method is None else image.transpose(method)
+def _opened(header: Header, source: Source) -> ImageFile.ImageFile:
+    image = PLUGINS[header.kind](source)
+    if image.size != header.size:  # What is decoded must be what was reckoned with.
+        raise corrupt(header.kind)
+    return image
 
 
-def _orientation(exif: object) -> int:
-    """Return the orientation in EXIF; 1 (upright) where there is none or it is invalid.
+def _draft(image: Image.Image, scale: int) -> _Box:
+    """Make a JPEG decode at a reduced size; return the part of the result that is picture.
 
-    Pillow's own reader warns, and takes longer than decoding a small picture.
+    Where the sides do not divide, the last row and column stand for less than a whole pixel.
     """
-    if not isinstance(exif, bytes):
-        return 1
-    tiff = exif.removeprefix(b"Exif\0\0")
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2], "<")
-    try:
-        (directory,) = struct.unpack_from(order + "I", tiff, 4)
-        (entries,) = struct.unpack_from(order + "H", tiff, directory)
-        for start in range(directory + 2, directory + 2 + 12 * entries, 12):
-            tag, kind, _, value = struct.unpack_from(order + "HHIH", tiff, start)
-            if (tag, kind) == (_ORIENTATION_TAG, _SHORT):
-                return int(value)
-    except struct.error:
-        pass
-    return 1
+    width, height = image.size
+    if isinstance(image, Jpeg) and scale > 1:
+        drafted = image.draft(None, (width // scale, height // scale))
+        if drafted is not None:
+            return drafted[1]
+    return 0, 0, width, height
+
+
+def _upright_box(box: _Box, size: tuple[int, int], orientation: int) -> _Box:
+    (*_, right, bottom), (width, height) = box, size
+    if orientation >= 5:
+        right, bottom, width, height = bottom, right, height, width
+    left = width - right if orientation in (2, 3, 6, 7) else 0
+    top = height - bottom if orientation in (3, 4, 7, 8) else 0
+    return left, top, left + right, top + bottom
+
+
+def _upright(image: Image.Image, orientation: int) -> Image.Image:
+    method = _UPRIGHT_BY.get(orientation)
+    return image if method is None else image.transpose(method)
 
 
 def _rgb(image: Image.Image) -> Image.Image:

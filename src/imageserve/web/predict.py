@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from imageserve import metrics
-from imageserve.decoding import DecodingPolicy, decode, open_picture
+from imageserve.decoding import DecodingPolicy, open_picture
 from imageserve.errors import (
     Busy,
     ModelFailed,
@@ -35,9 +35,8 @@ from imageserve.web.line import DecodeLine
 
 log = logging.getLogger(__name__)
 
-LARGE_PIXELS = 1_000_000
-LARGE_BYTES = 1_000_000
-"""Pictures above these are decoded off the event loop: 10 ms and more would delay every probe."""
+LOOP_S = 0.015
+"""Processor time: what may take longer is decoded off the event loop, where it delays no probe."""
 
 MOST_SUBMISSIONS = 10
 """While an old and a new model serve side by side, a picture may meet the wrong one many times."""
@@ -191,12 +190,9 @@ class _Request:
 
     def _decode(self, data: bytes, size: tuple[int, int]) -> bytes:
         interpolation = self._entry.interpolation
-        if len(data) > LARGE_BYTES:
-            whole = partial(decode, data, size, interpolation, self._decoding)
-            return offload(whole, self._seconds_left())
         with self._line.turn(self._seconds_left()):
             picture = open_picture(data, self._decoding)
-            if picture.pixels <= LARGE_PIXELS:
+            if picture.cost(size, interpolation).seconds <= LOOP_S:
                 return picture.to_rgb(size, interpolation)
         return offload(partial(picture.to_rgb, size, interpolation), self._seconds_left())
 
