@@ -110,6 +110,9 @@ class MemoryQueue(RedisQueue):
             self._waiting.popleft()
             self._stats["expired"] += 1
 
+    def count_refused(self) -> None:
+        self._stats["rejected"] += 1
+
     def missing(self, job_ids: Sequence[str]) -> list[str]:
         del job_ids
         return []  # Memory loses nothing.
@@ -299,6 +302,7 @@ class MemoryQueue(RedisQueue):
                 in_flight=len(self._leases),
                 dead=len(self._dead),
                 oldest_ms=now - queued_at(self._waiting[0], now) if self._waiting else 0,
+                oldest_deadline=deadline_of(self._waiting[0]) if self._waiting else 0,
                 stats=dict(self._stats),
                 workers=tuple(self._workers.values()),
             )
@@ -351,6 +355,12 @@ def queued_at(entry: str, now: int) -> int:
     """Return when a job was queued, ms; ``now`` where it does not say."""
     ts = entry_fields(entry).get("ts")
     return int(ts) if isinstance(ts, int | float) and 0 <= ts <= now else now
+
+
+def deadline_of(entry: str) -> int:
+    """Return the deadline of a job, ms; 0 where it does not say."""
+    deadline = entry_fields(entry).get("deadline")
+    return int(deadline) if isinstance(deadline, int | float) else 0
 
 
 def entry_fields(entry: str) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from tests.redis_server import QueueMaker, RedisServers, eventually, executables
 from imageserve.predictions import Prediction
 from imageserve.queue.consumer import Claim, Lease
 from imageserve.queue.listener import Tickets
-from imageserve.queue.producer import Admission, EnqueueCode, Limits
+from imageserve.queue.producer import Admission, EnqueueCode, Limits, verdict_of
 from imageserve.queue.snapshot import LIVE_MS, SILENT_MS, WorkerInfo
 from imageserve.queue.wire import (
     Finished,
@@ -238,6 +238,41 @@ def test_a_job_is_claimed_only_once(bench: Bench) -> None:
     put(bench, "a")
     assert ids(claim(bench)) == ["a"]
     assert ids(claim(bench, redelivered=True)) == []
+
+
+@pytest.mark.parametrize("waiting", [0, 1, 2, 3])
+@pytest.mark.parametrize("leased", [0, 2])
+@pytest.mark.parametrize(
+    "limits",
+    [
+        pytest.param(Limits(), id="no limit"),
+        pytest.param(Limits(max_jobs=2), id="jobs"),
+        pytest.param(Limits(max_bytes=4 * len(PIXELS)), id="bytes"),
+        pytest.param(Limits(max_backlog=3), id="backlog"),
+        pytest.param(Limits(max_jobs=1, max_bytes=3 * len(PIXELS), max_backlog=1), id="all"),
+    ],
+)
+def test_a_snapshot_tells_what_an_enqueue_would_be_told(
+    bench: Bench, waiting: int, leased: int, limits: Limits
+) -> None:
+    put(bench, *(f"leased {i}" for i in range(leased)))
+    claim(bench)
+    put(bench, *(f"waiting {i}" for i in range(waiting)))
+
+    foreseen = verdict_of(bench.queue.snapshot(), 0, len(PIXELS), limits)
+
+    (told,) = put(bench, "asked", limits=limits)
+    accepted = Admission(EnqueueCode.ACCEPTED, waiting + leased + 1)
+    assert (foreseen or accepted) == told
+
+
+def test_a_snapshot_with_an_expired_head_leaves_it_to_the_enqueue(bench: Bench) -> None:
+    bench.queue.enqueue(a_job("late"), PIXELS, SOON_MS, Limits())
+    full = Limits(max_jobs=1)
+    assert verdict_of(bench.queue.snapshot(), 0, len(PIXELS), full) is not None
+    bench.lapse(SOON_MS)
+    assert verdict_of(bench.queue.snapshot(), 0, len(PIXELS), full) is None
+    assert [each.code for each in put(bench, "asked", limits=full)] == [EnqueueCode.ACCEPTED]
 
 
 def test_every_claim_has_a_token_of_its_own(bench: Bench) -> None:

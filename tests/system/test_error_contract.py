@@ -330,6 +330,12 @@ def test_a_full_queue_is_answered_503_with_the_time_to_come_back(stopped: Stack)
         assert 1 <= reply.retry_after_s <= 60
         assert stopped.names("p") == pixels
         assert stopped.count("rejected") == rejected + 1
+        sent = stopped.db.info("stats")["total_net_input_bytes"]
+        refused = [stopped.http.predict(GOOD) for _ in range(100)]
+        assert {reply.code for reply in refused} == {"queue_full"}
+        # The pixels of one picture are 12 KB. Each process sends some while it does not know yet.
+        assert stopped.db.info("stats")["total_net_input_bytes"] - sent < 200_000
+        assert stopped.count("rejected") == rejected + 101
         stopped.workers[0].resume()
     assert [f.result().labels[0] for f in futures] == [p.label for p in pictures]
 

@@ -2,15 +2,19 @@
 
 import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from tests.memory_queue import MemoryQueue
 
-from imageserve.errors import QueueUnavailable
+from imageserve.errors import QueueRefused, QueueUnavailable
+from imageserve.queue.consumer import Lease
 from imageserve.queue.listener import OUTAGE_S, TRIAL_S, Breaker, Ticket, Tickets
 from imageserve.queue.producer import (
     FRESH_S,
+    FRESH_WHILE_REFUSING_S,
     STALE_S,
+    Admission,
     AdmissionView,
     JobRequest,
     Producer,
@@ -112,6 +116,115 @@ def test_one_request_looks_for_all_while_others_use_what_is_known(bench: Bench) 
 
     assert bench.view.capacity_per_s == 200.0
     assert (known, bench.queue.looks) == ([100.0], 2)
+
+
+JOB = JobRequest("m", (1, 1, 3), 5, "trace")
+
+
+class Full:
+    """A producer of a queue that holds as much as it may, and the pixels that it sends."""
+
+    def __init__(self, bench: Bench, max_jobs: int, **limits: int) -> None:
+        self.sent = 0
+        self.seen: list[str] = []
+        self._enqueue, bench.queue.enqueue = bench.queue.enqueue, self._sent  # type: ignore[method-assign,assignment]
+        config = ProducerConfig(max_jobs, **limits)
+        clock = lambda: bench.now  # noqa: E731
+        self.producer = Producer(bench.queue, Tickets("channel"), Breaker(), config, clock)
+        self._bench = bench
+
+    def _sent(self, *args: Any) -> Admission:
+        self.sent += 1
+        return self._enqueue(*args)
+
+    def send(self, timeout_ms: int = 60_000) -> str:
+        """Send one picture as a request does; return why it was refused."""
+        try:
+            self.producer.check_admission(3, timeout_ms)
+            self.producer.submit(JOB, b"\0\0\0", timeout_ms, threading.Event())
+        except QueueRefused as refusal:
+            return refusal.reason
+        return ""
+
+    def rejected(self) -> int:
+        return int(self._bench.queue._stats["rejected"])
+
+
+@pytest.mark.parametrize(
+    ("limits", "reason"),
+    [
+        pytest.param({}, "full", id="jobs"),
+        pytest.param({"max_bytes": 3 * 3}, "bytes_full", id="bytes"),
+    ],
+)
+def test_a_queue_that_is_full_is_sent_one_picture_and_no_more(
+    bench: Bench, limits: dict[str, int], reason: str
+) -> None:
+    full = Full(bench, 100 if limits else 3, **limits)
+    assert [full.send() for _ in range(3)] == ["", "", ""]
+
+    assert {full.send() for _ in range(100)} == {reason}
+    assert full.sent == 3 + 1
+
+    assert full.rejected() == 100, "all of them are demand for the autoscaler"
+
+
+def test_a_backlog_that_is_too_long_is_sent_one_picture_and_no_more(bench: Bench) -> None:
+    bench.worker("a", 1000.0)
+    full = Full(bench, 100)
+    assert [full.send() for _ in range(20)] == 20 * [""]
+
+    assert {full.send(2100) for _ in range(100)} == {"would_time_out"}
+    assert full.sent == 21
+
+
+def test_a_place_that_is_free_again_is_found_soon(bench: Bench) -> None:
+    full = Full(bench, 3)
+    assert [full.send() for _ in range(5)] == ["", "", "", "full", "full"]
+
+    bench.queue.claim(1, Lease(), redelivered=False)
+    assert full.send() == "full"
+    bench.now += FRESH_WHILE_REFUSING_S + 0.001
+    assert [full.send() for _ in range(3)] == ["", "full", "full"]
+
+
+def test_a_queue_that_may_have_run_low_is_asked(bench: Bench) -> None:
+    bench.worker("a", 100.0)  # 100 a second.
+    full = Full(bench, 4)
+    assert [full.send() for _ in range(6)] == ["", "", "", "", "full", "full"]
+    bench.queue.claim(4, Lease(), redelivered=False)
+
+    bench.now += 0.019
+    assert full.send() == "full"
+    bench.now += 0.002
+    assert full.send() == ""
+
+
+def test_a_queue_whose_head_has_expired_is_asked(bench: Bench) -> None:
+    full = Full(bench, 3)
+    assert [full.send(50) for _ in range(5)] == ["", "", "", "full", "full"]
+
+    bench.now += 0.051
+    assert full.send() == "full"
+    assert full.sent == 5, "ENQUEUE drops what has expired"
+
+
+def test_a_look_that_fails_changes_no_refusal(bench: Bench) -> None:
+    full = Full(bench, 1)
+    assert [full.send() for _ in range(4)] == ["", "full", "full", "full"]
+    bench.queue.away = True
+    bench.now += 2 * FRESH_WHILE_REFUSING_S
+    assert full.send() == "full"
+    bench.queue.away = False
+    bench.now += 2 * FRESH_WHILE_REFUSING_S
+    assert full.send() == "full"
+    assert full.rejected() == 5
+
+
+def test_a_job_that_no_queue_can_hold_is_refused_unseen(bench: Bench) -> None:
+    full = Full(bench, 3, max_bytes=2)
+    bench.queue.away = True
+    assert (full.send(), full.sent) == ("bytes_full", 0)
 
 
 class NodeOfBreaker:

@@ -29,6 +29,9 @@ NONCE_EXTRA_MS = 60_000
 FRESH_S = 1.0
 """How often, at most, admission reads the snapshot."""
 
+FRESH_WHILE_REFUSING_S = 0.1
+"""The same, while jobs are refused from it: places that are free again must be found soon."""
+
 STALE_S = 15.0
 """A snapshot older than this is not used."""
 
@@ -68,6 +71,28 @@ class Admission:
     backlog: int
 
 
+def verdict_of(
+    seen: Snapshot, elapsed_s: float, job_bytes: int, limits: Limits
+) -> Admission | None:
+    """Say what ENQUEUE would refuse, from a snapshot of ``elapsed_s`` ago; None where it may not.
+
+    In doubt it does not refuse: where the workers may have done half of the backlog since then (a
+    short queue must not run empty), and where the job at the head has expired, because ENQUEUE
+    drops it, and others behind it.
+    """
+    if 0 < seen.oldest_deadline <= seen.now + 1000 * elapsed_s:
+        return None
+    if seen.capacity_per_s * elapsed_s > seen.backlog / 2:
+        return None
+    if seen.queued >= limits.max_jobs:
+        return Admission(EnqueueCode.FULL, seen.backlog)
+    if (seen.backlog + 1) * job_bytes > limits.max_bytes:
+        return Admission(EnqueueCode.BYTES_FULL, seen.backlog)
+    if 0 < limits.max_backlog <= seen.backlog:
+        return Admission(EnqueueCode.WOULD_TIME_OUT, seen.backlog)
+    return None
+
+
 class ProducerStore(RedisQueue):
     """The producer's commands on Redis. Each raises QueueUnavailable where Redis is away."""
 
@@ -93,6 +118,11 @@ class ProducerStore(RedisQueue):
         code, backlog = reply
         return Admission(EnqueueCode(code), backlog)
 
+    def count_refused(self) -> None:
+        """Count a job that was refused without ENQUEUE: to the autoscaler it is demand."""
+        with redis_errors():
+            self.client.hincrby(self.keys.stats, "rejected", 1)
+
     def cancel(self, job_ids: Sequence[str]) -> None:
         """Remove the pixels: a worker that claims such a job drops it without the model."""
         if job_ids:
@@ -101,7 +131,7 @@ class ProducerStore(RedisQueue):
 
 
 class AdmissionView:
-    """What a web process knows of the workers of one queue: a snapshot, read when it is needed."""
+    """What a web process knows of one queue: a snapshot, read when it is needed."""
 
     def __init__(self, store: ProducerStore, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
@@ -109,6 +139,7 @@ class AdmissionView:
         self._snapshot: Snapshot | None = None
         self._read_at = float("-inf")
         self._tried_at = float("-inf")
+        self._is_refusing = False
 
     def largest_backlog_in_time(self, timeout_ms: int) -> int:
         """Return how many jobs may be ahead of one with this deadline; 0 for unknown."""
@@ -121,14 +152,29 @@ class AdmissionView:
         snapshot = self._recent()
         return 0.0 if snapshot is None else snapshot.capacity_per_s
 
+    def refusal(self, job_bytes: int, limits: Limits) -> Admission | None:
+        """Return why a job need not be sent to Redis; None where Redis is to decide."""
+        if job_bytes > limits.max_bytes:
+            return Admission(EnqueueCode.BYTES_FULL, 0)
+        snapshot, elapsed_s = self._recent(), self._clock() - self._read_at
+        if snapshot is None or elapsed_s > FRESH_S:
+            return None
+        refusal = verdict_of(snapshot, elapsed_s, job_bytes, limits)
+        self._is_refusing |= refusal is not None
+        return refusal
+
+    def expire(self) -> None:
+        """Have the next request read the snapshot: the queue is not as the last one says."""
+        self._tried_at = float("-inf")
+
     def _recent(self) -> Snapshot | None:
         now = self._clock()
         # One request reads for all; the others use the last snapshot meanwhile.
-        if now - self._tried_at > FRESH_S:
+        if now - self._tried_at > (FRESH_WHILE_REFUSING_S if self._is_refusing else FRESH_S):
             self._tried_at = now
             with contextlib.suppress(QueueError):  # The enqueue that follows reports the outage.
                 self._snapshot = self._store.snapshot()
-                self._read_at = self._clock()
+                self._read_at, self._is_refusing = self._clock(), False
         return self._snapshot if now - self._read_at <= STALE_S else None
 
 
@@ -172,6 +218,18 @@ class Producer:
         self._breaker = breaker
         self._config = config
 
+    def check_admission(self, job_bytes: int, timeout_ms: int) -> None:
+        """Refuse, before its picture is decoded, a job that the queue would not take.
+
+        Raises QueueRefused. Where nothing is raised, `submit` may still.
+        """
+        limits = self._limits(timeout_ms)
+        refusal = self.admission.refusal(job_bytes, limits)
+        if refusal is not None:
+            with contextlib.suppress(QueueError):
+                self._store.count_refused()
+            raise self._refused(refusal, limits)
+
     def submit(
         self, request: JobRequest, pixels: bytes, timeout_ms: int, wake: threading.Event
     ) -> Ticket:
@@ -182,11 +240,7 @@ class Producer:
         """
         # First: reading the capacity, too, would wait for a Redis that hangs.
         self._breaker.check()
-        limits = Limits(
-            self._config.max_jobs,
-            self._config.max_bytes,
-            self.admission.largest_backlog_in_time(timeout_ms),
-        )
+        limits = self._limits(timeout_ms)
         for _ in range(ID_TRIES):
             ticket = self._tickets.add(uuid.uuid4().hex, wake)
             try:
@@ -199,8 +253,16 @@ class Producer:
             if ticket.accepted:
                 return ticket
             if admission.code is not EnqueueCode.COLLISION:
+                self.admission.expire()
                 break
         raise self._refused(admission, limits)
+
+    def _limits(self, timeout_ms: int) -> Limits:
+        return Limits(
+            self._config.max_jobs,
+            self._config.max_bytes,
+            self.admission.largest_backlog_in_time(timeout_ms),
+        )
 
     def _job(self, job_id: str, request: JobRequest, timeout_ms: int) -> Job:
         return Job(

@@ -81,6 +81,8 @@ class Snapshot:
     workers: tuple[WorkerInfo, ...] = ()
     run: str = ""
     """Changes when Redis may have lost the queue and its counters; "" where it was not read."""
+    oldest_deadline: int = 0
+    """When the client of the job at the head stops waiting; 0 where no job is there or says so."""
 
     @property
     def waiting(self) -> int:
@@ -209,6 +211,7 @@ def decode_snapshot(reply: Sequence[Any], run: str = "") -> Snapshot:
 def _decoded(reply: Sequence[Any], run: str) -> Snapshot:
     now, queued, hold, retry, in_flight, dead, head, stats, seen, info = reply
     infos = dict(zip(texts(info[::2]), info[1::2], strict=True))
+    oldest_ms, oldest_deadline = _times_of(head, now)
     workers = zip(texts(seen[::2]), seen[1::2], strict=True)
     return Snapshot(
         now=now,
@@ -216,7 +219,8 @@ def _decoded(reply: Sequence[Any], run: str) -> Snapshot:
         retry=retry,
         in_flight=in_flight,
         dead=dead,
-        oldest_ms=_age_ms(head, now),
+        oldest_ms=oldest_ms,
+        oldest_deadline=oldest_deadline,
         stats={k: _counter(v) for k, v in zip(texts(stats[::2]), stats[1::2], strict=True)},
         workers=tuple(
             worker
@@ -243,12 +247,13 @@ def _worker(worker_id: str, last_seen: bytes, text: bytes | None) -> WorkerInfo 
         return None
 
 
-def _age_ms(head: bytes, now: int) -> int:
-    """Return how long a job waits; 0 where it is none of ours: the next claim buries it."""
+def _times_of(head: bytes, now: int) -> tuple[int, int]:
+    """Return age and deadline of a job; 0 for both where it is none of ours: it will be buried."""
     try:
-        return max(0, now - int(amount_of({"ts": now, **json_object(head)}, "ts")))
+        job = {"ts": now, **json_object(head)}
+        return max(0, now - int(amount_of(job, "ts"))), int(amount_of(job, "deadline"))
     except ValueError:
-        return 0
+        return 0, 0
 
 
 def texts(values: Sequence[bytes]) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from imageserve import metrics
@@ -176,17 +176,25 @@ class _Request:
     def _submit(self, picture: bytes | RequestError) -> _Slot:
         if isinstance(picture, RequestError):
             return picture
-        entry = self._entry
         try:
-            began = time.monotonic()
-            pixels = self._decode(picture, entry.input_size)
-            seconds = time.monotonic() - began
-            metrics.decode_seconds.observe(seconds)
-            shape = (*entry.input_size, 3)
-            ticket = self._queue(entry.name, shape, pixels)
+            return self._send(picture, self._entry.name, (*self._entry.input_size, 3))
         except RequestError as error:
             return error
-        return _Submitted(picture, ticket, seconds * 1000, entry.name, shape)
+
+    def _send(self, picture: bytes, model: str, shape: tuple[int, int, int]) -> _Submitted:
+        """Decode and queue one picture, unless the queue is known not to take it."""
+        try:
+            self._producer.check_admission(math.prod(shape), self._ms_left())
+            began = time.monotonic()
+            pixels = self._decode(picture, shape[:2])
+            seconds = time.monotonic() - began
+            metrics.decode_seconds.observe(seconds)
+            ticket = self._queue(model, shape, pixels)
+        except QueueRefused as refusal:
+            raise _not_admitted(refusal) from refusal
+        except QueueError as error:
+            raise _redis_unavailable() from error
+        return _Submitted(picture, ticket, seconds * 1000, model, shape)
 
     def _decode(self, data: bytes, size: tuple[int, int]) -> bytes:
         interpolation = self._entry.interpolation
@@ -199,17 +207,15 @@ class _Request:
     def _seconds_left(self) -> float:
         return max(0.0, self._deadline - time.monotonic())
 
+    def _ms_left(self) -> int:
+        return math.floor(self._seconds_left() * 1000)
+
     def _queue(self, model: str, shape: tuple[int, int, int], pixels: bytes) -> Ticket:
-        timeout_ms = math.floor(self._seconds_left() * 1000)
+        timeout_ms = self._ms_left()
         if timeout_ms <= 0:
             raise TimedOut("decoding took all the time there was")
         request = JobRequest(model, shape, self._options.top, self._options.trace)
-        try:
-            return self._producer.submit(request, pixels, timeout_ms, self._wait.wake)
-        except QueueRefused as refusal:
-            raise _not_admitted(refusal) from refusal
-        except QueueError as error:
-            raise _redis_unavailable() from error
+        return self._producer.submit(request, pixels, timeout_ms, self._wait.wake)
 
     def _wait_for_results(self) -> None:
         """Block until each picture has its result, the deadline has passed or the client left."""
@@ -237,11 +243,10 @@ class _Request:
         if result is not None and result.shape is not None:
             model, shape = result.model, result.shape
         try:
-            pixels = self._decode(slot.picture, shape[:2])
-            ticket = self._queue(model, shape, pixels)
+            again = self._send(slot.picture, model, shape)
         except RequestError as error:
             return error
-        return _Submitted(slot.picture, ticket, slot.decode_ms, model, shape, slot.submissions + 1)
+        return replace(again, decode_ms=slot.decode_ms, submissions=slot.submissions + 1)
 
     def _close_open(self) -> None:
         """Read stored results once more, then cancel what is still open.
