@@ -42,7 +42,7 @@ theirs.sendall(b"x")
 gevent.joinall([gevent.spawn(picture, name) for name in "abcd"], raise_error=True)
 gevent.sleep(0.01)
 reading.kill()
-print(json.dumps([*seen, len(line), line.busy]))
+print(json.dumps([*seen, line.pictures, line.busy]))
 """
 
 LEAVING = """
@@ -67,7 +67,7 @@ gevent.sleep(0)
 victim.kill(block=False)
 gevent.joinall([first, second, third, fourth])
 gevent.sleep(0.01)
-print(json.dumps([*seen, len(line), line.busy]))
+print(json.dumps([*seen, line.pictures, line.busy]))
 """
 
 

@@ -325,6 +325,36 @@ def test_connections_are_taken_while_pictures_are_decoded_one_by_one(
         assert [answer_on(upload).status for upload in uploads] == [200] * 20
 
 
+def test_pictures_that_would_wait_too_long_are_refused_before_they_are_decoded(
+    make_stack: MakeStack,
+) -> None:
+    stack = make_stack(WEB_PROCESSES="1")
+    picture = slow_png()
+    call = partial(stack.http.predict, picture)
+    assert {reply.status for reply in at_once([call] * 8)} == {200}, "few are never refused"
+    known = decoded(stack)
+    with ExitStack() as held:
+        clients = [held.enter_context(stack.http.open()) for _ in range(150)]
+        for client in clients:
+            client.sendall(post_head(len(picture)) + picture)
+        replies = [answer_on(client) for client in clients]
+        good = [reply for reply in replies if reply.status == 200]
+        refused = [reply for reply in replies if reply.status != 200]
+        assert {(reply.status, reply.code) for reply in refused} == {(503, "busy")}
+        assert all(1 <= reply.retry_after_s <= 60 for reply in refused)
+        assert good
+        assert refused
+        assert decoded(stack) - known == len(good), "no refused picture was decoded"
+        # The connection is where it should be: its next request is read from its beginning.
+        for client, reply in zip(clients, replies, strict=True):
+            if reply.status == 503 and reply.headers["connection"] == "keep-alive":
+                client.sendall(b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n")
+                assert answer_on(client).status == 200
+    assert 'code="busy",endpoint="predict",status="503"' in stack.http.get("/metrics").text
+    stack.wait_for(lambda: stack.web.lines("more pictures come"), "the log tells it")
+    assert stack.http.predict(picture).status == 200
+
+
 def decoded(stack: Stack) -> int:
     """Ask on a new connection how many pictures have been decoded so far."""
     lines = stack.http.get("/metrics").text.splitlines()

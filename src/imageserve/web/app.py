@@ -144,6 +144,8 @@ def _add_predict(app: Flask, predictor: Predictor, config: WebConfig, lifecycle:
             call: _Call = g.call
             call.body_read = True
             call.bytes = upload.bytes
+            # Others may have come first while this one was read.
+            predictor.line.check(is_read=True)
             with slots.taken():
                 return _predict(predictor, upload.pictures, options)
 

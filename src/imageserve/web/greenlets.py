@@ -36,8 +36,8 @@ def in_server() -> bool:
     return bool(monkey.is_module_patched("threading"))
 
 
-def silent_timeout(seconds: float) -> Any:
-    """Return a context that is left after ``seconds``, without an error."""
+def silent_timeout(seconds: float | None) -> Any:
+    """Return a context that is left after ``seconds`` (None: never), without an error."""
     timeout: Any = gevent.Timeout  # Its types do not know that False is allowed.
     return timeout(seconds, False)
 

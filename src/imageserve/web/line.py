@@ -4,20 +4,33 @@ One picture is decoded in a turn of the loop. Between two of them the loop accep
 reads, and answers: nothing of that ever waits for more than one picture.
 """
 
+import logging
+import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import gevent
 from gevent.hub import Waiter
 
-from imageserve.errors import TimedOut
+from imageserve.errors import Busy, TimedOut
 from imageserve.web.greenlets import in_server, silent_timeout
+from imageserve.web.overload import Gate
+
+log = logging.getLogger(__name__)
 
 AFTER_IO = -2
 """Priority of the line's watcher, the lowest: what the loop has found ready goes first, and so do
 the ends of gevent's timeouts."""
+
+
+class _Place:
+    """Who waits in the line, and for how many pictures after the next."""
+
+    def __init__(self, later: int) -> None:
+        self.later = later
+        self.waiter: Waiter[None] = Waiter()
 
 
 class DecodeLine:
@@ -27,10 +40,17 @@ class DecodeLine:
     gets its turn. Outside a web server (in unit tests, say) nobody ever waits.
     """
 
-    def __init__(self) -> None:
-        self._waiting: deque[Waiter[None]] = deque()
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._gate = Gate()
+        self._reported = 0
+        self._waiting: deque[_Place] = deque()
+        self._waiting_pictures = 0
+        self._later = 0
+        """Pictures that come after the one that is decoded now, in the same request."""
         self._busy = False
         """From the beginning of a turn until the loop has done its I/O after it."""
+        self._ended_at = 0.0
         self._after_io: Any = None
 
     @property
@@ -38,47 +58,80 @@ class DecodeLine:
         """Whether a picture is decoded in this turn of the loop, or waits for the next."""
         return self._busy
 
-    def __len__(self) -> int:
-        return len(self._waiting)
+    @property
+    def pictures(self) -> int:
+        """How many pictures are decoded before one that comes now."""
+        return self._busy + self._later + self._waiting_pictures
+
+    @property
+    def lateness_s(self) -> float:
+        """How long a picture that comes now waits for its turn."""
+        return self._gate.lateness_s(self.pictures)
+
+    def check(self, age_s: float = 0.0, *, is_read: bool = False) -> None:
+        """Raise Busy where a picture would be decoded too late; see `Gate.refusal`."""
+        retry_after_s = self._gate.refusal(self.pictures, age_s, self._clock(), is_read=is_read)
+        if retry_after_s is not None:
+            message = f"{self.pictures} pictures wait to be decoded, more than this process can do"
+            raise Busy(message, retry_after_s=retry_after_s)
+
+    def report(self) -> None:
+        """Log what was refused since the last call; each refusal has no line of its own."""
+        refused, self._reported = self._gate.refusals - self._reported, self._gate.refusals
+        if refused:
+            fields = {"refused": refused, "late_ms": round(1000 * self.lateness_s)}
+            log.warning("more pictures come than can be decoded", extra={"fields": fields})
 
     @contextmanager
-    def turn(self, seconds: float) -> Iterator[None]:
+    def turn(self, seconds: float, later: int = 0) -> Iterator[None]:
         """Wait in the line, at most for ``seconds``, and hold its head while decoding.
 
-        Raises TimedOut where the turn does not come in time.
+        ``later``: how many pictures come after this one in the same request. Raises TimedOut where
+        the turn does not come in time.
         """
         if not in_server():
             yield
             return
-        self._join(seconds)
+        waited = self._join(seconds, later)
+        self._later = later
         try:
             yield
         finally:
+            self._later = 0
+            now = self._clock()
+            if waited:
+                self._gate.pace.measured(now - self._ended_at)
+            self._ended_at = now
             self._pass_on()
 
-    def _join(self, seconds: float) -> None:
+    def _join(self, seconds: float, later: int) -> bool:
+        """Return once it is this one's turn: True where others were before it."""
         if not self._busy:
             self._busy = True
-            return
-        waiter: Waiter[None] = Waiter()
-        self._waiting.append(waiter)
+            return False
+        place = _Place(later)
+        self._waiting.append(place)
+        self._waiting_pictures += 1 + later
         came = False
         try:
             with silent_timeout(seconds):
-                waiter.get()
+                place.waiter.get()
                 came = True
         finally:
             if not came:
-                self._leave(waiter)
+                self._leave(place)
         if not came:
             raise TimedOut("too many pictures are being decoded")
+        return True
 
-    def _leave(self, waiter: "Waiter[None]") -> None:
+    def _leave(self, place: _Place) -> None:
         """Give up a place in the line, or a turn that has just come."""
         try:
-            self._waiting.remove(waiter)
+            self._waiting.remove(place)
         except ValueError:
             self._pass_on()
+        else:
+            self._waiting_pictures -= 1 + place.later
 
     def _pass_on(self) -> None:
         """Let the next one decode once the loop has done its I/O."""
@@ -90,6 +143,8 @@ class DecodeLine:
 
     def _begin_next(self) -> None:
         if self._waiting:
-            self._waiting.popleft().switch(None)
+            place = self._waiting.popleft()
+            self._waiting_pictures -= 1 + place.later
+            place.waiter.switch(None)
         else:
             self._busy = False

@@ -155,10 +155,12 @@ class _Request:
         self._wait = wait
         self._deadline = time.monotonic() + options.timeout_s
         self._slots: list[_Slot] = []
+        self._later = 0
+        """Pictures of this request that come after the one in hand."""
 
     def answers(self, pictures: Sequence[bytes | RequestError]) -> list[Answer | RequestError]:
         try:
-            for picture in pictures:
+            for self._later, picture in zip(range(len(pictures))[::-1], pictures, strict=True):
                 self._slots.append(self._submit(picture))
             self._wait_for_results()
             self._close_open()
@@ -198,7 +200,9 @@ class _Request:
 
     def _decode(self, data: bytes, size: tuple[int, int]) -> bytes:
         interpolation = self._entry.interpolation
-        with self._line.turn(self._seconds_left()):
+        with self._line.turn(self._seconds_left(), self._later):
+            if self._wait.gone:
+                raise TimedOut("the client has gone")
             picture = open_picture(data, self._decoding)
             if picture.cost(size, interpolation).seconds <= LOOP_S:
                 return picture.to_rgb(size, interpolation)

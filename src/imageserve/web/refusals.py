@@ -87,9 +87,9 @@ def _transfer_encoding(exc: Exception) -> RequestError | None:
     return transfer_encoding_refused(",".join(values))
 
 
-def raw_response(error: RequestError) -> bytes:
-    """Return a whole answer, as bytes."""
-    request_id = uuid.uuid4().hex
+def raw_response(error: RequestError, request_id: str = "", *, close: bool = True) -> bytes:
+    """Return a whole answer, as bytes; ``close``: the connection ends with it."""
+    request_id = request_id or uuid.uuid4().hex
     body = json.dumps(
         {
             "success": False,
@@ -100,7 +100,8 @@ def raw_response(error: RequestError) -> bytes:
     status = HTTPStatus(error.status)
     again = f"Retry-After: {error.retry_after_s}\r\n" if error.retry_after_s else ""
     return (
-        f"HTTP/1.1 {status.value} {status.phrase}\r\nConnection: close\r\n{again}"
+        f"HTTP/1.1 {status.value} {status.phrase}\r\n"
+        f"Connection: {'close' if close else 'keep-alive'}\r\n{again}"
         f"Content-Type: application/json\r\nX-Request-Id: {request_id}\r\n"
         f"Content-Length: {len(body) + 1}\r\n\r\n{body}\n"
     ).encode()

@@ -4,6 +4,7 @@ What it adds to gunicorn's own gevent worker:
 
 - connections have limits, and whole answers (``web.connection``);
 - connections are accepted while pictures are decoded;
+- pictures that would be late are refused early (``web.early_refusal``);
 - idle connections are closed early when there are many connections, and at a shutdown;
 - errors outside the application have the same JSON shape as all others (``web.refusals``).
 """
@@ -26,7 +27,9 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from imageserve import metrics
 from imageserve.config.settings import Settings
+from imageserve.errors import Busy
 from imageserve.web.connection import Connection, HeadMemory, HeadWait, Waits
+from imageserve.web.early_refusal import age_s, is_picture, refuse
 from imageserve.web.greenlets import install_poll
 from imageserve.web.lifecycle import Lifecycle, create_drain_flag, run_dir
 from imageserve.web.line import DecodeLine
@@ -177,6 +180,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def notify(self) -> None:
         super().notify()
+        self.app.line.report()
         if not self.alive:
             self._waits.end_kept()
 
@@ -210,6 +214,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
         # A client that does not read its answers must not hold its connection for ever.
         sock.settimeout(self._upload_timeout_s + SEND_EXTRA_S)
         try:
+            if self._refused(req, sock):
+                return True
             result = super().handle_request(listener_name, req, sock, addr)
             sock.send_held()
             return result
@@ -222,6 +228,21 @@ class Worker(GeventWorker):  # type: ignore[misc]
             raise
         finally:
             sock.settimeout(None)
+
+    def _refused(self, req: Any, sock: Any) -> bool:
+        """Refuse a picture that would be late; return whether it was, on a connection that is kept.
+
+        Raises StopIteration where the connection is to be closed.
+        """
+        if not (self.alive and is_picture(req)):
+            return False
+        try:
+            self.app.line.check(age_s(sock))
+        except Busy as busy:
+            if refuse(req, sock, busy, draining=self.app.lifecycle.draining):
+                return True
+            raise StopIteration from None
+        return False
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer a request that did not reach the application."""

@@ -1,0 +1,79 @@
+"""How late a web process is, and whether it takes one more picture. Pure: the caller has the clock.
+
+A process that is asked for more than it can decode gets later and later: each picture waits for all
+that came before. Here it is known how long that is, because the process has measured how long a
+picture takes it. A picture that would wait too long is refused at once, at a small part of the cost
+of an answer; those that are taken are answered in good time.
+
+Waiting for Redis or for a model costs a web process nothing, and does not make it late.
+"""
+
+from imageserve.queue.snapshot import retry_after_s
+
+LATE_S = 1.0
+"""A picture is refused that would be decoded later than this after its request came."""
+
+LATE_READ_S = 1.5
+"""The same, once it was read: to refuse it now would waste what that has cost."""
+
+NEVER_REFUSED = 4
+"""With fewer pictures ahead none is refused. So some always wait, and the pace is always measured:
+a process that was slow for a while finds out that it is no more."""
+
+SHARE_OF_NEW = 1 / 16
+"""Weight of the newest measurement of the pace."""
+
+MOST_TIMES = 20.0
+"""A measurement above this multiple of the pace counts as this: the process was halted, perhaps."""
+
+
+class Pace:
+    """How long one picture takes a busy process, with all that is done between two pictures.
+
+    It is measured by the clock on the wall: another process on the same core makes both slower.
+    """
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        """0: not measured yet."""
+
+    def measured(self, seconds: float) -> None:
+        """Add the time from the end of one picture to the end of the next, which was waiting."""
+        if self.seconds:
+            seconds = min(seconds, MOST_TIMES * self.seconds)
+            self.seconds += SHARE_OF_NEW * (seconds - self.seconds)
+        else:
+            self.seconds = seconds
+
+
+class Gate:
+    """Refuses what would be late, and says when to come again."""
+
+    def __init__(self) -> None:
+        self.pace = Pace()
+        self.refusals = 0
+        """All of them, since the process began."""
+        self._refused = 0.0
+        """Pictures that were refused and will come again, less those that there was time for."""
+        self._refused_at = 0.0
+
+    def lateness_s(self, ahead: int) -> float:
+        """Return how long a picture waits that has ``ahead`` others before it."""
+        return ahead * self.pace.seconds
+
+    def refusal(self, ahead: int, age_s: float, now: float, *, is_read: bool = False) -> int | None:
+        """Return None where a picture is taken, else the seconds after which to send it again.
+
+        ``ahead``: pictures that wait to be decoded. ``age_s``: how long ago its request came.
+        ``is_read``: it was taken once, and others have come while it was read. A picture with few
+        ahead of it is never refused.
+        """
+        if ahead < NEVER_REFUSED or not self.pace.seconds:
+            return None
+        if age_s + self.lateness_s(ahead) <= (LATE_READ_S if is_read else LATE_S):
+            return None
+        self.refusals += 1
+        per_s = 1 / self.pace.seconds
+        self._refused = max(0.0, self._refused - (now - self._refused_at) * per_s) + 1
+        self._refused_at = now
+        return retry_after_s(ahead + round(self._refused), per_s)

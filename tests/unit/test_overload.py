@@ -1,0 +1,88 @@
+"""A process that would be late refuses; whatever it measures, it never refuses without need."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from imageserve.web.overload import LATE_S, MOST_TIMES, NEVER_REFUSED, Gate, Pace
+
+SECONDS = st.floats(1e-4, 10)
+AHEAD = st.integers(0, 10_000)
+
+
+def gate_at(pace_s: float) -> Gate:
+    gate = Gate()
+    gate.pace.measured(pace_s)
+    return gate
+
+
+@given(SECONDS, st.integers(0, NEVER_REFUSED - 1), st.floats(0, 100))
+def test_a_picture_with_few_ahead_is_taken_however_old_it_is(
+    pace_s: float, ahead: int, age_s: float
+) -> None:
+    assert gate_at(pace_s).refusal(ahead, age_s, 0.0) is None
+
+
+@given(AHEAD, st.floats(0, 100))
+def test_before_a_measurement_all_are_taken(ahead: int, age_s: float) -> None:
+    assert Gate().refusal(ahead, age_s, 0.0) is None
+
+
+@given(SECONDS, st.integers(NEVER_REFUSED, 10_000), st.floats(0, 100))
+def test_it_refuses_just_what_would_be_late_and_names_a_time_within_a_minute(
+    pace_s: float, ahead: int, age_s: float
+) -> None:
+    retry_s = gate_at(pace_s).refusal(ahead, age_s, 0.0)
+
+    if age_s + ahead * pace_s <= LATE_S:
+        assert retry_s is None
+    else:
+        assert retry_s is not None
+        assert 1 <= retry_s <= 60
+        assert retry_s >= min(60, ahead * pace_s), "not before those ahead of it are decoded"
+
+
+@given(SECONDS, st.integers(1, 300))
+def test_the_more_are_refused_at_once_the_later_they_are_told_to_come(
+    pace_s: float, count: int
+) -> None:
+    gate = gate_at(pace_s)
+    ahead = int(LATE_S / pace_s) + NEVER_REFUSED
+    told = [gate.refusal(ahead, LATE_S, 5.0) for _ in range(count)]
+
+    assert told == sorted(told, key=lambda seconds: seconds or 0)
+    assert (told[-1] or 0) >= min(60, (ahead + count) * pace_s - pace_s)
+
+
+def test_refusals_are_forgotten_at_the_pace_at_which_they_could_have_been_served() -> None:
+    gate = gate_at(0.1)
+    at_once = [gate.refusal(11, 0.0, 100.0) for _ in range(200)]
+    assert at_once[-1] == 22
+
+    assert gate.refusal(11, 0.0, 100.0 + 10) == 12
+    assert gate.refusal(11, 0.0, 100.0 + 60) == 2
+
+
+@given(st.lists(SECONDS, min_size=1))
+def test_the_pace_stays_within_what_was_measured(measured: list[float]) -> None:
+    pace = Pace()
+    for seconds in measured:
+        pace.measured(seconds)
+
+    assert min(measured) * 0.999 <= pace.seconds <= max(measured) * 1.001
+
+
+@given(SECONDS)
+def test_a_halt_of_the_process_counts_as_one_slow_picture(pace_s: float) -> None:
+    pace = Pace()
+    pace.measured(pace_s)
+    pace.measured(1e6)
+
+    assert pace.seconds <= pace_s * (1 + MOST_TIMES / 8)
+
+
+def test_the_pace_follows_a_change_within_some_pictures() -> None:
+    pace = Pace()
+    for seconds in [0.001] * 20 + [0.1] * 30:
+        pace.measured(seconds)
+
+    assert 0.08 < pace.seconds < 0.1
