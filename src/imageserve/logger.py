@@ -4,16 +4,42 @@ All code uses the standard library's loggers; ``setup_logging`` is called once, 
 starts a process. Values (ids, sizes, times) are passed as ``extra={"fields": {...}}``. They become
 members of the JSON object, or ``key=value`` after the sentence.
 
+No line holds what a client sent in its body, and no text in it is longer than a few thousand
+characters, whoever raises what: long texts are cut, and bytes as Python writes them are left out. A
+line of text stays one line: control characters are escaped. What Python would print by itself (an
+exception that nobody catches, a warning) is logged like all else.
+
 Levels: debug for single steps, info for a request, a batch or a change of state, warning for a
 problem that was solved, error for a failed job or a lost connection, critical for a bug.
 """
 
 import json
 import logging
+import re
 import sys
+import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, TextIO
+
+log = logging.getLogger(__name__)
+
+LONGEST_TEXT = 8000
+"""Most characters of a message, a value or a traceback."""
+LOOKED_AT = 100_000
+"""Characters of a text that are looked at; what comes after them is not even searched."""
+LONGEST_BYTES = 40
+
+_BYTES = re.compile(
+    rf"""b'(?:[^'\\]|\\.){{{LONGEST_BYTES},}}'?|b"(?:[^"\\]|\\.){{{LONGEST_BYTES},}}"?""", re.DOTALL
+)
+"""Bytes as Python writes them, possibly cut."""
+
+_UNPRINTABLE = re.compile(
+    "[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+"""Control characters, line ends, characters that turn the direction of writing, half characters."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -24,24 +50,59 @@ class JsonFormatter(logging.Formatter):
             "time": _utc(record.created),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
-            **_fields(record),
+            "message": _short(record.getMessage()),
         }
+        for key, value in _fields(record).items():
+            line[key] = _short(value) if isinstance(value, str) else value
         if record.exc_info:
-            line["traceback"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, separators=(",", ":"))
+            line["traceback"] = _short(self.formatException(record.exc_info))
+        return json.dumps(line, default=_shown, separators=(",", ":"))
 
 
 class TextFormatter(logging.Formatter):
-    """A line for people: time, level, sentence, then key=value."""
+    """A line for people: time, level, sentence, then key=value. A traceback is indented."""
 
     def format(self, record: logging.LogRecord) -> str:
         clock = time.strftime("%H:%M:%S", time.localtime(record.created))
-        pairs = "".join(f" {key}={value}" for key, value in _fields(record).items())
-        line = f"{clock} {record.levelname.lower():<8} {record.getMessage()}{pairs}"
+        pairs = "".join(f" {key}={_value(value)}" for key, value in _fields(record).items())
+        message = printable(_short(record.getMessage()))
+        line = f"{clock} {record.levelname.lower():<8} {message}{pairs}"
         if record.exc_info:
-            line += "\n" + self.formatException(record.exc_info)
+            traceback = _short(self.formatException(record.exc_info)).split("\n")
+            line += "".join(f"\n    {printable(text)}" for text in traceback)
         return line
+
+
+def printable(text: str) -> str:
+    """Return a text as one line that does nothing to a terminal."""
+    return _UNPRINTABLE.sub(_escaped, text)
+
+
+def _escaped(match: "re.Match[str]") -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"
+
+
+def _value(value: object) -> str:
+    text = printable(_shown(value))
+    # A text that looks like several pairs must not be read as such.
+    looks_like_pairs = isinstance(value, str) and {" ", '"', "="} & set(text)
+    return json.dumps(text, ensure_ascii=False) if looks_like_pairs else text
+
+
+def _shown(value: object) -> str:
+    return _short(str(value))
+
+
+def _short(text: str) -> str:
+    """Return a text without what is too much of it, in length and in bytes."""
+    if len(text) <= LONGEST_BYTES:
+        return text
+    short = _BYTES.sub("b'…'", text[:LOOKED_AT])
+    if len(short) <= LONGEST_TEXT:
+        return short
+    half = LONGEST_TEXT // 2
+    return f"{short[:half]} … {len(short) - 2 * half} characters … {short[-half:]}"
 
 
 def _fields(record: logging.LogRecord) -> Mapping[str, Any]:
@@ -64,9 +125,45 @@ def make_formatter(log_format: str, stream: TextIO) -> logging.Formatter:
 def setup_logging(level: str, log_format: str, stream: TextIO | None = None) -> None:
     """Send all log lines to ``stream`` (default: standard error) in one format."""
     stream = stream or sys.stderr
-    handler = logging.StreamHandler(stream)
+    handler = _Handler(stream)
     handler.setFormatter(make_formatter(log_format, stream))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.captureWarnings(capture=True)
+    sys.excepthook = _log_uncaught
+    threading.excepthook = _log_uncaught_in_thread
+    sys.unraisablehook = _log_unraisable
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging calls it so
+        """Say where a line is wrong; Python's own handler prints all its arguments."""
+        place = f"{record.pathname}:{record.lineno}"
+        wrong = logging.LogRecord(
+            __name__, logging.ERROR, place, 0, "a line cannot be logged: %s", (place,), None
+        )
+        with suppress(Exception):
+            self.stream.write(self.format(wrong) + self.terminator)
+            self.flush()
+
+
+def _log_uncaught(kind: Any, error: Any, traceback: Any) -> None:
+    if issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, traceback)
+        return
+    log.critical("nobody caught this error", exc_info=(kind, error, traceback))
+
+
+def _log_uncaught_in_thread(args: Any) -> None:
+    if issubclass(args.exc_type, SystemExit):
+        return
+    name = args.thread.name if args.thread else "unknown"
+    failed = (args.exc_type, args.exc_value, args.exc_traceback)
+    log.critical("nobody caught this error in thread %s", name, exc_info=failed)
+
+
+def _log_unraisable(args: Any) -> None:
+    # Not args.object: it is shown with all that is in it.
+    failed = (args.exc_type, args.exc_value, args.exc_traceback)
+    log.error(args.err_msg or "an error that cannot be raised", exc_info=failed)

@@ -136,6 +136,22 @@ def test_a_wrong_setting_is_one_line_and_status_1(
     assert len(captured.err.splitlines()) == 1
 
 
+@pytest.mark.parametrize("command", ["web", "worker", "autoscaler"])
+def test_a_service_whose_log_is_json_says_so_in_json(command: str) -> None:
+    environ = {**os.environ, "LOG_FORMAT": "json", "WEB_PORT": "http"}
+
+    ended = subprocess.run(
+        [sys.executable, "-m", "imageserve", command],
+        env=environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert f"imageserve {command}: WEB_PORT: " in json.loads(ended.stderr)["message"]
+
+
 def test_ctrl_c_is_status_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         raise KeyboardInterrupt

@@ -157,7 +157,7 @@ def test_a_worker_without_a_metrics_port_exits_and_says_how_to_repair_the_model(
     program = worker(folder, tmp_path / "log", METRICS_PORT="0")
     try:
         assert program.wait() == 1
-        last = program.output().splitlines()[-1]
+        last = program.lines()[-1]["message"]
         assert last.startswith("imageserve worker: forms does not answer with probabilities")
     finally:
         program.end()

@@ -126,3 +126,17 @@ def test_waiting_jobs_are_a_redis_list_of_json(make_stack: MakeStack) -> None:
         assert model["expected_wait_ms"] is None
         stack.start_worker(wait=False)
     assert [f.result().labels[0] for f in futures] == [GOOD.label] * 5
+
+
+def test_no_byte_of_a_refused_picture_is_logged_and_every_line_is_json(
+    make_stack: MakeStack,
+) -> None:
+    stack = make_stack(workers=0)
+    text = b"NOT A PICTURE, BUT 1.2 MB OF TEXT. " * 35_000
+    for body in (text, b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + text, b"\xff\xd8\xff\xe0" + text):
+        assert 400 <= stack.http.predict(body).status < 500
+        assert 400 <= stack.http.predict_form(body).status < 500
+    lines = stack.web.output().splitlines()
+    assert max(map(len, lines)) < 20_000
+    assert not [line for line in lines if "1.2 MB" in line]
+    assert [json.loads(line)["code"] for line in lines if '"request"' in line]

@@ -1,5 +1,6 @@
 """Processes start in any order; one that cannot start says why in one line."""
 
+import json
 import socket
 import subprocess
 import sys
@@ -56,6 +57,11 @@ def run(command: str, **env: str) -> "subprocess.CompletedProcess[str]":
     )
 
 
+def said(ended: "subprocess.CompletedProcess[str]") -> str:
+    """Return the message of the last line."""
+    return str(json.loads(ended.stderr.splitlines()[-1])["message"])
+
+
 @pytest.mark.parametrize("command", ["web", "worker"])
 @pytest.mark.parametrize(
     ("name", "value"),
@@ -78,7 +84,7 @@ def test_a_wrong_setting_stops_the_process_and_names_itself(
     ended = run(command, **{name: value})
     assert ended.returncode == 1
     assert len(ended.stderr.splitlines()) == 1, ended.stderr
-    assert ended.stderr.startswith(f"imageserve {command}: ")
+    assert said(ended).startswith(f"imageserve {command}: ")
     assert name in ended.stderr or value in ended.stderr
     assert "p@ss" not in ended.stderr
 
@@ -94,7 +100,7 @@ def test_a_taken_metrics_port_stops_the_worker_and_is_named() -> None:
 def test_a_model_of_another_size_than_its_entry_stops_the_worker() -> None:
     ended = run("worker", MODEL="shapes", INPUT_SIZE="64")
     assert ended.returncode == 1
-    assert ended.stderr.splitlines()[-1].startswith("imageserve worker: "), ended.stderr
+    assert said(ended).startswith("imageserve worker: ")
     assert "Traceback" not in ended.stderr
 
 
@@ -104,9 +110,8 @@ def test_a_redis_that_evicts_is_refused(command: str, tmp_path: Path, redis_prog
     with running(RedisServer(redis_program, tmp_path, *args)) as server:
         ended = run(command, REDIS_URL=server.url, MODEL="stand-in:batch_ms=0,size=64")
     assert ended.returncode == 1
-    last = ended.stderr.splitlines()[-1]
-    assert last.startswith(f"imageserve {command}: ")
-    assert "noeviction" in last
+    assert said(ended).startswith(f"imageserve {command}: ")
+    assert "noeviction" in said(ended)
 
 
 # -- what each role loads -------------------------------------------------------------------------

@@ -4,6 +4,8 @@ import io
 import json
 import logging
 import re
+import sys
+import threading
 import warnings
 from collections.abc import Iterator
 from datetime import datetime
@@ -36,9 +38,11 @@ def caught() -> Any:
 def restored_logging() -> Iterator[None]:
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
+    hooks = sys.excepthook, threading.excepthook, sys.unraisablehook
     yield
     root.handlers[:] = handlers
     root.setLevel(level)
+    sys.excepthook, threading.excepthook, sys.unraisablehook = hooks
     logging.captureWarnings(capture=False)
 
 
@@ -91,8 +95,122 @@ def test_a_text_line_is_followed_by_its_traceback() -> None:
     line, *traceback = TextFormatter().format(record(exc_info=caught())).splitlines()
 
     assert line.endswith("a good line")
-    assert traceback[0].startswith("Traceback")
-    assert traceback[-1] == "ValueError: broken"
+    assert traceback[0] == "    Traceback (most recent call last):"
+    assert traceback[-1] == "    ValueError: broken"
+
+
+def failed(text: str) -> Any:
+    try:
+        raise ValueError(text)
+    except ValueError as error:
+        return (type(error), error, error.__traceback__)
+
+
+CONTROL = {
+    "a line feed": "\n",
+    "a carriage return": "\r",
+    "an escape": "\x1b[2J",
+    "a bell": "\x07",
+    "delete": "\x7f",
+    "a control of Latin-1": "\x9b31m",
+    "a line end of Unicode": "\u2028",
+    "the other one": "\u2029",
+    "writing from the right": "\u202e",
+    "an isolate": "\u2066",
+    "half a character": "\ud800",
+}
+
+
+@pytest.mark.parametrize("control", CONTROL.values(), ids=CONTROL)
+def test_what_a_client_sends_cannot_write_lines_of_its_own(control: str) -> None:
+    forged = f"/x{control}12:00:00 critical FORGED"
+
+    text = TextFormatter().format(
+        record("%s", forged, fields={"path": forged}, exc_info=failed(forged))
+    )
+
+    first, *others = text.splitlines()
+    assert first.count("FORGED") == 2
+    assert all(line.startswith("    ") for line in others)
+    assert control not in text.replace("\n", "", len(others))
+    text.encode()
+
+
+def test_a_value_that_looks_like_several_is_quoted() -> None:
+    line = TextFormatter().format(record(fields={"path": "/x status=200", "n": 1}))
+
+    assert line.endswith('path="/x status=200" n=1')
+
+
+PICTURE = bytes(range(256)) * 4000
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
+@pytest.mark.parametrize(
+    "broken",
+    [
+        pytest.param(record("%r", PICTURE), id="message"),
+        pytest.param(record("x" * 90_000 + "%r", PICTURE), id="end of a message"),
+        pytest.param(record(fields={"data": PICTURE}), id="value"),
+        pytest.param(record(fields={"text": repr(PICTURE)}), id="text"),
+        pytest.param(record(exc_info=failed(f"cannot read {PICTURE!r}")), id="traceback"),
+        pytest.param(record(exc_info=failed(f"cannot read {bytearray(PICTURE)!r}")), id="array"),
+    ],
+)
+def test_no_line_has_the_bytes_of_a_picture(
+    formatter: logging.Formatter, broken: logging.LogRecord
+) -> None:
+    line = formatter.format(broken)
+
+    assert len(line) < 20_000
+    assert "\\x05" not in line
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
+def test_a_long_text_is_cut_in_its_middle(formatter: logging.Formatter) -> None:
+    line = formatter.format(record("%s", "begin " + "x" * 50_000 + " end"))
+
+    assert "begin" in line
+    assert " end" in line
+    assert len(line) < 10_000
+
+
+@pytest.mark.usefixtures("restored_logging")
+def test_errors_that_nobody_catches_are_logged() -> None:
+    stream = io.StringIO()
+    setup_logging("info", "json", stream)
+
+    sys.excepthook(*failed("uncaught"))
+    thread = threading.Thread(target=lambda: int("in a thread"), name="helper")
+    thread.start()
+    thread.join()
+
+    class Unraisable:
+        def __del__(self) -> None:
+            raise ValueError("in a finalizer")
+
+    Unraisable()
+
+    lines = [json.loads(line) for line in stream.getvalue().splitlines()]
+    ends = [line["traceback"].splitlines()[-1] for line in lines]
+    assert [end.rpartition(": ")[2] for end in ends] == [
+        "uncaught",
+        "'in a thread'",
+        "in a finalizer",
+    ]
+    assert "helper" in lines[1]["message"]
+
+
+@pytest.mark.usefixtures("restored_logging")
+def test_a_line_that_cannot_be_written_is_named_and_its_arguments_are_not() -> None:
+    stream = io.StringIO()
+    setup_logging("info", "json", stream)
+
+    logging.getLogger("imageserve").info("%d bytes", "secret")
+
+    line = json.loads(stream.getvalue())
+    assert "test_logger.py" in line["message"]
+    assert "secret" not in stream.getvalue()
 
 
 class _Terminal(io.StringIO):

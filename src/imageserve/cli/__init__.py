@@ -5,6 +5,7 @@ Flask, nor ``imageserve web`` TensorFlow.
 """
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -12,6 +13,9 @@ from collections.abc import Sequence
 from imageserve import __version__
 from imageserve.cli.extras import Command, extra_command, note_if_missing
 from imageserve.errors import ImageserveError
+from imageserve.logger import setup_logging
+
+log = logging.getLogger(__name__)
 
 COMMANDS = {
     "run": "start everything on this machine: Redis, web server, workers",
@@ -25,6 +29,7 @@ COMMANDS = {
     "drain": "prepare the web server on this machine for its end (preStop hook)",
     "settings": "print every setting, its default and its meaning",
 }
+SERVICES = ("web", "worker", "autoscaler")
 
 
 def _command(name: str) -> Command:  # noqa: C901 - a flat list
@@ -64,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(_command(arguments[0])(arguments[1:], os.environ))
     except ImageserveError as error:
-        print(f"imageserve {arguments[0]}: {error}", file=sys.stderr)
+        _report(arguments[0], error)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -72,6 +77,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # The reader of our output has closed it. Python would report that once more when it exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+
+
+def _report(command: str, error: ImageserveError) -> None:
+    """Say why a command ends. All that a service prints is JSON, where its log is to be JSON."""
+    if command in SERVICES and os.environ.get("LOG_FORMAT") == "json":
+        setup_logging("info", "json")  # It may have failed before it did so itself.
+        log.critical("imageserve %s: %s", command, error)
+    else:
+        print(f"imageserve {command}: {error}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

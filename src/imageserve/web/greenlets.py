@@ -5,22 +5,26 @@ anything, and a decoder runs at once, in the caller's thread.
 """
 
 import functools
+import logging
 import select
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from socket import MSG_DONTWAIT, MSG_PEEK
 from typing import Any
 
 import gevent
 from gevent import monkey
+from gevent.hub import Hub
 from gevent.select import poll as gevent_poll
 from gevent.threadpool import ThreadPool
 from gunicorn.http.errors import ParseException
 
 from imageserve.errors import BadRequest, TimedOut, UploadTooSlow
+
+log = logging.getLogger(__name__)
 
 DECODER_THREADS = 1
 """Threads that decode large pictures. One, because a picture may take 16 bytes a pixel, which is
@@ -197,3 +201,22 @@ def _number(fd: Any) -> int:
 def install_poll() -> None:
     """Make ``Poll`` this process's ``select.poll``; call it after gevent has patched the module."""
     select.poll = Poll  # type: ignore[assignment,misc]
+
+
+# -- errors that reach gevent ---------------------------------------------------------------------
+
+
+def _log_error(hub: Hub, context: object, kind: Any, error: Any, traceback: Any) -> None:
+    """Log an error of a greenlet, a callback or a thread.
+
+    gevent would print it, with all arguments of what was called: pictures, for example.
+    """
+    del hub, context
+    with suppress(Exception):  # In the event loop nothing may be raised.
+        log.error("an error in a greenlet or thread", exc_info=(kind, error, traceback))
+
+
+def install_error_log() -> None:
+    """Have gevent log errors, not print them."""
+    hub_class: Any = Hub
+    hub_class.print_exception = _log_error

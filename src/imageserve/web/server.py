@@ -30,7 +30,7 @@ from imageserve.config.settings import Settings
 from imageserve.errors import Busy
 from imageserve.web.connection import Connection, HeadMemory, HeadWait, Waits
 from imageserve.web.early_refusal import age_s, is_picture, refuse
-from imageserve.web.greenlets import install_poll
+from imageserve.web.greenlets import install_error_log, install_poll
 from imageserve.web.lifecycle import Lifecycle, create_drain_flag, run_dir
 from imageserve.web.line import DecodeLine
 from imageserve.web.refusals import (
@@ -168,6 +168,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def patch(self) -> None:
         super().patch()
         install_poll()
+        install_error_log()
 
     def run(self) -> None:
         module: Any = ggevent
