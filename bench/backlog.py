@@ -10,9 +10,10 @@ from tests.queues import RedisQueue
 
 from bench.plan import say
 from bench.stacks import Redis
+from imageserve.queue.keys import Keys
 from imageserve.queue.producer import EnqueueCode, Limits
 from imageserve.queue.redis.connection import RedisAccess
-from imageserve.queue.wire import Job, Keys
+from imageserve.queue.wire import Job
 
 _TIMEOUT_MS = 1_800_000
 _PATIENCE_S = 180.0

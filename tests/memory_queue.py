@@ -16,19 +16,12 @@ from tests.queues import RedisQueue
 
 from imageserve.errors import QueueError
 from imageserve.queue.consumer import Claim, Lease
+from imageserve.queue.keys import Keys
 from imageserve.queue.listener import Breaker, Tickets
 from imageserve.queue.monitor import PURGED, Monitor
 from imageserve.queue.producer import Admission, EnqueueCode, Limits, Producer, ProducerConfig
 from imageserve.queue.snapshot import SILENT_MS, Snapshot, WorkerInfo
-from imageserve.queue.wire import (
-    Finished,
-    Job,
-    Keys,
-    Result,
-    encode_open_job,
-    readable,
-    result_of_error,
-)
+from imageserve.queue.wire import Finished, Job, Result, encode_open_job, readable, result_of_error
 
 
 @dataclass

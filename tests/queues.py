@@ -5,11 +5,11 @@ from typing import Any
 
 from imageserve.errors import QueueError
 from imageserve.queue.consumer import ConsumerStore
+from imageserve.queue.keys import Keys
 from imageserve.queue.monitor import Monitor
 from imageserve.queue.producer import ProducerStore
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.snapshot import Snapshot
-from imageserve.queue.wire import Keys
 
 
 class RedisQueue(ProducerStore, ConsumerStore):

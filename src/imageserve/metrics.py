@@ -78,6 +78,11 @@ redis_up = Gauge(
     "1 while Redis answers this process; on Redis Cluster, while every node of its queues does.",
     multiprocess_mode="livemin",
 )
+redis_evicts = Gauge(
+    "imageserve_redis_evicts",
+    "1 where Redis was set up, while it runs, to throw waiting pictures away.",
+    multiprocess_mode="livemax",
+)
 
 autoscaler_decisions_total = Counter(
     "imageserve_autoscaler_decisions_total",

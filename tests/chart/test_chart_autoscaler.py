@@ -27,7 +27,7 @@ from imageserve.autoscaler.cluster import PAUSED
 from imageserve.autoscaler.policy import Policy
 from imageserve.autoscaler.scaling_file import Scaling, read_scaling_file
 from imageserve.errors import SettingsError
-from imageserve.queue.wire import Keys
+from imageserve.queue.keys import Keys
 
 NAME = "imageserve-autoscaler"
 MODEL = "imageserve-model-shapes"

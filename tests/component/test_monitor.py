@@ -12,11 +12,12 @@ from tests.redis_server import DroppingProxy, QueueMaker, RedisServer, eventuall
 
 from imageserve.errors import QueueError, QueueUnavailable
 from imageserve.queue.consumer import Lease
+from imageserve.queue.keys import Keys
 from imageserve.queue.monitor import FirstJobWaiter, Monitor
 from imageserve.queue.producer import Limits
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.snapshot import Snapshot
-from imageserve.queue.wire import Job, Keys, decode_job
+from imageserve.queue.wire import Job, decode_job
 
 HELD = Lease(lease_ms=60_000)
 QUEUE = "image_queue"
@@ -114,7 +115,7 @@ def test_an_incomplete_answer_is_an_error_of_that_queue_alone(shared_redis: Redi
     seen = monitor_of(shared_redis, "other", QUEUE).snapshots()
 
     assert isinstance(seen[QUEUE], QueueError)
-    assert "WRONGTYPE" in str(seen[QUEUE])
+    assert f"{KEYS.leases} is a string and must be a zset" in str(seen[QUEUE])
     assert known(seen["other"]).backlog == 0
 
 

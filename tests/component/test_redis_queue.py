@@ -34,13 +34,13 @@ from tests.redis_server import (
 from imageserve.errors import QueueUnavailable
 from imageserve.predictions import Prediction
 from imageserve.queue.consumer import Claim, Consumer, Lease
+from imageserve.queue.keys import Keys
 from imageserve.queue.producer import EnqueueCode, Limits
 from imageserve.queue.snapshot import WorkerInfo
 from imageserve.queue.wire import (
     UNREADABLE,
     Finished,
     Job,
-    Keys,
     Result,
     decode_job,
     decode_result,
@@ -211,7 +211,7 @@ def test_every_key_expires_except_the_queue_its_counters_and_the_desired_version
     assert ids(queue.claim(1, HELD, redelivered=False)) == ["leased"]
 
     found = all_keys(client)
-    assert set(KEYS.shared()) - found == {KEYS.hold}
+    assert set(KEYS.types()) - found == {KEYS.hold}
     assert {KEYS.nonce("done"), KEYS.result("done"), KEYS.pixels("waits")} <= found
     assert {key for key in found if client.pttl(key) == -1} == {
         KEYS.queue,
@@ -261,9 +261,9 @@ def test_a_job_with_a_wrong_field_is_answered_when_it_is_given_up_or_purged(
 
 
 def test_all_keys_of_a_queue_share_one_cluster_slot() -> None:
-    names = [*KEYS.shared(), KEYS.nonce("a"), KEYS.pixels("a"), KEYS.result("a"), KEYS.reply("p")]
+    names = [*KEYS.types(), KEYS.nonce("a"), KEYS.pixels("a"), KEYS.result("a"), KEYS.reply("p")]
     test_keys = KEYS.selftest("run")
-    names += [*test_keys.shared(), test_keys.nonce("a"), test_keys.pixels("a")]
+    names += [*test_keys.types(), test_keys.nonce("a"), test_keys.pixels("a")]
     assert {key_slot(name.encode()) for name in names} == {key_slot(b"image_queue")}
 
 

@@ -81,7 +81,7 @@ def test_a_command_that_a_script_may_not_use_is_found_too(
     rules = ["on", ">secret", "~*", "&*", "+@all", f"-{command}"]
     client.execute_command("ACL", "SETUSER", "worker", *rules)
     access = RedisAccess(redis_server.url, username="worker", password="secret")
-    with pytest.raises(QueueForbidden, match="can't run this command"):
+    with pytest.raises(QueueForbidden, match=rf"(?i)\b{command}\b"):
         check_server(access, "image_queue", BYTES_LIMIT)
     assert client.dbsize() == 0
 

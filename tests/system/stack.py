@@ -19,7 +19,7 @@ from tests.redis_server import RedisServer, eventually, free_port
 from tests.system.client import Client, at_once
 
 from imageserve.config.settings import variables
-from imageserve.queue.wire import Keys
+from imageserve.queue.keys import Keys
 
 START_S = 60.0
 """How long a process may take to start on a busy machine; TensorFlow takes its time."""

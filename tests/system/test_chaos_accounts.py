@@ -20,7 +20,7 @@ from bench.chaos.tables import guarantees, numbers
 from bench.chaos.witness import EVENTS, Ledger, Witness
 from tests.redis_server import RedisServer, eventually, running
 
-from imageserve.queue.wire import Keys
+from imageserve.queue.keys import Keys
 from imageserve_loadtest.result import Outcome
 
 # -- what the witness records ---------------------------------------------------------------------

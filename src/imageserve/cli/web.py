@@ -1,17 +1,19 @@
 """``imageserve web``: checks the settings and Redis, then becomes gunicorn's master process."""
 
 import argparse
-import contextlib
 import os
 import shutil
 import sys
+import time
 from collections.abc import Mapping, Sequence
 
 from imageserve.config.settings import Settings
-from imageserve.errors import QueueUnavailable
+from imageserve.errors import QueueError, QueueForbidden
 from imageserve.logger import setup_logging
 from imageserve.web.api_keys import read_api_keys
 from imageserve.web.lifecycle import check_redis, queue_names, run_dir
+
+EARLY_S = 5.0
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -34,11 +36,27 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         WebServer(settings).run()
         return 0
     read_api_keys(settings.api_keys_file)
-    with contextlib.suppress(QueueUnavailable):  # The web processes keep trying; /readyz tells.
-        for queue in queue_names(settings):
-            check_redis(settings, queue)
+    _refuse_early(settings)
     _restart_prepared(settings, environ)
     return 0
+
+
+def _refuse_early(settings: Settings) -> None:
+    """End here, with a message, where Redis forbids what is needed.
+
+    Anything else is left to the web processes, which keep trying: /readyz tells. So is what a slow
+    Redis leaves no time for: until they run, no probe is answered.
+    """
+    until = time.monotonic() + EARLY_S
+    for queue in queue_names(settings):
+        try:
+            check_redis(settings, queue)
+        except QueueForbidden:
+            raise
+        except QueueError:
+            return
+        if time.monotonic() > until:
+            return
 
 
 def _restart_prepared(settings: Settings, environ: Mapping[str, str]) -> None:

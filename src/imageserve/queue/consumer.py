@@ -15,7 +15,8 @@ from typing import Any, TypeVar, cast
 
 from imageserve import metrics
 from imageserve.errors import QueueError, QueueUnavailable
-from imageserve.queue.redis.connection import RedisBackoff, redis_errors
+from imageserve.queue.keys import GUARD_MS
+from imageserve.queue.redis.connection import RedisBackoff
 from imageserve.queue.redis.queue import (
     BLOCK_S,
     CLAIM,
@@ -26,14 +27,7 @@ from imageserve.queue.redis.queue import (
     RedisQueue,
 )
 from imageserve.queue.snapshot import SILENT_MS, WorkerInfo, encode_worker_info, texts
-from imageserve.queue.wire import (
-    GUARD_MS,
-    Finished,
-    Job,
-    UnsupportedJob,
-    encode_result,
-    readable,
-)
+from imageserve.queue.wire import Finished, Job, UnsupportedJob, encode_result, readable
 
 log = logging.getLogger(__name__)
 
@@ -111,7 +105,7 @@ class ConsumerStore(RedisQueue):
             self.keys.result(""),
             self.keys.pixels(""),
         ]
-        with redis_errors():
+        with self.errors():
             now, entries, expired, dead, alone = CLAIM(self.once, self.keys.of_claim(), args)
         return Claim(token, now, texts(entries), len(expired), texts(dead), bool(alone))
 
@@ -119,7 +113,7 @@ class ConsumerStore(RedisQueue):
         """Block until a job may be there, or ``block_s`` seconds have passed."""
         # 0 means for ever to Redis, and 6.2 rounds one millisecond down to 0.
         block_s = max(0.01, min(block_s, BLOCK_S))
-        with redis_errors():
+        with self.errors():
             # Not .blmove(): its type wants whole seconds.
             self.blocking.execute_command(
                 "BLMOVE", self.keys.queue, self.keys.hold, "LEFT", "RIGHT", block_s
@@ -129,7 +123,7 @@ class ConsumerStore(RedisQueue):
         """Read pixels; None where the job was cancelled or has expired."""
         if not job_ids:
             return []
-        with redis_errors():
+        with self.errors():
             values = self.client.mget([self.keys.pixels(job_id) for job_id in job_ids])
         return cast(list[bytes | None], values)
 
@@ -156,19 +150,19 @@ class ConsumerStore(RedisQueue):
             keys += [self.keys.result(job.id), self.keys.pixels(job.id)]
             body = encode_result(job.result, token)
             args += [job.id, job.reply, body, job.ttl_ms, job.counter, job.dead]
-        with redis_errors():
+        with self.errors():
             return [bool(kept) for kept in FINISH(self.client, keys, args)]
 
     def extend(self, token: str, job_ids: Sequence[str], lease_ms: int) -> int:
         """Renew leases; returns how many are still held."""
         keys = [self.keys.leases, self.keys.inflight]
-        with redis_errors():
+        with self.errors():
             return int(EXTEND(self.client, keys, [token, lease_ms, GUARD_MS, *job_ids]))
 
     def release(self, token: str, job_ids: Sequence[str]) -> int:
         """Give unstarted jobs back to the head of the queue; returns how many."""
         names = self.keys.of_release()
-        with redis_errors():
+        with self.errors():
             return int(RELEASE(self.client, names, [token, GUARD_MS, *job_ids]))
 
     def heartbeat(self, info: WorkerInfo) -> str:
@@ -182,7 +176,7 @@ class ConsumerStore(RedisQueue):
     def _set_info(self, worker_id: str, text: str) -> str:
         keys = [self.keys.workers, self.keys.workers_info, self.keys.desired]
         args: list[str | int | bytes] = [worker_id, text, SILENT_MS, GUARD_MS]
-        with redis_errors():
+        with self.errors():
             reply: Any = HEARTBEAT(self.client, keys, args)
         return texts([reply])[0] if reply else ""
 

@@ -181,7 +181,7 @@ class ReplyListener:
             timeout_s=SILENCE_S / 2,
             connections=1,
         )
-        with redis_errors():
+        with redis_errors(f"SUBSCRIBE {' '.join(self._queues)}"):
             pubsub = client.pubsub()
             try:
                 pubsub.subscribe(*self._queues)

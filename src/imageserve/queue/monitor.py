@@ -60,7 +60,7 @@ class Monitor:
             names = queue.keys.of_snapshot()
             pipeline.eval(SNAPSHOT.source, len(names), *names)
         try:
-            with redis_errors():
+            with redis_errors("INFO"):
                 server, *replies = pipeline.execute(raise_on_error=False)
                 if isinstance(server, Exception):
                     raise server
@@ -73,9 +73,11 @@ class Monitor:
         }
 
     def _snapshot(self, queue: str, reply: Any, run: str) -> Snapshot | QueueError:
+        read = self._queues[queue]
         try:
-            with redis_errors():
+            with read.errors():
                 if isinstance(reply, Exception):
+                    SNAPSHOT.add_place(reply, read.keys.of_snapshot(), "EVAL")
                     raise reply
             return self._runs[queue].noted(decode_snapshot(reply, run))
         except QueueError as error:
@@ -89,7 +91,7 @@ class Monitor:
         if count < 1:
             return []
         read = self._queues[queue]
-        with redis_errors():
+        with read.errors():
             newest = read.client.lrange(read.keys.dead, 0, count - 1)
         return [_dead(text) for text in texts(cast(list[bytes], newest))]
 
@@ -102,7 +104,7 @@ class Monitor:
         emptied = self._queues[queue]
         keys = emptied.keys
         args = (PURGE_AT_ONCE, keys.result(""), keys.pixels(""), "busy", PURGED)
-        with redis_errors():
+        with emptied.errors():
             while dropped := int(PURGE(emptied.once, [keys.queue], args)):
                 total += dropped
         return total
@@ -110,14 +112,14 @@ class Monitor:
     def desired(self, queue: str) -> str:
         """Return the desired version as text, "" where none is set. Raises QueueError."""
         read = self._queues[queue]
-        with redis_errors():
+        with read.errors():
             text = read.client.get(read.keys.desired)
         return texts([cast(bytes, text)])[0] if text else ""
 
     def set_desired(self, queue: str, text: str) -> None:
         """Set the desired version; "" removes it. Raises QueueError."""
         written = self._queues[queue]
-        with redis_errors():
+        with written.errors():
             if text:
                 written.client.set(written.keys.desired, text)
             else:

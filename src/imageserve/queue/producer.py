@@ -16,7 +16,7 @@ from enum import IntEnum
 
 from imageserve.errors import QueueError, QueueRefused, QueueUnavailable
 from imageserve.queue.listener import Breaker, ReplyListener, Ticket, Tickets
-from imageserve.queue.redis.connection import RedisAccess, by_node, redis_errors
+from imageserve.queue.redis.connection import RedisAccess, by_node
 from imageserve.queue.redis.queue import ENQUEUE, RedisQueue
 from imageserve.queue.snapshot import Snapshot, largest_backlog_in_time, retry_after_s
 from imageserve.queue.wire import Job, encode_open_job
@@ -110,7 +110,7 @@ class ProducerStore(RedisQueue):
             limits.max_backlog,
         ]
         pixels_key = self.keys.pixels(job.id)
-        with redis_errors():
+        with self.errors():
             reply = ENQUEUE.after_set(self.client, pixels_key, pixels, timeout_ms, names, args)
             if reply is None:
                 self.client.unlink(pixels_key)
@@ -120,13 +120,13 @@ class ProducerStore(RedisQueue):
 
     def count_refused(self) -> None:
         """Count a job that was refused without ENQUEUE: to the autoscaler it is demand."""
-        with redis_errors():
+        with self.errors():
             self.client.hincrby(self.keys.stats, "rejected", 1)
 
     def cancel(self, job_ids: Sequence[str]) -> None:
         """Remove the pixels: a worker that claims such a job drops it without the model."""
         if job_ids:
-            with redis_errors():
+            with self.errors():
                 self.client.unlink(*map(self.keys.pixels, job_ids))
 
 

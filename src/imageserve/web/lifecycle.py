@@ -15,7 +15,7 @@ from pathlib import Path
 
 from imageserve.backoff import Backoff
 from imageserve.config.settings import Settings
-from imageserve.errors import QueueError, QueueForbidden
+from imageserve.errors import QueueError, QueueForbidden, QueueUnavailable
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def queue_names(settings: Settings) -> list[str]:
 def check_redis(settings: Settings, queue: str) -> None:
     """Check that Redis can serve a queue.
 
-    Raises QueueUnavailable where it does not answer, QueueForbidden where it cannot be used.
+    Raises QueueForbidden where it cannot be used, another QueueError where it can be tried again.
     """
     # gunicorn's master imports this module, and must not load the Redis client before it forks.
     from imageserve.queue.redis.connection import RedisAccess
@@ -97,14 +97,32 @@ def check_redis(settings: Settings, queue: str) -> None:
 
 
 def start_first_contact(settings: Settings, lifecycle: Lifecycle) -> None:
-    """Check each queue in a thread of its own: a node that hangs must not delay the others."""
-    for queue in queue_names(settings):
+    """Check each queue in a thread of its own: a node that hangs must not delay the others.
+
+    Later one thread per node watches it.
+    """
+    from imageserve.queue.redis.connection import RedisAccess, by_node
+
+    names = queue_names(settings)
+    watching = {group[0] for group in by_node(RedisAccess.from_settings(settings), names)}
+    for queue in names:
         threading.Thread(
-            target=wait_for_redis,
-            args=(settings, queue, lifecycle),
-            name="first-contact",
+            target=_stay_in_contact,
+            args=(settings, queue, lifecycle, queue in watching),
+            name="contact",
             daemon=True,
         ).start()
+
+
+def _stay_in_contact(settings: Settings, queue: str, lifecycle: Lifecycle, watches: bool) -> None:
+    from imageserve.queue.eviction import WATCH_EVERY_S, EvictionWatch
+    from imageserve.queue.redis.connection import RedisAccess
+
+    wait_for_redis(settings, queue, lifecycle)
+    watch = EvictionWatch(RedisAccess.from_settings(settings), queue)
+    while watches:
+        time.sleep(WATCH_EVERY_S)
+        watch.look()
 
 
 def wait_for_redis(settings: Settings, queue: str, lifecycle: Lifecycle) -> None:
@@ -114,6 +132,7 @@ def wait_for_redis(settings: Settings, queue: str, lifecycle: Lifecycle) -> None
     models on the other nodes away.
     """
     backoff = Backoff(first_s=0.1, longest_s=2.0)
+    said = ""
     while True:
         try:
             check_redis(settings, queue)
@@ -123,8 +142,12 @@ def wait_for_redis(settings: Settings, queue: str, lifecycle: Lifecycle) -> None
             log.critical("stopping: %s", error)
             os.kill(os.getppid(), signal.SIGTERM)
             return
-        except QueueError as error:
+        except QueueUnavailable as error:
             log.debug("no contact with the Redis of queue %s yet: %s", queue, error)
+        except QueueError as error:
+            if str(error) != said:
+                log.error("queue %s cannot be used yet: %s", queue, error)
+            said = str(error)
         # Without this thread the process might never be ready, and nothing would say why.
         except Exception:
             log.critical("bug while waiting for Redis", exc_info=True)

@@ -15,8 +15,9 @@ from functools import partial
 from time import monotonic
 
 from imageserve import metrics
-from imageserve.errors import QueueError
+from imageserve.errors import QueueError, QueueUnavailable
 from imageserve.queue.consumer import Consumer
+from imageserve.queue.eviction import EvictionWatch
 from imageserve.queue.snapshot import HEARTBEAT_S, WorkerInfo
 from imageserve.worker.batch import Outcome, Work, busy_time_ms, report, sort_batch
 from imageserve.worker.reload import Reloader
@@ -48,6 +49,7 @@ class Worker:
         name: str,
         config: WorkerConfig,
         reloader: Reloader | None = None,
+        watch: EvictionWatch | None = None,
     ) -> None:
         """Without a ``reloader`` it serves the model of ``runner`` for ever."""
         self.name = name
@@ -56,7 +58,7 @@ class Worker:
         self._config = config
         self._shape = (*runner.model.input_size, 3)
         self._reloader = reloader
-        self._heartbeat = Heartbeat(consumer, self._info, reloader)
+        self._heartbeat = Heartbeat(consumer, self._info, reloader, watch)
         self._next_runner: Runner | None = None
         self._wake = threading.Event()
         self._changed = threading.Event()
@@ -254,12 +256,18 @@ class Heartbeat:
     """Publishes that the worker lives, in a thread of its own; any thread may send one more."""
 
     def __init__(
-        self, consumer: Consumer, info: Callable[[str], WorkerInfo], reloader: Reloader | None
+        self,
+        consumer: Consumer,
+        info: Callable[[str], WorkerInfo],
+        reloader: Reloader | None,
+        watch: EvictionWatch | None,
     ) -> None:
         """``info`` describes the worker, given its state."""
         self._consumer = consumer
         self._info = info
         self._reloader = reloader
+        self._watch = watch
+        self._refusal = ""
         self._one_at_a_time = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
 
@@ -287,8 +295,15 @@ class Heartbeat:
             desired = self._consumer.heartbeat(self._info(state))
             if self._reloader is not None:
                 self._reloader.set_desired(desired)
+            self._refusal = ""
+            if self._watch is not None:
+                self._watch.look()
+        except QueueUnavailable as error:
+            log.debug("no heartbeat: %s", error)  # The main loop reports the outage.
         except QueueError as error:
-            log.debug("no heartbeat: %s", error)
+            if str(error) != self._refusal:
+                log.error("no heartbeat, so this worker counts as gone: %s", error)
+            self._refusal = str(error)
         # This loop must never end: a worker without heartbeats counts as gone.
         except Exception:
             log.critical("bug in the heartbeat", exc_info=True)

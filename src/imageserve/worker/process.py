@@ -13,10 +13,11 @@ from functools import partial
 from imageserve import metrics
 from imageserve.backoff import Backoff
 from imageserve.config.settings import Settings
-from imageserve.errors import ModelError, QueueError, QueueUnavailable
+from imageserve.errors import ModelError, QueueError, QueueForbidden
 from imageserve.models.entries import engine_of, load_entry, worker_entry
 from imageserve.probes import ProbeServer, state_answer
 from imageserve.queue.consumer import Consumer, ConsumerStore, Lease
+from imageserve.queue.eviction import EvictionWatch
 from imageserve.queue.monitor import Monitor
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.self_test import check_server
@@ -57,7 +58,12 @@ class WorkerProcess:
         consumer = self._consumer()
         # No variable for the runner: the first model must be freed when another takes its place.
         worker = self._worker = Worker(
-            consumer, self._first_runner(reloader), self._entry.name, self._config(), reloader
+            consumer,
+            self._first_runner(reloader),
+            self._entry.name,
+            self._config(),
+            reloader,
+            EvictionWatch(self._access, self._entry.queue),
         )
         self._meet_redis(consumer)
         fields = {"model": worker.name, "queue": self._entry.queue}
@@ -147,7 +153,8 @@ class WorkerProcess:
             with closing(Monitor(self._access, [queue])) as monitor:
                 return monitor.desired(queue)
         except QueueError as error:
-            log.warning("the desired version is not known yet: %s", error)
+            # Nothing special at a first start: Redis, or the way to it, is only being made.
+            log.info("the desired version is not known yet: %s", error)
             return ""
 
     def _refuse(self, error: Exception, pause_s: float) -> None:
@@ -205,7 +212,9 @@ class WorkerProcess:
         while not self._stopping.is_set():
             try:
                 check_server(self._access, self._entry.queue, limit)
-            except QueueUnavailable as error:
+            except QueueForbidden:
+                raise
+            except QueueError as error:
                 consumer.connection.failed(error)
                 continue
             consumer.connection.succeeded()

@@ -18,6 +18,7 @@ from urllib.parse import SplitResult, unquote
 
 import redis
 from redis.backoff import NoBackoff
+from redis.driver_info import DriverInfo
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
@@ -88,7 +89,28 @@ def connect(
     else:
         options |= {"host": parts.hostname, "port": parts.port or 6379, "db": database(parts.path)}
     pool = redis.BlockingConnectionPool(max_connections=connections, timeout=timeout_s, **options)
-    return redis.Redis(connection_pool=pool)
+    return _Client(connection_pool=pool)
+
+
+class _Client(redis.Redis):
+    """Says in an error about a right or a type what was sent; servers often leave that out."""
+
+    def execute_command(self, *args: Any, **options: Any) -> Any:
+        try:
+            return super().execute_command(*args, **options)  # type: ignore[no-untyped-call]
+        except redis.ResponseError as error:
+            if not str(args[0]).startswith("EVAL"):  # A script says more.
+                add_place(error, " ".join(map(str, args[:2])))
+            raise
+
+
+_NEEDS_A_PLACE = re.compile(r"NOPERM|permission|can't run this|can't access|WRONGTYPE")
+
+
+def add_place(error: Exception, place: str) -> None:
+    """Add to an error about a right or a type which command or keys it is about."""
+    if isinstance(error, redis.ResponseError) and _NEEDS_A_PLACE.search(str(error)):
+        error.args = (f"{error} ({place})",)
 
 
 def is_cluster(access: RedisAccess) -> bool:
@@ -124,6 +146,8 @@ def _options(access: RedisAccess, retries: int, timeout_s: float) -> dict[str, A
         # the timeout would only cost the caller another one.
         "retry": Retry(NoBackoff(), retries, supported_errors=(redis.ConnectionError,)),
         "protocol": 2,
+        # Not CLIENT SETINFO: it takes a round trip, and a right that users of Redis 6 cannot get.
+        "driver_info": None,
     }
 
 
@@ -131,6 +155,9 @@ def _tls(access: RedisAccess, parts: SplitResult) -> dict[str, Any]:
     if not parts.scheme.startswith("rediss"):
         return {}
     return {
+        # Sent without the right, it does no harm. Its reply comes behind the session tickets of
+        # TLS 1.3, which redis-py takes for an unread reply where no other command was read first.
+        "driver_info": DriverInfo(),
         "connection_class": redis.SSLConnection,
         "ssl_cert_reqs": ssl.CERT_REQUIRED,
         "ssl_ca_certs": access.ca_file,
@@ -170,6 +197,7 @@ def _behind_sentinel(
     sentinel.discover_master = _one_at_a_time(sentinel.discover_master)
     client: redis.Redis = sentinel.master_for(
         master,
+        redis_class=_Client,
         connection_pool_class=_BlockingSentinelPool,
         db=database(f"/{number}"),
         **options,
@@ -181,16 +209,24 @@ _NOT_NOW = re.compile(r"\b(OOM|READONLY|NOREPLICAS|MISCONF|MASTERDOWN|LOADING|BU
 """Errors of a Redis that cannot serve now. redis-py has no class for some of them, and Redis 6.2
 wraps the error of a command within a script into another one."""
 
-_NEVER = re.compile(r"^unknown command|not allowed|cluster support disabled", re.IGNORECASE)
-"""Errors that only an operator can fix."""
+_NEVER = re.compile(
+    r"^unknown command|not allowed|cluster support disabled|no permissions|can't (run|access)",
+    re.IGNORECASE,
+)
+"""Errors that only an operator can fix. Within a script a missing right is a plain error."""
 
 
 @contextmanager
-def redis_errors() -> Iterator[None]:
-    """Turn errors of redis-py into a QueueError; the original is its cause."""
+def redis_errors(place: str = "") -> Iterator[None]:
+    """Turn errors of redis-py into a QueueError; the original is its cause.
+
+    ``place`` says what was sent, where that was no single command.
+    """
     try:
         yield
     except (redis.AuthenticationError, redis.exceptions.NoPermissionError) as error:
+        if place:
+            add_place(error, place)
         raise QueueForbidden(f"Redis refused: {error}") from error
     except (
         redis.ConnectionError,
@@ -213,6 +249,10 @@ def redis_errors() -> Iterator[None]:
         raise QueueError(f"Redis: {error}") from error
 
 
+START_S = 30.0
+"""So long it is nothing special that Redis does not answer yet: both may have been started now."""
+
+
 class RedisBackoff:
     """Whether Redis answers: one log line per change, and a growing pause between failures."""
 
@@ -220,23 +260,34 @@ class RedisBackoff:
         self.met = False
         """Whether Redis has ever answered."""
         self._stopping = stopping
-        self._is_up: bool | None = None
+        self._state = ""
+        """What was logged last."""
+        self._started_at = time.monotonic()
         self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
 
     def succeeded(self) -> None:
-        if self._is_up:
+        if self._state == "answers":
             return
-        self.met = self._is_up = True
+        self.met = True
+        self._state = "answers"
         self._backoff.reset()
         metrics.redis_up.set(1)
         log.info("Redis answers")
 
     def failed(self, error: Exception) -> None:
         """Note a failure and wait, longer each time."""
-        if self._is_up is not False:
-            log.error("Redis does not answer, trying until it does: %s", error)
+        state = self._state_after(error)
+        if self._state != state:
+            level = logging.INFO if state == "does not answer yet" else logging.ERROR
+            log.log(level, "Redis %s, trying until it does: %s", state, error)
             metrics.redis_up.set(0)
-        self._is_up = False
+        self._state = state
         pause_s = self._backoff.next()
         if self._stopping.wait(pause_s):
             time.sleep(pause_s)  # SIGTERM ends one pause, not all: a batch is still to be finished.
+
+    def _state_after(self, error: Exception) -> str:
+        if not isinstance(error, QueueUnavailable):
+            return "does not do what it should"
+        is_starting = not self.met and time.monotonic() - self._started_at < START_S
+        return "does not answer yet" if is_starting else "does not answer"

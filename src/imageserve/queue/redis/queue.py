@@ -2,7 +2,9 @@
 
 import hashlib
 import logging
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from importlib.resources import files
 from typing import Any
@@ -11,16 +13,17 @@ import redis
 from redis.exceptions import NoScriptError, OutOfMemoryError
 
 import imageserve.queue
-from imageserve.queue.redis.connection import COMMAND_TIMEOUT_S, RedisAccess, connect, redis_errors
-from imageserve.queue.snapshot import Snapshot, decode_snapshot
-from imageserve.queue.wire import (
-    UNREADABLE,
-    Keys,
-    NotAResult,
-    Result,
-    decode_result,
-    unread_result,
+from imageserve.errors import QueueError, QueueKeyTaken
+from imageserve.queue.keys import Keys
+from imageserve.queue.redis.connection import (
+    COMMAND_TIMEOUT_S,
+    RedisAccess,
+    add_place,
+    connect,
+    redis_errors,
 )
+from imageserve.queue.snapshot import Snapshot, decode_snapshot, texts
+from imageserve.queue.wire import UNREADABLE, NotAResult, Result, decode_result, unread_result
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +39,7 @@ class Script:
         """The last of ``names`` is the script, the others are parts that it uses."""
         lua = files(imageserve.queue) / "lua"
         self.source = "".join((lua / f"{name}.lua").read_text() for name in names)
+        self._name = names[-1]
         # Redis names scripts by SHA-1; nothing is kept secret by it.
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
@@ -46,7 +50,26 @@ class Script:
             return client.evalsha(self.sha, len(keys), *keys, *args)
         except NoScriptError:
             # A restart empties the script cache. EVAL runs the script and caches it.
-            return client.eval(self.source, len(keys), *keys, *args)
+            try:
+                return client.eval(self.source, len(keys), *keys, *args)
+            except redis.ResponseError as error:
+                self.add_place(error, keys, "EVAL")
+                raise
+        except redis.ResponseError as error:
+            self.add_place(error, keys)
+            raise
+
+    @property
+    def commands(self) -> set[str]:
+        """The commands that it calls."""
+        return set(_CALL.findall(self.source))
+
+    def add_place(self, error: Exception, keys: Sequence[str], sent_by: str = "EVALSHA") -> None:
+        """Add to an error about a right or a type what the script does on the line in question."""
+        line = _LINE.search(str(error))
+        called = _CALL.findall(self.source.splitlines()[int(line[1]) - 1]) if line else [sent_by]
+        touched = " ".join(keys[:MOST_KEYS])
+        add_place(error, f"script {self._name}, {' or '.join(called)}, keys {touched}")
 
     def after_set(
         self,
@@ -66,15 +89,23 @@ class Script:
         pipeline.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
         stored, reply = pipeline.execute(raise_on_error=False)
         if isinstance(stored, Exception) and not isinstance(stored, OutOfMemoryError):
+            add_place(stored, f"SET {key}")
             raise stored
         try:
             if isinstance(reply, NoScriptError):
                 return self(client, keys, args)
             if isinstance(reply, Exception):
+                self.add_place(reply, keys)
                 raise reply
         except OutOfMemoryError:
             return None
         return reply
+
+
+_CALL = re.compile(r"redis\.p?call\('([A-Z]+)'")
+_LINE = re.compile(r"user_script: ?(\d+)")
+MOST_KEYS = 12
+"""Most keys that an error names: one script call may have hundreds."""
 
 
 ENQUEUE = Script("enqueue")
@@ -107,22 +138,55 @@ class RedisQueue:
         self.blocking = client(retries=0, timeout_s=BLOCK_S + 3, connections=1)
         """For calls that block for `BLOCK_S` at most."""
 
+    @contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn errors of redis-py into a QueueError, which names a key of another type."""
+        try:
+            with redis_errors():
+                yield
+        except QueueError as error:
+            if "WRONGTYPE" in str(error):
+                self.check_types()
+            raise
+
+    def check_types(self) -> None:
+        """Look whether another program's data has the name of one of the queue's keys.
+
+        Raises QueueKeyTaken, which names it, or QueueUnavailable.
+        """
+        expected = self.keys.types()
+        with redis_errors():
+            pipeline = self.client.pipeline(transaction=False)
+            for key in expected:
+                pipeline.type(key)
+            found = texts(pipeline.execute())
+        wrong = [
+            f"{key} is a {kind} and must be a {expected[key]}"
+            for key, kind in zip(expected, found, strict=True)
+            if kind not in (expected[key], "none")
+        ]
+        if wrong:
+            raise QueueKeyTaken(
+                f"Redis: {'; '.join(wrong)}: another program uses this name. Move its data away "
+                "(RENAME or DEL), or give the queue another name or database"
+            )
+
     def snapshot(self) -> Snapshot:
         """Read the state of the queue at one instant."""
-        with redis_errors():
+        with self.errors():
             return decode_snapshot(SNAPSHOT(self.client, self.keys.of_snapshot(), []))
 
     def results(self, job_ids: Sequence[str]) -> list[Result | None]:
         """Read stored results."""
         if not job_ids:
             return []
-        with redis_errors():
+        with self.errors():
             stored: Any = self.client.mget([self.keys.result(job_id) for job_id in job_ids])
         return [_stored_result(*each) for each in zip(job_ids, stored, strict=True)]
 
     def missing(self, job_ids: Sequence[str]) -> list[str]:
         """Return those accepted jobs of which Redis holds nothing any more, not even a result."""
-        with redis_errors():
+        with self.errors():
             pipeline = self.client.pipeline(transaction=False)
             for job_id in job_ids:
                 pipeline.exists(self.keys.nonce(job_id), self.keys.result(job_id))
@@ -131,7 +195,7 @@ class RedisQueue:
 
     def delete(self, names: Sequence[str]) -> None:
         """Remove keys by name; for the self-test's own keys."""
-        with redis_errors():
+        with self.errors():
             self.client.unlink(*names)
 
     def close(self) -> None:
