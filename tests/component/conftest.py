@@ -25,7 +25,11 @@ class Listened(Protocol):
 
 class Listen(Protocol):
     def __call__(
-        self, server: Listened, *queues: RedisQueue, wait: bool = True
+        self,
+        server: Listened,
+        *queues: RedisQueue,
+        wait: bool = True,
+        access: RedisAccess | None = None,
     ) -> ReplyListener: ...
 
 
@@ -44,8 +48,13 @@ def listen(monkeypatch: pytest.MonkeyPatch) -> Iterator[Listen]:
 
     monkeypatch.setattr(ReplyListener, "_listen", listen_until_the_test_ends)
 
-    def start(server: Listened, *queues: RedisQueue, wait: bool = True) -> ReplyListener:
-        listener = ReplyListener(RedisAccess(server.url), queues)
+    def start(
+        server: Listened,
+        *queues: RedisQueue,
+        wait: bool = True,
+        access: RedisAccess | None = None,
+    ) -> ReplyListener:
+        listener = ReplyListener(access or RedisAccess(server.url), queues)
         listener.start()
         servers.append(server)
         if wait:

@@ -1,4 +1,4 @@
-"""``imageserve queue``: show a queue, print its dead list, empty it."""
+"""``imageserve queue``: show a queue, print its dead list, empty it; print the rights it needs."""
 
 import argparse
 import json
@@ -12,6 +12,7 @@ from imageserve.errors import QueueError, SettingsError
 from imageserve.models.entries import ModelEntry, model_entries
 from imageserve.queue.monitor import Monitor
 from imageserve.queue.redis.connection import RedisAccess
+from imageserve.queue.rights import ROLES, acl_rules
 from imageserve.queue.snapshot import Snapshot
 
 
@@ -19,6 +20,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     options = _parser().parse_args(arguments)
     settings = Settings.from_env(environ)
     entries = chosen(model_entries(settings), options.model)
+    if options.action == "acl":
+        return _acl([entry.queue for entry in entries], RedisAccess.from_settings(settings))
     monitor = Monitor(RedisAccess.from_settings(settings), [entry.queue for entry in entries])
     if options.action == "status":
         return _status(entries, monitor, as_json=options.json)
@@ -44,7 +47,15 @@ def _parser() -> argparse.ArgumentParser:
     dead.add_argument("--count", type=int, default=20, help="how many entries (default 20)")
     purge = actions.add_parser("purge", help="drop all waiting jobs; their clients get 503")
     purge.add_argument("--yes", action="store_true", help="do not ask")
+    actions.add_parser("acl", help="print what users of Redis must be allowed, per role")
     return parser
+
+
+def _acl(queues: Sequence[str], access: RedisAccess) -> int:
+    """Print the rules of each role, ready for ACL SETUSER."""
+    for role in ROLES:
+        print(f"# {role}\n{' '.join(acl_rules(role, queues, access))}\n")
+    return 0
 
 
 def _status(entries: Sequence[ModelEntry], monitor: Monitor, *, as_json: bool) -> int:
