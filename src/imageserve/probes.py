@@ -18,15 +18,21 @@ Answer = tuple[int, str, bytes]
 class ProbeServer:
     """Answers GET requests from a thread: ``answers`` has a function for each path."""
 
-    def __init__(self, port: int, answers: Mapping[str, Callable[[], Answer]]) -> None:
+    def __init__(
+        self,
+        port: int,
+        answers: Mapping[str, Callable[[], Answer]],
+        *,
+        setting: str = "METRICS_PORT",
+    ) -> None:
         """Bind the port; 0 takes any free one.
 
-        Raises SettingsError where the port is taken.
+        Raises SettingsError, naming ``setting``, where the port is taken.
         """
         try:
             self._server = _Server(("::" if _Server.dual_stack else "", port), _Handler)
         except OSError as error:
-            raise SettingsError(f"METRICS_PORT: port {port} cannot be used: {error}") from error
+            raise SettingsError(f"{setting}: port {port} cannot be used: {error}") from error
         self._server.answers = answers
 
     @property
@@ -35,6 +41,10 @@ class ProbeServer:
 
     def start(self) -> None:
         threading.Thread(target=self._server.serve_forever, name="health", daemon=True).start()
+
+    def close(self) -> None:
+        """Close the port in a process that was forked from this one, where no thread serves it."""
+        self._server.server_close()
 
 
 def state_answer(good: bool, yes: bytes, no: bytes) -> Answer:

@@ -23,6 +23,7 @@ DIFFERENCES = {
     "`imageserve run` has twice as much.",
     "WEB_MEMORY_BYTES": "The uploads of both processes of a pod fit into its memory request.",
     "DRAIN_S": "A cluster takes longer than one machine until no new request reaches a pod.",
+    "WEB_PROBE_PORT": "A kubelet asks each pod all the time; elsewhere nobody may ask.",
     "METRICS_PORT": "The autoscaler's port is also a Service, for KEDA; workers keep the default.",
 }
 

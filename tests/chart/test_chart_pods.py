@@ -204,6 +204,21 @@ def test_liveness_does_not_ask_redis(helm4: Helm) -> None:
         assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
 
 
+def test_the_probes_of_a_web_pod_have_a_port_that_no_client_reaches(helm4: Helm) -> None:
+    objects = helm4.render(PASSWORD)
+    ((_, container),) = programs(objects, "web")
+    asked = {container[f"{kind}Probe"]["httpGet"]["port"] for kind in ("liveness", "readiness")}
+    (port,) = (each for each in container["ports"] if {each["name"]} == asked)
+    env = {each["name"]: each.get("value") for each in container["env"]}
+
+    assert env["WEB_PROBE_PORT"] == str(port["containerPort"]) != env["WEB_PORT"]
+    services = of_kind(objects, "Service")
+    assert port["name"] not in {p["targetPort"] for s in services for p in s["spec"]["ports"]}
+    for policy in of_kind(objects, "NetworkPolicy"):
+        for rule in policy["spec"].get("ingress", ()):
+            assert port["containerPort"] not in {each["port"] for each in rule["ports"]}
+
+
 def answered_by(*folders: str) -> set[str]:
     """Return the paths that the programs in these folders of the package answer."""
     found = [path.read_text() for each in folders for path in (PACKAGE / each).glob("*.py")]

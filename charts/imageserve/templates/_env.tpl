@@ -72,6 +72,8 @@
   value: {{ join "," $limits.imageFormats | quote }}
 - name: WEB_PORT
   value: "8000"
+- name: WEB_PROBE_PORT
+  value: "8001"
 - name: WEB_PROCESSES
   value: {{ include "imageserve.number" $web.processes | quote }}
 - name: WEB_SLOTS

@@ -200,6 +200,12 @@ class Settings:
     )
     web_host: str = setting("0.0.0.0", text, "Address the web server listens on.")  # noqa: S104 - a pod's own network
     web_port: int = setting(8000, whole(1, 65_535), "Port of the web server.")
+    web_probe_port: int = setting(
+        0,
+        whole(0, 65_535),
+        "Port on which the web server answers `/healthz` and `/readyz` whatever its load is; 0 "
+        "switches it off. They are on `WEB_PORT` too.",
+    )
     web_processes: int = setting(2, whole(1, 256), "Processes of the web server.")
     web_slots: int = setting(
         256,
@@ -240,7 +246,7 @@ class Settings:
         9100,
         whole(0, 65_535),
         "Port for `/startupz`, `/healthz`, `/readyz` and `/metrics` of a worker and of the "
-        "autoscaler; 0 switches it off. The web server has them on its own port.",
+        "autoscaler; 0 switches it off. The web server has its own ports.",
     )
     scaling_file: str | None = setting(
         None,

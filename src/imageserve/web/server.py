@@ -14,7 +14,9 @@ import logging
 import os
 import resource
 import sys
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -31,8 +33,9 @@ from imageserve.errors import Busy
 from imageserve.web.connection import Connection, HeadMemory, HeadWait, Waits
 from imageserve.web.early_refusal import age_s, is_picture, refuse
 from imageserve.web.greenlets import install_error_log, install_poll
-from imageserve.web.lifecycle import Lifecycle, create_drain_flag, run_dir
+from imageserve.web.lifecycle import DrainFlag, Lifecycle, create_drain_flag, run_dir
 from imageserve.web.line import DecodeLine
+from imageserve.web.probe_port import Beacon, ProbePort, Seen, WebProbes
 from imageserve.web.refusals import (
     LINE_BYTES,
     MOST_HEADERS,
@@ -66,6 +69,7 @@ class WebServer(BaseApplication):  # type: ignore[misc]
         self.lifecycle = Lifecycle()
         self.line = DecodeLine()
         """Each web process has a copy of both, from its fork on."""
+        self._probe_port: ProbePort | None = None
         super().__init__()
 
     def load_config(self) -> None:
@@ -74,7 +78,11 @@ class WebServer(BaseApplication):  # type: ignore[misc]
                 self.cfg.set(name, value)
 
     def _hooks(self) -> dict[str, Any]:
-        return {"on_starting": self._on_starting, "child_exit": self._on_child_exit}
+        return {
+            "on_starting": self._on_starting,
+            "post_fork": self._post_fork,
+            "child_exit": self._on_child_exit,
+        }
 
     def load(self) -> Callable[..., Any]:
         """Build the application. gunicorn calls this in each web process, after the fork."""
@@ -89,9 +97,28 @@ class WebServer(BaseApplication):  # type: ignore[misc]
         create_drain_flag(run_dir(self.settings))
         # The master serves no request: its gauges, all zero, must not count.
         metrics.process_died(os.getpid())
+        if self.settings.web_probe_port:
+            drain_flag = DrainFlag(run_dir(self.settings))
+            probes = WebProbes(partial(_seen, arbiter), lambda: drain_flag.is_set)
+            self._probe_port = ProbePort(self.settings.web_probe_port, probes)
+            self._probe_port.open()
+
+    def _post_fork(self, arbiter: Any, worker: Any) -> None:
+        if self._probe_port is not None:
+            self._probe_port.close()
 
     def _on_child_exit(self, arbiter: Any, worker: Any) -> None:
         metrics.process_died(worker.pid)
+
+
+def _seen(arbiter: Any) -> Iterator[Seen]:
+    """Yield what gunicorn's master knows of each web process."""
+    for worker in list(arbiter.WORKERS.values()):
+        with suppress(OSError, ValueError):  # It has just ended.
+            beat_at = worker.tmp.last_update()
+            # Before its first sign of life this is the time of day, which is far larger.
+            if beat_at <= time.monotonic():
+                yield Seen(beat_at, worker.beacon)
 
 
 def _options(settings: Settings) -> dict[str, Any]:
@@ -164,6 +191,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self._heads = HeadMemory()
         self._waits = Waits()
         self._connections = 0
+        self.beacon = Beacon()
 
     def patch(self) -> None:
         super().patch()
@@ -177,10 +205,12 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         self.app.lifecycle.stopping = True
+        self.beacon.tell(self.app.lifecycle)
         super().handle_exit(sig, frame)
 
     def notify(self) -> None:
         super().notify()
+        self.beacon.tell(self.app.lifecycle)
         self.app.line.report()
         if not self.alive:
             self._waits.end_kept()
