@@ -377,6 +377,7 @@ class DroppingProxy:
         self.dropped = threading.Event()
         self._server_port = port
         self._armed = threading.Event()
+        self._pass_on = 0
         self._sockets: list[socket.socket] = []
         self._threads: list[threading.Thread] = []
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -386,8 +387,10 @@ class DroppingProxy:
     def url(self) -> str:
         return f"redis://127.0.0.1:{self._listener.getsockname()[1]}/0"
 
-    def drop_next_reply(self) -> None:
+    def drop_next_reply(self, after: int = 0) -> None:
+        """Lose the next reply, or the one ``after`` so many others."""
         self.dropped.clear()
+        self._pass_on = after
         self._armed.set()
 
     def close(self) -> None:
@@ -413,7 +416,9 @@ class DroppingProxy:
     def _carry(self, source: socket.socket, target: socket.socket, replies: bool) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
-                if replies and self._armed.is_set():
+                if replies and self._armed.is_set() and self._pass_on:
+                    self._pass_on -= 1
+                elif replies and self._armed.is_set():
                     self._armed.clear()
                     self.dropped.set()
                     break

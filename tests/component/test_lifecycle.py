@@ -12,7 +12,9 @@ import pytest
 from tests.redis_server import PATIENCE_S, eventually
 
 from imageserve.config.settings import Settings
-from imageserve.errors import QueueForbidden, QueueUnavailable
+from imageserve.errors import QueueForbidden, QueueKeyTaken, QueueUnavailable
+from imageserve.queue import eviction
+from imageserve.queue.eviction import EvictionWatch
 from imageserve.web import lifecycle as module
 from imageserve.web.lifecycle import (
     DrainFlag,
@@ -104,6 +106,7 @@ def test_without_a_setting_servers_on_different_ports_have_different_directories
     [
         pytest.param([], True, [], id="at once"),
         pytest.param([QueueUnavailable("away")] * 7, True, [], id="after a while"),
+        pytest.param([QueueKeyTaken("move it")] * 3, True, [], id="after a key was moved"),
         pytest.param([ValueError("bug")], True, [], id="after a bug"),
         pytest.param([QueueForbidden("no")], False, [signal.SIGTERM], id="never: the server stops"),
     ],
@@ -157,3 +160,29 @@ def test_a_node_that_hangs_does_not_keep_the_models_on_others_from_being_served(
     eventually(lambda: lifecycle.ready and len(checked) == 2, "the others are checked")
     answers.set()
     eventually(lambda: sorted(checked) == ["a", "b", "c"], "each queue is checked")
+
+
+def test_a_web_process_goes_on_to_watch_each_node_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "models.yaml"
+    file.write_text("".join(f"{name}: {{queue: {name}, network: shapes}}\n" for name in "abc"))
+    looked: list[EvictionWatch] = []
+
+    def look_once(watch: EvictionWatch) -> None:
+        looked.append(watch)
+        threading.Event().wait()
+
+    monkeypatch.setattr(module, "check_redis", lambda settings, queue: None)
+    monkeypatch.setattr(eviction, "WATCH_EVERY_S", 0.001)
+    monkeypatch.setattr(EvictionWatch, "look", look_once)
+
+    start_first_contact(
+        Settings(models_file=str(file), redis_url="redis+cluster://here"), Lifecycle()
+    )
+    eventually(lambda: len(looked) == 3, "each node is watched")
+    start_first_contact(Settings(models_file=str(file)), Lifecycle())
+
+    eventually(lambda: len(looked) == 4, "the only one is watched")
+    time.sleep(0.05)
+    assert len(looked) == 4

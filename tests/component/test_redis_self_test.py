@@ -1,11 +1,17 @@
 """The self-test: servers that pass, and its errors and warnings for others."""
 
 import logging
+import re
+import time
 
 import pytest
-from tests.redis_server import RedisServer, free_port
+from tests.redis_server import DroppingProxy, RedisServer, free_port
 
-from imageserve.errors import QueueForbidden, QueueUnavailable
+from imageserve import metrics
+from imageserve.errors import QueueForbidden, QueueKeyTaken, QueueUnavailable
+from imageserve.queue import eviction, self_test
+from imageserve.queue.consumer import ConsumerStore
+from imageserve.queue.eviction import EvictionWatch
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.self_test import check_server
 
@@ -92,6 +98,73 @@ def test_a_user_who_may_not_touch_the_queues_keys_is_found(redis_server: RedisSe
     access = RedisAccess(redis_server.url, username="worker", password="secret")
     with pytest.raises(QueueForbidden, match="Redis refused"):
         check_server(access, "image_queue", BYTES_LIMIT)
+
+
+def test_a_queue_whose_name_holds_other_data_is_named(shared_redis: RedisServer) -> None:
+    client, access = shared_redis.client(), RedisAccess(shared_redis.url)
+    client.set("image_queue", "another program's")
+    client.rpush("{image_queue}:workers", "another program's")
+    taken = (
+        "image_queue is a string and must be a list; "
+        "{image_queue}:workers is a list and must be a zset"
+    )
+    with pytest.raises(QueueKeyTaken, match=re.escape(taken)):
+        check_server(access, "image_queue", BYTES_LIMIT)
+    check_server(access, "other_queue", BYTES_LIMIT)
+
+
+def test_a_job_that_expires_on_the_way_is_no_refusal(
+    shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(self_test, "TTL_MS", 20)
+
+    def wait(store: ConsumerStore, block_s: float) -> None:
+        del store, block_s
+        time.sleep(0.1)
+
+    monkeypatch.setattr(ConsumerStore, "wait", wait)
+    with pytest.raises(QueueUnavailable, match="the self-test failed at claim"):
+        check_server(RedisAccess(shared_redis.url), "image_queue", BYTES_LIMIT)
+
+
+def test_a_lost_reply_is_no_refusal(shared_redis: RedisServer) -> None:
+    proxy = DroppingProxy(shared_redis.port)
+    passed, replies = False, 0
+    while not passed:
+        proxy.drop_next_reply(after=replies)
+        try:
+            check_server(RedisAccess(proxy.url), "image_queue", BYTES_LIMIT)
+        except QueueUnavailable:
+            pass  # Tried again by whoever called it.
+        else:
+            passed = not proxy.dropped.is_set()
+        replies += 1
+    proxy.close()
+    assert replies > 15
+
+
+def test_a_memory_policy_that_is_changed_later_is_noticed_and_told_once(
+    redis_server: RedisServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(eviction, "WATCH_EVERY_S", -1.0)
+    client, watch = redis_server.client(), EvictionWatch(RedisAccess(redis_server.url), "q")
+
+    def look(**settings: str) -> tuple[float, list[str]]:
+        caplog.clear()
+        for name, value in settings.items():
+            client.config_set(name.replace("_", "-"), value)
+        watch.look()
+        watch.look()
+        return metrics.redis_evicts._value.get(), [r.levelname for r in caplog.records]
+
+    assert look() == (0, [])
+    assert look(maxmemory_policy="allkeys-lru") == (0, []), "harmless without a limit"
+    assert look(maxmemory="100mb") == (1, ["ERROR"])
+    assert "allkeys-lru: it would throw waiting pictures away" in caplog.text
+    assert look(maxmemory_policy="noeviction") == (0, ["INFO"])
+    redis_server.kill()
+    assert look() == (0, [])
 
 
 def test_a_server_that_is_not_there_is_unavailable_not_forbidden() -> None:

@@ -19,7 +19,7 @@ from tests.memory_queue import MemoryQueue, encode_job
 from tests.redis_server import PATIENCE_S, eventually
 
 from imageserve import metrics
-from imageserve.errors import QueueError, QueueUnavailable
+from imageserve.errors import QueueError, QueueForbidden, QueueKeyTaken, QueueUnavailable
 from imageserve.models.stand_in import StandIn, stand_in_label
 from imageserve.predictions import Prediction
 from imageserve.queue.consumer import Claim, Consumer, Lease
@@ -675,6 +675,38 @@ def test_neither_a_lost_heartbeat_nor_a_lost_goodbye_harms(bench: Bench) -> None
     assert bench.queue.refused == {"heartbeat", "release"}
 
 
+class Watch:
+    """Stands in for the watch over Redis's memory policy."""
+
+    looks = 0
+
+    def look(self) -> None:
+        self.looks += 1
+
+
+def test_with_each_heartbeat_it_may_look_at_redis(bench: Bench) -> None:
+    bench.worker()
+    watch: Any = Watch()
+    config = WorkerConfig("w-1", "here")
+    bench.start(
+        Worker(bench.consumer, Runner(bench.model, BATCH_SIZE), "gated", config, watch=watch)
+    )
+    eventually(lambda: watch.looks, "a look")
+
+
+def test_a_heartbeat_that_redis_refuses_is_told_once(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    worker = bench.worker()
+    bench.queue.go_away("heartbeat", error=QueueKeyTaken("a key is taken"))
+    for _ in range(3):
+        worker.publish()
+    bench.queue.come_back()
+    worker.publish()
+    told = [r.getMessage() for r in caplog.records if r.levelno >= logging.ERROR]
+    assert told == ["no heartbeat, so this worker counts as gone: a key is taken"]
+
+
 # -- outages --------------------------------------------------------------------------------------
 
 
@@ -828,6 +860,28 @@ def test_pauses_between_tries_grow_up_to_a_limit_and_start_over(
     state.failed(QueueUnavailable("away"))
 
     assert pauses == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 2.0, 2.0, 0.05]
+
+
+def test_at_a_start_it_is_no_error_that_redis_does_not_answer_yet(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(connection, "FIRST_PAUSE_S", 0.0001)
+    away = QueueUnavailable("away")
+
+    def told(state: connection.RedisBackoff, *errors: Exception) -> list[tuple[str, str]]:
+        caplog.clear()
+        for error in errors:
+            state.failed(error)
+        return [(r.levelname, r.getMessage()) for r in caplog.records]
+
+    starts = connection.RedisBackoff(threading.Event())
+    yet, until = "Redis does not answer yet", ", trying until it does: away"
+    assert told(starts, away, away) == [("INFO", yet + until)]
+    monkeypatch.setattr(connection, "START_S", 0.0)
+    assert told(starts, away, away) == [("ERROR", "Redis does not answer" + until)]
+    refusal = QueueForbidden("away")
+    assert told(starts, refusal) == [("ERROR", "Redis does not do what it should" + until)]
 
 
 def test_pauses_differ_between_workers_and_outlast_a_stop(monkeypatch: pytest.MonkeyPatch) -> None:

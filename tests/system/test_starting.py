@@ -36,6 +36,7 @@ def test_web_and_worker_wait_for_redis_and_then_serve(unstarted: Stack) -> None:
     assert probes.status_of("/readyz") == 503
     reply = stack.http.predict(sample(1).data)
     assert (reply.status, reply.code) == (503, "redis_unavailable")
+    assert {line["level"] for line in worker.lines()} == {"info"}, "both may have been started now"
 
     stack.redis.start()
     stack.wait_ready()
