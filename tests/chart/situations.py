@@ -57,6 +57,7 @@ ALL_ON: dict[str, Any] = {
     "image": {"registry": "registry.test:5000/team", "pullSecrets": ["registry"]},
     "apiKeys": {"enabled": True, "keys": KEYS},
     "web": {
+        "corsOrigins": ["https://app.test", "http://localhost:3000"],
         "autoscaling": {"enabled": True, "behavior": {"scaleDown": {"selectPolicy": "Min"}}},
         "image": {"digest": DIGEST, "pullPolicy": "Always"},
         "service": {

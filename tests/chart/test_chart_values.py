@@ -223,6 +223,7 @@ OTHERS: dict[str, Any] = {
     "modelDefaults.versions.dir": "/versions",
     "modelDefaults.weightsDownload": "always",
     "modelDefaults.gpu.resourceName": "amd.com/gpu",
+    "web.corsOrigins": ["https://app.test"],
     "web.service.type": "LoadBalancer",
     "web.service.extraSpec": {"sessionAffinity": "None"},
     "web.strategy": {"type": "Recreate"},

@@ -6,13 +6,14 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tests.redis_server import PATIENCE_S, eventually
 
 from imageserve.config.settings import Settings
-from imageserve.errors import QueueForbidden, QueueKeyTaken, QueueUnavailable
+from imageserve.errors import QueueForbidden, QueueKeyTaken, QueueUnavailable, SettingsError
 from imageserve.queue import eviction
 from imageserve.queue.eviction import EvictionWatch
 from imageserve.web import lifecycle as module
@@ -20,6 +21,7 @@ from imageserve.web.lifecycle import (
     DrainFlag,
     Lifecycle,
     create_drain_flag,
+    create_metrics_dir,
     run_dir,
     start_first_contact,
     wait_for_redis,
@@ -62,6 +64,69 @@ def test_a_new_server_starts_with_a_new_flag(tmp_path: Path) -> None:
 def test_without_a_server_there_is_no_flag(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="draining"):
         DrainFlag(tmp_path)
+
+
+@pytest.mark.parametrize("make", [create_drain_flag, create_metrics_dir])
+def test_a_link_in_the_directory_is_not_followed(
+    tmp_path: Path, make: Callable[[Path], object]
+) -> None:
+    other, directory = tmp_path / "other", tmp_path / "run"
+    other.mkdir()
+    directory.mkdir()
+    (other / "file").write_text("of somebody else")
+    (directory / "draining").symlink_to(other / "file")
+    (directory / "metrics").symlink_to(other)
+
+    make(directory)
+
+    assert [path.read_text() for path in other.iterdir()] == ["of somebody else"]
+
+
+def test_drain_follows_no_link_either(tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("of somebody else")
+    (tmp_path / "draining").symlink_to(tmp_path / "other")
+    with pytest.raises(OSError, match="draining"):
+        DrainFlag(tmp_path)
+    (tmp_path / "draining").unlink()
+    (tmp_path / "draining").hardlink_to(tmp_path / "other")
+    with pytest.raises(SettingsError, match="not made by this user"):
+        DrainFlag(tmp_path)
+    assert (tmp_path / "other").read_text() == "of somebody else"
+
+
+def test_only_this_user_may_write_to_the_directory(tmp_path: Path) -> None:
+    new, open_to_all = tmp_path / "new", tmp_path / "open"
+    open_to_all.mkdir()
+    open_to_all.chmod(0o777)
+
+    for directory in (new, open_to_all):
+        create_drain_flag(directory)
+        create_metrics_dir(directory)
+
+    assert new.stat().st_mode & 0o777 == 0o700
+    assert open_to_all.stat().st_mode & 0o777 == 0o755
+    assert (new / "metrics").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("make", [create_drain_flag, create_metrics_dir])
+def test_a_directory_of_somebody_else_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], object]
+) -> None:
+    if tmp_path.stat().st_uid == 0:
+        os.chown(tmp_path, 4321, -1)
+    else:
+        monkeypatch.setattr(os, "geteuid", lambda: 4321)
+
+    with pytest.raises(SettingsError, match=r"RUN_DIR: .* belongs to another user"):
+        make(tmp_path)
+
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_counters_of_an_earlier_run_are_gone(tmp_path: Path) -> None:
+    (create_metrics_dir(tmp_path) / "counter_1.db").write_text("1")
+
+    assert list(create_metrics_dir(tmp_path).iterdir()) == []
 
 
 @pytest.mark.parametrize("setter", ["this process", "the other process"])

@@ -34,6 +34,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory, redis_program: str) -> Itera
         KEEPALIVE_S="60",
         MAX_IMAGE_BYTES="200000",
         MAX_BODY_BYTES=str(MAX_BODY),
+        CORS_ORIGINS="https://app.test",
     ) as stack:
         yield stack
 
@@ -193,6 +194,37 @@ def test_a_client_that_goes_on_sending_after_a_refused_head_gets_its_answer(stac
             return answer_on(connection)
 
     assert [reply().status for _ in range(10)] == [400] * 10
+
+
+# -- pages of other origins -----------------------------------------------------------------------
+
+PAGE = {"Origin": "https://app.test"}
+
+
+def test_a_page_of_an_allowed_origin_may_send_pictures_and_read_all_answers(stack: Stack) -> None:
+    asked = {**PAGE, "Access-Control-Request-Method": "POST"}
+    told = stack.http.ask("OPTIONS", "/predict", headers=asked)
+    assert (told.status, told.text) == (204, "")
+    assert "POST" in told.headers["access-control-allow-methods"]
+    answers = [
+        told,
+        stack.http.ask("POST", "/predict", GOOD.data, PAGE),
+        stack.http.ask("POST", "/predict", b"no picture", PAGE),
+        stack.http.raw(b"GET / HTTP/1.1\r\nOrigin: https://app.test\r\n\r\n"),
+    ]
+    assert [answer.status for answer in answers] == [204, 200, 400, 400]
+    for answer in answers:
+        assert answer.headers["access-control-allow-origin"] == "https://app.test"
+        assert "X-Request-Id" in answer.headers["access-control-expose-headers"]
+
+
+def test_a_page_of_another_origin_may_not(stack: Stack) -> None:
+    asked = {"Origin": "https://other.test", "Access-Control-Request-Method": "POST"}
+    for answer in (
+        stack.http.ask("OPTIONS", "/predict", headers=asked),
+        stack.http.ask("POST", "/predict", GOOD.data, {"Origin": "https://other.test"}),
+    ):
+        assert "access-control-allow-origin" not in answer.headers
 
 
 # -- many connections -----------------------------------------------------------------------------

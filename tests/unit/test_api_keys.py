@@ -78,21 +78,111 @@ def test_without_a_file_there_are_no_keys_to_ask_for(file: Path) -> None:
     assert isinstance(read_api_keys(str(file)), ApiKeys)
 
 
-def test_a_changed_file_is_read_again_and_a_broken_one_changes_nothing(file: Path) -> None:
-    clock = Clock()
-    keys = ApiKeys(file, clock)
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        pytest.param(
+            f"# ours\n{FIRST}\nschl\u00fcssel-0123456789\n", "line 3: U\\+00FC", id="umlaut"
+        ),
+        pytest.param(f"{FIRST}\n\ufeff{SECOND}\n", "line 2: U\\+FEFF", id="a BOM in the middle"),
+        pytest.param(f"{FIRST}\u200b\n", "line 1: U\\+200B", id="a space of no width"),
+        pytest.param(f"{FIRST}\u00a0\n", "line 1: U\\+00A0", id="a space that does not break"),
+        pytest.param(f"first\x01{FIRST}\n", "line 1: U\\+0001", id="a control character"),
+        pytest.param(f"{FIRST}\nshort\n", "line 2: a key has fewer", id="a short key"),
+    ],
+)
+def test_a_key_that_could_never_match_is_named_by_its_line(
+    tmp_path: Path, content: str, said: str
+) -> None:
+    path = tmp_path / "keys"
+    path.write_text(content, encoding="utf-8")
 
-    # When the file changes, the new key is valid after a moment and the old one is not
-    file.write_text("third-key-0123456789\n")
-    os.utime(file, ns=(1, 1))
-    clock.now += CHECK_FILE_S
-    check(keys, {"X-API-Key": "third-key-0123456789"})
-    with pytest.raises(Forbidden):
-        check(keys, {"X-API-Key": FIRST})
+    with pytest.raises(SettingsError, match=said) as raised:
+        ApiKeys(path)
 
-    # When it is broken by mistake, no client is locked out
-    for changed, content in enumerate((b"", b"\xff" * 40), start=2):
-        file.write_bytes(content)
-        os.utime(file, ns=(changed, changed))
-        clock.now += CHECK_FILE_S
-        check(keys, {"X-API-Key": "third-key-0123456789"})
+    assert "0123456789" not in str(raised.value), "a key is a secret"
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_a_file_of_an_editor_that_begins_it_with_a_bom_is_read(
+    tmp_path: Path, line_end: str
+) -> None:
+    path = tmp_path / "keys"
+    path.write_bytes(f"\ufeff{FIRST}{line_end}{SECOND}".encode())
+
+    for key in (FIRST, SECOND):
+        check(ApiKeys(path), {"X-API-Key": key})
+
+
+class Changing:
+    """A keys file that changes while it is in use."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._clock = Clock()
+        self._changes = 0
+        self.keys = ApiKeys(path, self._clock)
+
+    def write(self, content: bytes) -> None:
+        self._path.write_bytes(content)
+        self._changes += 1
+        os.utime(self._path, ns=(self._changes, self._changes))
+        self._clock.now += CHECK_FILE_S
+
+    def remove(self) -> None:
+        self._path.unlink()
+        self._clock.now += CHECK_FILE_S
+
+    def accepts(self, key: str) -> bool:
+        try:
+            check(self.keys, {"X-API-Key": key})
+        except Forbidden:
+            return False
+        return True
+
+
+def test_a_changed_file_is_read_again(file: Path) -> None:
+    changing = Changing(file)
+
+    changing.write(b"third-key-0123456789\n")
+
+    assert changing.accepts("third-key-0123456789")
+    assert not changing.accepts(FIRST)
+
+
+def test_a_file_that_cannot_be_read_changes_nothing(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    changing = Changing(file)
+
+    changing.write(b"\xff" * 40)
+    assert changing.accepts(FIRST)
+    changing.remove()
+    assert changing.accepts(FIRST)
+
+    assert caplog.text.count("the old ones stay valid") == 2
+
+
+@pytest.mark.parametrize("content", [b"", b"# nobody\n", b"short\n"])
+def test_a_file_that_holds_no_key_any_more_lets_nobody_in(
+    file: Path, caplog: pytest.LogCaptureFixture, content: bytes
+) -> None:
+    changing = Changing(file)
+
+    changing.write(content)
+
+    assert not changing.accepts(FIRST)
+    assert "holds no key: nobody may call" in caplog.text
+
+
+def test_a_wrong_line_of_a_changed_file_is_named_and_the_other_keys_are_valid(
+    file: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    changing = Changing(file)
+
+    changing.write(f"third-key-0123456789\n{SECOND}\u00fc\n".encode())
+
+    assert changing.accepts("third-key-0123456789")
+    assert not changing.accepts(FIRST)
+    assert "line 2: U+00FC cannot be in a key" in caplog.text
+    assert SECOND not in caplog.text

@@ -63,6 +63,13 @@ def test_unknown_variables_are_left_alone() -> None:
         pytest.param("QUEUE_BYTES_LIMIT", "2Gi", 2 * 2**30, id="Gi"),
         pytest.param("QUEUE_BYTES_LIMIT", "2G", 2 * 10**9, id="G"),
         pytest.param("IMAGE_FORMATS", "PNG, jpeg,", frozenset({"png", "jpeg"}), id="formats"),
+        pytest.param("CORS_ORIGINS", "*", frozenset({"*"}), id="all origins"),
+        pytest.param(
+            "CORS_ORIGINS",
+            "https://App.test, http://[::1]:3000,",
+            frozenset({"https://app.test", "http://[::1]:3000"}),
+            id="origins",
+        ),
         pytest.param("METRICS_PORT", "0", 0, id="no metrics port"),
         pytest.param("LOG_LEVEL", "DEBUG", "debug", id="log level"),
         pytest.param("LOG_FORMAT", "json", "json", id="log format"),
@@ -102,6 +109,10 @@ def test_a_good_value_is_read(variable: str, text: str, expected: object) -> Non
         pytest.param("MAX_IMAGE_BYTES", "10Ti", "such as 10MiB", id="an unknown unit"),
         pytest.param("IMAGE_FORMATS", "jpeg,tiff", "out of jpeg, png", id="an unknown format"),
         pytest.param("IMAGE_FORMATS", " , ", "out of jpeg, png", id="no format"),
+        pytest.param("CORS_ORIGINS", "app.test", "such as https://", id="a host is no origin"),
+        pytest.param(
+            "CORS_ORIGINS", "https://a.test/", "without a path", id="an origin and a path"
+        ),
         pytest.param("WEB_PORT", "0", "from 1 to 65535", id="no web port"),
         pytest.param("LOG_LEVEL", "trace", "debug, info, warning", id="no such level"),
         pytest.param("LOG_FORMAT", "xml", "auto, json, text", id="no such log format"),

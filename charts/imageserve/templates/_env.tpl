@@ -86,6 +86,10 @@
   value: {{ include "imageserve.number" $web.drainSeconds | quote }}
 - name: RUN_DIR
   value: /run/imageserve
+{{- with $web.corsOrigins }}
+- name: CORS_ORIGINS
+  value: {{ join "," . | quote }}
+{{- end }}
 {{- if .Values.apiKeys.enabled }}
 - name: API_KEYS_FILE
   value: /etc/imageserve/keys/keys

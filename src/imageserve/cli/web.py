@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from imageserve.config.settings import Settings
 from imageserve.errors import QueueError, QueueForbidden
 from imageserve.logger import setup_logging
 from imageserve.web.api_keys import read_api_keys
-from imageserve.web.lifecycle import check_redis, queue_names, run_dir
+from imageserve.web.lifecycle import check_redis, create_metrics_dir, queue_names, run_dir
 
 EARLY_S = 5.0
 
@@ -66,9 +65,7 @@ def _restart_prepared(settings: Settings, environ: Mapping[str, str]) -> None:
     decoded pictures above 1 MiB at once (it would raise this limit by itself, and keep hundreds of
     MB after a large one), and keeps 16 MiB of the rest (to take it again costs page faults).
     """
-    metrics_dir = run_dir(settings) / "metrics"
-    shutil.rmtree(metrics_dir, ignore_errors=True)  # Counters of an earlier run.
-    metrics_dir.mkdir(parents=True)
+    metrics_dir = create_metrics_dir(run_dir(settings))
     limits = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2**24)}
     os.execvpe(  # noqa: S606 - our own interpreter
         sys.executable,

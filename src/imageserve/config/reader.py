@@ -208,6 +208,21 @@ def some_of(*choices: str) -> Parser[frozenset[str]]:
     return parse
 
 
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
+
+
+def origins(value: Any) -> frozenset[str]:
+    """Read a comma-separated list of origins, as browsers write them, or ``*``."""
+    listed = [each.strip().lower() for each in value.split(",") if each.strip()]
+    for each in listed:
+        if each != "*" and not _ORIGIN.fullmatch(each):
+            raise ValueError(
+                "must be *, or a comma-separated list of origins such as https://app.example.com, "
+                "without a path"
+            )
+    return frozenset(listed)
+
+
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 

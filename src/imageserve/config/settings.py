@@ -18,6 +18,7 @@ from imageserve.config.reader import (
     image_size,
     number,
     one_of,
+    origins,
     parsed,
     queue_name,
     some_of,
@@ -233,14 +234,21 @@ class Settings:
     api_keys_file: str | None = setting(
         None,
         existing_file,
-        "File with the keys that may call `/predict`, one a line; `#` starts a comment. It is read "
-        "again when it changes. Without it no key is needed.",
+        "File with the keys that may call `/predict`, one a line, of 16 or more ASCII characters; "
+        "`#` starts a comment. It is read again when it changes. Without it no key is needed.",
+    )
+    cors_origins: frozenset[str] = setting(
+        frozenset(),
+        origins,
+        "Origins whose pages may call this server from a browser, separated by commas, such as "
+        "`https://app.example.com`; `*`: all.",
     )
     run_dir: str = setting(
         "",
         text,
-        "Directory for the web server's shared counters and drain flag. Must be writable.",
-        shown="a directory under the system's temporary one",
+        "Directory for the web server's shared counters and drain flag. It must be this user's or "
+        "root's, and writable.",
+        shown="a directory of this user under the system's temporary one",
     )
     metrics_port: int = setting(
         9100,
@@ -308,6 +316,8 @@ def table() -> str:
     """Return all settings as a Markdown table."""
     lines = ["| variable | default | meaning |", "| --- | --- | --- |"]
     for env, f in variables().items():
-        default = f.metadata["shown"] or ("none" if f.default in (None, "") else f"`{f.default}`")
+        default = f.metadata["shown"] or (
+            "none" if f.default in (None, "", frozenset()) else f"`{f.default}`"
+        )
         lines.append(f"| `{env}` | {default} | {f.metadata['doc']} |")
     return "\n".join(lines)

@@ -7,6 +7,7 @@ nor the response times of a process reveal a key.
 import hashlib
 import hmac
 import logging
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -27,13 +28,18 @@ class ApiKeys:
     def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
         """Read the file.
 
-        Raises SettingsError where it holds no usable key.
+        Raises SettingsError where it holds no key, or a line that cannot be one.
         """
         self._path = path
         self._clock = clock
         self._changed = path.stat().st_mtime_ns
         self._checked_at = clock()
-        self._digests = _read(path)
+        keys, wrong = _read(path)
+        if wrong:
+            raise SettingsError(f"API_KEYS_FILE: {path}, {wrong[0]}")
+        if not keys:
+            raise SettingsError(f"API_KEYS_FILE: {path} holds no key")
+        self._digests = tuple(map(_digest, keys))
 
     def check(self, authorization: str, api_key: str) -> None:
         """Accept the headers ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``.
@@ -50,41 +56,61 @@ class ApiKeys:
             raise Forbidden("the API key is not valid")
 
     def _reload(self) -> None:
-        """Read the file again if it has changed; keep the old keys if the new ones are unusable."""
+        """Read the file again if it has changed; keep the old keys if it cannot be read."""
         now = self._clock()
         if now - self._checked_at < CHECK_FILE_S:
             return
         self._checked_at = now
         try:
             changed = self._path.stat().st_mtime_ns
-            if changed != self._changed:
-                self._digests = _read(self._path)
-                self._changed = changed
-                log.info("read %d API keys", len(self._digests))
+            if changed == self._changed:
+                return
+            keys, wrong = _read(self._path)
         except (OSError, SettingsError) as error:
             log.error("the API keys could not be read again, the old ones stay valid: %s", error)
+            return
+        self._changed = changed
+        self._digests = tuple(map(_digest, keys))
+        for what in wrong:
+            log.error("API_KEYS_FILE: %s, %s: it is left out", self._path, what)
+        if keys:
+            log.info("read %d API keys", len(keys))
+        else:
+            log.error("API_KEYS_FILE: %s holds no key: nobody may call", self._path)
 
 
 def read_api_keys(path: str | None) -> ApiKeys | None:
     """Return the keys of API_KEYS_FILE; None, for "everybody may call", where it is not set.
 
-    Raises SettingsError where the file holds no usable key.
+    Raises SettingsError where the file holds no key, or a line that cannot be one.
     """
     return ApiKeys(Path(path)) if path else None
 
 
-def _read(path: Path) -> tuple[bytes, ...]:
+def _read(path: Path) -> tuple[list[str], list[str]]:
+    """Return the keys of a file, and what is wrong with lines that cannot be keys.
+
+    Raises SettingsError where the file cannot be read.
+    """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Some editors begin a file with a BOM.
     except (OSError, ValueError) as error:
         raise SettingsError(f"API_KEYS_FILE: {path} cannot be read: {error}") from error
-    lines = (line.strip() for line in text.splitlines())
-    keys = [line for line in lines if line and not line.startswith("#")]
-    if not keys:
-        raise SettingsError(f"API_KEYS_FILE: {path} holds no key")
-    if any(len(key) < SHORTEST_KEY for key in keys):
-        raise SettingsError(f"API_KEYS_FILE: a key has fewer than {SHORTEST_KEY} characters")
-    return tuple(map(_digest, keys))
+    keys, wrong = [], []
+    for number, line in enumerate(text.split("\n"), start=1):
+        key = line.strip(" \t\r")
+        if not key or key.startswith("#"):
+            continue
+        if strange := re.search("[^ -~]", key):
+            wrong.append(
+                f"line {number}: U+{ord(strange[0]):04X} cannot be in a key; use letters, digits "
+                "and signs of ASCII"
+            )
+        elif len(key) < SHORTEST_KEY:
+            wrong.append(f"line {number}: a key has fewer than {SHORTEST_KEY} characters")
+        else:
+            keys.append(key)
+    return keys, wrong
 
 
 def _digest(key: str) -> bytes:

@@ -14,7 +14,7 @@ from typing import Any
 from imageserve import metrics
 from imageserve.errors import Busy
 from imageserve.web.greenlets import silent_timeout
-from imageserve.web.refusals import raw_response
+from imageserve.web.refusals import NO_HEADERS, raw_response
 
 log = logging.getLogger(__name__)
 
@@ -45,15 +45,17 @@ def age_s(sock: Any) -> float:
         return 0.0  # Another kind of socket.
 
 
-def refuse(req: Any, sock: Any, error: Busy, *, draining: bool) -> bool:
-    """Answer a request of which only the head was read.
+def refuse(
+    req: Any, sock: Any, error: Busy, *, draining: bool, more: Mapping[str, str] = NO_HEADERS
+) -> bool:
+    """Answer a request of which only the head was read, with ``more`` headers.
 
     Returns whether the connection can be kept; its next request then begins where this one ends.
     """
     headers = dict(req.headers)
     request_id = _request_id(headers)
     kept = not draining and _can_be_kept(req, headers)
-    sock.sendall(raw_response(error, request_id, close=not kept))
+    sock.sendall(raw_response(error, request_id, close=not kept, more=more))
     _refused_total.inc()
     log.debug("refused early", extra={"fields": {"request_id": request_id}})
     return kept and _discard_body(req.body.reader, sock)

@@ -6,16 +6,20 @@ gunicorn's worker and the WSGI factory write it, the application reads it.
 import logging
 import mmap
 import os
+import shutil
 import signal
+import stat
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from imageserve.backoff import Backoff
 from imageserve.config.settings import Settings
-from imageserve.errors import QueueError, QueueForbidden, QueueUnavailable
+from imageserve.errors import QueueError, QueueForbidden, QueueUnavailable, SettingsError
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +46,17 @@ class DrainFlag:
     def __init__(self, run_dir: Path) -> None:
         """Open the file.
 
-        Raises OSError where no server has created it.
+        Raises OSError where no server has created it, SettingsError where it is none of ours.
         """
-        with (run_dir / DRAIN_FILE).open("r+b") as file:
-            self._byte = mmap.mmap(file.fileno(), 1)
+        path = run_dir / DRAIN_FILE
+        file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            found = os.fstat(file)
+            if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or not _is_trusted(found):
+                raise SettingsError(f"RUN_DIR: {path} was not made by this user")
+            self._byte = mmap.mmap(file, 1)
+        finally:
+            os.close(file)
 
     @property
     def is_set(self) -> bool:
@@ -56,9 +67,64 @@ class DrainFlag:
 
 
 def create_drain_flag(run_dir: Path) -> None:
-    """Create the file, not set. gunicorn's master does so before it starts web processes."""
-    run_dir.mkdir(parents=True, exist_ok=True)
-    (run_dir / DRAIN_FILE).write_bytes(b"\0")
+    """Create the file, not set. gunicorn's master does so before it starts web processes.
+
+    Raises SettingsError where the directory cannot be used.
+    """
+    _make_private(run_dir)
+    path = run_dir / DRAIN_FILE
+    with _named(path):
+        path.unlink(missing_ok=True)
+        # A new file: whatever somebody else puts there meanwhile, a link for example, is an error.
+        file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        os.write(file, b"\0")
+        os.close(file)
+
+
+def create_metrics_dir(run_dir: Path) -> Path:
+    """Create an empty directory for the counters that web processes share, and return its path.
+
+    Raises SettingsError where that cannot be done.
+    """
+    _make_private(run_dir)
+    path = run_dir / "metrics"
+    with _named(path):
+        if path.is_symlink():
+            path.unlink()
+        elif path.exists():
+            shutil.rmtree(path)  # Counters of an earlier run.
+        path.mkdir(mode=0o700)
+    return path
+
+
+def _make_private(path: Path) -> None:
+    """Make a directory that nobody else can write to, or check the one that is there.
+
+    Its name can be foreseen, and the temporary directory is open to all: somebody else may have
+    been there first, with a directory of their own, or with a link to something of ours.
+    """
+    with _named(path):
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        link, found = path.lstat(), path.stat()
+        if not (_is_trusted(link) and _is_trusted(found)):
+            raise SettingsError(
+                f"RUN_DIR: {path} belongs to another user; name a directory of your own"
+            )
+        if found.st_uid == os.geteuid() and found.st_mode & 0o022:
+            path.chmod(stat.S_IMODE(found.st_mode) & ~0o022)
+
+
+def _is_trusted(found: os.stat_result) -> bool:
+    """Whether a file is this user's, or root's: a volume of a pod is."""
+    return found.st_uid in (os.geteuid(), 0)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise SettingsError(f"RUN_DIR: {path} cannot be used: {error}") from error
 
 
 @dataclass(slots=True)

@@ -8,7 +8,9 @@ import json
 import logging
 import re
 import uuid
+from collections.abc import Mapping
 from http import HTTPStatus
+from types import MappingProxyType
 from typing import Any
 
 from gunicorn.http import errors
@@ -26,6 +28,8 @@ log = logging.getLogger(__name__)
 LINE_BYTES = 8190
 """Most bytes of the first line of a request, and of each of its headers."""
 MOST_HEADERS = 100
+
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 HOST = re.compile(r"(?:[\w.~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?", re.ASCII)
 """What RFC 9110 allows: a name or an address, and a port. It may be empty."""
@@ -87,8 +91,14 @@ def _transfer_encoding(exc: Exception) -> RequestError | None:
     return transfer_encoding_refused(",".join(values))
 
 
-def raw_response(error: RequestError, request_id: str = "", *, close: bool = True) -> bytes:
-    """Return a whole answer, as bytes; ``close``: the connection ends with it."""
+def raw_response(
+    error: RequestError,
+    request_id: str = "",
+    *,
+    close: bool = True,
+    more: Mapping[str, str] = NO_HEADERS,
+) -> bytes:
+    """Return a whole answer, as bytes, with ``more`` headers; ``close``: the connection ends."""
     request_id = request_id or uuid.uuid4().hex
     body = json.dumps(
         {
@@ -99,6 +109,7 @@ def raw_response(error: RequestError, request_id: str = "", *, close: bool = Tru
     )
     status = HTTPStatus(error.status)
     again = f"Retry-After: {error.retry_after_s}\r\n" if error.retry_after_s else ""
+    again += "".join(f"{name}: {value}\r\n" for name, value in more.items())
     return (
         f"HTTP/1.1 {status.value} {status.phrase}\r\n"
         f"Connection: {'close' if close else 'keep-alive'}\r\n{again}"

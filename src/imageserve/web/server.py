@@ -31,6 +31,7 @@ from imageserve import metrics
 from imageserve.config.settings import Settings
 from imageserve.errors import Busy
 from imageserve.web.connection import Connection, HeadMemory, HeadWait, Waits
+from imageserve.web.cors import Cors
 from imageserve.web.early_refusal import age_s, is_picture, refuse
 from imageserve.web.greenlets import install_error_log, install_poll
 from imageserve.web.lifecycle import DrainFlag, Lifecycle, create_drain_flag, run_dir
@@ -66,6 +67,7 @@ class WebServer(BaseApplication):  # type: ignore[misc]
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.cors = Cors(settings.cors_origins)
         self.lifecycle = Lifecycle()
         self.line = DecodeLine()
         """Each web process has a copy of both, from its fork on."""
@@ -89,7 +91,8 @@ class WebServer(BaseApplication):  # type: ignore[misc]
         # Imported here: the master must not load Flask and the Redis client.
         from imageserve.web.wsgi import create_application
 
-        return _heeding_close(create_application(self.settings, self.lifecycle, self.line))
+        application = create_application(self.settings, self.lifecycle, self.line)
+        return _at_the_edge(application, self.cors)
 
     def _on_starting(self, arbiter: Any) -> None:
         # What USR2 starts beside this master. gunicorn guesses at it, and cannot guess "-m".
@@ -270,16 +273,23 @@ class Worker(GeventWorker):  # type: ignore[misc]
         try:
             self.app.line.check(age_s(sock))
         except Busy as busy:
-            if refuse(req, sock, busy, draining=self.app.lifecycle.draining):
+            draining = self.app.lifecycle.draining
+            if refuse(req, sock, busy, draining=draining, more=self._cors_headers(req)):
                 return True
             raise StopIteration from None
         return False
+
+    def _cors_headers(self, req: Any) -> dict[str, str]:
+        headers = getattr(req, "headers", ())
+        origin = next((value for name, value in headers if name == "ORIGIN"), None)
+        cors: Cors = self.app.cors
+        return cors.headers(origin)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer a request that did not reach the application."""
         try:
             client.drop_held()
-            client.sendall(raw_response(as_request_error(exc)))
+            client.sendall(raw_response(as_request_error(exc), more=self._cors_headers(req)))
         except OSError:
             log.debug("the client did not wait for its error: %s", exc)
             return
@@ -308,13 +318,24 @@ class Listener(StreamServer):
         """Ignore the constant that gunicorn sets."""
 
 
-def _heeding_close(application: Callable[..., Any]) -> Callable[..., Any]:
-    """Make gunicorn heed ``Connection: close``, which it drops from an application's headers."""
+def _at_the_edge(application: Callable[..., Any], cors: Cors) -> Callable[..., Any]:
+    """Add what every answer needs.
+
+    gunicorn drops ``Connection: close`` from an application's headers; here it is heeded. Pages of
+    other origins get their headers.
+    """
 
     def wrapped(environ: Mapping[str, Any], start_response: Any) -> Any:
+        origin = environ.get("HTTP_ORIGIN")
+        asked = environ.get("HTTP_ACCESS_CONTROL_REQUEST_METHOD")
+        if allowed := cors.preflight(environ["REQUEST_METHOD"], origin, asked):
+            start_response("204 No Content", list(allowed.items()))
+            return []
+
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             if ("Connection", "close") in headers:
                 start_response.__self__.force_close()
+            headers.extend(cors.headers(origin).items())
             return start_response(status, headers, exc_info)
 
         return application(environ, start)
