@@ -100,6 +100,8 @@ def test_the_programs_can_use_every_value(
 
     has_autoscaler = any("autoscaler" in title(each) for each in of_kind(objects, "Deployment"))
     expected = {*SERVING, "autoscaler"} if has_autoscaler else set(SERVING)
+    if any("redis-check" in title(each) for each in of_kind(objects, "Job")):
+        expected |= {"queue"}
     assert {container["args"][0] for _, container in found} == expected
 
 

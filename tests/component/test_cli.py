@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from tests.queues import RedisQueue
-from tests.redis_server import QueueMaker, RedisServer, free_port
+from tests.redis_server import QueueMaker, RedisServer, executables, free_port
 
 import imageserve
 from imageserve.cli import COMMANDS, main
@@ -29,6 +29,7 @@ from imageserve.queue.consumer import Lease
 from imageserve.queue.monitor import Monitor
 from imageserve.queue.producer import Limits
 from imageserve.queue.redis.connection import RedisAccess
+from imageserve.queue.self_test import check_server
 from imageserve.queue.snapshot import WorkerInfo
 from imageserve.queue.wire import Job
 from imageserve.supervisor import Child
@@ -375,6 +376,32 @@ def test_queue_status_tells_what_waits_and_who_works(queue: RedisQueue, capsys: 
     assert (said["dead"], said["accepted"]) == ("1", "3")
     assert (said["capacity_per_s"], said["expected_wait_ms"]) == ("100.0", "30")
     assert said["worker"].startswith("w-1")
+
+
+def test_queue_check_tries_again_while_redis_is_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    server = RedisServer(executables()[0].found(), tmp_path)
+    outcomes = []
+
+    def check(*arguments: Any) -> None:
+        try:
+            check_server(*arguments)
+        except QueueUnavailable as error:
+            outcomes.append(str(error))
+            server.start()
+            raise
+
+    monkeypatch.setattr("imageserve.cli.queue.check_server", check)
+    monkeypatch.setattr("imageserve.cli.queue.CHECK_PAUSE_S", 0.01)
+    monkeypatch.setenv("REDIS_URL", server.url)
+    try:
+        assert main(["queue", "check", "--wait", "60"]) == 0
+    finally:
+        server.stop()
+
+    assert len(outcomes) == 1
+    assert "image_queue: Redis can serve as its queue" in capsys.readouterr().out
 
 
 def test_queue_status_can_be_json(queue: RedisQueue, capsys: Capture) -> None:

@@ -47,6 +47,18 @@
 {{- end -}}
 {{- end -}}
 
+{{/* "true" if the check of an external Redis is rendered. */}}
+{{- define "imageserve.hasRedisCheck" -}}
+{{- if not (or .Values.redis.enabled .Values.manifests (not .Values.redis.external.check.enabled)) -}}true{{- end -}}
+{{- end -}}
+
+{{/* Annotations of the hook that checks an external Redis; the dot is its weight. */}}
+{{- define "imageserve.redisCheckHook" -}}
+helm.sh/hook: pre-upgrade
+helm.sh/hook-weight: {{ . | quote }}
+helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
+{{- end -}}
+
 {{/* "true" if the test hook is rendered. */}}
 {{- define "imageserve.hasTest" -}}
 {{- if and .Values.tests.enabled (not .Values.manifests) -}}true{{- end -}}

@@ -51,7 +51,6 @@ One volume with the models file or the scaling file, the API keys and the certif
 {{- $root := index . 0 -}}
 {{- $file := printf "%s.yaml" (index . 1) -}}
 {{- $name := ternary "autoscaler" "models" (eq (index . 1) "scaling") -}}
-{{- $tls := $root.Values.redis.external.tls -}}
 - name: config
   projected:
     defaultMode: 0440
@@ -68,13 +67,21 @@ One volume with the models file or the scaling file, the API keys and the certif
             - key: keys
               path: keys/keys
       {{- end }}
-      {{- if and (not $root.Values.redis.enabled) $tls.enabled $tls.caSecret }}
-      - secret:
-          name: {{ $tls.caSecret | quote }}
-          items:
-            - key: {{ $tls.caKey | quote }}
-              path: redis-ca/ca.crt
+      {{- with include "imageserve.redisCaSource" $root }}
+      {{- . | nindent 6 }}
       {{- end }}
+{{- end -}}
+
+{{/* The source of a projected volume with the certificate of an external Redis, if it needs one. */}}
+{{- define "imageserve.redisCaSource" -}}
+{{- $tls := .Values.redis.external.tls -}}
+{{- if and (not .Values.redis.enabled) $tls.enabled $tls.caSecret -}}
+- secret:
+    name: {{ $tls.caSecret | quote }}
+    items:
+      - key: {{ $tls.caKey | quote }}
+        path: redis-ca/ca.crt
+{{- end -}}
 {{- end -}}
 
 {{- define "imageserve.webVolumes" -}}
