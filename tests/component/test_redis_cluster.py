@@ -18,8 +18,8 @@ from tests.redis_server import (
     RedisClusterNode,
     RedisServer,
     eventually,
-    executables,
     free_port,
+    oldest_and_newest,
     running,
 )
 
@@ -43,7 +43,7 @@ FIRST, SECOND = "resnet", "shapes"
 """Two queues whose slots lie in different halves."""
 
 
-@pytest.fixture(scope="module", params=executables(), ids=str)
+@pytest.fixture(scope="module", params=oldest_and_newest(), ids=str)
 def running_cluster(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[RedisCluster]:

@@ -18,6 +18,7 @@ from imageserve.errors import QueueError, QueueUnavailable
 from imageserve.queue.redis.connection import (
     FIRST_PAUSE_S,
     LONGEST_PAUSE_S,
+    START_S,
     RedisAccess,
     connect,
     redis_errors,
@@ -155,17 +156,23 @@ class ReplyListener:
 
     def _run(self) -> None:
         backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
-        reported = False
+        reported = ""
+        usual_until = time.monotonic() + START_S
         while True:
             try:
                 self._listen()
             except QueueError as error:
                 if self.connected:
                     backoff.reset()
-                    reported = False
-                if not reported:
-                    log.error("results of %s are not received: %s", ", ".join(self.tickets), error)
-                reported = True
+                    reported, usual_until = "", 0.0
+                is_usual = isinstance(error, QueueUnavailable) and time.monotonic() < usual_until
+                state = "not received yet" if is_usual else "not received"
+                if state != reported:
+                    level = logging.INFO if is_usual else logging.ERROR
+                    log.log(
+                        level, "results of %s are %s: %s", ", ".join(self.tickets), state, error
+                    )
+                reported = state
             # This loop must never end: without it each request would wait until its deadline.
             except Exception:
                 log.critical("bug while listening for results", exc_info=True)
