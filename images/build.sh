@@ -22,6 +22,8 @@ model image is named imageserve/model-cuda, with --tensorflow none imageserve/mo
                            certificates; the file does not stay in the image
   --index-url URL          Python package index instead of PyPI
   --push                   push after the build
+  --save DIR               write each image to DIR/NAME.tar, to be imported on nodes without a
+                           registry; it has the name there that the chart asks for
 
 Arguments after -- go to the builder unchanged, such as --no-cache, or for buildah in a container
 --isolation chroot --network host.
@@ -36,6 +38,7 @@ fail() {
 every=(web model autoscaler loadtest)
 images=()
 engine='' repository=imageserve tag='' target=release tensorflow=cpu models='' ca_file='' push=''
+save=''
 arguments=() more=()
 while [ $# -gt 0 ]; do
     case "$1" in
@@ -55,6 +58,7 @@ while [ $# -gt 0 ]; do
         --tensorflow) tensorflow=$2 ;;
         --models) models=$2 ;;
         --ca-file) ca_file=$2 ;;
+        --save) save=$2 ;;
         --index-url) arguments+=(--build-arg "PIP_INDEX_URL=$2") ;;
         *) fail "$1 is not known; --help lists the options" ;;
     esac
@@ -84,6 +88,24 @@ if [ -n "$ca_file" ]; then
     arguments+=(--secret "id=ca,src=$ca_file" --build-arg PIP_CERT=/run/secrets/ca)
 fi
 
+# buildah calls an image without a registry localhost/NAME, where docker and containerd, and so the
+# pods of the chart, mean docker.io/NAME.
+saved() {
+    local file=$1 full=$2
+    if [ "$engine" = docker ]; then
+        docker save --output "$file" "$full"
+        return
+    fi
+    rm -f "$file" # buildah adds to no archive.
+    case "${full%%/*}" in
+        *.* | *:* | localhost) buildah push "$full" "docker-archive:$file:$full" ;;
+        *) buildah push "localhost/$full" "docker-archive:$file:docker.io/$full" ;;
+    esac
+}
+if [ -n "$save" ]; then
+    [ -d "$save" ] || fail "there is no folder $save"
+fi
+
 [ ${#images[@]} -gt 0 ] || images=("${every[@]}")
 for name in "${images[@]}"; do
     own=()
@@ -99,5 +121,6 @@ for name in "${images[@]}"; do
     full+=:${tag:-$version}
     "${build[@]}" --file "images/$name/Dockerfile" --target "$target" --tag "$full" \
         "${arguments[@]}" ${own[@]+"${own[@]}"} ${more[@]+"${more[@]}"} .
+    [ -z "$save" ] || saved "$save/$name.tar" "$full"
     [ -z "$push" ] || "$engine" push "$full"
 done
