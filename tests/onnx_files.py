@@ -19,8 +19,17 @@ def write_onnx(
     softmax: bool = True,
     weight: float = 0.05,
     twice: bool = False,
+    head: str | None = None,
+    answer: int = TensorProto.FLOAT,
+    opset: int = 17,
+    ir_version: int = 9,
+    beside: str | None = None,
 ) -> Path:
-    """Write a classifier that averages each colour and tells them apart by a seeded matrix."""
+    """Write a classifier that averages each colour and tells them apart by a seeded matrix.
+
+    ``head`` is its last operation, ``answer`` the type of its numbers, and ``beside`` the file that
+    holds its weights.
+    """
     colours_first = len(shape) == 4 and shape[1] == 3
     colours = 3 if colours_first else int(shape[-1])
     kernel = np.random.default_rng(4).normal(0, weight, (colours, classes)).astype(np.float32)
@@ -34,17 +43,23 @@ def write_onnx(
             keepdims=0,
         ),
         helper.make_node("MatMul", ["mean", "kernel"], ["logits"]),
-        helper.make_node("Softmax" if softmax else "Identity", ["logits"], ["probabilities"]),
+        helper.make_node(head or ("Softmax" if softmax else "Identity"), ["logits"], ["scores"]),
+        helper.make_node("Cast", ["scores"], ["probabilities"], to=answer),
     ]
     outputs = ["probabilities", "logits"] if twice else ["probabilities"]
     graph = helper.make_graph(
         nodes,
         "classifier",
         [helper.make_tensor_value_info("images", type_, shape)],
-        [helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", classes]) for n in outputs],
+        [
+            helper.make_tensor_value_info(
+                name, TensorProto.FLOAT if name == "logits" else answer, ["n", classes]
+            )
+            for name in outputs
+        ],
         [numpy_helper.from_array(kernel, "kernel")],
     )
-    return save(path, graph)
+    return save(path, graph, opset, ir_version, beside)
 
 
 def write_too_deep(path: Path) -> Path:
@@ -58,9 +73,20 @@ def write_too_deep(path: Path) -> Path:
     return save(path, graph)
 
 
-def save(path: Path, graph: Any) -> Path:
-    opset = helper.make_opsetid("", 17)
-    onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=9), path)
+def save(
+    path: Path, graph: Any, opset: int = 17, ir_version: int = 9, beside: str | None = None
+) -> Path:
+    imports = [helper.make_opsetid("", opset)]
+    model = helper.make_model(graph, opset_imports=imports, ir_version=ir_version)
+    if beside is None:
+        onnx.save(model, path)
+        return path
+    for tensor in model.graph.initializer:
+        content = tensor.raw_data
+        onnx.external_data_helper.set_external_data(tensor, beside, 0, len(content))
+        tensor.ClearField("raw_data")
+        (path.parent / beside).write_bytes(content)
+    path.write_bytes(model.SerializeToString())
     return path
 
 

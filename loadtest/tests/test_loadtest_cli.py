@@ -17,6 +17,7 @@ from tests.redis_server import eventually, free_port
 
 from imageserve.cli import main
 from imageserve_loadtest import measure
+from imageserve_loadtest.command import _lines
 from imageserve_loadtest.pictures import generated
 from imageserve_loadtest.result import Result
 
@@ -298,7 +299,7 @@ def test_a_target_that_does_not_become_ready_is_named(capsys: Capture) -> None:
 
 @pytest.mark.parametrize("how", ["environment", "file"])
 def test_the_api_key_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    (tmp_path / "key").write_text("# of the load test\n\ns3cret\nanother\n")
+    (tmp_path / "key").write_text("# of the\u2028load test\n\ns3cret\nanother\n")
     options = ["--api-key-file", str(tmp_path / "key")] if how == "file" else []
     if how == "environment":
         monkeypatch.setenv("LOADTEST_API_KEY", "s3cret")
@@ -307,6 +308,13 @@ def test_the_api_key_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ho
         result_of(tmp_path / "r.json", server.url, *SHORT, *options)
 
     assert all(b"\r\nAuthorization: Bearer s3cret" in call.head for call in server.calls)
+
+
+def test_only_line_ends_divide_a_file_of_results(tmp_path: Path) -> None:
+    # As jq writes them: JSON may hold these characters as they are.
+    (tmp_path / "results").write_bytes('{"a": "\u2028\x85"}\r\n{"b": 1}'.encode())
+
+    assert _lines(str(tmp_path / "results")) == ['{"a": "\u2028\x85"}', '{"b": 1}']
 
 
 def test_a_model_can_be_named(tmp_path: Path, capsys: Capture) -> None:

@@ -46,6 +46,7 @@ def test_requests_are_a_poisson_process_of_the_rate_of_the_trace() -> None:
         pytest.param("", "line 1: must be second,requests_per_second", id="empty"),
         pytest.param("a,b\n0,1\n", "line 1: must be second,requests_per_second", id="other names"),
         pytest.param(HEAD + "0,5\n", "at least two rows", id="no end"),
+        pytest.param(HEAD + "0,5\u20286,5\n9,1\n", "line 2: must be two numbers", id="no line end"),
         pytest.param(HEAD + "0,5\n10\n", "line 3: must be two numbers, not '10'", id="one number"),
         pytest.param(HEAD + "0,five\n10,1\n", "line 2: must be two numbers", id="a word"),
         pytest.param(HEAD + "0,-5\n10,1\n", "line 2: numbers must be 0 or more", id="negative"),

@@ -19,6 +19,7 @@ import re
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, TextIO
@@ -41,8 +42,22 @@ _UNPRINTABLE = re.compile(
 )
 """Control characters, line ends, characters that turn the direction of writing, half characters."""
 
+MOST_OF_AN_ERROR = 400
+"""Longest text of one exception in a traceback, in characters: one of Keras can hold a model."""
 
-class JsonFormatter(logging.Formatter):
+
+class _Formatter(logging.Formatter):
+    """Shows exceptions as Python does, but cuts their texts."""
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802 - the base class's name
+        return "".join(_cut(part) for part in traceback.format_exception(*ei)).rstrip("\n")
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= MOST_OF_AN_ERROR else f"{text[: MOST_OF_AN_ERROR - 4]}...\n"
+
+
+class JsonFormatter(_Formatter):
     """One JSON object per line."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -59,7 +74,7 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, default=_shown, separators=(",", ":"))
 
 
-class TextFormatter(logging.Formatter):
+class TextFormatter(_Formatter):
     """A line for people: time, level, sentence, then key=value. A traceback is indented."""
 
     def format(self, record: logging.LogRecord) -> str:

@@ -167,7 +167,9 @@ def only_a_folder(path: Path) -> Path:
         pytest.param(garbage, "cannot load .* copy it anew, or export it", id="garbage"),
         pytest.param(only_a_folder, r"mine\.onnx holds no model: put", id="a folder in its place"),
         pytest.param(
-            lambda path: write_onnx(path, softmax=False), "add a softmax", id="no softmax"
+            lambda path: write_onnx(path, softmax=False),
+            "with logits, which are not served yet: end it with a softmax",
+            id="no softmax",
         ),
         pytest.param(
             lambda path: write_onnx(path, weight=np.nan), "NaN or infinite", id="broken weights"

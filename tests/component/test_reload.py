@@ -61,7 +61,7 @@ class LabelModel:
 
     def predict(self, images: NDArray[np.uint8], top: int) -> list[tuple[Prediction, ...]]:
         if self.label == "broken":
-            raise RuntimeError("no such operation")
+            raise RuntimeError("no such operation" + ", or that" * 1000)
         if self.label == "greedy" and len(images) > 1:
             raise ModelOutOfMemory("no memory")
         return [(Prediction(self.label, 1.0),)] * len(images)
@@ -314,7 +314,7 @@ def test_lines_and_metrics_tell_of_a_change(twin: Stage, caplog: pytest.LogCaptu
     ("label", "problem"),
     [
         pytest.param("corrupt", "Keras cannot load it: save it anew", id="cannot be loaded"),
-        pytest.param("broken", "RuntimeError: no such operation", id="cannot be run"),
+        pytest.param("broken", "fails: RuntimeError: no such operation", id="cannot be run"),
         pytest.param("large", "v2 takes pictures of 16x16 and shapes is served at 8x8", id="size"),
         pytest.param("greedy", "with batches of 1 only, not 4: restart the workers", id="memory"),
     ],
@@ -329,6 +329,7 @@ def test_a_version_that_fails_leaves_the_old_one_serving_and_is_not_tried_in_a_l
     desired = twin.use("v2")
 
     twin.has_problem(problem)
+    assert len(twin.info.problem) < 400
     assert (twin.info.version, twin.info.answered) == ("hash-of-built-in", desired)
     assert label_of(twin.ask()) == "built-in"
     assert "another version cannot be served" in caplog.text
@@ -464,6 +465,58 @@ def test_a_folder_that_is_written_anew_is_served_without_being_asked_for(twin: S
 
     twin.serves("one, better")
     eventually(lambda: twin.info.version == "hash-of-one, better", "its heartbeat")
+
+
+def test_a_file_that_changes_beside_an_imageserve_yaml_is_served_when_it_stays(
+    twin: Stage,
+) -> None:
+    twin.network = str(twin.version("v1", "one", yaml=""))
+    twin.start()
+    twin.serves("one")
+
+    (Path(twin.network) / "model.keras").write_text("two")
+
+    twin.serves("two")
+
+
+def test_beside_an_imageserve_yaml_half_a_model_is_not_loaded_before_ten_seconds(
+    tmp_path: Path,
+) -> None:
+    stage = Stage(MemoryQueue("image_queue", lambda: 0), tmp_path)
+    stage.network = str(stage.version("v1", "one", yaml=""))
+    entry = ModelEntry("shapes", "image_queue", SIZE, network=stage.network)
+    reloader = Reloader(Versions(entry, None), stage.prepare)
+    reloader.first("")
+    handle = Handle()
+
+    def looks(count: int) -> list[str]:
+        for _ in range(count):
+            reloader.check(handle)
+        return stage.loads
+
+    assert looks(2) == ["one"]
+    (Path(stage.network) / "model.keras").write_text("half")
+    assert looks(5) == ["one"], "the rest may come"
+    (Path(stage.network) / "model.keras").write_text("two")
+    assert looks(5) == ["one"], "it has changed again"
+    (Path(stage.network) / "imageserve.yaml").write_text("# complete")
+    assert looks(1) == ["one"], "the first look at it"
+    assert looks(1) == ["one", "two"], "announced"
+    (Path(stage.network) / "labels.txt").write_text("two")
+    assert looks(5) == ["one", "two"]
+    assert looks(1) == ["one", "two", "two"], "the same for ten seconds"
+
+
+class Handle:
+    """A worker that takes every model."""
+
+    batch_size = BATCH_SIZE
+
+    def change_to(self, runner: Runner) -> bool:
+        return True
+
+    def publish(self) -> None:
+        pass
 
 
 def test_a_link_that_is_set_to_another_version_is_followed(twin: Stage) -> None:

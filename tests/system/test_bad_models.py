@@ -60,7 +60,7 @@ BAD = [
     Bad(
         "no-softmax",
         lambda folder: write_onnx(folder / "model.onnx", softmax=False),
-        "add a softmax as its last layer",
+        "end it with a softmax (keras.layers.Softmax()",
     ),
     Bad(
         "nan",

@@ -34,6 +34,26 @@ def caught() -> Any:
         return (type(error), error, error.__traceback__)
 
 
+def long_and_caused() -> Any:
+    try:
+        try:
+            raise ValueError("x" * 5000)
+        except ValueError as error:
+            raise RuntimeError("y" * 5000) from error
+    except RuntimeError as error:
+        return (type(error), error, error.__traceback__)
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter(), TextFormatter()])
+def test_the_texts_of_exceptions_are_cut(formatter: logging.Formatter) -> None:
+    line = formatter.format(record(exc_info=long_and_caused()))
+
+    assert "ValueError: xxx" in line
+    assert "RuntimeError: yyy" in line
+    assert "long_and_caused" in line
+    assert max(map(len, re.findall("x+|y+", line))) < 400
+
+
 @pytest.fixture
 def restored_logging() -> Iterator[None]:
     root = logging.getLogger()

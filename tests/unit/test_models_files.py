@@ -32,6 +32,16 @@ def test_labels_are_read_in_class_order(tmp_path: Path, name: str, content: byte
     assert read_labels(path) == ("circle", "round square")
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=repr)
+@pytest.mark.parametrize("letter", "\u2028\u2029\x85\x0b\x0c\x1c\x1d\x1e\xa0\u3000")
+def test_only_line_ends_divide_labels(tmp_path: Path, letter: str, end: str) -> None:
+    labels = (f"one{letter}label", f"{letter}at its beginning", f"at its end{letter}")
+    path = tmp_path / "l.txt"
+    path.write_bytes("".join(f"{label} \t{end}" for label in labels).encode())
+
+    assert read_labels(path) == labels
+
+
 def test_the_packaged_imagenet_labels_are_complete() -> None:
     labels = read_labels(IMAGENET_LABELS)
 
@@ -105,6 +115,24 @@ def test_the_version_of_a_file_is_the_beginning_of_its_checksum(tmp_path: Path) 
     (tmp_path / "a").write_bytes(b"weights")
 
     assert content_version(tmp_path / "a") == "9a129038d9a0"
+
+
+def test_the_version_of_a_file_covers_what_lies_beside_it(tmp_path: Path) -> None:
+    file, beside, other = (tmp_path / name for name in "abc")
+    for path in (file, beside, other):
+        path.write_bytes(b"weights")
+
+    first = content_version(file, beside, other)
+    assert first == content_version(file, beside, other, beside) != content_version(file)
+    other.write_bytes(b"weighty")
+    assert content_version(file, beside, other) != first
+
+
+def test_a_file_that_is_missing_beside_a_model_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"weights")
+
+    with pytest.raises(ModelLoadError, match="does not exist"):
+        content_version(tmp_path / "a", tmp_path / "b")
 
 
 def test_the_version_of_a_folder_changes_with_any_content_or_name(tmp_path: Path) -> None:

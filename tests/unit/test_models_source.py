@@ -6,8 +6,8 @@ import pytest
 
 from imageserve.errors import ModelLoadError
 from imageserve.models.catalog import KNOWN
-from imageserve.models.files import IMAGENET_LABELS
-from imageserve.models.source import find_source
+from imageserve.models.files import IMAGENET_LABELS, is_version
+from imageserve.models.source import find_source, model_version
 
 
 def folder(path: Path, *names: str, facts: str = "") -> str:
@@ -166,15 +166,77 @@ def test_a_folder_that_is_not_clear_is_refused(tmp_path: Path, names: list[str],
         find_source(folder(tmp_path / "flowers", *names), None, None, None)
 
 
-def test_a_file_in_place_of_a_folder_is_answered_with_the_endings_that_are_known(
+def test_a_file_in_the_old_format_of_keras_is_answered_with_how_to_write_it_anew(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "model.h5").touch()
 
-    with pytest.raises(ModelLoadError, match=r"load a \.h5 file in Keras and save it as \.keras"):
+    with pytest.raises(ModelLoadError, match=r"is in HDF5, .* write it anew with keras"):
         find_source(str(tmp_path / "model.h5"), None, None, None)
+    with pytest.raises(ModelLoadError, match=r"is in HDF5, .* write it anew with keras"):
+        find_source(f"{tmp_path}/", None, None, None)
+
+
+def test_a_file_of_weights_alone_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.weights.h5").touch()
+
+    with pytest.raises(ModelLoadError, match="holds weights alone: save the whole model"):
+        find_source(str(tmp_path / "mine.weights.h5"), None, None, None)
+
+
+def test_another_file_in_place_of_a_folder_is_answered_with_the_endings_that_are_known(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "model.pt").touch()
+
+    with pytest.raises(ModelLoadError, match=r"a model in one file ends in \.keras or \.onnx"):
+        find_source(str(tmp_path / "model.pt"), None, None, None)
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match="nowhere does not exist: correct its path"):
         find_source(str(tmp_path / "nowhere"), None, None, None)
+
+
+# -- the version ----------------------------------------------------------------------------------
+
+
+def version_of(model: str, labels: list[str], labels_file: str | None = None) -> str:
+    return model_version(find_source(model, labels_file, None, None), "0123456789ab", labels)
+
+
+def test_labels_and_facts_are_part_of_the_version(tmp_path: Path) -> None:
+    path = folder(tmp_path / "flowers", "model.keras", "labels.txt")
+    versions = [version_of(path, ["rose", "tulip"]), version_of(path, ["rose", "iris"])]
+    for facts in ("scaling: torch", "interpolation: box", "input_size: 8", "input_size: [8, 9]"):
+        Path(path, "imageserve.yaml").write_text(facts)
+        versions.append(version_of(path, ["rose", "tulip"]))
+
+    assert len(set(versions)) == len(versions)
+    assert all(is_version(each) and each.startswith("0123456789ab-") for each in versions)
+
+
+def test_a_version_that_the_folder_names_is_shown_as_it_is(tmp_path: Path) -> None:
+    path = folder(tmp_path / "flowers", "model.keras", "labels.txt", facts="version: spring")
+
+    assert version_of(path, ["rose"]) == version_of(path, ["tulip"]) == "spring"
+
+
+def test_what_changes_nothing_leaves_the_version(tmp_path: Path) -> None:
+    path = folder(tmp_path / "flowers", "model.keras", "labels.txt")
+    before = version_of(path, ["rose"])
+
+    Path(path, "imageserve.yaml").write_text("# What it needs:\nscaling: none\n")
+
+    assert version_of(path, ["rose"]) == before
+
+
+def test_the_version_of_a_model_of_imageserve_is_that_of_its_weights() -> None:
+    assert version_of("resnet50", ["tench"]) == "0123456789ab"
+    assert version_of("resnet50", ["Schleie"], "mine.txt").startswith("0123456789ab-")
+
+
+def test_the_longest_version_of_weights_leaves_room_for_the_rest() -> None:
+    source = find_source("a.onnx", "labels.txt", None, None)
+
+    assert is_version(model_version(source, "x" * 64, ["a"]))

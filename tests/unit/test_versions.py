@@ -169,17 +169,32 @@ def test_a_folder_has_changed_when_any_of_its_files_has(
     assert not versions.find(None).is_same_model(before)
 
 
-def test_a_folder_with_an_imageserve_yaml_has_changed_only_when_that_file_has(
-    tmp_path: Path,
+@pytest.mark.parametrize("change", [_write_over, _rename_a_file, _add_a_file])
+def test_what_changes_beside_an_imageserve_yaml_is_a_change_that_it_does_not_announce(
+    tmp_path: Path, change: Callable[[Path], None]
 ) -> None:
     folder = a_folder(tmp_path / "shapes", "version: '1'\n")
-    before = fingerprint_of([folder])
+    versions = Versions(an_entry(str(folder)), None)
+    before = versions.find(None)
+
+    change(folder)
+    between = versions.find(None)
+    (folder / "imageserve.yaml").write_text("version: '12'\n")
+    after = versions.find(None)
+
+    assert not between.is_same_model(before)
+    assert not between.is_announced(before), "the rest may still be missing"
+    assert after.is_announced(before)
+
+
+def test_without_an_imageserve_yaml_every_change_is_announced(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path / "shapes")
+    versions = Versions(an_entry(str(folder)), None)
+    before = versions.find(None)
 
     _write_over(folder)
-    assert fingerprint_of([folder]) == before, "the rest may still be missing"
 
-    (folder / "imageserve.yaml").write_text("version: '12'\n")
-    assert fingerprint_of([folder]) != before
+    assert versions.find(None).is_announced(before)
 
 
 def test_a_link_that_leads_elsewhere_is_a_change(tmp_path: Path) -> None:

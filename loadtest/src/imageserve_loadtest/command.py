@@ -157,7 +157,7 @@ def _lines(name: str) -> list[str]:
     if name == "-":
         return list(sys.stdin)
     try:
-        return Path(name).read_text(encoding="utf-8", errors="replace").splitlines()
+        return Path(name).read_text(encoding="utf-8", errors="replace").split("\n")
     except OSError as error:
         raise UsageError(f"{name} cannot be read: {error}") from error
 

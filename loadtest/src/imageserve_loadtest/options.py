@@ -246,7 +246,7 @@ def _api_key(file: Path | None, environ: Mapping[str, str]) -> str:
     if file is None:
         return environ.get("LOADTEST_API_KEY", "").strip()
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"--api-key-file: {file} cannot be read: {error}") from error
     keys = [line for line in lines if line and not line.startswith("#")]

@@ -6,9 +6,11 @@ from pathlib import Path
 from imageserve.cli.models_load import default_runtime, interpolation_of, load
 from imageserve.config.settings import Settings
 from imageserve.errors import ModelLoadError, RequestError
+from imageserve.models.catalog import is_model_path
 from imageserve.models.comparison import agreement, as_pictures, drawn_pictures, scores_of
-from imageserve.models.entries import engine_of
+from imageserve.models.entries import engine_of, worker_entry
 from imageserve.models.files import file_errors
+from imageserve.models.foreign import reason_of
 from imageserve.models.model import Pictures, Probabilities, ScoringModel, check_scores
 from imageserve.models.runtimes import RUNTIMES, SOURCE_RUNTIME
 from imageserve.worker.runner import Runner
@@ -18,12 +20,15 @@ def check(settings: Settings, folder: Path | None) -> int:
     """Load, warm up and call the model of these settings, on the pictures in a folder."""
     model = _loaded(settings)
     runner = Runner(model, settings.batch_size)
-    runner.warm_up()
+    try:
+        runner.warm_up()
+    except Exception as error:  # a model may raise anything
+        raise ModelLoadError(reason_of(error)) from error
     times = ", ".join(f"{size}: {ms:.1f}" for size, ms in runner.times.ms.items())
     _say("warm", f"ms of one call by batch size: {times}")
     pictures = _pictures(folder, model, settings)
     scores = scores_of(model.scores, pictures)
-    check_scores(model.name, scores, (len(pictures), model.classes))
+    check_scores(model, scores, len(pictures))
     labels = len(set(scores.argmax(axis=1).tolist()))
     _say("answers", f"probabilities for {len(pictures)} pictures, {labels} different labels")
     if model.runtime != SOURCE_RUNTIME.name or settings.precision != "float32":
@@ -38,10 +43,20 @@ def _loaded(settings: Settings) -> ScoringModel:
     height, width = model.input_size
     _say("model", f"{model.name}, version {model.version}")
     _say("engine", RUNTIMES[model.runtime].describe(engine_of(settings)))
-    _say("takes", f"pictures of {height}x{width} (height x width)")
+    _say("takes", f"pictures of {height}x{width} (height x width){_for_the_web(settings)}")
     _say("labels", f"{model.classes}: {', '.join(model.labels[:4])}, ...")
     _say("loaded", f"in {time.monotonic() - began:.1f} s")
     return model
+
+
+def _for_the_web(settings: Settings) -> str:
+    """Say what web servers need that cannot read the model's file, as in a cluster."""
+    entry = worker_entry(settings)
+    if settings.models_file or not is_model_path(entry.network):
+        return ""
+    height, width = entry.input_size
+    needed = f"INPUT_SIZE={height}x{width} INTERPOLATION={entry.interpolation}"
+    return f"; web servers that cannot read {entry.network} need {needed}"
 
 
 def _compare(settings: Settings, pictures: Pictures, scores: Probabilities) -> None:

@@ -1,15 +1,13 @@
 """The model that the settings of ``imageserve models`` name, and its parts."""
 
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from imageserve.config.choices import DEFAULT_INTERPOLATION, DEFAULT_MODEL
+from imageserve.config.choices import DEFAULT_MODEL
 from imageserve.config.settings import Settings
-from imageserve.errors import ModelLoadError
-from imageserve.models import load_model
+from imageserve.errors import ModelLoadError, SettingsError
+from imageserve.models import Engine, load_model
 from imageserve.models.entries import engine_of, load_entry, worker_entry
-from imageserve.models.folder import read_facts
 from imageserve.models.runtimes import RUNTIMES, Runtime
 from imageserve.models.source import find_source
 
@@ -31,32 +29,38 @@ def default_runtime(settings: Settings) -> Runtime:
 
 
 def interpolation_of(settings: Settings) -> str:
-    if settings.models_file:
-        return worker_entry(settings).interpolation
-    own = read_facts(Path(network_of(settings))).interpolation
-    return settings.interpolation or own or DEFAULT_INTERPOLATION
+    return worker_entry(settings).interpolation
 
 
 def load(settings: Settings, **changes: Any) -> "ScoringModel":
     """Load the model of these settings, with ``changes`` to its engine.
 
-    INPUT_SIZE may be missing here, because no web server has to know it.
+    As a worker does, from the entry that web servers read too: what is loaded here, starts there.
 
-    Raises ModelLoadError where it cannot be used, or has no probabilities to look at.
+    Raises ModelLoadError where it cannot be used, or has no probabilities to look at, and
+    SettingsError where the entry cannot be used.
     """
     from imageserve.models.model import ScoringModel
 
     engine = replace(engine_of(settings), **changes)
-    if settings.models_file:
-        model = load_entry(worker_entry(settings), engine)
-    else:
-        model = load_model(
-            network_of(settings),
-            weights=settings.model_weights,
-            labels_file=settings.model_labels,
-            input_size=settings.input_size,
-            engine=engine,
-        )
+    try:
+        entry = worker_entry(settings)
+    except SettingsError:
+        if not settings.models_file:
+            _say_more(settings, engine)
+        raise
+    model = load_entry(entry, engine)
     if not isinstance(model, ScoringModel):
         raise ModelLoadError("a stand-in classifies nothing: name a model")
     return model
+
+
+def _say_more(settings: Settings, engine: Engine) -> None:
+    """Raise ModelLoadError where a model that lacks an entry has a fault of its own as well."""
+    load_model(
+        network_of(settings),
+        weights=settings.model_weights,
+        labels_file=settings.model_labels,
+        input_size=settings.input_size,
+        engine=engine,
+    )

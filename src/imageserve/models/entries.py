@@ -2,7 +2,7 @@
 
 Web processes and workers read the same entries, so both know a model's queue and input size; only
 workers load it. What the settings leave out is taken from the ``imageserve.yaml`` of the model's
-folder, which a web process may not have.
+folder, then from what the model's file declares; a web process may have neither.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,8 @@ from imageserve.config.settings import Settings
 from imageserve.errors import ModelLoadError, SettingsError
 from imageserve.models import Engine, load_model
 from imageserve.models.catalog import default_input_size, is_model_path, short_name
-from imageserve.models.folder import FolderFacts, read_facts
+from imageserve.models.folder import NO_FACTS, FolderFacts, read_facts
+from imageserve.models.source import declared_size
 
 if TYPE_CHECKING:
     from imageserve.models.model import Model
@@ -143,8 +144,12 @@ def _entry(
     network_key, size_key = keys
     facts = _facts(network_key, network, is_needed=given["input_size"] is None)
     input_size = given["input_size"] or facts.input_size
+    if input_size is None and is_model_path(network):
+        input_size = declared_size(network, settings.model_runtime)
     if input_size is None:
-        raise SettingsError(f"{size_key}: must be given for {network!r}")
+        raise SettingsError(
+            f"{size_key}: must be given for {network!r}, whose files do not say it here"
+        )
     usual = settings.interpolation or facts.interpolation or choices.DEFAULT_INTERPOLATION
     return ModelEntry(
         name=name,
@@ -166,10 +171,10 @@ def _known_size(key: str, network: str) -> tuple[int, int] | None:
 
 def _facts(key: str, network: str, *, is_needed: bool) -> FolderFacts:
     if not is_model_path(network):
-        return FolderFacts()
+        return NO_FACTS
     try:
         return read_facts(Path(network))
     except ModelLoadError as error:
         if not is_needed:
-            return FolderFacts()  # Loading the model reports the error, and is tried again.
+            return NO_FACTS  # Loading the model reports the error, and is tried again.
         raise SettingsError(f"{key}: {error}") from error

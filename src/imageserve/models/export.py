@@ -16,7 +16,9 @@ from imageserve.models import Engine, load_model
 from imageserve.models.comparison import Agreement, agreement, drawn_pictures, scores_of
 from imageserve.models.files import file_errors
 from imageserve.models.folder import FACTS_FILE
-from imageserve.models.model import ScoringModel, first_line
+from imageserve.models.foreign import first_line
+from imageserve.models.model import ScoringModel
+from imageserve.models.onnx_file import USUAL_OPSET
 from imageserve.models.runtimes import SOURCE_RUNTIME, Runtime
 from imageserve.models.source import LABELS_FILES
 
@@ -27,8 +29,6 @@ SOURCE_BACKEND = "tensorflow"
 """The backend of Keras whose models can be exported."""
 
 _LABELS = LABELS_FILES[0]
-_OPSET = 17
-"""Of 2022: the first with LayerNormalization, which ConvNeXt uses."""
 
 
 def export(
@@ -90,7 +90,7 @@ def _write(model: ScoringModel, runtime: Runtime, folder: Path, interpolation: s
     assert runtime.write is not None
     folder.mkdir()
     runtime.write(model, folder / runtime.folder_files[0])
-    (folder / _LABELS).write_text("".join(f"{label}\n" for label in model.labels))
+    (folder / _LABELS).write_bytes("".join(f"{label}\n" for label in model.labels).encode())
     height, width = model.input_size
     (folder / FACTS_FILE).write_text(
         f"input_size: [{height}, {width}]\n"
@@ -143,7 +143,7 @@ def write_onnx(model: ScoringModel, path: Path) -> None:
         graph = _onnx_graph(model, tf2onnx)
         # tf2onnx keeps an operation that it cannot translate, and only logs it.
         onnx.checker.check_model(graph)
-        onnx.helper.set_model_props(graph, {VERSION_KEY: model.version})
+        onnx.helper.set_model_props(graph, {VERSION_KEY: model.weights_version})
         onnx.save(graph, path)
     except Exception as error:  # tf2onnx can raise anything for a layer it does not know
         raise ModelLoadError(
@@ -161,7 +161,7 @@ def _onnx_graph(model: ScoringModel, tf2onnx: Any) -> Any:
         input_names=[images],
         output_names=[probabilities],
         tensors_to_rename={images: "images", probabilities: "probabilities"},
-        opset=_OPSET,
+        opset=USUAL_OPSET,
     )
     return graph
 

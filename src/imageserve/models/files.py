@@ -96,13 +96,17 @@ def is_version(text: str) -> bool:
     return _VERSION.fullmatch(text) is not None
 
 
-def content_version(path: Path) -> str:
+def content_version(path: Path, *beside: Path) -> str:
     """Return the first 12 hexadecimal digits of the SHA-256 of a file or of a folder's files.
 
-    Raises ModelLoadError where it cannot be read.
+    With files ``beside`` it, of the checksums of all. Raises ModelLoadError where one cannot be
+    read.
     """
     with file_errors(path):
         sha256 = _sha256_of_folder(path) if path.is_dir() else sha256_of(path)
+        if beside:
+            every = [sha256, *(sha256_of(each) for each in dict.fromkeys(beside))]
+            sha256 = hashlib.sha256("\n".join(every).encode()).hexdigest()
     return sha256[:12]
 
 
@@ -119,7 +123,9 @@ def _sha256_of_folder(folder: Path) -> str:
 
 
 def _from_lines(text: str) -> tuple[str, ...]:
-    labels = tuple(line.strip() for line in text.strip().splitlines())
+    # Only line ends divide labels: to `splitlines`, U+2028 and seven other characters do as well.
+    lines = re.split("\r\n|\n|\r", text.strip(" \t\r\n"))
+    labels = () if lines == [""] else tuple(line.strip(" \t") for line in lines)
     if not all(labels):
         number = labels.index("") + 1
         raise ValueError(f"line {number} is empty; write one label a line, in class order")

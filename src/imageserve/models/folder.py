@@ -36,6 +36,10 @@ class FolderFacts:
     version: str | None = None
 
 
+NO_FACTS = FolderFacts()
+"""Those of a folder without ``imageserve.yaml``."""
+
+
 def _version(value: Any) -> str:
     # A version such as 2.10 needs quotes: YAML reads the number 2.1.
     version = str(value) if type(value) in (int, str) else ""
@@ -64,7 +68,7 @@ def read_facts(folder: Path) -> FolderFacts:
     path = folder / FACTS_FILE
     with file_errors(path):
         if not path.exists():
-            return FolderFacts()
+            return NO_FACTS
     try:
         return FolderFacts(**(read_file(path, _facts) or {}))
     except SettingsError as error:

@@ -17,17 +17,19 @@ from numpy.typing import NDArray
 from imageserve.errors import ModelLoadError
 from imageserve.models.catalog import NETWORKS, SCALINGS, Channels, Scaling
 from imageserve.models.files import check_file, content_version, read_labels
+from imageserve.models.foreign import first_line
+from imageserve.models.heads import LOGITS, OTHER, SIGMOID, SOFTMAX
 from imageserve.models.keras_backends import compiled_call, prepare_backend
+from imageserve.models.keras_file import no_keras_file, read_keras, remedy_for
 from imageserve.models.model import (
     ScoringModel,
     check_input_type,
     check_output,
     check_probabilities,
     checked_input_size,
-    first_line,
 )
 from imageserve.models.runtimes import KERAS, Engine
-from imageserve.models.source import Source
+from imageserve.models.source import Source, model_version
 
 # TensorFlow reads this when it is imported; otherwise it logs its start to stderr.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
@@ -35,10 +37,25 @@ os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import h5py
 import keras
 
+_PASSING_ON = ("identity", "flatten", "reshape", "dropout", "squeeze", "cast")
+_HEADS = {
+    "softmax": SOFTMAX,
+    "sigmoid": SIGMOID,
+    "hard_sigmoid": SIGMOID,
+    "log_softmax": LOGITS,
+    "linear": LOGITS,
+    "globalaveragepooling2d": LOGITS,
+    "globalmaxpooling2d": LOGITS,
+}
+
 RANDOM_SEED = 20180206
 """The seed of ``weights="random"``."""
 
 _WEIGHTS_FILES = (".h5", ".keras")
+_ONE_OUTPUT = (
+    "save keras.Model(model.inputs, [the output with the probabilities]), or a Sequential or "
+    "functional model with one output"
+)
 
 
 @dataclass(eq=False)
@@ -69,12 +86,23 @@ def load(source: Source, engine: Engine) -> KerasModel:
     network = _unscaled(source, len(labels), engine)
     size = checked_input_size(source.name, network.inputs, source.input_size)
     check_input_type(source.name, network.inputs[0].dtype, source.scaling)
-    check_output(source.name, network.outputs, labels)
+    head, last = head_of(network)
+    check_output(source.name, network.outputs, labels, head, _ONE_OUTPUT)
     _lower_precision(network, engine.precision)
+    _raise_precision(last)
     whole = _on_pixels(source.name, network, SCALINGS[source.scaling], size)
-    version = source.version or _version(source)
-    scores = compiled_call(whole, size, engine)
-    model = KerasModel(source.name, version, KERAS.name, size, labels, scores, whole)
+    weights = _version(source)
+    model = KerasModel(
+        source.name,
+        model_version(source, weights, labels),
+        KERAS.name,
+        size,
+        labels,
+        compiled_call(whole, size, engine),
+        whole,
+        head=head,
+        weights_version=source.version or weights,
+    )
     check_probabilities(model)
     return model
 
@@ -189,15 +217,13 @@ def _from_file(path: Path) -> Any:
     check_file("the model file", path)
     # Keras reports a broken file as missing.
     if not zipfile.is_zipfile(path):
-        raise ModelLoadError(
-            f"{path} is no {KERAS.file_ending} file, or cut short: copy or save it anew"
-        )
+        raise ModelLoadError(no_keras_file(path))
     try:
         return keras.saving.load_model(path, compile=False)
     except Exception as error:  # Keras can raise anything for a file it does not understand
         raise ModelLoadError(
-            f"Keras cannot load {path} ({first_line(error)}): save it anew with "
-            "model.save(), with layers that Keras itself has"
+            f"Keras {keras.__version__} cannot load {path}"
+            f"{remedy_for(read_keras(path), keras.__version__, first_line(error))}"
         ) from error
 
 
@@ -246,6 +272,45 @@ def _lower_precision(network: Any, precision: str) -> None:
             layer.dtype_policy = f"mixed_{precision}"
 
 
+def _raise_precision(last: Sequence[Any]) -> None:
+    """Let the layers that make the answers compute in float32.
+
+    In 16 bits, probabilities have two or three digits, and do not add up to 1.
+    """
+    for layer in last:
+        if getattr(layer, "compute_dtype", None) in ("bfloat16", "float16"):
+            layer.dtype_policy = "float32"
+
+
+def head_of(network: Any) -> tuple[str, list[Any]]:
+    """Return what makes the numbers of the first output, and the layers from there on.
+
+    The first is one of `heads`.
+    """
+    tensor, last = network.outputs[0], []
+    while True:
+        operation, node, index = tensor._keras_history
+        if getattr(operation, "outputs", None) and hasattr(operation, "layers"):
+            tensor = operation.outputs[index]  # a model inside the model
+            continue
+        last.append(operation)
+        kind = _activation_of(operation)
+        inputs = operation._inbound_nodes[node].input_tensors
+        if kind not in _PASSING_ON or not inputs:
+            return _HEADS.get(kind, OTHER), last
+        tensor = inputs[0]
+
+
+def _activation_of(operation: Any) -> str:
+    """Return the name of what a layer does to its numbers last; a class's in small letters."""
+    kind = type(operation).__name__.lower()
+    activation = getattr(operation, "activation", None)
+    name = getattr(activation, "__name__", "") or type(activation).__name__
+    if kind == "activation":
+        return "identity" if name == "linear" else str(name)
+    return str(kind if activation is None else name)
+
+
 def _layers(network: Any) -> Iterator[Any]:
     """Yield the layers in the order of the data, including layers inside other layers."""
     for layer in network.layers:
@@ -258,7 +323,8 @@ def _on_pixels(name: str, network: Any, scaling: Scaling, size: tuple[int, int])
     pixels = keras.Input((*size, 3), dtype="uint8")
     try:
         numbers = keras.ops.cast(_scaled(pixels, scaling), network.inputs[0].dtype)
-        return keras.Model(pixels, network(numbers))
+        # A model may give its one output in a dictionary or a list.
+        return keras.Model(pixels, keras.tree.flatten(network(numbers))[0])
     except ValueError as error:
         raise ModelLoadError(
             f"{name} cannot take pictures of {size[0]}x{size[1]} ({first_line(error)}): "

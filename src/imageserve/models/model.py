@@ -5,7 +5,7 @@ look at declared shapes and at the answers to two plain pictures; each message s
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from imageserve.errors import ModelLoadError, ModelOutOfMemory
 from imageserve.models.files import agreed_size
+from imageserve.models.foreign import first_line, foreign
+from imageserve.models.heads import LOGITS, OTHER, SOFTMAX, no_probabilities, not_served
 from imageserve.predictions import Prediction
 
 Pictures = NDArray[np.uint8]
@@ -33,9 +35,10 @@ class Model(Protocol):
     version: str
     """Tells two models of one name apart: 1 to 64 letters, digits, dots, dashes, underscores.
 
-    ``imageserve.yaml`` may set it. Otherwise it is the beginning of the SHA-256 of the model's file
-    or of its weights file, or the name of the weights (``imagenet``, ``random``). An exported model
-    keeps the version of its source, because the weights are the same.
+    ``imageserve.yaml`` may set it. Otherwise it is the beginning of the SHA-256 of the model's
+    files or of its weights file, or the name of the weights (``imagenet``, ``random``); behind a
+    dash follows one of its labels and of ``imageserve.yaml``. An exported model keeps the version
+    of its source, because the weights are the same.
     """
     runtime: str
     """The name of what runs it: a key of `RUNTIMES`, or ``stand-in``."""
@@ -71,6 +74,10 @@ class ScoringModel:
     input_size: tuple[int, int]
     labels: tuple[str, ...]
     scores: Scores
+    head: str = field(default=OTHER, kw_only=True)
+    """What makes its answers, one of `heads`."""
+    weights_version: str = field(default="", kw_only=True)
+    """The version of the weights alone; an exported file keeps it."""
 
     @property
     def classes(self) -> int:
@@ -124,10 +131,17 @@ def checked_input_size(
 
     Raises ModelLoadError unless there is one input, of RGB pictures, of the wanted size.
     """
-    shape = _only_shape(name, "input", inputs)
+    shape = _shape_of(_only(name, "input", inputs, "save a model with one input"))
+    if len(shape) == 4 and shape[1] == 3 != shape[3]:
+        size = f"{shape[2]}, {shape[3]}"
+        raise ModelLoadError(
+            f"{name} takes the colours first, {foreign(shape)}: save keras.Sequential([keras.Input"
+            f"(({size}, 3)), keras.layers.Permute((3, 1, 2)), model])"
+        )
     if len(shape) != 4 or shape[3] != 3:
         raise ModelLoadError(
-            f"{name} takes input of shape {shape}: it must be (None, height, width, 3), RGB"
+            f"{name} takes input of shape {foreign(shape)}: it must be (None, height, width, 3), "
+            "RGB"
         )
     open_size = wanted or (None, None)
     height, width = shape[1] or open_size[0], shape[2] or open_size[1]
@@ -144,7 +158,8 @@ def check_input_type(name: str, dtype: str, scaling: str) -> None:
     """Raise ModelLoadError unless pixels can be given as this type, with this scaling."""
     if dtype not in _INPUT_TYPES:
         raise ModelLoadError(
-            f"{name} takes input of type {dtype}: it must be one of {', '.join(_INPUT_TYPES)}"
+            f"{name} takes input of type {foreign(dtype)}: it must be one of "
+            f"{', '.join(_INPUT_TYPES)}"
         )
     if "int" in dtype and scaling != "none":
         raise ModelLoadError(
@@ -153,17 +168,37 @@ def check_input_type(name: str, dtype: str, scaling: str) -> None:
         )
 
 
-def check_output(name: str, outputs: Sequence[Any] | None, labels: Sequence[str]) -> None:
-    """Raise ModelLoadError unless there is one output, with one score for each label."""
-    shape = _only_shape(name, "output", outputs)
-    if len(shape) != 2:
+def check_output(
+    name: str, outputs: Sequence[Any] | None, labels: Sequence[str], head: str, remedy: str
+) -> None:
+    """Raise ModelLoadError unless there is one output, with one score for each label.
+
+    Args:
+        name: the model, for the message.
+        outputs: with a ``shape`` each, where it is known.
+        labels: as many as there should be classes.
+        head: what makes the first output, one of `heads`.
+        remedy: how to leave one of several outputs.
+    """
+    shape = _shape_of(_only(name, "output", outputs, remedy))
+    if shape and len(shape) != 2:
         raise ModelLoadError(
-            f"{name} gives output of shape {shape}: it must be (None, classes); "
+            f"{name} gives output of shape {foreign(shape)}: it must be (None, classes); "
             "end it with a pooling or Flatten layer and a Dense layer with softmax"
         )
-    if shape[1] != len(labels):
+    classes = shape[1] if shape else None
+    # What one number of an unknown head is, only the answers tell.
+    if head != OTHER or classes != 1:
+        _check_classes(name, classes, labels, head)
+
+
+def _check_classes(name: str, classes: int | None, labels: Sequence[str], head: str) -> None:
+    problem = not_served(name, head, classes)
+    if problem:
+        raise ModelLoadError(problem)
+    if classes is not None and classes != len(labels):
         raise ModelLoadError(
-            f"{name} has {shape[1]} classes and its labels file {len(labels)} labels: "
+            f"{name} has {classes} classes and its labels file {len(labels)} labels: "
             "name a labels file with one label for each class, in class order"
         )
 
@@ -180,31 +215,31 @@ def check_probabilities(model: ScoringModel) -> None:
             f"{model.name} fails on two plain pictures of {height}x{width} ({first_line(error)}): "
             "try it with RGB 0..255 in the program that saved it"
         ) from error
-    check_scores(model.name, answers, (2, model.classes))
+    check_scores(model, answers, len(pictures))
 
 
-def check_scores(name: str, answers: Probabilities, shape: tuple[int, int]) -> None:
+def check_scores(model: ScoringModel, answers: Probabilities, pictures: int) -> None:
     """Raise ModelLoadError unless each row of ``answers`` holds one probability for each class."""
-    if answers.shape != shape:
+    name = model.name
+    if answers.ndim == 2 and len(answers) == pictures:
+        head = model.head or (SOFTMAX if (answers == 1).all() else LOGITS)
+        _check_classes(name, answers.shape[1], model.labels, head)
+    if answers.shape != (pictures, model.classes):
         raise ModelLoadError(
-            f"{name} answers with an array of shape {answers.shape} where {shape} is expected, one "
-            "row a picture: keep the batch as the first side of its output"
+            f"{name} answers with an array of shape {answers.shape} where "
+            f"{(pictures, model.classes)} is expected, one row a picture: keep the batch as the "
+            "first side of its output"
         )
     if not np.isfinite(answers).all():
         raise ModelLoadError(
             f"{name} answers with NaN or infinite numbers: its weights are broken, "
             "train or export it anew"
         )
-    if (answers < 0).any() or np.abs(answers.sum(axis=1) - 1).max() > _SUM_TOLERANCE:
-        raise ModelLoadError(
-            f"{name} does not answer with probabilities (0 or more, together 1): "
-            "add a softmax as its last layer"
-        )
-
-
-def first_line(error: Exception) -> str:
-    """Shorten an error of a library, which can be pages long, to its first line."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+    totals = answers.sum(axis=1)
+    farthest = float(totals[np.abs(totals - 1).argmax()])
+    lowest, highest = float(answers.min()), float(answers.max())
+    if lowest < 0 or abs(farthest - 1) > _SUM_TOLERANCE:
+        raise ModelLoadError(no_probabilities(name, model.head, lowest, highest, farthest))
 
 
 def if_memory(images: Pictures, error: Exception, *signs: str) -> Exception:
@@ -218,11 +253,14 @@ def out_of_memory(images: Pictures, error: Exception) -> ModelOutOfMemory:
     )
 
 
-def _only_shape(name: str, what: str, tensors: Sequence[Any] | None) -> tuple[int | None, ...]:
+def _only(name: str, what: str, tensors: Sequence[Any] | None, remedy: str) -> Any:
+    """Return the only input or output. Raises ModelLoadError that says the remedy for several."""
     if not tensors or len(tensors) != 1:
-        raise ModelLoadError(
-            f"{name} declares {len(tensors or ())} {what}s: save a Sequential or functional "
-            f"model with one {what}"
-        )
+        names = foreign(", ".join(str(tensor.name) for tensor in tensors or ()))
+        raise ModelLoadError(f"{name} declares {len(tensors or ())} {what}s ({names}): {remedy}")
+    return tensors[0]
+
+
+def _shape_of(tensor: Any) -> tuple[int | None, ...]:
     # ONNX has names for the sides that are open.
-    return tuple(n if isinstance(n, int) else None for n in tensors[0].shape)
+    return tuple(n if isinstance(n, int) else None for n in tensor.shape or ())

@@ -10,6 +10,7 @@ other, each with a few pictures; a small one is computed by all threads together
 import json
 import logging
 import math
+import re
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,8 @@ from numpy.typing import NDArray
 
 from imageserve.errors import ModelLoadError
 from imageserve.models.files import check_file, content_version, is_version, read_labels
+from imageserve.models.foreign import first_line, foreign
+from imageserve.models.heads import OTHER
 from imageserve.models.model import (
     Pictures,
     Probabilities,
@@ -30,11 +33,17 @@ from imageserve.models.model import (
     check_output,
     check_probabilities,
     checked_input_size,
-    first_line,
     if_memory,
 )
+from imageserve.models.onnx_file import (
+    USUAL_IR,
+    USUAL_OPSET,
+    OnnxFile,
+    check_beside,
+    read_onnx,
+)
 from imageserve.models.runtimes import KERAS, ONNX, Engine
-from imageserve.models.source import Source
+from imageserve.models.source import Source, model_version
 
 VERSION_KEY = "imageserve.version"
 """The property of an exported file that holds the version of its source."""
@@ -50,6 +59,8 @@ MOST_THREADS_APART = 16
 """With more threads a batch of 32 has less than two pictures for each, so a second session would
 only take memory."""
 
+_TOO_NEW = re.compile(r"Unsupported model IR version|only \*guarantees\* support")
+_SCORE_TYPES = ("tensor(float)", "tensor(float16)", "tensor(double)")
 _INPUT_TYPES: Mapping[str, type] = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 _OPENVINO = "OpenVINOExecutionProvider"
 _PLAIN_CPU = "CPUExecutionProvider"
@@ -82,22 +93,75 @@ def load(source: Source, engine: Engine) -> ScoringModel:
     assert source.path is not None
     labels = read_labels(source.labels)
     check_file("the model file", source.path)
+    file = read_onnx(source.path)
+    check_beside(source.path, file)
     session = OnnxSession(source.path, engine.computing_threads, engine.precision)
+    head = file.head if file else OTHER
     _check_layout(source, session.inputs)
     size = checked_input_size(source.name, session.inputs, source.input_size)
-    check_output(source.name, session.outputs, labels)
-    kept = session.properties.get(VERSION_KEY, "")
-    version = source.version or (kept if is_version(kept) else content_version(source.path))
-    model = ScoringModel(source.name, version, ONNX.name, size, labels, session.scores)
+    check_output(source.name, session.outputs, labels, head, _one_output(source.path, session))
+    _check_output_type(source.name, session.outputs[0].type)
+    weights = _weights_version(source.path, file, session.properties.get(VERSION_KEY, ""))
+    model = ScoringModel(
+        source.name,
+        model_version(source, weights, labels),
+        ONNX.name,
+        size,
+        labels,
+        session.scores,
+        head=head,
+        weights_version=source.version or weights,
+    )
     check_probabilities(model)
     return model
+
+
+def _weights_version(path: Path, file: OnnxFile | None, kept: str) -> str:
+    """Return the version that an export kept in the file, or that of its content.
+
+    Of a file with weights beside it all is read: what is beside may have changed since the export.
+    """
+    if file and file.external:
+        return content_version(path, *(part.path for part in file.external))
+    return kept if is_version(kept) else content_version(path)
+
+
+def _one_output(path: Path, session: "OnnxSession") -> str:
+    """Say how to leave the output with the probabilities."""
+    if any(each.type.startswith("seq") for each in session.outputs):
+        return "convert the classifier anew with options={'zipmap': False}, which gives an array"
+    scores = [
+        each for each in session.outputs if each.type in _SCORE_TYPES and len(each.shape) == 2
+    ]
+    likely = [each for each in scores if "prob" in each.name.lower()] or scores
+    if not likely:
+        return "export it with one output, the probabilities"
+    inputs = foreign([each.name for each in session.inputs], 60)
+    return (
+        "keep the one with the probabilities, with onnx.utils.extract_model"
+        f"('{path.name}', '{path.name}', {inputs}, ['{foreign(likely[0].name, 60)}'])"
+    )
+
+
+def _check_output_type(name: str, type_: str) -> None:
+    if type_ == "tensor(bfloat16)":
+        raise ModelLoadError(
+            f"{name} answers in bfloat16, which ONNX Runtime does not hand out: end the graph with "
+            "a Cast to float32, and export it anew"
+        )
+    if type_ not in _SCORE_TYPES:
+        raise ModelLoadError(
+            f"{name} answers with {foreign(type_)}, not with a probability for each class: export "
+            "it with the probabilities as its output"
+        )
 
 
 def _check_layout(source: Source, inputs: Sequence[Any]) -> None:
     """Raise ModelLoadError unless pictures can be given to the model without any change."""
     name, only = source.name, inputs[0]
     if only.type not in _INPUT_TYPES:
-        raise ModelLoadError(f"{name} takes input of {only.type}: export it with uint8 or float32")
+        type_ = foreign(only.type)
+        raise ModelLoadError(f"{name} takes input of {type_}: export it with uint8 or float32")
     if only.type != "tensor(uint8)" and source.scaling != "none":
         raise ModelLoadError(
             f"{name} takes float32 and its folder asks for the scaling {source.scaling!r}, which "
@@ -106,8 +170,9 @@ def _check_layout(source: Source, inputs: Sequence[Any]) -> None:
         )
     if len(only.shape) == 4 and only.shape[1] == 3 != only.shape[3]:
         raise ModelLoadError(
-            f"{name} takes the colours first, {only.shape}: export it with input of shape "
-            "(None, height, width, 3), a transpose in front of the network"
+            f"{name} takes the colours first, {foreign(only.shape)}: export it with input of shape "
+            "(None, height, width, 3), a transpose in front of the network (in PyTorch "
+            "x.permute(0, 3, 1, 2))"
         )
     if only.shape and isinstance(only.shape[0], int):
         raise ModelLoadError(
@@ -192,9 +257,21 @@ def _load_session(path: Path, threads: int, precision: str, *, streams: int) -> 
         return onnxruntime.InferenceSession(str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime's errors have no base class of their own
         raise ModelLoadError(
-            f"ONNX Runtime cannot load {path} ({first_line(error)}): copy it anew, or export it "
-            "anew with 'imageserve models export'"
+            f"ONNX Runtime {onnxruntime.__version__} cannot load {path}{_remedy_for(path, error)}"
         ) from error
+
+
+def _remedy_for(path: Path, error: Exception) -> str:
+    """Say why ONNX Runtime cannot load a file, and what to do."""
+    file = read_onnx(path)
+    if file and _TOO_NEW.search(str(error)):
+        return (
+            f": it has IR version {file.ir_version} and opset {file.opset}, newer than that reads; "
+            f"export it with opset {USUAL_OPSET} and IR version {USUAL_IR}, or update onnxruntime"
+        )
+    return (
+        f" ({first_line(error)}): copy it anew, or export it anew with 'imageserve models export'"
+    )
 
 
 def _session_options(threads: int, *, has_arena: bool) -> Any:
@@ -208,7 +285,7 @@ def _session_options(threads: int, *, has_arena: bool) -> Any:
     # OpenVINO has memory of its own: there the arena is useless, and ends the process when an
     # allocation fails.
     options.enable_cpu_mem_arena = has_arena
-    options.log_severity_level = 3  # Errors only.
+    options.log_severity_level = 4  # Errors are raised too, and then said in our words.
     return options
 
 

@@ -13,6 +13,9 @@ from typing import TYPE_CHECKING, Protocol
 from imageserve.config.choices import DEFAULT_BACKEND, DEFAULT_PRECISION, PRECISIONS
 from imageserve.errors import ModelLoadError
 from imageserve.models.files import only_file
+from imageserve.models.foreign import first_line
+from imageserve.models.keras_file import read_keras, saved_model_input
+from imageserve.models.onnx_file import read_onnx
 
 if TYPE_CHECKING:
     from imageserve.models.model import ScoringModel
@@ -71,6 +74,9 @@ class Runtime:
     """Imports the file of the runtime, and with it the library."""
     install: str
     """What to do where the library is missing; ``{backend}`` is the setting."""
+    read_input: Callable[[Path], tuple[int | None, ...]] = lambda path: ()
+    """Returns the shape that a model declares, without loading it; () where it does not. Raises
+    OSError."""
     folder_marker: str | None = None
     """A folder that holds a file of this name is itself the model."""
     has_backends: bool = False
@@ -85,7 +91,7 @@ class Runtime:
             return self.load_module(engine)
         except ImportError as error:
             raise ModelLoadError(
-                f"{self._full_title(engine)} cannot be used here ({error}): "
+                f"{self._full_title(engine)} cannot be used here ({first_line(error)}): "
                 f"{self.install.format(backend=engine.backend)}"
             ) from error
 
@@ -120,6 +126,18 @@ class Runtime:
         return f"{self.title} on {engine.backend}" if self.has_backends else self.title
 
 
+def _keras_input(path: Path) -> tuple[int | None, ...]:
+    if path.is_dir():
+        return saved_model_input(path)
+    found = read_keras(path)
+    return found.input if found else ()
+
+
+def _onnx_input(path: Path) -> tuple[int | None, ...]:
+    found = read_onnx(path)
+    return found.input if found else ()
+
+
 def _import_keras(engine: Engine) -> RuntimeModule:
     os.environ["KERAS_BACKEND"] = engine.backend  # Keras reads it once, when it is imported.
     from imageserve.models import keras_model
@@ -150,6 +168,7 @@ KERAS = Runtime(
     has_backends=True,
     has_xla=True,
     load_module=_import_keras,
+    read_input=_keras_input,
     install="install keras and {backend}, or set KERAS_BACKEND or MODEL_RUNTIME to what is "
     "installed",
 )
@@ -161,6 +180,7 @@ ONNX = Runtime(
     folder_files=("model.onnx",),
     precisions=("float32", "bfloat16"),
     load_module=_import_onnx,
+    read_input=_onnx_input,
     install="install onnxruntime, or set MODEL_RUNTIME=keras",
     write=_write_onnx,
 )

@@ -1,5 +1,9 @@
 """Decides before loading which file is loaded, by which runtime, with which labels."""
 
+import hashlib
+import json
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +16,8 @@ from imageserve.models.catalog import (
     unknown_model,
 )
 from imageserve.models.files import agreed_size, file_errors, only_file
-from imageserve.models.folder import read_facts
+from imageserve.models.folder import NO_FACTS, FolderFacts, read_facts
+from imageserve.models.keras_file import hdf5_remedy
 from imageserve.models.runtimes import (
     KERAS,
     RUNTIMES,
@@ -25,6 +30,11 @@ from imageserve.models.runtimes import (
 
 LABELS_FILES = ("labels.txt", "labels.json")
 """The names that the labels may have in a model folder; `models export` writes the first."""
+
+
+_OLD_ENDINGS = (".h5", ".hdf5")
+_MOST_OF_WEIGHTS = 55
+"""So that the whole version has 64 characters at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +54,8 @@ class Source:
     """None: the version follows from the content."""
     weights: str = "imagenet"
     """For a network ``imagenet``, ``random`` or the path of a weights file; others ignore it."""
+    facts: FolderFacts | None = NO_FACTS
+    """What the folder says of the model; None for a model of imageserve with its own labels."""
 
 
 def find_source(
@@ -63,6 +75,44 @@ def find_source(
     return _folder(Path(model), labels, input_size, wanted)
 
 
+def model_version(source: Source, weights: str, labels: Sequence[str]) -> str:
+    """Return the version of all that is loaded; ``weights`` is that of the weights alone.
+
+    The one of ``imageserve.yaml``, or the weights' with the beginning of a checksum of the labels
+    and facts behind it. A model of imageserve with its own labels has nothing else.
+    """
+    if source.version or source.facts is None:
+        return source.version or weights
+    facts = source.facts
+    beside = [list(labels), facts.input_size, facts.interpolation, facts.scaling]
+    sha256 = hashlib.sha256(json.dumps(beside).encode()).hexdigest()
+    return f"{weights[:_MOST_OF_WEIGHTS]}-{sha256[:8]}"
+
+
+def declared_size(model: str, runtime: str | None) -> tuple[int, int] | None:
+    """Return the (height, width) that a model's file or folder declares, without loading it.
+
+    None where it is open, or cannot be read: then loading the model says why.
+    """
+    with suppress(ModelLoadError, OSError):
+        path = Path(model)
+        own = runtime_of_file(path)
+        if own is None or path.is_dir():
+            models = _models_in(path)
+            own = RUNTIMES[runtime if runtime in models else next(iter(models))]
+            path = models[own.name]
+        return _size_in(own.read_input(path))
+    return None
+
+
+def _size_in(shape: tuple[int | None, ...]) -> tuple[int, int] | None:
+    if len(shape) != 4:
+        return None
+    is_colours_first = shape[1] == 3 != shape[3]
+    height, width = shape[2:] if is_colours_first else shape[1:3]
+    return (height, width) if height and width and min(height, width) > 0 else None
+
+
 def _known(
     model: str, labels: Path | None, input_size: tuple[int, int] | None, wanted: Runtime | None
 ) -> Source:
@@ -72,7 +122,8 @@ def _known(
     labels = labels or known.labels_file
     # A network that takes any size is served at the size it was trained on.
     size = input_size or known.input_size
-    return Source(model, KERAS.name, known.model_file, labels, size, known.scaling)
+    facts = None if labels == known.labels_file else NO_FACTS
+    return Source(model, KERAS.name, known.model_file, labels, size, known.scaling, facts=facts)
 
 
 def _file(
@@ -109,21 +160,26 @@ def _folder(
         input_size=agreed_size(str(path), facts.input_size, input_size),
         scaling=facts.scaling,
         version=facts.version,
+        facts=facts,
     )
 
 
 def _models_in(folder: Path) -> dict[str, Path]:
     """Return the models in a folder by runtime, at least one, in the order of `RUNTIMES`."""
     if folder.is_file():
+        if folder.suffix in _OLD_ENDINGS:
+            raise ModelLoadError(hdf5_remedy(folder))
         raise ModelLoadError(
-            f"{folder} is no model folder: a model in one file ends in {file_endings()}; load a "
-            f".h5 file in {SOURCE_RUNTIME.title} and save it as {SOURCE_RUNTIME.file_ending}"
+            f"{folder} is no model folder: a model in one file ends in {file_endings()}"
         )
     if not folder.is_dir():
         raise ModelLoadError(f"the model folder {folder} does not exist: correct its path")
     found = {name: runtime.find_in(folder) for name, runtime in RUNTIMES.items()}
     models = {name: path for name, path in found.items() if path}
     if not models:
+        old = [path for path in sorted(folder.iterdir()) if path.suffix in _OLD_ENDINGS]
+        if old:
+            raise ModelLoadError(hdf5_remedy(old[0]))
         raise ModelLoadError(f"{folder} holds no model: put {folder_files()} into it")
     return models
 

@@ -13,8 +13,9 @@ from functools import partial
 from imageserve import metrics
 from imageserve.backoff import Backoff
 from imageserve.config.settings import Settings
-from imageserve.errors import ModelError, QueueError, QueueForbidden
+from imageserve.errors import ModelError, ModelLoadError, QueueError, QueueForbidden
 from imageserve.models.entries import engine_of, load_entry, worker_entry
+from imageserve.models.foreign import reason_of
 from imageserve.probes import ProbeServer, state_answer
 from imageserve.queue.consumer import Consumer, ConsumerStore, Lease
 from imageserve.queue.eviction import EvictionWatch
@@ -136,7 +137,7 @@ class WorkerProcess:
             # A model may raise anything.
             except Exception as error:
                 if not self._settings.metrics_port:
-                    raise
+                    raise ModelLoadError(reason_of(error)) from error
                 pause_s = backoff.next()
                 self._refuse(error, pause_s)
             else:
@@ -160,7 +161,7 @@ class WorkerProcess:
     def _refuse(self, error: Exception, pause_s: float) -> None:
         """Log once, and tell the probes, why there is no model."""
         is_expected = isinstance(error, ModelError)
-        reason = str(error) if is_expected else f"the model fails: {type(error).__name__}: {error}"
+        reason = reason_of(error)
         if reason != self._refused:
             log.error(
                 "the model cannot be served: %s",

@@ -2,7 +2,9 @@
 
 Every two seconds it looks at what should be served: the desired version (``models use``), and
 whether its files have changed. A new version is loaded once it looked the same twice in succession,
-and again only after a change: a version that fails is not tried in a loop.
+and again only after a change: a version that fails is not tried in a loop. Files that change beside
+an ``imageserve.yaml`` that does not are loaded when they stay the same for ten seconds: whoever
+writes that file last has not written it yet.
 """
 
 import gc
@@ -13,6 +15,7 @@ from typing import Protocol
 
 from imageserve import metrics
 from imageserve.errors import ModelError, ModelLoadError
+from imageserve.models.foreign import foreign, reason_of
 from imageserve.queue.wire import decode_desired
 from imageserve.worker.runner import Runner
 from imageserve.worker.versions import Candidate, Versions, other_input_size
@@ -20,6 +23,8 @@ from imageserve.worker.versions import Candidate, Versions, other_input_size
 log = logging.getLogger(__name__)
 
 POLL_S = 2.0
+STILL_LOOKS, STILL_LOOKS_UNANNOUNCED = 1, 5
+"""For how many looks files must stay the same before they count as complete."""
 MOST_CHARACTERS = 500
 """Longest ``problem`` text in a heartbeat, in characters."""
 
@@ -59,6 +64,8 @@ class Reloader:
         self._serving: Candidate | None = None
         self._failed: Candidate | None = None
         self._seen: Candidate | None = None
+        self._still = 0
+        """How many looks found the same as the one before."""
         self._wake = threading.Event()
         self._stopped = threading.Event()
 
@@ -124,9 +131,14 @@ class Reloader:
             return
         if self._serving is not None and candidate.is_same_model(self._serving):
             self._settle(desired, "", worker)
-        elif candidate == self._seen and candidate != self._failed:
+        elif self._is_complete(candidate) and candidate != self._failed:
             self._change(desired, candidate, worker)
         self._seen = candidate
+
+    def _is_complete(self, candidate: Candidate) -> bool:
+        self._still = self._still + 1 if candidate == self._seen else 0
+        is_announced = self._serving is None or candidate.is_announced(self._serving)
+        return self._still >= (STILL_LOOKS if is_announced else STILL_LOOKS_UNANNOUNCED)
 
     def _find(self, desired: str) -> Candidate:
         return self._versions.find(decode_desired(desired))
@@ -217,5 +229,4 @@ def _is_expected(error: Exception) -> bool:
 
 
 def _shortened(error: Exception) -> str:
-    text = str(error) if _is_expected(error) else f"{type(error).__name__}: {error}"
-    return " ".join(text.split())[:MOST_CHARACTERS]
+    return foreign(str(error) if _is_expected(error) else reason_of(error), MOST_CHARACTERS)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from imageserve import metrics
 from imageserve.errors import ModelOutOfMemory
+from imageserve.models.foreign import foreign
 from imageserve.models.model import Model
 from imageserve.predictions import Prediction
 from imageserve.worker.batch import Outcome, Task
@@ -175,7 +176,7 @@ class Runner:
                 fields = {"job": tasks[0].job.id, "request_id": tasks[0].job.trace}
                 log.exception("the model fails on a picture", extra={"fields": fields})
                 return [self._failure(f"the model failed: {type(error).__name__}", began)]
-            log.warning("a batch of %d failed (%s): halving it", len(tasks), error)
+            log.warning("a batch of %d failed (%s): halving it", len(tasks), foreign(error))
             return self._halves(tasks)
         model_ms = (self._clock() - began) * 1000
         return [Outcome(found, None, model_ms, len(tasks), self.version) for found in predictions]

@@ -7,6 +7,7 @@ enough to be done every few seconds, on a network disk too.
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 
@@ -14,14 +15,16 @@ from imageserve.errors import ModelLoadError
 from imageserve.models.catalog import is_model_path
 from imageserve.models.entries import ModelEntry
 from imageserve.models.files import file_errors
-from imageserve.models.folder import FACTS_FILE, FolderFacts, read_facts
+from imageserve.models.folder import FACTS_FILE, NO_FACTS, read_facts
+from imageserve.models.onnx_file import external_files
 from imageserve.queue.wire import DesiredVersion
 
 MOST_FILES = 1000
 """Most files of a folder that are looked at; a model has a handful."""
 
-Fingerprint = tuple[tuple[str, int, int, int, int], ...]
-"""Changes when a file is replaced: path, device, inode, bytes, mtime in ns of each file."""
+FileState = tuple[str, int, int, int, int]
+"""Changes when the file is replaced: path, device, inode, bytes, mtime in ns."""
+Fingerprint = tuple[FileState, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,17 @@ class Candidate:
     def is_same_model(self, other: "Candidate") -> bool:
         """Whether loading the other would give the same model, whenever it was asked for."""
         return replace(self, asked_at=0) == replace(other, asked_at=0)
+
+    def is_announced(self, other: "Candidate") -> bool:
+        """Whether the change from ``other`` came with its ``imageserve.yaml``, or there is none.
+
+        That file is written last, so while it is the same, the rest may be on its way.
+        """
+        facts = str(Path(self.entry.network, FACTS_FILE))
+        own, others = (
+            [file for file in each.fingerprint if file[0] == facts] for each in (self, other)
+        )
+        return not own or own != others
 
     @property
     def shown(self) -> str:
@@ -94,7 +108,7 @@ class Versions:
             ModelLoadError: its size or interpolation differs from the entry's.
         """
         folder, entry = Path(candidate.entry.network), self.entry
-        facts = read_facts(folder) if folder.is_dir() else FolderFacts()
+        facts = read_facts(folder) if folder.is_dir() else NO_FACTS
         if facts.input_size is not None and facts.input_size != entry.input_size:
             raise other_input_size(candidate.shown, facts.input_size, entry)
         if facts.interpolation not in (None, entry.interpolation):
@@ -132,18 +146,23 @@ def _paths(entry: ModelEntry) -> list[Path]:
 def fingerprint_of(paths: list[Path]) -> Fingerprint:
     """Return the state of files and folders.
 
-    Of a folder with an ``imageserve.yaml`` only that file counts: it is written last, so it says
-    that the rest is complete. Links are followed: one that gets another target counts as a change.
+    Weights that an ``.onnx`` file has in other files count, wherever those are. Links are followed:
+    one that gets another target counts as a change.
     """
     files = [file for path in paths for file in _files(path)]
-    return tuple(_stat(file) for file in files)
+    beside = [part for file in files if file.suffix == ".onnx" for part in _beside(_stat(file))]
+    return tuple(_stat(file) for file in dict.fromkeys([*files, *beside]))
+
+
+@lru_cache(maxsize=16)
+def _beside(onnx: FileState) -> list[Path]:
+    """Return the files with weights of an ``.onnx`` file, read once for each state of it."""
+    return external_files(Path(onnx[0]))
 
 
 def _files(path: Path) -> Iterator[Path]:
     if not path.is_dir():
         yield path
-    elif (path / FACTS_FILE).is_file():
-        yield path / FACTS_FILE
     else:
         yield from islice(_walk(path), MOST_FILES)
 
@@ -155,7 +174,7 @@ def _walk(folder: Path) -> Iterator[Path]:
         yield from (Path(parent, name) for name in sorted(files) if not name.startswith("."))
 
 
-def _stat(file: Path) -> tuple[str, int, int, int, int]:
+def _stat(file: Path) -> FileState:
     try:
         found = file.stat()
     except OSError:

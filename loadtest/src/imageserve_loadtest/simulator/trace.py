@@ -66,7 +66,7 @@ def parse_trace(name: str, text: str) -> Trace:
 
     Raises SettingsError, which names the line, where it is not valid.
     """
-    rows = list(csv.reader(text.splitlines()))
+    rows = list(csv.reader(text.split("\n")))
     if not rows or [column.strip() for column in rows[0]] != COLUMNS:
         raise SettingsError(f"line 1: must be {','.join(COLUMNS)}")
     numbers = [_row(line, row) for line, row in enumerate(rows[1:], start=2) if row]

@@ -1,0 +1,183 @@
+"""What an ``.onnx`` file says about itself: versions, input, head, and files beside it.
+
+Read without ONNX Runtime, so a web process can ask too, and so can a message about a file that
+ONNX Runtime cannot load.
+"""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from imageserve.errors import ModelLoadError
+from imageserve.models.files import file_errors
+from imageserve.models.foreign import foreign
+from imageserve.models.heads import LOGITS, OTHER, SIGMOID, SOFTMAX
+from imageserve.models.protobuf import BadMessage, Message
+
+Shape = tuple[int | None, ...]
+
+USUAL_OPSET, USUAL_IR = 17, 8
+"""Of 2022: the first opset with LayerNormalization, which ConvNeXt uses."""
+
+# Numbers of fields in onnx.proto.
+_MODEL_IR, _MODEL_PRODUCER, _MODEL_GRAPH, _MODEL_OPSET, _MODEL_FUNCTION = 1, 2, 7, 8, 25
+_GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_INPUT, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 11, 12, 15
+_NODE_INPUT, _NODE_OUTPUT, _NODE_TYPE, _NODE_ATTRIBUTE, _FUNCTION_NODE = 1, 2, 4, 5, 7
+_ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
+_TENSOR_NAME, _TENSOR_EXTERNAL = 8, 13
+
+_PASSING_ON = ("Identity", "Cast", "Flatten", "Reshape", "Squeeze")
+_HEADS = {
+    "Softmax": SOFTMAX,
+    "Sigmoid": SIGMOID,
+    "HardSigmoid": SIGMOID,
+    **dict.fromkeys(("MatMul", "Gemm", "Add", "Conv", "LogSoftmax", "GlobalAveragePool"), LOGITS),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class External:
+    """A part of the weights that lies in another file."""
+
+    path: Path
+    end: int
+    """The bytes that the file must have at least; 0 where the model leaves it open."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxFile:
+    """An ``.onnx`` file without its weights."""
+
+    ir_version: int
+    opset: int
+    """The version of ONNX's own operators."""
+    producer: str
+    input: Shape
+    """Of the first input; None for sides that are open."""
+    outputs: tuple[str, ...]
+    head: str
+    """What makes the first output, one of `heads`."""
+    external: tuple[External, ...]
+
+
+def read_onnx(path: Path) -> OnnxFile | None:
+    """Read a file; None where it is no ONNX. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        return _read(Message.of_file(descriptor), path.parent)
+    except (BadMessage, RecursionError):
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def check_beside(path: Path, file: OnnxFile | None) -> None:
+    """Raise ModelLoadError unless the files beside a model are there and long enough."""
+    for part in file.external if file else ():
+        name = foreign(part.path.name, 100)
+        with file_errors(part.path):
+            length = part.path.stat().st_size if part.path.exists() else None
+        if length is None:
+            raise ModelLoadError(
+                f"{path} has weights in {name}, which is not beside it: copy that file there too"
+            )
+        if length < part.end:
+            raise ModelLoadError(
+                f"{part.path.with_name(name)} is cut short: {path.name} needs {part.end} bytes of "
+                f"it, and there are {length}; copy it anew"
+            )
+
+
+def external_files(path: Path) -> list[Path]:
+    """Return the files beside a model that hold weights; none where it cannot be read."""
+    try:
+        found = read_onnx(path)
+    except OSError:
+        return []
+    return list(dict.fromkeys(part.path for part in found.external)) if found else []
+
+
+def _read(model: Message, folder: Path) -> OnnxFile:
+    graph = next(model.parts(_MODEL_GRAPH), None)
+    if graph is None:
+        raise BadMessage("no graph")
+    # Before IR version 4 the weights were inputs as well.
+    weights = {tensor.text(_TENSOR_NAME) for tensor in graph.parts(_GRAPH_TENSOR)}
+    inputs = [each for each in graph.parts(_GRAPH_INPUT) if each.text(1) not in weights]
+    outputs = tuple(each.text(1) for each in graph.parts(_GRAPH_OUTPUT))
+    opsets = {each.text(1): each.number(2) for each in model.parts(_MODEL_OPSET)}
+    tensors = _tensors(graph, _GRAPH_NODE)
+    for function in model.parts(_MODEL_FUNCTION):
+        tensors = _chain(tensors, _tensors(function, _FUNCTION_NODE))
+    return OnnxFile(
+        ir_version=model.number(_MODEL_IR),
+        opset=opsets.get("", 0) or opsets.get("ai.onnx", 0),
+        producer=model.text(_MODEL_PRODUCER),
+        input=_shape(inputs[0]) if inputs else (),
+        outputs=outputs,
+        head=_head(graph, outputs[0]) if outputs else OTHER,
+        external=tuple(_external(tensors, folder)),
+    )
+
+
+def _chain(*parts: Iterator[Message]) -> Iterator[Message]:
+    for part in parts:
+        yield from part
+
+
+def _shape(value: Message) -> Shape:
+    for type_ in value.parts(2):
+        for tensor in type_.parts(1):
+            for shape in tensor.parts(2):
+                return tuple(side.number(1) or None for side in shape.parts(1))
+    return ()
+
+
+def _head(graph: Message, output: str) -> str:
+    """Follow an output back to the operation that makes its numbers."""
+    makers = {}
+    for node in graph.parts(_GRAPH_NODE):
+        for made in node.parts(_NODE_OUTPUT):
+            makers[made.content()] = node
+    for _ in range(len(makers)):
+        if output not in makers:
+            break
+        kind = makers[output].text(_NODE_TYPE)
+        if kind not in _PASSING_ON:
+            return _HEADS.get(kind, OTHER)
+        output = next((each.content() for each in makers[output].parts(_NODE_INPUT)), "")
+    return OTHER
+
+
+def _tensors(holder: Message, nodes: int) -> Iterator[Message]:
+    """Yield all tensors of a graph or function, those of its branches and loops included."""
+    if nodes == _GRAPH_NODE:
+        yield from holder.parts(_GRAPH_TENSOR)
+        yield from _dense(holder, (_GRAPH_SPARSE,))
+    for node in holder.parts(nodes):
+        for attribute in node.parts(_NODE_ATTRIBUTE):
+            for number in _ATTRIBUTE_TENSORS:
+                yield from attribute.parts(number)
+            yield from _dense(attribute, _ATTRIBUTE_SPARSE)
+            for number in _ATTRIBUTE_GRAPHS:
+                for graph in attribute.parts(number):
+                    yield from _tensors(graph, _GRAPH_NODE)
+
+
+def _dense(holder: Message, numbers: tuple[int, ...]) -> Iterator[Message]:
+    """Yield the two tensors of each sparse one: its values and where they belong."""
+    for number in numbers:
+        for sparse in holder.parts(number):
+            yield from sparse.parts(1)
+            yield from sparse.parts(2)
+
+
+def _external(tensors: Iterator[Message], folder: Path) -> Iterator[External]:
+    for tensor in tensors:
+        said = {pair.text(1): pair.text(2) for pair in tensor.parts(_TENSOR_EXTERNAL)}
+        if (location := said.get("location", "")) and "\0" not in location:
+            end = sum(
+                int(n) for key in ("offset", "length") if (n := said.get(key, "")).isdecimal()
+            )
+            yield External(folder / location, end)

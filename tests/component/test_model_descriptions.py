@@ -1,0 +1,205 @@
+"""What is read of model files without the libraries that wrote them."""
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from tests.onnx_files import save, write_labels, write_onnx
+
+from imageserve.models import load_model
+from imageserve.models.entries import ModelEntry
+from imageserve.models.heads import LOGITS, OTHER, SIGMOID, SOFTMAX
+from imageserve.models.keras_file import read_keras, saved_model_input
+from imageserve.models.onnx_file import External, read_onnx
+from imageserve.models.source import declared_size
+from imageserve.worker.versions import Versions
+
+keras = pytest.importorskip("keras")
+
+# Keras converts its variables in a way that NumPy 2 warns about, in saving; serving does not.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
+)
+
+KERAS_2 = Path(__file__).parents[1] / "keras_2.keras"
+"""Written by tf_keras 2.21: Model(Input((8, 8, 3)), GlobalAveragePooling2D, Dense(3, softmax))."""
+
+
+def functional(shape: tuple[int | None, ...] = (8, 12, 3)) -> Any:
+    pixels = keras.Input(shape)
+    pooled = keras.layers.GlobalAveragePooling2D()(pixels)
+    return keras.Model(pixels, keras.layers.Dense(3, "softmax")(pooled))
+
+
+def sequential() -> Any:
+    return keras.Sequential([keras.Input((8, 12, 3)), *functional().layers[1:]])
+
+
+def built_later() -> Any:
+    network = keras.Sequential(functional().layers[1:])
+    network.build((None, 8, 12, 3))
+    return network
+
+
+def inside_another() -> Any:
+    pixels = keras.Input((8, 12, 3))
+    return keras.Model(pixels, functional()(pixels))
+
+
+@pytest.mark.parametrize("build", [functional, sequential, built_later, inside_another])
+def test_the_size_that_a_keras_file_declares_is_the_one_it_is_loaded_with(
+    tmp_path: Path, build: Any
+) -> None:
+    path = tmp_path / "forms.keras"
+    build().save(path)
+
+    loaded = load_model(
+        str(path), weights="", labels_file=write_labels(tmp_path / "l.txt"), input_size=None
+    )
+
+    assert declared_size(str(path), None) == loaded.input_size == (8, 12)
+
+
+def test_the_size_of_a_saved_model_is_read_from_its_signature(tmp_path: Path) -> None:
+    functional().export(tmp_path / "saved_model", format="tf_saved_model", verbose=False)
+    functional((None, None, 3)).export(tmp_path / "open", format="tf_saved_model", verbose=False)
+
+    assert declared_size(f"{tmp_path}/", None) == (8, 12)
+    assert saved_model_input(tmp_path / "open") == (None, None, None, 3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size"),
+    [
+        pytest.param(("n", 8, 12, 3), (8, 12), id="fixed"),
+        pytest.param(("n", 3, 8, 12), (8, 12), id="colours first"),
+        pytest.param(("n", "h", "w", 3), None, id="open"),
+        pytest.param(("n", 8, 3), None, id="no picture"),
+    ],
+)
+def test_the_size_of_an_onnx_file(
+    tmp_path: Path, shape: tuple[int | str, ...], size: tuple[int, int] | None
+) -> None:
+    assert declared_size(str(write_onnx(tmp_path / "forms.onnx", shape=shape)), None) == size
+
+
+def test_a_folder_with_two_models_is_asked_about_the_one_that_is_run(tmp_path: Path) -> None:
+    functional().save(tmp_path / "model.keras")
+    write_onnx(tmp_path / "model.onnx")
+
+    assert declared_size(f"{tmp_path}/", None) == (8, 12)
+    assert declared_size(f"{tmp_path}/", "onnx") == (8, 8)
+
+
+def test_a_file_of_keras_2_tells_its_writer_and_its_size() -> None:
+    found = read_keras(KERAS_2)
+
+    assert found is not None
+    assert (found.version, found.input, found.custom) == ("2.21.0", (None, 8, 8, 3), ())
+
+
+@pytest.mark.parametrize(
+    ("operation", "head"),
+    [
+        ("Softmax", SOFTMAX),
+        ("Sigmoid", SIGMOID),
+        ("LogSoftmax", LOGITS),
+        ("Identity", LOGITS),
+        ("Exp", OTHER),
+    ],
+)
+def test_the_head_of_an_onnx_file_is_the_last_operation_that_makes_numbers(
+    tmp_path: Path, operation: str, head: str
+) -> None:
+    found = read_onnx(write_onnx(tmp_path / "forms.onnx", head=operation, opset=16))
+
+    assert found is not None
+    assert (found.head, found.opset, found.ir_version) == (head, 16, 9)
+    assert found.outputs == ("probabilities",)
+
+
+def in_a_branch(path: Path) -> Path:
+    """Write one with weights in other files: of the graph, a node, a branch and a sparse tensor."""
+
+    def outside(name: str) -> TensorProto:
+        tensor = numpy_helper.from_array(np.zeros(3, np.float32), name)
+        onnx.external_data_helper.set_external_data(tensor, f"{name}.data", 8, 12)
+        tensor.ClearField("raw_data")
+        return tensor
+
+    value = helper.make_tensor_value_info("b", TensorProto.FLOAT, [3])
+    constant = helper.make_node("Constant", [], ["b"], value=outside("branch"))
+    branch = helper.make_graph([constant], "branch", [], [value])
+    nodes = [
+        helper.make_node("Constant", [], ["c"], value=outside("node")),
+        helper.make_node("If", ["x"], ["y"], then_branch=branch, else_branch=branch),
+    ]
+    condition = helper.make_tensor_value_info("x", TensorProto.BOOL, [])
+    graph = helper.make_graph(
+        nodes,
+        "weights",
+        [condition],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [3])],
+        [outside("graph")],
+        sparse_initializer=[
+            helper.make_sparse_tensor(outside("sparse"), numpy_helper.from_array(np.arange(3)), [9])
+        ],
+    )
+    return save(path, graph)
+
+
+def test_weights_in_other_files_are_found_wherever_the_graph_has_them(tmp_path: Path) -> None:
+    found = read_onnx(in_a_branch(tmp_path / "odd.onnx"))
+
+    assert found is not None
+    assert {part.path.name for part in found.external} == {
+        "graph.data",
+        "sparse.data",
+        "node.data",
+        "branch.data",
+    }
+    assert External(tmp_path / "graph.data", 20) in found.external
+
+
+def test_a_change_of_weights_beside_an_onnx_file_is_noticed(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    file = write_onnx(here / "forms.onnx", beside="../forms.data")
+    versions = Versions(ModelEntry("forms", "q", (8, 8), network=str(file)), None)
+    before = versions.find(None)
+
+    (tmp_path / "forms.data").write_bytes(bytes(36))
+    changed = versions.find(None)
+    write_onnx(file, beside="other.data")
+    named_anew = versions.find(None)
+
+    assert len({each.fingerprint for each in (before, changed, named_anew)}) == 3
+    assert [Path(state[0]).name for state in named_anew.fingerprint] == ["forms.onnx", "other.data"]
+
+
+def damaged(whole: bytes, seed: int) -> bytes:
+    chance = random.Random(seed)
+    content = bytearray(whole)
+    for _ in range(chance.randint(1, 40)):
+        content[chance.randrange(len(content))] = chance.randrange(256)
+    return bytes(content[: chance.randint(0, len(content))])
+
+
+@pytest.mark.parametrize("ending", [".keras", ".onnx"])
+def test_no_damage_of_a_file_makes_reading_it_fail(tmp_path: Path, ending: str) -> None:
+    path = tmp_path / f"forms{ending}"
+    if ending == ".onnx":
+        write_onnx(path, beside="forms.data")
+    else:
+        functional().save(path)
+    whole = path.read_bytes()
+    for seed in range(300):
+        path.write_bytes(damaged(whole, seed))
+        declared_size(str(path), None)
+        read_keras(path)
+        read_onnx(path)
+    assert declared_size(str(tmp_path / "nothing.onnx"), None) is None
