@@ -137,6 +137,8 @@ class WorkerProcess:
             # A model may raise anything.
             except Exception as error:
                 if not self._settings.metrics_port:
+                    if not isinstance(error, ModelError):
+                        log.error("the model fails", exc_info=error)
                     raise ModelLoadError(reason_of(error)) from error
                 pause_s = backoff.next()
                 self._refuse(error, pause_s)
