@@ -37,6 +37,22 @@ pictures_total = Counter(
 decode_seconds = Histogram(
     "imageserve_decode_seconds", "Time to decode and resize one picture.", buckets=_SECONDS
 )
+decoder_seconds = Histogram(
+    "imageserve_decoder_seconds",
+    "Time of one picture in a decoder process, its line left out, by decoder: quick, costly.",
+    ["decoder"],
+    buckets=_SECONDS,
+)
+decoder_line = Gauge(
+    "imageserve_decoder_line",
+    "Pictures that wait for a decoder process.",
+    multiprocess_mode="livesum",
+)
+decoder_restarts_total = Counter(
+    "imageserve_decoder_restarts_total",
+    "Decoder processes that were replaced, by reason: deadline, processor time, died.",
+    ["reason"],
+)
 queue_seconds = Histogram(
     "imageserve_queue_seconds", "Time a job waited in the queue.", ["model"], buckets=_SECONDS
 )

@@ -185,6 +185,23 @@ class Settings:
     max_image_pixels: int = setting(
         choices.MAX_IMAGE_PIXELS, whole(1, 2**31 - 1), "Largest picture in pixels."
     )
+    max_image_side: int = setting(
+        choices.MAX_IMAGE_SIDE,
+        whole(1, 2**31 - 1),
+        "Longest side of a picture in pixels: to resize one takes memory in proportion to it.",
+    )
+    decode_memory_bytes: int = setting(
+        choices.DECODE_MEMORY_BYTES,
+        byte_count,
+        "Memory that one web process may take for decoding, beyond that of the uploads. A picture "
+        "that needs more, by its header, is refused.",
+        shown="1GiB",
+    )
+    decode_s: float = setting(
+        10.0,
+        number(0.1, 3600),
+        "Processor time that decoding one picture may take, in seconds; then it is refused.",
+    )
     max_images: int = setting(16, whole(1, 1024), "Most pictures in one multipart request.")
     image_formats: frozenset[str] = setting(
         frozenset(choices.IMAGE_FORMATS),

@@ -1,10 +1,9 @@
-"""What the web server's parts need of gevent: deadlines, decoder threads, hang-ups, polling.
+"""What the web server's parts need of gevent: deadlines, turns, hang-ups, polling.
 
 Outside a web server (in unit tests, say) gevent has patched nothing: there a deadline never ends
-anything, and a decoder runs at once, in the caller's thread.
+anything.
 """
 
-import functools
 import logging
 import select
 import threading
@@ -19,16 +18,11 @@ import gevent
 from gevent import monkey
 from gevent.hub import Hub
 from gevent.select import poll as gevent_poll
-from gevent.threadpool import ThreadPool
 from gunicorn.http.errors import ParseException
 
-from imageserve.errors import BadRequest, TimedOut, UploadTooSlow
+from imageserve.errors import BadRequest, UploadTooSlow
 
 log = logging.getLogger(__name__)
-
-DECODER_THREADS = 1
-"""Threads that decode large pictures. One, because a picture may take 16 bytes a pixel, which is
-800 MB at the default limit. More web processes decode more pictures at once."""
 
 TURN_S = 0.005
 """How long a greenlet may go on without waiting for anything."""
@@ -86,29 +80,6 @@ def upload_deadline(seconds: float) -> Iterator[None]:
         raise BadRequest("the request body breaks off, or its chunks are malformed") from error
     finally:
         timeout.close()
-
-
-# -- decoding in threads --------------------------------------------------------------------------
-
-
-def offload(call: Callable[[], bytes], seconds: float) -> bytes:
-    """Run a decoder in a thread, so that it does not hold up other requests.
-
-    Raises TimedOut where it does not finish within ``seconds``. A call that still waits for a
-    thread is then dropped, unless it is the next to run.
-    """
-    if not in_server():
-        return call()
-    with silent_timeout(seconds):
-        result: bytes = _decoder_threads().apply(call)
-        return result
-    raise TimedOut("too many large pictures are being decoded")
-
-
-@functools.cache
-def _decoder_threads() -> ThreadPool:
-    """Return threads of our own: gevent's look up host names, which must not wait for pictures."""
-    return ThreadPool(DECODER_THREADS)
 
 
 # -- clients that hang up -------------------------------------------------------------------------

@@ -9,7 +9,6 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 from imageserve import metrics
 from imageserve.decoding import DecodingPolicy, open_picture
@@ -30,7 +29,9 @@ from imageserve.predictions import Prediction
 from imageserve.queue.listener import Ticket
 from imageserve.queue.producer import JobRequest, Producer
 from imageserve.queue.wire import LOST, UNREADABLE, ResultError
-from imageserve.web.greenlets import Wait, offload
+from imageserve.web.decoder_process import Task
+from imageserve.web.decoders import Decoders
+from imageserve.web.greenlets import Wait
 from imageserve.web.line import DecodeLine
 
 log = logging.getLogger(__name__)
@@ -85,11 +86,16 @@ class Predictor:
         models: Mapping[str, ServedModel],
         decoding: DecodingPolicy,
         line: DecodeLine | None = None,
+        decoders: Decoders | None = None,
     ) -> None:
-        """``line``: the one of this process; by default one of its own."""
+        """``line``: the one of this process; by default one of its own.
+
+        ``decoders``: decode what takes long; by default it is decoded like all else.
+        """
         self.models = models
         self.decoding = decoding
         self.line = line or DecodeLine()
+        self.decoders = decoders
 
     def model(self, name: str | None) -> ServedModel:
         """Return a served model, by default the first.
@@ -149,6 +155,7 @@ class _Request:
     ) -> None:
         self._decoding = predictor.decoding
         self._line = predictor.line
+        self._decoders = predictor.decoders
         self._entry = served.entry
         self._producer = served.producer
         self._options = options
@@ -204,9 +211,11 @@ class _Request:
             if self._wait.gone:
                 raise TimedOut("the client has gone")
             picture = open_picture(data, self._decoding)
-            if picture.cost(size, interpolation).seconds <= LOOP_S:
+            cost = picture.cost(size, interpolation)
+            if cost.seconds <= LOOP_S or self._decoders is None:
                 return picture.to_rgb(size, interpolation)
-        return offload(partial(picture.to_rgb, size, interpolation), self._seconds_left())
+        task = Task(data, size, interpolation, cost.memory_bytes)
+        return self._decoders.decode(task, cost, self._deadline, self._wait)
 
     def _seconds_left(self) -> float:
         return max(0.0, self._deadline - time.monotonic())

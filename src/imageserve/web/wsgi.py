@@ -22,6 +22,7 @@ from imageserve.web.lifecycle import (
     start_first_contact,
 )
 from imageserve.web.line import DecodeLine
+from imageserve.web.decoders import Decoders
 from imageserve.web.predict import Predictor, ServedModel
 from imageserve.web.upload import UploadLimits
 
@@ -52,8 +53,10 @@ def _predictor(settings: Settings, access: RedisAccess, line: DecodeLine) -> Pre
         settings.max_image_pixels,
         settings.image_formats,
         settings.fast_jpeg,
+        settings.max_image_side,
+        settings.decode_memory_bytes,
     )
-    return Predictor(models, decoding, line)
+    return Predictor(models, decoding, line, Decoders(decoding, settings.decode_s))
 
 
 def _web_config(settings: Settings) -> WebConfig:

@@ -1,0 +1,119 @@
+"""A process that decodes pictures for a web process, one after the other.
+
+It is a program of its own, not a fork: it has no connection to Redis, no client and no secret. It
+reads tasks from its standard input, a socket, and answers on the same. Each task has limits of
+processor time and memory, which the kernel enforces. It ends when the web process has ended: the
+socket is closed then, and a picture that is being decoded has a time limit.
+"""
+
+import json
+import os
+import resource
+import signal
+import socket
+import struct
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from imageserve.config.choices import INTERPOLATIONS
+from imageserve.decoding import DecodingPolicy, decode
+from imageserve.errors import RequestError
+
+REPLY = struct.Struct("<BI")
+"""A reply's head: 1 for pixels or 0 for an error, and how many bytes follow."""
+SLACK_BYTES = 64 * 2**20
+"""Memory that a task may take beyond what was reckoned: for Python, and for the allocator."""
+
+_TASK = struct.Struct("<ddQIIBI")
+_LENGTH = struct.Struct("<I")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A picture to decode."""
+
+    data: bytes
+    size: tuple[int, int]
+    """Height and width of the result."""
+    interpolation: str
+    memory_bytes: int
+    """Memory that it may take."""
+
+    def head(self, processor_s: float, seconds: float) -> bytes:
+        """Return what is sent before ``data``.
+
+        At ``processor_s`` of processor time the process is killed by SIGPROF, and when it has
+        worked for ``seconds``, by SIGALRM.
+        """
+        number = INTERPOLATIONS.index(self.interpolation)
+        limits = (processor_s, seconds, self.memory_bytes)
+        return _TASK.pack(*limits, *self.size, number, len(self.data))
+
+
+def configuration(policy: DecodingPolicy, niceness: int) -> bytes:
+    """Return what a process is sent first."""
+    fields = {**asdict(policy), "formats": sorted(policy.formats)}
+    text = json.dumps({"policy": fields, "niceness": niceness}).encode()
+    return _LENGTH.pack(len(text)) + text
+
+
+def main() -> None:
+    """Serve tasks until the other side of the socket is closed."""
+    # A terminal's Ctrl-C and a supervisor's SIGTERM are for the web process, which may need this
+    # one for the requests that it still answers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    connection = socket.socket(fileno=0)
+    tasks = connection.makefile("rb")
+    with suppress(EOFError, ConnectionError):
+        config = json.loads(_read(tasks, _LENGTH.unpack(_read(tasks, _LENGTH.size))[0]))
+        fields = {**config["policy"], "formats": frozenset(config["policy"]["formats"])}
+        os.nice(config["niceness"])
+        policy = DecodingPolicy(**fields)
+        while True:
+            is_good, content = _next_answer(tasks, policy)
+            connection.sendall(REPLY.pack(is_good, len(content)))
+            connection.sendall(content)
+
+
+def _read(file: BinaryIO, count: int) -> bytes:
+    data = file.read(count)
+    if len(data) < count:
+        raise EOFError
+    return data
+
+
+def _next_answer(file: BinaryIO, policy: DecodingPolicy) -> tuple[bool, bytes]:
+    """Read a task and do it; return whether it is decoded, and its pixels or its error."""
+    head = _TASK.unpack(_read(file, _TASK.size))
+    processor_s, seconds, memory_bytes, height, width, number, length = head
+    data = _read(file, length)
+    _limit(processor_s, seconds)
+    _limit_memory(memory_bytes)
+    try:
+        return True, decode(data, (height, width), INTERPOLATIONS[number], policy)
+    except RequestError as error:
+        return False, json.dumps([type(error).__name__, error.message]).encode()
+    finally:
+        _limit(0, 0)
+
+
+def _limit(processor_s: float, seconds: float) -> None:
+    """Be killed after this much processor time, and after this much time; 0: not at all."""
+    signal.setitimer(signal.ITIMER_PROF, processor_s)
+    signal.setitimer(signal.ITIMER_REAL, seconds)
+
+
+def _limit_memory(count: int) -> None:
+    """Let the process take ``count`` bytes, and some, beyond what it has now. On Linux only."""
+    with suppress(FileNotFoundError):
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        soft = pages * resource.getpagesize() + count + SLACK_BYTES
+        resource.setrlimit(resource.RLIMIT_AS, (soft, resource.RLIM_INFINITY))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""The decoder processes of a web process: what is not small and plain is decoded there.
+
+A process can be killed, a thread cannot. There are two, each with a line of its own: one for what
+takes little time by its header, such as photos of a phone, and one for all else, so that nobody's
+costly pictures hold up the others. Both share one budget of memory. In a line the cheapest goes
+first. Who would wait for longer than its request has time is refused at once.
+
+Knows the sockets and threads of the standard library only: in a web process they are gevent's.
+"""
+
+import heapq
+import itertools
+import logging
+import math
+import signal
+import threading
+import time
+from dataclasses import dataclass
+
+from imageserve import metrics
+from imageserve.decoding import Cost, DecodingPolicy
+from imageserve.errors import Busy, CorruptImage, ImageTooLarge, RequestError, TimedOut
+from imageserve.web.decoder import Decoder, DecoderDied
+from imageserve.web.decoder_process import Task
+from imageserve.web.greenlets import Wait
+
+log = logging.getLogger(__name__)
+
+QUICK_S = 0.5
+"""What takes less processor time, as reckoned, goes to the first decoder: a photo of 48 megapixels
+takes 0.3 s."""
+NICENESS_OF_COSTLY = 10
+ATTEMPTS = 2
+_LEARNING = 0.2
+"""Weight of the newest picture in the measured speed of a decoder."""
+
+
+@dataclass(slots=True)
+class _Place:
+    """A picture in a line. Places are compared to find the cheapest, of equals the first."""
+
+    cost: Cost
+    number: int
+    wait: Wait
+    began: float | None = None
+    """When it had its turn; None while it waits."""
+
+    def __lt__(self, other: "_Place") -> bool:
+        return (self.cost.seconds, self.number) < (other.cost.seconds, other.number)
+
+
+class _Lane:
+    """One decoder and its line."""
+
+    def __init__(self, name: str, policy: DecodingPolicy, niceness: int) -> None:
+        self.name = name
+        self.line: list[_Place] = []
+        self.running: _Place | None = None
+        self._policy = policy
+        self._niceness = niceness
+        self._decoder: Decoder | None = None
+        self._pace = 1.0
+        """Seconds for each second that was reckoned."""
+
+    def ahead_s(self, cost_s: float) -> float:
+        """Return how long a picture would wait for those before it."""
+        ahead = sum(place.cost.seconds for place in self.line if place.cost.seconds <= cost_s)
+        if self.running is not None and self.running.began is not None:
+            elapsed = time.monotonic() - self.running.began
+            ahead += max(0.0, self.running.cost.seconds - elapsed / self._pace)
+        return ahead * self._pace
+
+    def learn(self, place: _Place) -> None:
+        """Note how long a picture took that was decoded."""
+        if place.began is not None and place.cost.seconds > 0:
+            pace = (time.monotonic() - place.began) / place.cost.seconds
+            self._pace += _LEARNING * (pace - self._pace)
+
+    def started(self) -> Decoder:
+        """Return the decoder, started where there is none. Raises OSError."""
+        if self._decoder is None:
+            self._decoder = Decoder(self._policy, self._niceness)
+        return self._decoder
+
+    def replace(self, reason: str) -> None:
+        """End the decoder, and start another."""
+        metrics.decoder_restarts_total.labels(reason).inc()
+        self.end()
+        self.start()
+
+    def start(self) -> None:
+        try:
+            self.started()
+        except OSError as error:  # The next picture tries again.
+            log.error("a decoder cannot be started: %s", error)
+
+    def end(self) -> None:
+        if self._decoder is not None:
+            self._decoder.end()
+            self._decoder = None
+
+
+class Decoders:
+    """Decodes pictures in processes of its own, within limits of time and memory."""
+
+    def __init__(self, policy: DecodingPolicy, processor_s: float) -> None:
+        """Start the first decoder. ``processor_s``: most processor time of one picture."""
+        self._processor_s = processor_s
+        self._memory_left = policy.max_memory
+        self._lock = threading.Lock()
+        self._numbers = itertools.count()
+        self._quick = _Lane("quick", policy, 0)
+        self._costly = _Lane("costly", policy, NICENESS_OF_COSTLY)
+        self._quick.start()  # The other one starts with its first picture.
+
+    def decode(self, task: Task, cost: Cost, deadline: float, wait: Wait) -> bytes:
+        """Return the pixels of a picture, before ``deadline`` on the monotonic clock.
+
+        Raises:
+            Busy: the pictures ahead would take longer than there is time.
+            TimedOut: the deadline has passed, or ``wait`` was told that the client hung up.
+            ImageTooLarge: it takes more processor time or memory than allowed.
+            RequestError: as ``imageserve.decoding.decode``.
+        """
+        lane = self._quick if cost.seconds <= QUICK_S else self._costly
+        place = _Place(cost, next(self._numbers), wait)
+        self._join(lane, place, deadline)
+        try:
+            self._wait_for_turn(place, deadline)
+            with metrics.decoder_seconds.labels(lane.name).time():
+                pixels = self._decoded(lane, task, deadline)
+            lane.learn(place)
+            return pixels
+        finally:
+            self._leave(lane, place)
+
+    def end(self) -> None:
+        """End both processes. Without it they end when this process does."""
+        for lane in (self._quick, self._costly):
+            lane.end()
+
+    def _join(self, lane: _Lane, place: _Place, deadline: float) -> None:
+        with self._lock:
+            ahead_s, left_s = lane.ahead_s(place.cost.seconds), deadline - time.monotonic()
+            if ahead_s > left_s:
+                raise Busy(
+                    "the large pictures ahead would take longer to decode than there is time",
+                    retry_after_s=max(1, math.ceil(ahead_s - left_s)),
+                )
+            heapq.heappush(lane.line, place)
+            metrics.decoder_line.inc()
+            self._give_turns()
+
+    def _give_turns(self) -> None:
+        for lane in (self._costly, self._quick):
+            # Where there is no memory for the first, it waits for the other decoder's picture.
+            if (
+                lane.running is None
+                and lane.line
+                and lane.line[0].cost.memory_bytes <= self._memory_left
+            ):
+                place = lane.running = heapq.heappop(lane.line)
+                metrics.decoder_line.dec()
+                self._memory_left -= place.cost.memory_bytes
+                place.began = time.monotonic()
+                place.wait.wake.set()
+
+    def _wait_for_turn(self, place: _Place, deadline: float) -> None:
+        while place.began is None:
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or place.wait.gone:
+                raise TimedOut("too many large pictures are being decoded")
+            place.wait.wake.wait(left_s)
+            # It tells of results too, but who waits for those looks for them before it waits.
+            place.wait.wake.clear()
+
+    def _leave(self, lane: _Lane, place: _Place) -> None:
+        with self._lock:
+            if lane.running is place:
+                lane.running = None
+                self._memory_left += place.cost.memory_bytes
+            else:
+                lane.line = [each for each in lane.line if each is not place]
+                heapq.heapify(lane.line)
+                metrics.decoder_line.dec()
+            self._give_turns()
+
+    def _decoded(self, lane: _Lane, task: Task, deadline: float) -> bytes:
+        number = 0
+        for _ in range(ATTEMPTS):
+            try:
+                return lane.started().decode(task, self._processor_s, deadline)
+            except DecoderDied as died:
+                number = died.signal
+                lane.replace({signal.SIGPROF: "processor time", signal.SIGALRM: "deadline"}.get(number, "died"))
+                if number in (signal.SIGPROF, signal.SIGALRM):
+                    break
+                log.warning("a decoder process ended by signal %d; another one takes over", number)
+            except OSError as error:
+                raise Busy("no decoder can be started", retry_after_s=1) from error
+            except BaseException as error:
+                # Nobody reads what the decoder will answer to a picture that was given up.
+                if isinstance(error, TimedOut) or not isinstance(error, RequestError):
+                    lane.replace("deadline")
+                raise
+        raise self._given_up(number)
+
+    def _given_up(self, number: int) -> RequestError:
+        if number == signal.SIGPROF:
+            return ImageTooLarge(
+                f"decoding the picture takes more than {self._processor_s:g} seconds of processor "
+                "time, which is the limit"
+            )
+        if number == signal.SIGALRM:
+            return TimedOut("decoding took all the time there was")
+        if number == signal.SIGKILL:  # By the kernel, which is out of memory, or by a person.
+            return Busy("the decoder was killed twice", retry_after_s=1)
+        return CorruptImage("the picture makes its decoder fail")
