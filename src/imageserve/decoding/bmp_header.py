@@ -46,6 +46,7 @@ def read_bmp(data: bytes) -> Header:
         layout.parts() if bits <= 8 else (data,),
         width * height * _NS_PER_PIXEL / 1e9,
         bytes_per_pixel=1 if bits <= 8 else 4,
+        is_rgb=bits in (16, 24),
         is_transparent=bits == 32,
     )
 

@@ -34,6 +34,8 @@ class Header:
     working_bytes_per_pixel: int = 0
     """What the decoder needs beside it meanwhile."""
     orientation: int = 1
+    is_rgb: bool = False
+    """Whether the decoder gives what is resized."""
     is_transparent: bool = False
     scans: int = 1
     is_cut: bool = False

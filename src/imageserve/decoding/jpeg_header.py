@@ -135,6 +135,7 @@ def _header(data: bytes, scan: int, segments: _Segments) -> Header:
         bytes_per_pixel=1 if colours == 1 else 4,
         # Of several scans, the decoder keeps the coefficients of every pixel.
         working_bytes_per_pixel=2 * colours if in_scans else 0,
+        is_rgb=colours == 3,
         orientation=orientation(b"".join(segments.exif), segments.xmp),
         scans=scans,
     )

@@ -229,8 +229,9 @@ def _support(interpolation: str) -> float:
 def _bytes_per_pixel(header: Header) -> int:
     """Return the memory of all the pictures between the decoder and the resized one."""
     turned = header.bytes_per_pixel if header.orientation > 1 else 0
-    converted = 2 * _RGB_BYTES if header.is_transparent else _RGB_BYTES
-    return header.bytes_per_pixel + turned + converted
+    converted = 0 if header.is_rgb else _RGB_BYTES
+    with_alpha = _RGB_BYTES if header.is_transparent and header.bytes_per_pixel < _RGB_BYTES else 0
+    return header.bytes_per_pixel + turned + with_alpha + converted
 
 
 def _coefficients(side: int, size: tuple[int, int], support: float) -> int:

@@ -99,6 +99,7 @@ def read_png(data: bytes) -> Header:
         bytes_per_pixel=4 if _CHANNELS[colour] > 1 else 1 + is_deep_grey,
         # Grey of 16 bits becomes grey of 32, then of 8.
         working_bytes_per_pixel=5 * is_deep_grey,
+        is_rgb=colour == 2 and b"tRNS" not in chunks.kept,
         orientation=chunks.orientation(),
         is_transparent=colour in (4, 6) or b"tRNS" in chunks.kept,
         is_cut=chunks.is_cut,

@@ -21,8 +21,8 @@ _NS_PER_PIXEL, _NS_PER_BYTE = 10.0, 80.0
 _NS_PER_PIXEL_LOSSLESS = 1600.0
 """A lossless picture may have code tables of their own for each block of sixteen pixels."""
 _BYTES_PER_PIXEL = 4
-_WORKING_BYTES_PER_PIXEL = 20
-"""Two canvases, a copy of one, and what a lossless frame is decoded into."""
+_WORKING_BYTES_PER_PIXEL = 14
+"""Two canvases, a copy of one, and what a frame is decoded with."""
 
 
 def read_webp(data: bytes) -> Header:
@@ -49,6 +49,7 @@ def read_webp(data: bytes) -> Header:
     kept.append(chunks[frame])
     content = bytes(chunks[frame][8:]) if frame == b"ANMF" else b""
     lossless = frame == b"VP8L" or b"ALPH" in chunks or content[16:20] in (b"VP8L", b"ALPH")
+    is_transparent = frame != b"VP8 " or bool(flags & _ALPHA)
     pixels = size[0] * size[1]
     per_pixel = _NS_PER_PIXEL + (_NS_PER_PIXEL_LOSSLESS if lossless else 0)
     exif, xmp = (bytes(chunks.get(name, b""))[8:] for name in (b"EXIF", b"XMP "))
@@ -60,7 +61,8 @@ def read_webp(data: bytes) -> Header:
         bytes_per_pixel=_BYTES_PER_PIXEL,
         working_bytes_per_pixel=_WORKING_BYTES_PER_PIXEL,
         orientation=orientation(exif, xmp),
-        is_transparent=frame != b"VP8 " or bool(flags & _ALPHA),
+        is_rgb=not is_transparent,
+        is_transparent=is_transparent,
     )
 
 

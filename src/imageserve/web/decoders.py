@@ -31,6 +31,8 @@ QUICK_S = 0.5
 takes 0.3 s."""
 NICENESS_OF_COSTLY = 10
 ATTEMPTS = 2
+_REASONS: dict[int, str] = {signal.SIGPROF: "processor time", signal.SIGALRM: "deadline"}
+"""Why a decoder is replaced, by the signal that ended it."""
 _LEARNING = 0.2
 """Weight of the newest picture in the measured speed of a decoder."""
 
@@ -192,8 +194,8 @@ class Decoders:
                 return lane.started().decode(task, self._processor_s, deadline)
             except DecoderDied as died:
                 number = died.signal
-                lane.replace({signal.SIGPROF: "processor time", signal.SIGALRM: "deadline"}.get(number, "died"))
-                if number in (signal.SIGPROF, signal.SIGALRM):
+                lane.replace(_REASONS.get(number, "died"))
+                if number in _REASONS:
                     break
                 log.warning("a decoder process ended by signal %d; another one takes over", number)
             except OSError as error:

@@ -14,6 +14,7 @@ from imageserve.queue.producer import ProducerConfig, connect_producers
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.web.api_keys import read_api_keys
 from imageserve.web.app import WebConfig, create_app
+from imageserve.web.decoders import Decoders
 from imageserve.web.lifecycle import (
     DrainFlag,
     Lifecycle,
@@ -22,7 +23,6 @@ from imageserve.web.lifecycle import (
     start_first_contact,
 )
 from imageserve.web.line import DecodeLine
-from imageserve.web.decoders import Decoders
 from imageserve.web.predict import Predictor, ServedModel
 from imageserve.web.upload import UploadLimits
 
