@@ -22,6 +22,7 @@ DIFFERENCES = {
     "QUEUE_BYTES_LIMIT": "The chart's Redis has 512Mi, and pixels may take 0.6 of it. The Redis of "
     "`imageserve run` has twice as much.",
     "WEB_MEMORY_BYTES": "The uploads of both processes of a pod fit into its memory request.",
+    "DECODE_MEMORY_BYTES": "What both processes of a pod decode fits into its memory limit of 2Gi.",
     "DRAIN_S": "A cluster takes longer than one machine until no new request reaches a pod.",
     "WEB_PROBE_PORT": "A kubelet asks each pod all the time; elsewhere nobody may ask.",
     "METRICS_PORT": "The autoscaler's port is also a Service, for KEDA; workers keep the default.",

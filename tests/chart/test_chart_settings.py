@@ -249,6 +249,8 @@ LARGE = [
     ("limits.queueLimit", 10_000_000, "QUEUE_LIMIT"),
     ("limits.maxBodyBytes", 33_554_432, "MAX_BODY_BYTES"),
     ("web.memoryBytes", 134_217_728, "WEB_MEMORY_BYTES"),
+    ("web.decodeMemoryBytes", 536_870_912, "DECODE_MEMORY_BYTES"),
+    ("limits.maxImageSide", 50_000_000, "MAX_IMAGE_SIDE"),
 ]
 
 

@@ -10,7 +10,7 @@ import pytest
 from tests.redis_server import RedisServer
 
 from imageserve.errors import BadRequest
-from imageserve.web.greenlets import Wait, offload, upload_deadline, watch_hang_up
+from imageserve.web.greenlets import Wait, upload_deadline, watch_hang_up
 
 QUEUEING = """
 from gevent import monkey
@@ -124,10 +124,9 @@ def test_a_poll_without_a_wait_does_not_run_other_greenlets() -> None:
 DEADLINES = """
 from gevent import monkey
 monkey.patch_all()
-import json, threading, time
-import gevent
-from imageserve.errors import TimedOut, UploadTooSlow
-from imageserve.web.greenlets import offload, upload_deadline
+import json, time
+from imageserve.errors import UploadTooSlow
+from imageserve.web.greenlets import upload_deadline
 
 found = {}
 with upload_deadline(10):
@@ -137,36 +136,13 @@ try:
         time.sleep(10)
 except UploadTooSlow as error:
     found["slow upload"] = error.message
-
-ran = []
-sleep = monkey.get_original("time", "sleep")
-def decode(name, seconds):
-    ran.append(name)
-    sleep(seconds)
-    return b"rgb"
-
-found["decoded"] = offload(lambda: decode("quick", 0), 10).decode()
-first = gevent.spawn(offload, lambda: decode("slow", 0.5), 10)
-second = gevent.spawn(offload, lambda: decode("next", 0), 10)
-gevent.sleep(0.1)
-try:
-    offload(lambda: decode("never", 0), 0.1)
-except TimedOut as error:
-    found["no thread"] = error.message
-gevent.joinall([first, second], raise_error=True)
-gevent.sleep(0.1)
-found["ran"] = ran
 print(json.dumps(found))
 """
 
 
-def test_slow_uploads_and_decoders_that_wait_for_a_thread_end_in_time() -> None:
-    assert printed(DEADLINES) == {
-        "slow upload": "the upload did not arrive within 0.05 seconds",
-        "decoded": "rgb",
-        "no thread": "too many large pictures are being decoded",
-        "ran": ["quick", "slow", "next"],
-    }
+def test_slow_uploads_end_in_time() -> None:
+    message = "the upload did not arrive within 0.05 seconds"
+    assert printed(DEADLINES) == {"slow upload": message}
 
 
 HANG_UPS = """
@@ -204,11 +180,10 @@ def test_a_client_that_closes_its_connection_ends_the_wait() -> None:
 # -- in a process that gevent has not patched, like this one ---------------------------------------
 
 
-def test_outside_a_server_deadlines_never_end_and_decoders_run_at_once() -> None:
+def test_outside_a_server_deadlines_never_end() -> None:
     with upload_deadline(0.001):
         time.sleep(0.01)
 
-    assert offload(lambda: b"rgb", 0.0) == b"rgb"
     watch_hang_up({}, Wait())()
 
 

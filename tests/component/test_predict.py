@@ -5,7 +5,7 @@ Requests run in threads. The test plays the worker, so it decides what each job 
 
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -15,7 +15,7 @@ from tests.memory_queue import MemoryQueue, producer_on
 from tests.pictures import encoded, jpeg, photo
 from tests.redis_server import PATIENCE_S, eventually
 
-from imageserve.decoding import DecodingPolicy, decode
+from imageserve.decoding import Cost, DecodingPolicy, decode
 from imageserve.errors import (
     Busy,
     CorruptImage,
@@ -51,6 +51,8 @@ from imageserve.queue.wire import (
     unread_result,
 )
 from imageserve.web import predict as module
+from imageserve.web.decoder_process import Task
+from imageserve.web.decoders import Decoders
 from imageserve.web.greenlets import Wait
 from imageserve.web.predict import (
     MOST_SUBMISSIONS,
@@ -272,22 +274,27 @@ def test_without_a_good_picture_nothing_is_queued_and_nobody_waits(bench: Bench)
 
 
 def test_an_unknown_model_is_refused_with_those_there_are(bench: Bench) -> None:
-    with pytest.raises(UnknownModel, match="no model 'vgg' is served; there are m"):
+    with pytest.raises(UnknownModel, match='no model "vgg" is served; there are m'):
         bench.predict(A, model="vgg")
 
 
 def test_large_pictures_are_decoded_elsewhere(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    elsewhere: list[int] = []
+    elsewhere: list[float] = []
 
-    def offload(call: Callable[[], bytes], seconds: float) -> bytes:
-        assert 0 < seconds <= 30
-        elsewhere.append(1)
-        return call()
+    class Elsewhere(Decoders):
+        def __init__(self) -> None:
+            pass
 
-    monkeypatch.setattr(module, "LOOP_S", 0.004)
-    monkeypatch.setattr(module, "offload", offload)
+        def decode(self, task: Task, cost: Cost, deadline: float, wait: Wait) -> bytes:
+            assert 0 < deadline - time.monotonic() <= 30
+            assert not wait.gone
+            elsewhere.append(cost.seconds)
+            return decode(task.data, task.size, task.interpolation, DecodingPolicy())
+
+    monkeypatch.setattr(module, "LOOP_S", 0.006)
+    bench.predictor.decoders = Elsewhere()
     small, wide = A, jpeg(1000, 500)
     heavy = encoded(photo(90, 90), "WEBP", lossless=True)
     request = bench.begin(small, wide, heavy)

@@ -577,11 +577,10 @@ def request_lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
 def test_a_bug_is_500_with_a_fixed_sentence_and_a_traceback_in_the_log(
     site: Site, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def buggy(call: Callable[[], bytes], seconds: float) -> bytes:
+    def buggy(*_: object) -> bytes:
         raise TypeError("the secret inside")
 
-    monkeypatch.setattr("imageserve.web.predict.LOOP_S", 0)
-    monkeypatch.setattr("imageserve.web.predict.offload", buggy)
+    monkeypatch.setattr("imageserve.web.predict.open_picture", buggy)
     client = site.client()
 
     response = client.post("/predict", data=A, headers={"X-Request-Id": "req-9"})

@@ -66,6 +66,10 @@
   value: {{ include "imageserve.size" $limits.maxBodyBytes | quote }}
 - name: MAX_IMAGE_PIXELS
   value: {{ include "imageserve.number" $limits.maxImagePixels | quote }}
+- name: MAX_IMAGE_SIDE
+  value: {{ include "imageserve.number" $limits.maxImageSide | quote }}
+- name: DECODE_S
+  value: {{ include "imageserve.number" $limits.decodeSeconds | quote }}
 - name: MAX_IMAGES
   value: {{ include "imageserve.number" $limits.maxImages | quote }}
 - name: IMAGE_FORMATS
@@ -80,6 +84,8 @@
   value: {{ include "imageserve.number" $web.slots | quote }}
 - name: WEB_MEMORY_BYTES
   value: {{ include "imageserve.size" $web.memoryBytes | quote }}
+- name: DECODE_MEMORY_BYTES
+  value: {{ include "imageserve.size" $web.decodeMemoryBytes | quote }}
 - name: KEEPALIVE_S
   value: {{ include "imageserve.number" $web.keepaliveSeconds | quote }}
 - name: DRAIN_S

@@ -3,7 +3,7 @@
 A process can be killed, a thread cannot. There are two, each with a line of its own: one for what
 takes little time by its header, such as photos of a phone, and one for all else, so that nobody's
 costly pictures hold up the others. Both share one budget of memory. In a line the cheapest goes
-first. Who would wait for longer than its request has time is refused at once.
+first. What would wait for long is refused at once.
 
 Knows the sockets and threads of the standard library only: in a web process they are gevent's.
 """
@@ -29,6 +29,9 @@ log = logging.getLogger(__name__)
 QUICK_S = 0.5
 """What takes less processor time, as reckoned, goes to the first decoder: a photo of 48 megapixels
 takes 0.3 s."""
+QUICK_PATIENCE_S = 3.0
+COSTLY_PATIENCE_S = 10.0
+"""A picture that would wait for longer is refused. One may always wait for the one that runs."""
 NICENESS_OF_COSTLY = 10
 ATTEMPTS = 2
 _REASONS: dict[int, str] = {signal.SIGPROF: "processor time", signal.SIGALRM: "deadline"}
@@ -54,8 +57,9 @@ class _Place:
 class _Lane:
     """One decoder and its line."""
 
-    def __init__(self, name: str, policy: DecodingPolicy, niceness: int) -> None:
+    def __init__(self, name: str, policy: DecodingPolicy, niceness: int, patience_s: float) -> None:
         self.name = name
+        self.patience_s = patience_s
         self.line: list[_Place] = []
         self.running: _Place | None = None
         self._policy = policy
@@ -111,15 +115,15 @@ class Decoders:
         self._memory_left = policy.max_memory
         self._lock = threading.Lock()
         self._numbers = itertools.count()
-        self._quick = _Lane("quick", policy, 0)
-        self._costly = _Lane("costly", policy, NICENESS_OF_COSTLY)
+        self._quick = _Lane("quick", policy, 0, QUICK_PATIENCE_S)
+        self._costly = _Lane("costly", policy, NICENESS_OF_COSTLY, COSTLY_PATIENCE_S)
         self._quick.start()  # The other one starts with its first picture.
 
     def decode(self, task: Task, cost: Cost, deadline: float, wait: Wait) -> bytes:
         """Return the pixels of a picture, before ``deadline`` on the monotonic clock.
 
         Raises:
-            Busy: the pictures ahead would take longer than there is time.
+            Busy: those ahead would take too long.
             TimedOut: the deadline has passed, or ``wait`` was told that the client hung up.
             ImageTooLarge: it takes more processor time or memory than allowed.
             RequestError: as ``imageserve.decoding.decode``.
@@ -143,12 +147,13 @@ class Decoders:
 
     def _join(self, lane: _Lane, place: _Place, deadline: float) -> None:
         with self._lock:
-            ahead_s, left_s = lane.ahead_s(place.cost.seconds), deadline - time.monotonic()
-            if ahead_s > left_s:
-                raise Busy(
-                    "the large pictures ahead would take longer to decode than there is time",
-                    retry_after_s=max(1, math.ceil(ahead_s - left_s)),
-                )
+            most_s = deadline - time.monotonic()
+            if lane.line:
+                most_s = min(most_s, lane.patience_s)
+            over_s = lane.ahead_s(place.cost.seconds) - most_s
+            if over_s > 0:
+                message = f"{len(lane.line)} large pictures wait to be decoded"
+                raise Busy(message, retry_after_s=max(1, math.ceil(over_s)))
             heapq.heappush(lane.line, place)
             metrics.decoder_line.inc()
             self._give_turns()
