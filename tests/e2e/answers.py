@@ -5,13 +5,15 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-CLEAR_REFUSALS = {
-    "busy",
-    "queue_full",
-    "redis_unavailable",
-    "shutting_down",
-    "would_time_out",
-}
+from imageserve.errors import RequestError
+
+
+def _codes(status: int, below: type[RequestError] = RequestError) -> set[str]:
+    own = {below.code} if below.status == status else set()
+    return own.union(*(_codes(status, each) for each in below.__subclasses__()))
+
+
+CLEAR_REFUSALS = _codes(503)
 """The codes of a 503; docs/http-api.md."""
 
 

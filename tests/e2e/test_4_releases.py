@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.e2e.cluster import Cluster
+from tests.e2e.commands import CommandError
 from tests.e2e.options import Values
 from tests.e2e.release import Release
 from tests.e2e.state import name_of
@@ -55,3 +56,21 @@ def test_an_upgrade_keeps_redis_and_its_password(release: Release) -> None:
     assert [pod["metadata"]["uid"] for pod in release.pods("redis")] == [
         pod["metadata"]["uid"] for pod in pods
     ]
+
+
+def test_an_external_redis_that_cannot_be_reached_is_found_before_the_old_one_goes(
+    cluster: Cluster, release: Release
+) -> None:
+    host, _, _ = release.service_address("redis").partition(":")
+    wrong: Values = {"redis": {"enabled": False, "external": {"host": host, "port": 1}}}
+    before = [pod["metadata"]["uid"] for pod in release.pods("redis")]
+    try:
+        with pytest.raises(CommandError, match="pre-upgrade"):
+            release.upgrade(wrong)
+
+        assert cluster.classify(release).failed == []
+        assert [pod["metadata"]["uid"] for pod in release.pods("redis")] == before
+    finally:
+        release.forget_check()
+        release.upgrade()
+    release.settle()

@@ -78,7 +78,8 @@ def test_a_request_wakes_it_and_is_answered(cluster: Cluster, scaled: Release) -
     with cluster.stressing(scaled, clients=1, durationSeconds=5) as job:
         assert job.succeeds(), job.logs()
 
-    assert scaled.replicas() >= 1
+    # Not the replicas: a slow cluster reports the end of the Job after the next idle time.
+    eventually(lambda: "Activated" in event_reasons(cluster, scaled), "it was woken")
 
 
 def test_load_brings_pods_and_idleness_takes_them_away(cluster: Cluster, scaled: Release) -> None:

@@ -5,11 +5,15 @@ from tests.e2e.release import Release
 
 PODS = 2
 
+#: A node that has to pull the image starts its pod later. The verdict needs both to send at once
+#: for at least half of this time.
+LOAD_S = 60
+
 
 def test_a_load_from_inside_is_answered_and_merged_into_one_report(
     cluster: Cluster, release: Release
 ) -> None:
-    load = {"parallelism": PODS, "rate": 8, "durationSeconds": 15, "slo": ["p99=20s"]}
+    load = {"parallelism": PODS, "rate": 8, "durationSeconds": LOAD_S, "slo": ["p99=20s"]}
     with cluster.stressing(release, **load) as job:
         assert job.succeeds(), job.logs()
         report = job.merged()

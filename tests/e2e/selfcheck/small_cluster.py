@@ -20,7 +20,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tests.chart.helm import Helm, Object
-from tests.chart.objects import of_kind
+from tests.chart.objects import annotations, of_kind
 from tests.e2e.manifests import FILES, OURS, PICTURES
 from tests.e2e.selfcheck.small_service import Service
 from tests.e2e.state import COMPONENT, INSTANCE, is_leaving, is_ready, labels_of, name_of
@@ -33,6 +33,7 @@ LISTENER_IP = "10.9.8.7"
 #: As ``kubectl api-resources`` lists them, by kind.
 PLURALS = {
     "ConfigMap": "configmaps",
+    "Job": "jobs.batch",
     "Pod": "pods",
     "Secret": "secrets",
     "Service": "services",
@@ -121,6 +122,8 @@ class SmallCluster:
     def upgrade(self, release: str, files: Sequence[Path]) -> None:
         password = self._known_password(release)
         rendered = self._helm.render(*files, *password, release=release)
+        if "hooks do not run" not in self.faults:
+            self._run_hooks(release, rendered)
         installed = [o for o in rendered if "helm.sh/hook" not in str(o["metadata"])]
         with self.lock:
             new = {self.put(each) for each in installed}
@@ -132,6 +135,16 @@ class SmallCluster:
             service = self.services.setdefault(release, Service(self.faults))
         self.wait(lambda: not self._unready(release))
         service.keys = _keys(installed)
+
+    def _run_hooks(self, release: str, rendered: list[Object]) -> None:
+        """Run the Jobs before an upgrade: they fail if nothing listens at the port of Redis."""
+        is_there = record(release) in map(name_of, self.of("secrets"))
+        hooks = [o for o in rendered if annotations(o).get("helm.sh/hook") == "pre-upgrade"]
+        for job in of_kind(hooks, "Job") if is_there else []:
+            self.put(job)
+            if ":1/" in str(job["spec"]):
+                raise RefusedError("UPGRADE FAILED: pre-upgrade hooks failed: job failed")
+            self.drop("Job", name_of(job))
 
     def uninstall(self, release: str) -> None:
         with self.lock:

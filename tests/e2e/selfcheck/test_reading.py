@@ -1,12 +1,13 @@
 """The pure parts: options, the state of a cluster, the log of a client."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.chart.helm import Object
-from tests.e2e.answers import BrokenLogError, answers_in, report_of
+from tests.chart.helm import ROOT, Object
+from tests.e2e.answers import CLEAR_REFUSALS, BrokenLogError, answers_in, report_of
 from tests.e2e.options import OptionError, Options, split_image
 from tests.e2e.state import listed_kinds, restarts, unsettled
 
@@ -202,6 +203,14 @@ def test_a_refusal_is_clear_when_it_says_why_and_when_to_come_back(
     (answer,) = answers_in(line(**{**usual, **more}))
 
     assert answer.is_clear_refusal == is_clear
+
+
+def test_every_refusal_that_is_documented_is_known() -> None:
+    text = (ROOT / "docs" / "http-api.md").read_text()
+    rows = [line for line in text.splitlines() if line.startswith("| 503 |")]
+    documented = {code for row in rows for code in re.findall(r"`(\w+)`", row.split("|")[2])}
+
+    assert CLEAR_REFUSALS == documented >= {"busy", "redis_unavailable"}
 
 
 def test_a_timeout_is_explained_when_it_says_so() -> None:

@@ -101,6 +101,7 @@ def test_they_pass_on_a_cluster_without_faults(run_tests: RunTests) -> None:
         ("scaling", "model pods drop requests"),
         ("upgrade_with_other", "web pods drop requests"),
         ("keeps_redis", "the password changes"),
+        ("before_the_old_one_goes", "hooks do not run"),
         ("as_root and web", "pods are root"),
         ("write_to_its_root and redis", "the root can be written to"),
         ("without_the_password", "Redis needs no password"),
