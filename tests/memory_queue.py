@@ -15,6 +15,7 @@ from typing import Any
 from tests.queues import RedisQueue
 
 from imageserve.errors import QueueError
+from imageserve.models.entries import ModelEntry
 from imageserve.queue.consumer import Claim, Lease
 from imageserve.queue.keys import Keys
 from imageserve.queue.listener import Breaker, Tickets
@@ -22,6 +23,8 @@ from imageserve.queue.monitor import PURGED, Monitor
 from imageserve.queue.producer import Admission, EnqueueCode, Limits, Producer, ProducerConfig
 from imageserve.queue.snapshot import SILENT_MS, Snapshot, WorkerInfo
 from imageserve.queue.wire import Finished, Job, Result, encode_open_job, readable, result_of_error
+from imageserve.web.predict import ServedModel
+from imageserve.web.waiting_room import Places, WaitingRoom
 
 
 @dataclass
@@ -331,6 +334,13 @@ class MemoryMonitor(Monitor):
 def producer_on(queue: MemoryQueue, config: ProducerConfig | None = None) -> Producer:
     """Return a producer of an in-memory queue, with a breaker of its own."""
     return Producer(queue, queue.tickets, Breaker(), config or ProducerConfig())
+
+
+def served_by(
+    entry: ModelEntry, producer: Producer, *, patience_s: float = 0.0, places: int = 0
+) -> ServedModel:
+    """Return a model with its queue and a waiting room, by default one that nobody may enter."""
+    return ServedModel(entry, producer, WaitingRoom(producer.breaker, Places(places), patience_s))
 
 
 def entry_id(entry: str) -> str | None:

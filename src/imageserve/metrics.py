@@ -57,6 +57,11 @@ queue_seconds = Histogram(
     "imageserve_queue_seconds", "Time a job waited in the queue.", ["model"], buckets=_SECONDS
 )
 slots_in_use = Gauge("imageserve_slots_in_use", "Requests in hand.", multiprocess_mode="livesum")
+waiting_for_redis = Gauge(
+    "imageserve_waiting_for_redis",
+    "Requests that wait for the end of an outage of Redis.",
+    multiprocess_mode="livesum",
+)
 upload_bytes_held = Gauge(
     "imageserve_upload_bytes_held", "Bytes of uploads in memory.", multiprocess_mode="livesum"
 )

@@ -311,6 +311,6 @@ def test_on_one_redis_all_queues_share_a_listener(redis_server: RedisServer) -> 
     eventually(lambda: len(client.pubsub_channels()) == 2, "a channel for each queue")
 
     assert len(client.client_list(_type="pubsub")) == 1
-    assert producers["first"]._breaker is producers["second"]._breaker
+    assert producers["first"].breaker is producers["second"].breaker
     for producer in producers.values():
         producer._store.close()

@@ -11,11 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from tests.memory_queue import MemoryQueue, producer_on
+from tests.memory_queue import MemoryQueue, producer_on, served_by
 from tests.pictures import encoded, jpeg, photo
 from tests.redis_server import PATIENCE_S, eventually
 
-from imageserve.decoding import Cost, DecodingPolicy, decode
+from imageserve.decoding import Cost, DecodingPolicy, decode, open_picture
 from imageserve.errors import (
     Busy,
     CorruptImage,
@@ -60,7 +60,6 @@ from imageserve.web.predict import (
     ClassifyOptions,
     ClientGone,
     Predictor,
-    ServedModel,
 )
 
 SIZE = (8, 8)
@@ -123,6 +122,7 @@ class Bench:
         self.queue = UnreliableQueue()
         self.entry = ModelEntry("m", "image_queue", SIZE)
         self.config = ProducerConfig(100, 2**20, 60.0)
+        self.patience_s = 0.0
         self.predictor = self.make()
         self._pool = pool
 
@@ -130,7 +130,7 @@ class Bench:
         """``deaf``: all notifications are lost."""
         tickets = Tickets("image_queue:reply:deaf") if deaf else self.queue.tickets
         producer = Producer(self.queue, tickets, Breaker(), self.config)
-        served = ServedModel(self.entry, producer)
+        served = served_by(self.entry, producer, patience_s=self.patience_s, places=2)
         return Predictor({"m": served}, DecodingPolicy())
 
     def predict(
@@ -607,6 +607,95 @@ def test_without_redis_a_picture_is_refused_at_once(bench: Bench) -> None:
     assert answer.retry_after_s == 2
 
 
+def outage(bench: Bench, patience_s: float) -> None:
+    """Redis goes away; two requests may wait for it."""
+    bench.patience_s = patience_s
+    bench.predictor = bench.make()
+    bench.queue.failing = {"enqueue"}
+
+
+def waiting(bench: Bench) -> int:
+    return len(bench.predictor.models["m"].room)
+
+
+def test_in_a_short_outage_requests_wait_undecoded_and_leave_in_order(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[bytes] = []
+
+    def noted(data: bytes, policy: DecodingPolicy) -> Any:
+        decoded.append(data)
+        return open_picture(data, policy)
+
+    monkeypatch.setattr(module, "open_picture", noted)
+    outage(bench, LONG_S)
+    requests = []
+    for picture in (A, B):
+        requests.append(bench.begin(picture))
+        eventually(lambda: waiting(bench) == len(requests), "a request that waits")
+    assert B not in decoded, "it waits behind the one that tries"
+
+    bench.queue.failing = set()
+
+    first, second = bench.answer_all(2)
+    assert (first.trace, second.trace) == ("t-1", "t-1")
+    assert [labels(done(each)) for each in requests] == [[label(A)], [label(B)]]
+    assert decoded.index(B) > max(i for i, each in enumerate(decoded) if each == A)
+
+
+def test_beyond_the_places_a_request_is_refused_at_once(bench: Bench) -> None:
+    outage(bench, LONG_S)
+    requests = [bench.begin(A), bench.begin(B)]
+    eventually(lambda: waiting(bench) == 2, "two requests that wait")
+
+    assert isinstance(refusal(bench.predict(C)), RedisUnavailable)
+
+    bench.queue.failing = set()
+    bench.answer_all(2)
+    assert [labels(done(each)) for each in requests] == [[label(A)], [label(B)]]
+
+
+def test_an_outage_that_outlasts_the_patience_is_refused(bench: Bench) -> None:
+    outage(bench, 0.2)
+
+    answer = refusal(bench.predict(A))
+
+    assert isinstance(answer, RedisUnavailable)
+    began = time.monotonic()
+    assert isinstance(refusal(bench.predict(A)), RedisUnavailable)
+    assert time.monotonic() - began < 0.2 + PATIENCE_S / 10
+    assert waiting(bench) == 0
+
+
+def test_a_deadline_and_a_hang_up_end_the_wait(bench: Bench) -> None:
+    outage(bench, LONG_S)
+    wait = Wait()
+    gone = bench.begin(A, wait=wait)
+    eventually(lambda: waiting(bench) == 1, "a request that waits")
+
+    assert isinstance(refusal(bench.predict(B, timeout_s=SHORT_S)), RedisUnavailable)
+    wait.hang_up()
+
+    with pytest.raises(ClientGone):
+        done(gone)
+    assert waiting(bench) == 0
+
+
+def test_a_lost_job_waits_for_redis_before_it_is_queued_once_more(bench: Bench) -> None:
+    bench.patience_s = LONG_S
+    bench.predictor = bench.make()
+    request = bench.begin(A)
+    eventually(lambda: bench.queue.snapshot().queued, "the job")
+    bench.queue.failing = {"enqueue"}
+    _lose(bench)
+    eventually(lambda: waiting(bench) == 1, "a request that waits again")
+
+    bench.queue.failing = set()
+
+    bench.answer_all(1)
+    assert labels(done(request)) == [label(A)]
+
+
 @pytest.mark.parametrize("call", ["results", "cancel"])
 def test_at_the_deadline_an_outage_is_said_and_what_is_done_is_answered(
     bench: Bench, call: str
@@ -650,8 +739,8 @@ def test_an_outage_of_one_queues_node_refuses_nothing_for_another(bench: Bench) 
     lost = UnreliableQueue()
     lost.failing = {"enqueue"}
     models = {
-        "lost": ServedModel(ModelEntry("lost", "lost_queue", SIZE), producer_on(lost)),
-        "m": ServedModel(bench.entry, producer_on(bench.queue)),
+        "lost": served_by(ModelEntry("lost", "lost_queue", SIZE), producer_on(lost)),
+        "m": served_by(bench.entry, producer_on(bench.queue)),
     }
     bench.predictor = Predictor(models, DecodingPolicy())
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from flask import Flask, abort
 from flask.testing import FlaskClient
-from tests.memory_queue import MemoryMonitor, MemoryQueue, producer_on
+from tests.memory_queue import MemoryMonitor, MemoryQueue, producer_on, served_by
 from tests.pictures import encoded, hostile_pictures, jpeg, photo
 from tests.redis_server import PATIENCE_S
 from werkzeug.test import TestResponse
@@ -32,7 +32,7 @@ from imageserve.web.api_keys import ApiKeys
 from imageserve.web.app import WebConfig, create_app
 from imageserve.web.greenlets import Wait
 from imageserve.web.lifecycle import DrainFlag, Lifecycle, create_drain_flag
-from imageserve.web.predict import Predictor, ServedModel
+from imageserve.web.predict import Predictor
 from imageserve.web.upload import UploadLimits
 from imageserve.worker.loop import Worker, WorkerConfig
 from imageserve.worker.runner import Runner
@@ -102,7 +102,7 @@ class Site:
         queues = {"m": self.queue, "n": self.other}
         limits = ProducerConfig(100, 2**20, 60.0)
         models = {
-            name: ServedModel(entry, producer_on(queues[name], limits))
+            name: served_by(entry, producer_on(queues[name], limits))
             for name, entry in entries.items()
         }
         monitor = MemoryMonitor(self.queue, self.other)

@@ -156,6 +156,8 @@ class Stack:
             "METRICS_PORT": "0",
             "LOG_FORMAT": "json",
             "LOG_LEVEL": "info",
+            # Most tests of an outage are of what comes after the wait.
+            "OUTAGE_PATIENCE_S": "1",
             **env,
         }
 

@@ -1,9 +1,11 @@
 """Redis crashes, comes back, and runs out of memory: no accepted job is lost."""
 
 import threading
+import time
 from collections import Counter
 from functools import partial
 
+import pytest
 import redis
 from tests.system.client import Reply, at_once, in_background
 from tests.system.conftest import MakeStack
@@ -95,6 +97,31 @@ def test_no_accepted_job_is_lost_when_redis_is_killed_under_load(make_stack: Mak
         assert worker.alive
         assert len(worker.lines(LOUD)) == 1
         assert len(worker.lines(QUIET)) == 2, "at the start, and after the outage"
+    assert not stack.web.lines("bug")
+
+
+@pytest.mark.parametrize(
+    ("redis_args", "outage_s"),
+    [
+        pytest.param((), 4.0, id="with its data"),
+        pytest.param(("--appendonly", "no"), 4.0, id="without"),
+    ],
+)
+def test_a_redis_that_is_replaced_costs_no_request(
+    make_stack: MakeStack, redis_args: tuple[str, ...], outage_s: float
+) -> None:
+    """As in a drain: its pod is ended, and another one is there seconds later."""
+    stack = make_stack(workers=2, redis_args=redis_args, OUTAGE_PATIENCE_S="10")
+    with Load(stack, 40 * samples(400), clients=12) as load:
+        stack.wait_for(lambda: load.count(200) >= 100, "pictures are served")
+        stack.redis.stop()
+        time.sleep(outage_s)
+        served = load.count(200)
+        stack.redis.start()
+        stack.wait_for(lambda: load.count(200) >= served + 200, "pictures are served again")
+
+    assert load.verdicts().keys() == {(200, "")}
+    assert all(reply.labels[0] == picture.label for picture, reply in load.replies)
     assert not stack.web.lines("bug")
 
 

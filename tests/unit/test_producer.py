@@ -9,7 +9,7 @@ from tests.memory_queue import MemoryQueue
 
 from imageserve.errors import QueueRefused, QueueUnavailable
 from imageserve.queue.consumer import Lease
-from imageserve.queue.listener import OUTAGE_S, TRIAL_S, Breaker, Ticket, Tickets
+from imageserve.queue.listener import OUTAGE_S, SAME_OUTAGE_S, TRIAL_S, Breaker, Ticket, Tickets
 from imageserve.queue.producer import (
     FRESH_S,
     FRESH_WHILE_REFUSING_S,
@@ -209,21 +209,19 @@ def test_a_queue_whose_head_has_expired_is_asked(bench: Bench) -> None:
     assert full.sent == 5, "ENQUEUE drops what has expired"
 
 
-def test_a_look_that_fails_changes_no_refusal(bench: Bench) -> None:
+def test_a_look_that_fails_is_an_outage_for_the_one_that_looked(bench: Bench) -> None:
     full = Full(bench, 1)
     assert [full.send() for _ in range(4)] == ["", "full", "full", "full"]
     bench.queue.away = True
     bench.now += 2 * FRESH_WHILE_REFUSING_S
-    assert full.send() == "full"
-    bench.queue.away = False
-    bench.now += 2 * FRESH_WHILE_REFUSING_S
-    assert full.send() == "full"
-    assert full.rejected() == 5
+    with pytest.raises(QueueUnavailable):
+        full.send()
+    assert full.producer.breaker.is_open
+    assert full.send() == "full", "the last look is fresh enough"
 
 
 def test_a_job_that_no_queue_can_hold_is_refused_unseen(bench: Bench) -> None:
     full = Full(bench, 3, max_bytes=2)
-    bench.queue.away = True
     assert (full.send(), full.sent) == ("bytes_full", 0)
 
 
@@ -286,6 +284,30 @@ def test_a_success_of_a_call_that_began_before_the_failure_does_not_close_the_br
     node.breaker.trip()
     node.breaker.succeeded()
     assert node.refuses()
+
+
+def test_an_outage_begins_with_its_first_failure_and_ends_with_a_success() -> None:
+    node = NodeOfBreaker()
+    node.breaker.trip()
+    node.now += 20
+    node.breaker.trip()
+    assert node.breaker.down_since == 100
+
+    # A connection is no success: Redis may take it and answer nothing else yet.
+    node.breaker.reset()
+    node.now += 1
+    node.breaker.trip()
+    assert node.breaker.down_since == 100
+
+    node.breaker.reset()
+    node.breaker.succeeded()
+    node.now += 1
+    node.breaker.trip()
+    assert node.breaker.down_since == node.now
+
+    node.now += SAME_OUTAGE_S + 1
+    node.breaker.trip()
+    assert node.breaker.down_since == node.now
 
 
 def test_a_new_connection_closes_the_breaker() -> None:

@@ -58,6 +58,8 @@
   value: {{ include "imageserve.number" $limits.requestTimeoutSeconds | quote }}
 - name: UPLOAD_TIMEOUT_S
   value: {{ include "imageserve.number" $limits.uploadTimeoutSeconds | quote }}
+- name: OUTAGE_PATIENCE_S
+  value: {{ include "imageserve.number" $limits.outagePatienceSeconds | quote }}
 - name: RESULT_TTL_S
   value: {{ include "imageserve.number" $limits.resultTtlSeconds | quote }}
 - name: MAX_IMAGE_BYTES

@@ -153,6 +153,12 @@ class Settings:
         number(0.1, 3600),
         "Longest time from the upload of a request to its answer; then 504.",
     )
+    outage_patience_s: float = setting(
+        10.0,
+        number(0, 3600),
+        "While Redis is away, requests wait for it, at most this long after the first failure and "
+        "at most half of `WEB_SLOTS` at once; then 503 `redis_unavailable`. `0`: none waits.",
+    )
     upload_timeout_s: float = setting(
         10.0, number(0.1, 3600), "A request must have arrived within this time."
     )

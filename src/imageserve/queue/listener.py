@@ -44,6 +44,9 @@ OUTAGE_S = 0.5
 TRIAL_S = 5.0
 """After this long another call tries, though the one before has not ended."""
 
+SAME_OUTAGE_S = 30.0
+"""Failures this close to each other, with no success between them, are one outage."""
+
 
 class Ticket:
     """One submitted job. Its first result counts; later ones are ignored."""
@@ -98,9 +101,24 @@ class Breaker:
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.down_since = float("-inf")
+        """When the first call of the outage failed. Means something while it is open."""
+        self.on_close: Callable[[], None] = lambda: None
+        """Is called when it has closed."""
         self._clock = clock
         self._open_until: float | None = None
+        self._failed_at = float("-inf")
         self._trying = False
+
+    @property
+    def is_open(self) -> bool:
+        return self._open_until is not None
+
+    @property
+    def try_in_s(self) -> float:
+        """How long it refuses everything; then, or where that is 0, one call may try."""
+        open_until = self._open_until
+        return 0.0 if open_until is None else max(0.0, open_until - self._clock())
 
     def check(self) -> None:
         """Raise QueueUnavailable while the breaker is open."""
@@ -114,18 +132,25 @@ class Breaker:
 
     def trip(self) -> None:
         """Open it: a call failed."""
+        now = self._clock()
+        if now - self._failed_at > SAME_OUTAGE_S:
+            self.down_since = now
+        self._failed_at = now
         self._trying = False
-        self._open_until = self._clock() + OUTAGE_S
+        self._open_until = now + OUTAGE_S
 
     def succeeded(self) -> None:
         """Close it if a call was trying whether Redis answers again."""
         if self._trying:
             self.reset()
+        if not self.is_open:
+            self._failed_at = float("-inf")
 
     def reset(self) -> None:
         """Close it."""
         self._trying = False
         self._open_until = None
+        self.on_close()
 
 
 class ReplyListener:

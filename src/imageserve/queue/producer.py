@@ -168,14 +168,21 @@ class AdmissionView:
         self._tried_at = float("-inf")
 
     def _recent(self) -> Snapshot | None:
+        with contextlib.suppress(QueueError):  # The enqueue that follows reports the outage.
+            self.look()
+        return self._snapshot if self._clock() - self._read_at <= STALE_S else None
+
+    def look(self) -> None:
+        """Read the snapshot where the last one is no longer fresh.
+
+        Raises QueueError, to the one request that reads for all; the others use the last snapshot
+        meanwhile.
+        """
         now = self._clock()
-        # One request reads for all; the others use the last snapshot meanwhile.
         if now - self._tried_at > (FRESH_WHILE_REFUSING_S if self._is_refusing else FRESH_S):
             self._tried_at = now
-            with contextlib.suppress(QueueError):  # The enqueue that follows reports the outage.
-                self._snapshot = self._store.snapshot()
-                self._read_at, self._is_refusing = self._clock(), False
-        return self._snapshot if now - self._read_at <= STALE_S else None
+            self._snapshot = self._store.snapshot()
+            self._read_at, self._is_refusing = self._clock(), False
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,14 +222,22 @@ class Producer:
         self.admission = AdmissionView(store, clock)
         self._store = store
         self._tickets = tickets
-        self._breaker = breaker
+        self.breaker = breaker
         self._config = config
 
     def check_admission(self, job_bytes: int, timeout_ms: int) -> None:
         """Refuse, before its picture is decoded, a job that the queue would not take.
 
-        Raises QueueRefused. Where nothing is raised, `submit` may still.
+        Raises QueueRefused, and QueueUnavailable where this is what notices an outage. Where
+        nothing is raised, `submit` may still refuse.
         """
+        try:
+            self.admission.look()
+        except QueueUnavailable as error:
+            self._note_outage(error)
+            raise
+        except QueueError as error:
+            log.warning("admission is left to Redis: %s", error)
         limits = self._limits(timeout_ms)
         refusal = self.admission.refusal(job_bytes, limits)
         if refusal is not None:
@@ -239,7 +254,7 @@ class Producer:
         QueueRefused where the queue does not take the job; neither leaves anything behind.
         """
         # First: reading the capacity, too, would wait for a Redis that hangs.
-        self._breaker.check()
+        self.breaker.check()
         limits = self._limits(timeout_ms)
         for _ in range(ID_TRIES):
             ticket = self._tickets.add(uuid.uuid4().hex, wake)
@@ -280,11 +295,14 @@ class Producer:
         try:
             admission = self._store.enqueue(job, pixels, timeout_ms, limits)
         except QueueError as error:
-            self._breaker.trip()
-            log.warning("a picture could not be queued: %s", error)
+            self._note_outage(error)
             raise QueueUnavailable(str(error)) from error
-        self._breaker.succeeded()
+        self.breaker.succeeded()
         return admission
+
+    def _note_outage(self, error: QueueError) -> None:
+        self.breaker.trip()
+        log.warning("a picture could not be queued: %s", error)
 
     def _refused(self, admission: Admission, limits: Limits) -> QueueRefused:
         """Return the refusal, with the seconds after which another try makes sense."""

@@ -18,6 +18,7 @@ from imageserve.errors import (
     QueueError,
     QueueFull,
     QueueRefused,
+    QueueUnavailable,
     RedisUnavailable,
     RequestError,
     TimedOut,
@@ -33,6 +34,7 @@ from imageserve.web.decoder_process import Task
 from imageserve.web.decoders import Decoders
 from imageserve.web.greenlets import Wait
 from imageserve.web.line import DecodeLine
+from imageserve.web.waiting_room import Guest, WaitingRoom
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +74,8 @@ class ServedModel:
 
     entry: ModelEntry
     producer: Producer
+    room: WaitingRoom
+    """Where its requests wait while Redis is away: that of the node of its queue."""
 
 
 class ClientGone(Exception):
@@ -158,9 +162,12 @@ class _Request:
         self._decoders = predictor.decoders
         self._entry = served.entry
         self._producer = served.producer
+        self._room = served.room
         self._options = options
         self._wait = wait
-        self._deadline = time.monotonic() + options.timeout_s
+        now = time.monotonic()
+        self._deadline = now + options.timeout_s
+        self._guest = Guest(now, self._deadline, wait)
         self._slots: list[_Slot] = []
         self._later = 0
         """Pictures of this request that come after the one in hand."""
@@ -191,18 +198,26 @@ class _Request:
             return error
 
     def _send(self, picture: bytes, model: str, shape: tuple[int, int, int]) -> _Submitted:
+        """Decode and queue one picture, after the end of an outage if there is one."""
+        while True:
+            try:
+                with self._room.turn(self._guest):
+                    return self._send_now(picture, model, shape)
+            except QueueUnavailable:
+                continue  # The room knows how often, and how long, that makes sense.
+            except QueueRefused as refusal:
+                raise _not_admitted(refusal) from refusal
+            except QueueError as error:
+                raise _redis_unavailable() from error
+
+    def _send_now(self, picture: bytes, model: str, shape: tuple[int, int, int]) -> _Submitted:
         """Decode and queue one picture, unless the queue is known not to take it."""
-        try:
-            self._producer.check_admission(math.prod(shape), self._ms_left())
-            began = time.monotonic()
-            pixels = self._decode(picture, shape[:2])
-            seconds = time.monotonic() - began
-            metrics.decode_seconds.observe(seconds)
-            ticket = self._queue(model, shape, pixels)
-        except QueueRefused as refusal:
-            raise _not_admitted(refusal) from refusal
-        except QueueError as error:
-            raise _redis_unavailable() from error
+        self._producer.check_admission(math.prod(shape), self._ms_left())
+        began = time.monotonic()
+        pixels = self._decode(picture, shape[:2])
+        seconds = time.monotonic() - began
+        metrics.decode_seconds.observe(seconds)
+        ticket = self._queue(model, shape, pixels)
         return _Submitted(picture, ticket, seconds * 1000, model, shape)
 
     def _decode(self, data: bytes, size: tuple[int, int]) -> bytes:

@@ -25,6 +25,7 @@ from imageserve.web.lifecycle import (
 from imageserve.web.line import DecodeLine
 from imageserve.web.predict import Predictor, ServedModel
 from imageserve.web.upload import UploadLimits
+from imageserve.web.waiting_room import Places, WaitingRoom
 
 
 def create_application(
@@ -47,7 +48,16 @@ def _predictor(settings: Settings, access: RedisAccess, line: DecodeLine) -> Pre
     producers = connect_producers(
         access, queue_names(settings), limits, connections=settings.web_slots
     )
-    models = {name: ServedModel(entry, producers[entry.queue]) for name, entry in entries.items()}
+    places = Places(settings.web_slots // 2)
+    rooms = {
+        breaker: WaitingRoom(breaker, places, settings.outage_patience_s)
+        for breaker in {producer.breaker for producer in producers.values()}
+    }
+    served = ((entry, producers[entry.queue]) for entry in entries.values())
+    models = {
+        entry.name: ServedModel(entry, producer, rooms[producer.breaker])
+        for entry, producer in served
+    }
     decoding = DecodingPolicy(
         settings.max_image_bytes,
         settings.max_image_pixels,
