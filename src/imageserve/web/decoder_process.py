@@ -67,6 +67,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     connection = socket.socket(fileno=0)
+    connection.setblocking(True)  # gevent has made both ends non-blocking.
     tasks = connection.makefile("rb")
     with suppress(EOFError, ConnectionError):
         config = json.loads(_read(tasks, _LENGTH.unpack(_read(tasks, _LENGTH.size))[0]))
