@@ -1,7 +1,9 @@
 """Every error of the HTTP contract: status, code and shape, and that nothing was queued."""
 
+import gzip
 import select
 import time
+from base64 import b64encode
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -103,6 +105,28 @@ def multipart(*pictures: bytes, field: str = "image") -> Request:
         pytest.param(raw(encoded(photo(8, 8), "TIFF")), 415, "unsupported_format", id="a TIFF"),
         pytest.param(
             raw(encoded(photo(8, 8), "BMP")), 415, "unsupported_format", id="one switched off"
+        ),
+        pytest.param(
+            raw(gzip.compress(GOOD), Content_Encoding="gzip"),
+            415,
+            "unsupported_encoding",
+            id="gzip",
+        ),
+        pytest.param(raw(b64encode(GOOD)), 415, "unsupported_encoding", id="base64"),
+        pytest.param(
+            raw(b'{"image": "' + b64encode(GOOD) + b'"}', Content_Type="application/json"),
+            415,
+            "unsupported_encoding",
+            id="JSON",
+        ),
+        pytest.param(
+            multipart(b"data:image/jpeg;base64," + b64encode(GOOD)),
+            415,
+            "unsupported_encoding",
+            id="a data URI",
+        ),
+        pytest.param(
+            raw(GOOD, Transfer_Encoding="gzip, chunked"), 501, "unsupported_encoding", id="coded"
         ),
     ],
 )
@@ -249,6 +273,25 @@ def test_a_client_that_leaves_in_the_middle_of_an_upload_is_no_bug(
     stack.wait_for(lambda: len(stack.web.lines("request")) > before, "the request has ended")
     assert stack.web.lines("request")[-1]["status"] < 500
     assert not stack.web.lines("bug")
+
+
+def test_a_transfer_encoding_without_chunks_is_named(stack: Stack) -> None:
+    reply = stack.http.raw(
+        b"POST /predict HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip\r\n\r\n" + GOOD
+    )
+    assert (reply.status, reply.code) == (501, "unsupported_encoding")
+    assert "Transfer-Encoding: gzip" in reply.message
+
+
+@pytest.mark.parametrize("charset", ["latin-1", "gbk"])
+def test_a_picture_whose_name_is_in_an_old_character_set_is_answered(
+    stack: Stack, charset: str
+) -> None:
+    name = {"latin-1": "caf\u00e9.jpg", "gbk": "\u7167\u7247.jpg"}[charset]
+    body, headers = form(GOOD)
+    named = body.replace(b"0.jpg", name.encode(charset))
+    assert named != body
+    assert stack.http.ask("POST", "/predict", named, headers).labels[0] == sample(1).label
 
 
 def test_a_picture_that_breaks_the_model_is_answered_422_alone(stack: Stack) -> None:

@@ -21,7 +21,7 @@ from imageserve.errors import (
     HeadTooLarge,
     RequestError,
 )
-from imageserve.web.upload import transfer_encoding_refused
+from imageserve.web.body import transfer_encoding_refused
 
 log = logging.getLogger(__name__)
 

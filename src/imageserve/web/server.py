@@ -30,6 +30,7 @@ from gunicorn.workers.ggevent import GeventWorker
 from imageserve import metrics
 from imageserve.config.settings import Settings
 from imageserve.errors import Busy
+from imageserve.web.body import has_unread_body
 from imageserve.web.connection import Connection, HeadMemory, HeadWait, Waits
 from imageserve.web.cors import Cors
 from imageserve.web.early_refusal import age_s, is_picture, refuse
@@ -44,7 +45,6 @@ from imageserve.web.refusals import (
     check_host,
     raw_response,
 )
-from imageserve.web.upload import has_unread_body
 
 log = logging.getLogger(__name__)
 

@@ -3,12 +3,10 @@
 Werkzeug's own parser is not used: it took 1.2 CPU-ms per picture, ten times as much as this one.
 """
 
-import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
 
 import multipart
 
@@ -23,8 +21,8 @@ from imageserve.errors import (
     NoImage,
     RequestError,
     TooManyImages,
-    TransferEncodingRefused,
 )
+from imageserve.web.body import AS_THEY_ARE, Body, body_of, content_length, named
 from imageserve.web.greenlets import Turn, upload_deadline
 
 FIELD = "image"
@@ -34,12 +32,6 @@ MAX_OTHER_PARTS = 64
 
 FORM_BYTES = 16 * 1024
 """A form is parsed in pieces of this size. One that is all headers takes 1 ms each."""
-
-FREE_CHUNKS = 4096
-CHUNK_LEAST_BYTES = 128
-"""A chunked body may have 4096 chunks of any size; all others must have 128 bytes on average. Each
-chunk costs as much as 30 KB of a body, whatever its size."""
-TRAILER_BYTES = 32 * 1024
 
 _WRAPPED = {
     b"data:": "a data URI",
@@ -55,13 +47,6 @@ _WRAPPED = {
 }
 """How pictures begin that are wrapped in something; no picture begins like this."""
 _WRAPPERS = tuple(_WRAPPED)
-_AS_THEY_ARE = "send the bytes of the picture as they are"
-
-
-class Body(Protocol):
-    """A request body to read from."""
-
-    def read(self, size: int) -> bytes: ...
 
 
 class UploadMemory:
@@ -137,15 +122,12 @@ class UploadReader:
 
         Raises a RequestError where there is none, or the request as a whole breaks a limit.
         """
-        length = _content_length(environ)
+        length = content_length(environ)
         if length is not None and length > self.limits.max_body_bytes:
             raise _body_too_large(self.limits)
         _check_encoding("Content-Encoding", environ.get("HTTP_CONTENT_ENCODING"))
         kind, options = multipart.parse_options_header(str(environ.get("CONTENT_TYPE") or ""))
-        body: Any = environ["wsgi.input"]
-        if length is None and hasattr(body, "reader"):
-            body = _Chunks(body.reader)
-        source = _CountingReader(body, length, self.limits, account)
+        source = _CountingReader(body_of(environ), length, self.limits, account)
         with upload_deadline(self.limits.timeout_s):
             if kind == "multipart/form-data":
                 pictures = self._form_pictures(source, options.get("boundary", ""))
@@ -187,7 +169,7 @@ def _wrapped(data: bytes) -> RequestError | None:
     if not data.startswith(_WRAPPERS):
         return None
     what = next(name for start, name in _WRAPPED.items() if data.startswith(start))
-    return EncodingRefused(f"this is {what}; {_AS_THEY_ARE}")
+    return EncodingRefused(f"this is {what}; {AS_THEY_ARE}")
 
 
 def _check_encoding(header: str, value: object) -> None:
@@ -195,68 +177,11 @@ def _check_encoding(header: str, value: object) -> None:
     codings = [coding.strip().lower() for coding in str(value or "").split(",")]
     others = [coding for coding in codings if coding not in ("", "identity", *_PLAIN_PARTS)]
     if others:
-        raise EncodingRefused(f"{header}: {_named(others[0])} is not served; {_AS_THEY_ARE}")
+        raise EncodingRefused(f"{header}: {named(others[0])} is not served; {AS_THEY_ARE}")
 
 
 _PLAIN_PARTS = ("binary", "8bit", "7bit")
 """Values of Content-Transfer-Encoding that change nothing."""
-
-
-def transfer_encoding_refused(value: str) -> RequestError | None:
-    """Return the error for a Transfer-Encoding that is not served; None for "chunked"."""
-    codings = [coding.strip().lower() for coding in value.split(",")]
-    others = [coding for coding in codings if coding not in ("", "identity", "chunked")]
-    if not others:
-        return None
-    return TransferEncodingRefused(
-        f"Transfer-Encoding: {_named(others[0])} is not served; {_AS_THEY_ARE}"
-    )
-
-
-def _named(coding: str) -> str:
-    return re.sub(r"[^A-Za-z0-9._+-]", "?", coding[:40])
-
-
-class _Chunks:
-    """A chunked body, read chunk by chunk.
-
-    gunicorn's own reader goes on until it has as much as was asked for, however many chunks that
-    takes.
-    """
-
-    def __init__(self, reader: Any) -> None:
-        reader.limit_trailer_section = TRAILER_BYTES
-        self._reader = reader
-        self._chunks = 0
-        self._total = 0
-
-    def read(self, size: int) -> bytes:
-        """Return ``size`` bytes or a little more; fewer at the end.
-
-        Raises BadRequest where the chunks are too small.
-        """
-        pieces: list[bytes] = []
-        while size > 0 and self._reader.parser is not None:
-            piece = next(self._reader.parser, None)
-            if piece is None:
-                self._reader.parser = None
-                break
-            pieces.append(piece)
-            size -= len(piece)
-            self._total += len(piece)
-            self._chunks += bool(piece)
-            if self._chunks > FREE_CHUNKS + self._total // CHUNK_LEAST_BYTES:
-                raise BadRequest(
-                    f"the body comes in too small chunks: send at least {CHUNK_LEAST_BYTES} bytes "
-                    "in each"
-                )
-        return b"".join(pieces)
-
-
-def has_unread_body(req: Any) -> bool:
-    """Whether some of a request's body was not read."""
-    reader = getattr(getattr(req, "body", None), "reader", None)
-    return bool(getattr(reader, "length", None) or getattr(reader, "parser", None))
 
 
 class _CountingReader:
@@ -351,26 +276,3 @@ class _Form:
             picture = b"".join(self._chunks)
             self._pictures.append(_wrapped(picture) or picture)
         self._chunks = None
-
-
-def has_body(environ: Mapping[str, object]) -> bool:
-    """Whether a request says that a body follows its head."""
-    has_length = environ.get("CONTENT_LENGTH", "") not in ("", "0")
-    return has_length or "HTTP_TRANSFER_ENCODING" in environ
-
-
-def _content_length(environ: Mapping[str, object]) -> int | None:
-    """Return the declared length; None for a chunked body.
-
-    Raises BadParameter where it is not a number, TransferEncodingRefused where the body is encoded
-    in another way.
-    """
-    if encoding := str(environ.get("HTTP_TRANSFER_ENCODING", "")):
-        if refused := transfer_encoding_refused(encoding):
-            raise refused
-        if environ.get("wsgi.input_terminated"):
-            return None
-    text = str(environ.get("CONTENT_LENGTH") or "0")
-    if not (text.isascii() and text.isdigit()):
-        raise BadParameter("Content-Length is not a number")
-    return int(text)
