@@ -7,6 +7,7 @@ the replicas is spread over old and new. Each node has room for one pod.
 
 from dataclasses import dataclass, field
 from itertools import count
+from math import ceil, floor
 
 from tests.kubernetes_api import KubernetesApi, Object
 
@@ -31,12 +32,17 @@ class DeploymentController:
     api: KubernetesApi
     name: str
     nodes: int
-    max_surge: int = 0
-    max_unavailable: int = 1
+    max_surge: int | str = 0
+    max_unavailable: int | str = 1
     labels: dict[str, str] = field(default_factory=lambda: {"app": "shapes"})
     _sets: list[Set] = field(default_factory=lambda: [Set(0)])
     _asked: int = 0
     _names: "count[int]" = field(default_factory=count)
+
+    def __post_init__(self) -> None:
+        rolling = {"maxSurge": self.max_surge, "maxUnavailable": self.max_unavailable}
+        strategy = {"type": "RollingUpdate", "rollingUpdate": rolling}
+        self.api.get("deployments", self.name)["spec"]["strategy"] = strategy
 
     # -- for tests ------------------------------------------------------------------------------
 
@@ -98,7 +104,7 @@ class DeploymentController:
             (active or [self._new])[0].replicas = replicas
             return
         before = self._total
-        add = replicas + self.max_surge - before
+        add = replicas + self._surge(replicas) - before
         # The largest first; of the same size, the newer ones grow and the older ones shrink first.
         sign = -1 if add > 0 else 1
         left = add
@@ -111,14 +117,14 @@ class DeploymentController:
         largest.replicas = max(0, largest.replicas + left)
 
     def _scale_up_new(self, replicas: int) -> bool:
-        room = replicas + self.max_surge - self._total
+        room = replicas + self._surge(replicas) - self._total
         more = min(room, replicas - self._new.replicas)
         if more > 0:
             self._new.replicas += more
         return more > 0
 
     def _scale_down_old(self, replicas: int) -> None:
-        least = replicas - self.max_unavailable
+        least = replicas - (self._unavailable(replicas) or int(not self._surge(replicas)))
         new_unavailable = self._new.replicas - len(self._available(self._new))
         may_go = self._total - least - new_unavailable
         for each in self._old:
@@ -132,6 +138,12 @@ class DeploymentController:
             each.replicas -= gone
             available -= gone
             may_go -= gone
+
+    def _surge(self, replicas: int) -> int:
+        return ceil(_resolved(self.max_surge, replicas))
+
+    def _unavailable(self, replicas: int) -> int:
+        return floor(_resolved(self.max_unavailable, replicas))
 
     def _available(self, found: Set) -> list[str]:
         return [pod for pod in found.pods if self._is_ready(pod)]
@@ -184,3 +196,7 @@ class DeploymentController:
             "readyReplicas": len(self.ready),
         }
         self.api.set_status(self.name, status)
+
+
+def _resolved(number: int | str, replicas: int) -> float:
+    return number if isinstance(number, int) else replicas * int(number.rstrip("%")) / 100

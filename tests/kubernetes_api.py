@@ -142,7 +142,8 @@ class KubernetesApi:
 
     def set_replicas(self, name: str, replicas: int) -> None:
         """Scale as another client would."""
-        self._change(name, spec={"replicas": replicas})
+        spec = self.get("deployments", name)["spec"]
+        self._change(name, spec={**spec, "replicas": replicas})
 
     def set_ready(self, name: str, ready: int) -> None:
         self._change(name, status={"readyReplicas": ready})

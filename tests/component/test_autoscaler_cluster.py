@@ -125,6 +125,18 @@ def test_a_rollout_is_on_while_old_pods_exist(
     assert cluster.deployment(MODEL).rollout == rollout
 
 
+def test_the_strategy_is_read_with_the_defaults_of_kubernetes(
+    kubernetes_api: KubernetesApi, cluster: KubernetesCluster
+) -> None:
+    spec = kubernetes_api.get("deployments", MODEL)["spec"]
+    default = cluster.deployment(MODEL)
+    spec["strategy"] = {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}
+    given = cluster.deployment(MODEL)
+
+    assert (default.max_surge, default.max_unavailable) == ("25%", "25%")
+    assert (given.max_surge, given.max_unavailable) == (0, 1)
+
+
 @pytest.mark.parametrize(
     "status",
     [

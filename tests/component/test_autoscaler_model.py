@@ -215,8 +215,10 @@ def test_a_dry_run_writes_an_event_and_no_replicas(bench: Bench) -> None:
 
 def test_a_dry_run_repeats_an_event_when_it_is_needed_again(bench: Bench) -> None:
     bench.make(dry_run=True)
+    for _ in range(30):
+        bench.step(BUSY)  # Until the rate of arrivals is known: the event has it.
 
-    for replicas in (1, 4, 1):
+    for replicas in (4, 1, 4, 1):
         bench.api.set_replicas(MODEL, replicas)
         bench.step(BUSY)
 
@@ -504,12 +506,15 @@ def test_a_first_job_is_waited_for_only_where_it_would_start_a_pod(
 # -- rollouts ----------------------------------------------------------------------------------
 
 
-def rollout_s(bench: Bench, nodes: int) -> int:
+Number = int | str
+
+
+def rollout_s(bench: Bench, nodes: int, strategy: tuple[Number, Number] = (0, 1)) -> int:
     """Roll out beside pods without a node; returns how many seconds it has taken.
 
-    Load asks for four pods all the time.
+    Load asks for four pods all the time. ``strategy`` is surge and unavailable.
     """
-    controller = DeploymentController(bench.api, MODEL, nodes)
+    controller = DeploymentController(bench.api, MODEL, nodes, *strategy)
 
     def passed() -> None:
         controller.run()
@@ -530,6 +535,13 @@ def rollout_s(bench: Bench, nodes: int) -> int:
         passed()
     assert bench.api.replicas(MODEL) > nodes == len(controller.ready), "it asks for more again"
     return round(ended_s - began_s)
+
+
+@pytest.mark.parametrize("strategy", [(1, 1), (0, "25%"), ("25%", "25%")], ids=str)
+def test_a_rollout_with_another_strategy_that_takes_pods_away_ends(
+    bench: Bench, strategy: tuple[Number, Number]
+) -> None:
+    assert rollout_s(bench, 3, strategy) < 120
 
 
 @pytest.mark.parametrize("nodes", [1, 2, 3])

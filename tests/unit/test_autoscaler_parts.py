@@ -17,6 +17,7 @@ from imageserve.autoscaler.cluster import (
     PodWatch,
     deletion_costs,
     pause_of,
+    room_in_rollout,
 )
 from imageserve.autoscaler.load import average_table
 from imageserve.autoscaler.scaler import (
@@ -131,6 +132,26 @@ def test_while_pods_come_and_go_nobody_knows_how_many_there_is_room_for() -> Non
     assert (before.can_run, leaving.can_run) == (None, 2)
     assert (gone.can_run, later.can_run) == (None, 1)
     assert later.unschedulable == 1
+
+
+@pytest.mark.parametrize(
+    ("strategy", "places", "room"),
+    [
+        pytest.param((0, 1), 3, 3, id="one goes first"),
+        pytest.param((0, 1), 0, 1, id="one at least"),
+        pytest.param((1, 0), 3, 3, id="none goes first: nothing helps"),
+        pytest.param(("25%", "25%"), 3, 2, id="a quarter of four is one, of three none"),
+        pytest.param((0, "10%"), 3, 3, id="without surge one goes always"),
+        pytest.param(("25%", "50%"), 3, 3, id="half of three is one"),
+    ],
+)
+def test_a_rollout_has_room_if_a_ready_pod_may_go(
+    strategy: tuple[int | str, int | str], places: int, room: int
+) -> None:
+    surge, unavailable = strategy
+    four = Deployment("d", "u", "1", 4, 3, max_surge=surge, max_unavailable=unavailable)
+
+    assert room_in_rollout(four, places) == room
 
 
 def test_a_pod_counts_as_unschedulable_after_a_minute() -> None:

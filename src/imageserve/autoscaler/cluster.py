@@ -1,5 +1,6 @@
 """The Kubernetes cluster as the autoscaler sees it: its values, pauses and pods. Pure."""
 
+import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,6 +33,9 @@ class Deployment:
     ready: int
     rollout: bool = False
     """Whether pods of an older template still exist beside those of the current one."""
+    max_surge: int | str = "25%"
+    max_unavailable: int | str = "25%"
+    """Of its strategy: numbers of pods, or shares of the replicas."""
     annotations: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -95,6 +99,34 @@ def pause_of(annotations: Mapping[str, str]) -> Pause | None:
     if flag is None or flag.strip().lower() == "false":
         return None
     return Pause(None, f"{PAUSED}: {flag}")
+
+
+# -- rollouts -----------------------------------------------------------------------------------
+
+
+def room_in_rollout(deployment: Deployment, places: int) -> int:
+    """Return the most replicas with which a rollout goes on where ``places`` pods find a node.
+
+    A new pod needs the place of a ready one, which goes only while enough others are ready. With a
+    strategy that lets no pod go first, no number of replicas helps but fewer than there is room
+    for: the rollout waits for room.
+    """
+    if not _may_be_unavailable(deployment, deployment.replicas):
+        return max(1, places)
+    going_on = (n for n in range(places, 1, -1) if n - _may_be_unavailable(deployment, n) < places)
+    return next(going_on, 1)
+
+
+def _may_be_unavailable(deployment: Deployment, replicas: int) -> int:
+    """Return how many pods of so many a rollout may take away before new ones are ready."""
+    unavailable = math.floor(_pods_of(deployment.max_unavailable, replicas))
+    surge = math.ceil(_pods_of(deployment.max_surge, replicas))
+    return unavailable or int(surge == 0)
+
+
+def _pods_of(number: int | str, replicas: int) -> float:
+    text = str(number)
+    return replicas * int(text[:-1]) / 100 if text.endswith("%") else int(text)
 
 
 # -- pods ---------------------------------------------------------------------------------------

@@ -260,12 +260,15 @@ def _now() -> str:
 
 def _read_deployment(found: Object) -> Deployment:
     metadata, status = found["metadata"], found.get("status") or {}
+    strategy = (found["spec"].get("strategy") or {}).get("rollingUpdate") or {}
     return Deployment(
         name=metadata["name"],
         uid=metadata.get("uid", ""),
         version=metadata["resourceVersion"],
         replicas=int(found["spec"].get("replicas", 1)),
         ready=int(status.get("readyReplicas") or 0),
+        max_surge=strategy.get("maxSurge", "25%"),
+        max_unavailable=strategy.get("maxUnavailable", "25%"),
         rollout=int(status.get("replicas") or 0) > int(status.get("updatedReplicas") or 0),
         annotations=metadata.get("annotations") or {},
     )

@@ -15,6 +15,7 @@ from imageserve.autoscaler.cluster import (
     PodWatch,
     deletion_costs,
     pause_of,
+    room_in_rollout,
 )
 from imageserve.autoscaler.lease import Leadership
 from imageserve.autoscaler.load import average_table
@@ -301,7 +302,7 @@ def observation(
         unschedulable=pods.unschedulable,
         pod_start_s=pods.start_s,
         rollout=deployment.rollout,
-        can_run=pods.can_run,
+        can_run=None if pods.can_run is None else room_in_rollout(deployment, pods.can_run),
     )
     if isinstance(queue, QueueError):
         return seen

@@ -58,7 +58,7 @@ class Observation:
     rollout: bool = False
     """Whether pods of an older template still exist."""
     can_run: int | None = None
-    """Pods that there is room for; None unless for a minute others have found none."""
+    """Replicas that a rollout has room for; None unless for a minute pods have found none."""
 
 
 class Action(StrEnum):
