@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from loadtest.tests.misbehaving_server import SIDE, Call, Server, serving
 from tests.redis_server import eventually, free_port
 
@@ -157,6 +158,19 @@ def test_shares_are_of_the_smaller_capacity_and_the_report_says_which(
     assert f"rates are shares of {said}" in capsys.readouterr().out
     assert f"{taken[0]:g} pictures/s: the capacity of the {taken[1]}" in html.read_text()
     assert f"--capacity {taken[0]:g}" in html.read_text()
+
+
+def test_the_load_of_skaffold_is_a_share_of_what_the_whole_service_can_do(tmp_path: Path) -> None:
+    (action,) = yaml.safe_load((ROOT / "skaffold.yaml").read_text())["customActions"]
+    command, _, *load = action["containers"][0]["args"]
+    assert (command, load[-2:]) == ("loadtest", ["--json", "-"])
+    with serving(PICTURES) as server:
+        server.pages["/status"]["models"]["stand-in"]["web_capacity_per_s"] = 40.0
+        path = tmp_path / "r.json"
+        _, result = result_of(path, server.url, *load[:-2], "--duration", "2", "--quiet")
+
+    assert (result.load.capacity_per_s, result.load.capacity_of) == (40.0, "web")
+    assert max(phase.rate_per_s or 0.0 for phase in result.load.phases) < 40.0
 
 
 def test_web_processes_that_have_decoded_nothing_yet_get_some_pictures_first(
