@@ -3,6 +3,7 @@
 Requests run in threads. The test plays the worker, so it decides what each job meets and when.
 """
 
+import itertools
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -55,7 +56,7 @@ from imageserve.web.decoder_process import Task
 from imageserve.web.decoders import Decoders
 from imageserve.web.greenlets import Wait
 from imageserve.web.predict import (
-    MOST_SUBMISSIONS,
+    FIRST_PAUSE_S,
     Answer,
     ClassifyOptions,
     ClientGone,
@@ -407,12 +408,14 @@ def test_the_picture_of_a_client_that_is_gone_is_neither_decoded_nor_queued(benc
 # -- a model that changes, a Redis that forgets ---------------------------------------------------
 
 
-def changed(size: tuple[int, int]) -> dict[str, Any]:
-    error = ResultError("model_changed", "this worker runs n")
-    return {"error": error, "predictions": (), "model": "n", "shape": (*size, 3)}
+def changed(size: tuple[int, int], model: str = "m") -> dict[str, Any]:
+    error = ResultError("model_changed", f"this worker runs {model}")
+    return {"error": error, "predictions": (), "model": model, "shape": (*size, 3)}
 
 
-def test_a_picture_that_met_another_model_is_queued_once_more_at_its_size(bench: Bench) -> None:
+def test_a_picture_that_met_another_input_size_is_queued_once_more_at_that_size(
+    bench: Bench,
+) -> None:
     request = bench.begin(A, B)
     first, second = bench.take(2)
     bench.answer(first, **changed((4, 6)))
@@ -420,20 +423,61 @@ def test_a_picture_that_met_another_model_is_queued_once_more_at_its_size(bench:
 
     (again,) = bench.answer_all(1)
 
-    assert (again.model, again.shape) == ("n", (4, 6, 3))
+    assert (again.model, again.shape) == ("m", (4, 6, 3))
     assert labels(done(request)) == [label(A, (4, 6)), label(B)]
 
 
-def test_a_picture_that_meets_another_model_every_time_is_given_up(bench: Bench) -> None:
+def test_a_picture_that_meets_the_wrong_size_is_sent_with_growing_pauses_until_its_deadline(
+    bench: Bench,
+) -> None:
+    wait = Wait()
+    request = bench.begin(A, wait=wait)
+    sizes, sent_at = [], []
+    for size in [(4, 6), (8, 8), (8, 8), (4, 6), (4, 6), (4, 6)]:
+        (job,) = bench.take(1)
+        sizes.append(job.shape[:2])
+        sent_at.append(time.monotonic())
+        bench.answer(job, **changed(size))
+    bench.deadline_passes(wait)
+    answer = refusal(done(request))
+
+    # What it meets is adopted every second time only: two workers may take turns.
+    assert sizes == [(8, 8), (4, 6), (4, 6), (8, 8), (8, 8), (4, 6)]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(sent_at)]
+    for number, pause_s in enumerate(pauses[1:]):
+        assert pause_s >= 0.5 * FIRST_PAUSE_S * 2**number
+    assert isinstance(answer, Busy)
+    assert (answer.retry_after_s, "being changed" in answer.message) == (1, True)
+    assert bench.queue.snapshot().queued == 0
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        pytest.param(changed((4, 6), "n"), id="another model of another size"),
+        pytest.param(changed(SIZE, "n"), id="another model of the same size"),
+        pytest.param({"model": "n"}, id="labels of another model"),
+        pytest.param({"model": ""}, id="labels of no model"),
+    ],
+)
+def test_a_model_of_another_name_is_never_believed(bench: Bench, result: dict[str, Any]) -> None:
     request = bench.begin(A)
-    for number in range(MOST_SUBMISSIONS):
-        bench.answer_all(1, **changed((4, 6) if number % 2 else (8, 8)))
+    bench.answer_all(1, **result)
 
     answer = refusal(done(request))
 
     assert isinstance(answer, Busy)
-    assert (answer.retry_after_s, "being changed" in answer.message) == (1, True)
-    assert bench.queue.snapshot().queued == 0
+    assert f"{result['model'] or 'of no name'} works on the queue image_queue" in answer.message
+    assert answer.retry_after_s == 2
+    assert len(bench.queue.limits) == 1
+
+
+def test_what_a_foreign_model_is_called_is_quoted_in_one_line_and_shortened(bench: Bench) -> None:
+    request = bench.begin(A)
+    bench.answer_all(1, **changed(SIZE, "n\r\nX: y" + 500 * "z"))
+
+    assert refusal(done(request)).message.startswith("the model n??X: yzzz")
+    assert len(refusal(done(request)).message) < 200
 
 
 def test_a_changed_model_whose_queue_is_full_is_answered_so(bench: Bench) -> None:
@@ -461,9 +505,11 @@ def test_a_job_that_redis_has_lost_or_garbled_is_queued_once_more(bench: Bench, 
 
 
 def test_a_job_that_is_lost_every_time_is_answered_redis_unavailable(bench: Bench) -> None:
-    request = bench.begin(A)
-    for _ in range(MOST_SUBMISSIONS):
+    wait = Wait()
+    request = bench.begin(A, wait=wait)
+    for _ in range(3):
         _lose(bench)
+    bench.deadline_passes(wait)
 
     assert isinstance(refusal(done(request)), RedisUnavailable)
 

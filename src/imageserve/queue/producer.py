@@ -16,6 +16,7 @@ from enum import IntEnum
 
 from imageserve.errors import QueueError, QueueRefused, QueueUnavailable
 from imageserve.queue.listener import Breaker, ReplyListener, Ticket, Tickets
+from imageserve.queue.mixture import Mixture
 from imageserve.queue.redis.connection import RedisAccess, by_node
 from imageserve.queue.redis.queue import ENQUEUE, RedisQueue
 from imageserve.queue.snapshot import Snapshot, largest_backlog_in_time, retry_after_s
@@ -140,6 +141,7 @@ class AdmissionView:
         self._read_at = float("-inf")
         self._tried_at = float("-inf")
         self._is_refusing = False
+        self._mixture = Mixture(store.name)
 
     def largest_backlog_in_time(self, timeout_ms: int) -> int:
         """Return how many jobs may be ahead of one with this deadline; 0 for unknown."""
@@ -183,6 +185,8 @@ class AdmissionView:
             self._tried_at = now
             self._snapshot = self._store.snapshot()
             self._read_at, self._is_refusing = self._clock(), False
+            if warning := self._mixture.warning(self._snapshot.live_workers, self._read_at):
+                log.warning("%s", warning)
 
 
 @dataclass(frozen=True, slots=True)

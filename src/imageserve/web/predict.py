@@ -8,9 +8,10 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 from imageserve import metrics
+from imageserve.backoff import Backoff
 from imageserve.decoding import DecodingPolicy, open_picture
 from imageserve.errors import (
     Busy,
@@ -41,8 +42,9 @@ log = logging.getLogger(__name__)
 LOOP_S = 0.015
 """Processor time: what may take longer is decoded off the event loop, where it delays no probe."""
 
-MOST_SUBMISSIONS = 10
-"""While an old and a new model serve side by side, a picture may meet the wrong one many times."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
+"""Between the submissions of one picture, from the second repetition on. While workers of an old
+and a new input size serve side by side, it may meet the wrong one many times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,12 +140,24 @@ class _Submitted:
     model: str
     shape: tuple[int, int, int]
     submissions: int = 1
+    pauses: Backoff = field(default_factory=lambda: Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S))
+    again_at: float | None = None
+    """When it is to be queued again; None where it is not known yet that it must be."""
+
+    @property
+    def other_model(self) -> str:
+        """The name of the model that its job has met, where that is not the one asked for."""
+        result = self.ticket.result
+        if result is None or result.model == self.model:
+            return ""
+        has_met_it = result.error is None or result.error.code == "model_changed"
+        return (result.model or "of no name") if has_met_it else ""
 
     @property
     def must_go_again(self) -> bool:
-        """Whether its job met another model or was lost, and another try makes sense."""
+        """Whether its job met another input size or was lost, and another try makes sense."""
         result = self.ticket.result
-        if result is None or result.error is None or self.submissions >= MOST_SUBMISSIONS:
+        if result is None or result.error is None or self.other_model:
             return False
         return result.error.code in ("model_changed", LOST, UNREADABLE)
 
@@ -178,7 +192,7 @@ class _Request:
                 self._slots.append(self._submit(picture))
             self._wait_for_results()
             self._close_open()
-            return [_answer(slot) for slot in self._slots]
+            return [_answer(slot, self._entry.queue) for slot in self._slots]
         finally:
             for slot in self._submitted():
                 self._producer.forget(slot.ticket)
@@ -248,33 +262,49 @@ class _Request:
     def _wait_for_results(self) -> None:
         """Block until each picture has its result, the deadline has passed or the client left."""
         while not self._wait.gone:
-            self._submit_again()
+            again_in_s = self._submit_again()
             remaining_s = self._seconds_left()
-            if remaining_s <= 0 or not self._open():
+            if remaining_s <= 0 or (again_in_s is None and not self._open()):
                 return
-            self._wait.wake.wait(remaining_s)
+            self._wait.wake.wait(
+                remaining_s if again_in_s is None else min(remaining_s, again_in_s)
+            )
             self._wait.wake.clear()
 
-    def _submit_again(self) -> None:
+    def _submit_again(self) -> float | None:
+        """Queue pictures again whose pause is over; return after how long the next one is due."""
         for index, slot in enumerate(self._slots):
-            if isinstance(slot, _Submitted) and slot.must_go_again:
+            if not isinstance(slot, _Submitted) or not slot.must_go_again:
+                continue
+            if slot.again_at is None:
+                # The first one at once: after a rollout, no picture should wait for nothing.
+                pause_s = slot.pauses.next() if slot.submissions > 1 else 0.0
+                slot.again_at = time.monotonic() + pause_s
+            if slot.again_at <= time.monotonic():
                 self._slots[index] = self._resubmitted(slot)
+        now = time.monotonic()
+        due = [slot.again_at or now for slot in self._submitted() if slot.must_go_again]
+        return max(0.0, min(due) - now) if due else None
 
     def _resubmitted(self, slot: _Submitted) -> _Slot:
-        """Queue a picture again, at the size of the model that its job has met.
+        """Queue a picture again, at the input size of the worker that its job has met.
 
-        It is decoded again: pixels that were kept would double the memory of each picture in hand.
+        Every second time it keeps the size that it has: two workers of two sizes that take turns
+        would otherwise each be sent what the other one wants. It is decoded again: pixels that were
+        kept would double the memory of each picture in hand.
         """
         result = slot.ticket.result
         self._producer.forget(slot.ticket)
-        model, shape = slot.model, slot.shape
-        if result is not None and result.shape is not None:
-            model, shape = result.model, result.shape
+        shape = slot.shape
+        if result is not None and result.shape is not None and slot.submissions % 2:
+            shape = result.shape
         try:
-            again = self._send(slot.picture, model, shape)
+            again = self._send(slot.picture, slot.model, shape)
         except RequestError as error:
             return error
-        return replace(again, decode_ms=slot.decode_ms, submissions=slot.submissions + 1)
+        again.decode_ms, again.pauses = slot.decode_ms, slot.pauses
+        again.submissions += slot.submissions
+        return again
 
     def _close_open(self) -> None:
         """Read stored results once more, then cancel what is still open.
@@ -298,9 +328,11 @@ class _Request:
 # -- answers and errors --------------------------------------------------------------------------
 
 
-def _answer(slot: _Slot) -> Answer | RequestError:
+def _answer(slot: _Slot, queue: str) -> Answer | RequestError:
     if isinstance(slot, RequestError):
         return slot
+    if slot.other_model:
+        return _wrong_model(slot.other_model, slot.model, queue)
     result = slot.ticket.result
     if result is None:
         return TimedOut("no result came in time; the job is cancelled")
@@ -309,6 +341,13 @@ def _answer(slot: _Slot) -> Answer | RequestError:
     return Answer(
         result.predictions, slot.decode_ms, result.queue_ms, result.model_ms, result.version
     )
+
+
+def _wrong_model(other: str, model: str, queue: str) -> RequestError:
+    """Return the error for a job that met a worker of another model, which must not answer it."""
+    name = "".join(each if each.isprintable() else "?" for each in other[:80])
+    message = f"the model {name} works on the queue {queue} of the model {model}"
+    return Busy(message, retry_after_s=2)
 
 
 def _not_admitted(refusal: QueueRefused) -> RequestError:
