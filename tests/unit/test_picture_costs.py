@@ -194,6 +194,14 @@ def test_each_way_to_resize_is_reckoned_with() -> None:
         assert taken < 0.01 + 3 * cost.seconds
 
 
+@pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "lanczos"])
+def test_a_large_input_of_a_model_is_reckoned_with(interpolation: str) -> None:
+    picture = open_picture(jpeg(100, 100), POLICY)
+    reckoned_s = picture.cost((2_048, 2_048), interpolation).seconds
+    taken_s = processor_s(lambda: picture.to_rgb((2_048, 2_048), interpolation))
+    assert reckoned_s / 6 < taken_s < 3 * reckoned_s
+
+
 def test_the_array_of_a_wide_row_is_the_row() -> None:
     data = png(4, 1, 8, 0, png_chunk(b"IDAT", zlib.compress(b"\0" + bytes([5, 6, 7, 8]))))
     row = np.frombuffer(decode(data, (1, 4), "nearest", POLICY), np.uint8)[::3]

@@ -34,6 +34,7 @@ _SUPPORT_OF_LANCZOS = 3.0
 _CONVERT_NS_PER_PIXEL = 5.0
 _RESIZE_NS_PER_PIXEL = 4.0
 """To resize by ``bilinear``; others in proportion to their radius."""
+_RESULT_NS_PER_PIXEL = 6.0
 _NS_PER_COEFFICIENT = 30.0
 _LEAST_S = 0.0005
 
@@ -102,9 +103,11 @@ class Picture:
                 f"decoding the picture takes {memory_bytes} bytes of memory; "
                 f"at most {self._policy.max_memory} are allowed"
             )
-        resizing_ns = _RESIZE_NS_PER_PIXEL * max(1.0, _support(interpolation))
+        support = _support(interpolation)
         rest_ns = (
-            pixels * (_CONVERT_NS_PER_PIXEL + resizing_ns) + coefficients * _NS_PER_COEFFICIENT
+            pixels * (_CONVERT_NS_PER_PIXEL + _RESIZE_NS_PER_PIXEL * max(1.0, support))
+            + math.prod(size) * (_RESULT_NS_PER_PIXEL + _RESIZE_NS_PER_PIXEL * support)
+            + coefficients * _NS_PER_COEFFICIENT
         )
         return Cost(_LEAST_S + header.decode_s + rest_ns / 1e9, memory_bytes)
 

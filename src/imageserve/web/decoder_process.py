@@ -23,7 +23,7 @@ from imageserve.errors import RequestError
 
 REPLY = struct.Struct("<BI")
 """A reply's head: 1 for pixels or 0 for an error, and how many bytes follow."""
-SLACK_BYTES = 64 * 2**20
+SLACK_BYTES = 32 * 2**20
 """Memory that a task may take beyond what was reckoned: for Python, and for the allocator."""
 
 _TASK = struct.Struct("<ddQIIBI")
@@ -113,7 +113,9 @@ def _limit_memory(count: int) -> None:
     with suppress(FileNotFoundError):
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         soft = pages * resource.getpagesize() + count + SLACK_BYTES
-        resource.setrlimit(resource.RLIMIT_AS, (soft, resource.RLIM_INFINITY))
+        _, hard = resource.getrlimit(resource.RLIMIT_AS)
+        if hard == resource.RLIM_INFINITY or soft < hard:
+            resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 if __name__ == "__main__":
