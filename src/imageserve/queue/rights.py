@@ -35,7 +35,7 @@ class Role:
     def all_commands(self) -> list[str]:
         """The commands that it needs, those within scripts included, in order."""
         called = set[str]().union(*(script.commands for script in self.scripts))
-        return sorted(self.commands | called | {"EVAL", "EVALSHA"})
+        return sorted(self.commands | called | {"EVAL", "EVALSHA", "PING"})
 
 
 # What the start-up self-test does, which web processes and workers run.
@@ -43,7 +43,7 @@ _TESTED = frozenset({"BLMOVE", "INFO", "MGET", "SET", "SUBSCRIBE", "TYPE", "UNLI
 _SCRIPTS = (ENQUEUE, CLAIM, EXTEND, RELEASE, FINISH, HEARTBEAT, SNAPSHOT)
 
 ROLES = {
-    "web": Role(_TESTED | {"EXISTS", "HINCRBY", "PING"}, _SCRIPTS),
+    "web": Role(_TESTED | {"EXISTS", "HINCRBY"}, _SCRIPTS),
     "worker": Role(_TESTED | {"GET"}, _SCRIPTS),
     "autoscaler": Role(frozenset({"BLMOVE", "INFO", "TYPE"}), (SNAPSHOT,)),
     "operator": Role(

@@ -18,7 +18,6 @@ from urllib.parse import SplitResult, unquote
 
 import redis
 from redis.backoff import NoBackoff
-from redis.driver_info import DriverInfo
 from redis.retry import Retry
 from redis.sentinel import Sentinel, SentinelConnectionPool
 
@@ -146,18 +145,24 @@ def _options(access: RedisAccess, retries: int, timeout_s: float) -> dict[str, A
         # the timeout would only cost the caller another one.
         "retry": Retry(NoBackoff(), retries, supported_errors=(redis.ConnectionError,)),
         "protocol": 2,
-        # Not CLIENT SETINFO: it takes a round trip, and a right that users of Redis 6 cannot get.
+        # PING, and not CLIENT SETINFO, for which Redis 6 has no right of its own: a node that hangs
+        # takes connections and answers nothing, and behind TLS 1.3 redis-py takes the server's
+        # session tickets for an unread reply until one reply was read.
         "driver_info": None,
+        "redis_connect_func": _greet,
     }
+
+
+def _greet(connection: Any) -> None:
+    connection.on_connect()
+    connection.send_command("PING")
+    connection.read_response()
 
 
 def _tls(access: RedisAccess, parts: SplitResult) -> dict[str, Any]:
     if not parts.scheme.startswith("rediss"):
         return {}
     return {
-        # Sent without the right, it does no harm. Its reply comes behind the session tickets of
-        # TLS 1.3, which redis-py takes for an unread reply where no other command was read first.
-        "driver_info": DriverInfo(),
         "connection_class": redis.SSLConnection,
         "ssl_cert_reqs": ssl.CERT_REQUIRED,
         "ssl_ca_certs": access.ca_file,
