@@ -12,6 +12,8 @@ from tests.system.stack import Program
 from bench.chaos.accounts import goodput_per_s, percentile_ms
 from bench.chaos.arena import BATCH_SIZE, Arena, Scale
 from bench.chaos.load import Shape, closed_loop, open_loop
+from bench.chaos.web_overload import overload_web
+from bench.chaos.web_overload import settings as web_overload_settings
 from bench.report import Verdict, number, percent
 from imageserve_loadtest.result import Outcome
 
@@ -295,6 +297,14 @@ SCENARIOS = (
         "Too much load is refused quickly and costs no goodput",
         overload,
         proof="refusals",
+    ),
+    Scenario(
+        "overload-web",
+        "twice as many pictures as two web processes can decode",
+        "More than the web tier can decode is refused early, and hides it from nobody",
+        overload_web,
+        proof="refusals",
+        settings=web_overload_settings,
     ),
     Scenario(
         "poison",

@@ -44,6 +44,7 @@ class DecodeLine:
         self._clock = clock
         self._gate = Gate()
         self._reported = 0
+        self._oldest_s = 0.0
         self._waiting: deque[_Place] = deque()
         self._waiting_pictures = 0
         self._later = 0
@@ -70,16 +71,26 @@ class DecodeLine:
 
     def check(self, age_s: float = 0.0, *, is_read: bool = False) -> None:
         """Raise Busy where a picture would be decoded too late; see `Gate.refusal`."""
+        self._oldest_s = max(self._oldest_s, age_s)
         retry_after_s = self._gate.refusal(self.pictures, age_s, self._clock(), is_read=is_read)
         if retry_after_s is not None:
             message = f"{self.pictures} pictures wait to be decoded, more than this process can do"
             raise Busy(message, retry_after_s=retry_after_s)
 
     def report(self) -> None:
-        """Log what was refused since the last call; each refusal has no line of its own."""
+        """Log what was refused since the last call; each refusal has no line of its own.
+
+        ``late_ms``: how long a picture now waits to be decoded. ``oldest_ms``: the most that a
+        request had waited for this process when its head was read.
+        """
         refused, self._reported = self._gate.refusals - self._reported, self._gate.refusals
+        oldest_s, self._oldest_s = self._oldest_s, 0.0
         if refused:
-            fields = {"refused": refused, "late_ms": round(1000 * self.lateness_s)}
+            fields = {
+                "refused": refused,
+                "late_ms": round(1000 * self.lateness_s),
+                "oldest_ms": round(1000 * oldest_s),
+            }
             log.warning("more pictures come than can be decoded", extra={"fields": fields})
 
     @contextmanager
