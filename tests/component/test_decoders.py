@@ -126,6 +126,17 @@ def test_processor_time_has_a_limit_that_the_client_is_told() -> None:
         decoders.end()
 
 
+def test_what_is_slower_than_reckoned_does_not_hold_up_the_quick(
+    decoders: Decoders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imageserve.web.decoders.QUICK_MOST_S", 0.2)
+    with ThreadPoolExecutor() as pool:
+        slow = pool.submit(run, decoders, LONG, cost_s=0.1)
+        eventually(lambda: decoders._costly.running is not None, "the second one decodes it")
+        assert len(run(decoders, PHOTO)) == 64 * 48 * 3
+        assert slow.result() == decode(LONG, SIZE, "bilinear", POLICY)
+
+
 def test_memory_has_a_limit(decoders: Decoders) -> None:
     data = encoded(Image.new("RGB", (7_000, 7_000)), "PNG")
     error = raised(lambda: run(decoders, data, memory_bytes=2**20))

@@ -100,7 +100,10 @@ class Decoder:
         except TimeoutError as error:
             raise TimedOut("decoding took all the time there was") from error
         except (EOFError, ConnectionError) as error:
-            raise DecoderDied(self._fate()) from error
+            number = self._fate()
+            if number == signal.SIGALRM:
+                raise TimedOut("decoding took all the time there was") from error
+            raise DecoderDied(number) from error
         if is_good:
             return content
         name, message = json.loads(content)

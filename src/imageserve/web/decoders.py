@@ -15,6 +15,7 @@ import math
 import signal
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 
 from imageserve import metrics
@@ -29,13 +30,13 @@ log = logging.getLogger(__name__)
 QUICK_S = 0.5
 """What takes less processor time, as reckoned, goes to the first decoder: a photo of 48 megapixels
 takes 0.3 s."""
+QUICK_MOST_S = 2.0
+"""What takes more than this, other than reckoned, is stopped, and begun again by the second."""
 QUICK_PATIENCE_S = 3.0
 COSTLY_PATIENCE_S = 10.0
 """A picture that would wait for longer is refused. One may always wait for the one that runs."""
 NICENESS_OF_COSTLY = 10
 ATTEMPTS = 2
-_REASONS: dict[int, str] = {signal.SIGPROF: "processor time", signal.SIGALRM: "deadline"}
-"""Why a decoder is replaced, by the signal that ended it."""
 _LEARNING = 0.2
 """Weight of the newest picture in the measured speed of a decoder."""
 
@@ -52,6 +53,10 @@ class _Place:
 
     def __lt__(self, other: "_Place") -> bool:
         return (self.cost.seconds, self.number) < (other.cost.seconds, other.number)
+
+
+class _TakesLong(Exception):
+    """A picture has taken all the processor time that it may take."""
 
 
 class _Lane:
@@ -83,9 +88,16 @@ class _Lane:
             self._pace += _LEARNING * (pace - self._pace)
 
     def started(self) -> Decoder:
-        """Return the decoder, started where there is none. Raises OSError."""
+        """Return the decoder, started where there is none.
+
+        Raises Busy where it cannot be started.
+        """
         if self._decoder is None:
-            self._decoder = Decoder(self._policy, self._niceness)
+            try:
+                self._decoder = Decoder(self._policy, self._niceness)
+            except OSError as error:
+                log.error("a decoder cannot be started: %s", error)
+                raise Busy("no decoder can be started", retry_after_s=1) from error
         return self._decoder
 
     def replace(self, reason: str) -> None:
@@ -95,10 +107,33 @@ class _Lane:
         self.start()
 
     def start(self) -> None:
-        try:
+        with suppress(Busy):  # The next picture tries again.
             self.started()
-        except OSError as error:  # The next picture tries again.
-            log.error("a decoder cannot be started: %s", error)
+
+    def decode(self, task: Task, processor_s: float, deadline: float) -> bytes:
+        """Decode a picture; if the decoder dies, once more.
+
+        Raises _TakesLong after ``processor_s``, and else what `Decoders.decode` does.
+        """
+        number = 0
+        for _ in range(ATTEMPTS):
+            try:
+                return self.started().decode(task, processor_s, deadline)
+            except DecoderDied as died:
+                number = died.signal
+                takes_long = number == signal.SIGPROF
+                self.replace("processor time" if takes_long else "died")
+                if takes_long:
+                    raise _TakesLong from died
+                log.warning("a decoder process ended by signal %d; another one takes over", number)
+            except BaseException as error:
+                # Nobody reads what the decoder will answer to a picture that was given up.
+                if isinstance(error, TimedOut) or not isinstance(error, RequestError):
+                    self.replace("deadline")
+                raise
+        if number == signal.SIGKILL:  # By the kernel, which is out of memory, or by a person.
+            raise Busy("the decoder was killed twice", retry_after_s=1)
+        raise CorruptImage("the picture makes its decoder fail")
 
     def end(self) -> None:
         if self._decoder is not None:
@@ -128,13 +163,35 @@ class Decoders:
             ImageTooLarge: it takes more processor time or memory than allowed.
             RequestError: as ``imageserve.decoding.decode``.
         """
-        lane = self._quick if cost.seconds <= QUICK_S else self._costly
+        if cost.seconds <= QUICK_S:
+            most_s = min(QUICK_MOST_S, self._processor_s)
+            with suppress(_TakesLong):
+                return self._in_lane(self._quick, task, cost, deadline, wait, most_s)
+            cost = Cost(self._processor_s, cost.memory_bytes)
+        try:
+            most_s = self._processor_s
+            return self._in_lane(self._costly, task, cost, deadline, wait, most_s)
+        except _TakesLong as error:
+            raise ImageTooLarge(
+                f"decoding the picture takes more than {most_s:g} seconds of processor time, "
+                "which is the limit"
+            ) from error
+
+    def _in_lane(
+        self,
+        lane: _Lane,
+        task: Task,
+        cost: Cost,
+        deadline: float,
+        wait: Wait,
+        processor_s: float,
+    ) -> bytes:
         place = _Place(cost, next(self._numbers), wait)
         self._join(lane, place, deadline)
         try:
             self._wait_for_turn(place, deadline)
             with metrics.decoder_seconds.labels(lane.name).time():
-                pixels = self._decoded(lane, task, deadline)
+                pixels = lane.decode(task, processor_s, deadline)
             lane.learn(place)
             return pixels
         finally:
@@ -149,7 +206,7 @@ class Decoders:
         with self._lock:
             most_s = deadline - time.monotonic()
             if lane.line:
-                most_s = min(most_s, lane.patience_s)
+                most_s = min(most_s / 2, lane.patience_s)
             over_s = lane.ahead_s(place.cost.seconds) - most_s
             if over_s > 0:
                 message = f"{len(lane.line)} large pictures wait to be decoded"
@@ -191,35 +248,3 @@ class Decoders:
                 heapq.heapify(lane.line)
                 metrics.decoder_line.dec()
             self._give_turns()
-
-    def _decoded(self, lane: _Lane, task: Task, deadline: float) -> bytes:
-        number = 0
-        for _ in range(ATTEMPTS):
-            try:
-                return lane.started().decode(task, self._processor_s, deadline)
-            except DecoderDied as died:
-                number = died.signal
-                lane.replace(_REASONS.get(number, "died"))
-                if number in _REASONS:
-                    break
-                log.warning("a decoder process ended by signal %d; another one takes over", number)
-            except OSError as error:
-                raise Busy("no decoder can be started", retry_after_s=1) from error
-            except BaseException as error:
-                # Nobody reads what the decoder will answer to a picture that was given up.
-                if isinstance(error, TimedOut) or not isinstance(error, RequestError):
-                    lane.replace("deadline")
-                raise
-        raise self._given_up(number)
-
-    def _given_up(self, number: int) -> RequestError:
-        if number == signal.SIGPROF:
-            return ImageTooLarge(
-                f"decoding the picture takes more than {self._processor_s:g} seconds of processor "
-                "time, which is the limit"
-            )
-        if number == signal.SIGALRM:
-            return TimedOut("decoding took all the time there was")
-        if number == signal.SIGKILL:  # By the kernel, which is out of memory, or by a person.
-            return Busy("the decoder was killed twice", retry_after_s=1)
-        return CorruptImage("the picture makes its decoder fail")
