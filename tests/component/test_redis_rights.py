@@ -176,6 +176,7 @@ def test_all_keys_and_channels_match_the_rules(redis_server: RedisServer) -> Non
         keys = Keys(queue)
         names = [value for value in vars(keys).values() if isinstance(value, str)]
         names.remove(keys._prefix)
+        assert set(keys.types()) == set(names), "a key without a type"
         names += [keys.nonce("a"), keys.pixels("a"), keys.result("a")]
         access = user(redis_server, *acl_rules("worker", [queue], RedisAccess(redis_server.url)))
         theirs = RedisQueue(access, queue)
