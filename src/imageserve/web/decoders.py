@@ -35,7 +35,7 @@ QUICK_MOST_S = 2.0
 QUICK_PATIENCE_S = 3.0
 COSTLY_PATIENCE_S = 10.0
 """A picture that would wait for longer is refused. One may always wait for the one that runs."""
-NICENESS_OF_COSTLY = 10
+NICENESS_OF_COSTLY = 5
 ATTEMPTS = 2
 _LEARNING = 0.2
 """Weight of the newest picture in the measured speed of a decoder."""
