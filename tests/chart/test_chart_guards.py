@@ -77,6 +77,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         "models.shapes: versions.existingClaim needs versions.dir",
     ),
     (models(resnet={}), 'models.resnet: unknown network "resnet"'),
+    (models(a={"network": "stand-inn"}), 'models.a: unknown network "stand-inn"'),
     (
         shapes(gpu={"count": 1, "resourceClaims": [{"name": "g", "resourceClaimName": "g"}]}),
         "models.shapes: set gpu.count or gpu.resourceClaims, not both",

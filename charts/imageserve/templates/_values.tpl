@@ -71,7 +71,7 @@ first, the others follow by name.
 {{- $_ := set $model "network" (default $name $model.network) -}}
 {{- $_ := set $model "queue" (default (printf "image_queue_%s" $name) $model.queue) -}}
 {{- $_ := set $model "hasGpu" (or (gt (int $model.gpu.count) 0) (gt (len $model.gpu.resourceClaims) 0)) -}}
-{{- $_ := set $model "isKnown" (or (has $model.network $networks) (eq $model.network "shapes") (hasPrefix "stand-in" $model.network)) -}}
+{{- $_ := set $model "isKnown" (or (has $model.network $networks) (eq $model.network "shapes") (eq $model.network "stand-in") (hasPrefix "stand-in:" $model.network)) -}}
 {{- $_ := set $model "isFile" (regexMatch "[.](keras|onnx)$" $model.network) -}}
 {{- $needs := and (eq $model.weights "imagenet") (has $model.network $networks) -}}
 {{- $_ := set $model "needsDownload" $needs -}}
