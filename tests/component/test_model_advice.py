@@ -280,6 +280,24 @@ def test_a_classifier_of_scikit_learn_is_served_once_the_advice_is_followed(
     assert load(path).scores(pictures()).shape == (16, 3)
 
 
+def test_probabilities_in_a_dictionary_for_each_picture_are_named(tmp_path: Path) -> None:
+    path = of_scikit_learn(tmp_path / "mine.onnx")
+    model = onnx.load(path)
+    model.graph.node.append(
+        helper.make_node(
+            "ZipMap", ["probabilities"], ["maps"], domain="ai.onnx.ml", classlabels_int64s=[0, 1, 2]
+        )
+    )
+    numbers = helper.make_tensor_type_proto(TensorProto.FLOAT, None)
+    maps = helper.make_sequence_type_proto(helper.make_map_type_proto(TensorProto.INT64, numbers))
+    model.graph.output[1].CopyFrom(helper.make_value_info("maps", maps))
+    onnx.save(model, path)
+
+    said = said_of(path)
+
+    assert said.endswith("convert the classifier anew with options={'zipmap': False}")
+
+
 def test_a_label_instead_of_probabilities_is_named(tmp_path: Path) -> None:
     said = said_of(write_onnx(tmp_path / "mine.onnx", answer=TensorProto.INT64))
 
@@ -442,6 +460,38 @@ def test_weights_that_are_missing_or_cut_short_beside_are_named(tmp_path: Path) 
     assert "mine.onnx.data is cut short: mine.onnx needs 36 bytes of it, and there are 35" in short
     assert said_of(path).endswith(
         "has weights in mine.onnx.data, which is not beside it: copy that file there too"
+    )
+
+
+def test_weights_behind_a_link_out_of_the_folder_are_served_once_they_are_copied(
+    tmp_path: Path,
+) -> None:
+    store, here = tmp_path / "store", tmp_path / "here"
+    store.mkdir()
+    here.mkdir()
+    write_onnx(store / "mine.onnx", beside="mine.onnx.data")
+    for name in ("mine.onnx", "mine.onnx.data"):
+        (here / name).symlink_to(store / name)
+
+    said = said_of(here / "mine.onnx")
+
+    assert said.endswith(
+        "mine.onnx.data beside it is a link out of its folder; copy the file itself (cp -L)"
+    )
+    for name in ("mine.onnx", "mine.onnx.data"):
+        (here / name).unlink()
+        (here / name).write_bytes((store / name).read_bytes())
+    assert load(here / "mine.onnx").classes == 3
+
+
+def test_weights_in_another_folder_are_named(tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+
+    said = said_of(write_onnx(here / "mine.onnx", beside="../mine.data"))
+
+    assert said.endswith(
+        "its weights are outside its folder, in ../mine.data; export it anew, with them beside it"
     )
 
 

@@ -130,6 +130,29 @@ def test_what_the_check_passes_starts(tmp_path: Path) -> None:
     assert {model for model, _, _ in passed} == {*WRITE, "keras open"} - {"sigmoid", "nothing"}
 
 
+@pytest.mark.parametrize("name", ["with blanks & signs", "блюда-ü", "7", "a.b", "model.onnx"])
+def test_a_folder_may_have_any_name(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+    environ = Given("onnx", None, "3", "slash").write(folder)
+
+    assert outcome(environ) == ""
+    start(environ)
+
+
+def test_what_the_check_passes_of_several_models_starts_too(tmp_path: Path) -> None:
+    folder = tmp_path / "forms"
+    folder.mkdir()
+    Given("onnx", "interpolation: box", "3", "folder").write(folder)
+    entries = tmp_path / "models.yaml"
+    entries.write_text(f"flowers: {{queue: q, network: {folder}}}")
+    environ = {"MODELS_FILE": str(entries), "BATCH_SIZE": "2", "METRICS_PORT": "0"}
+
+    assert outcome(environ) == ""
+    start(environ)
+    assert worker_entry(Settings.from_env(environ)).interpolation == "box"
+
+
 def test_what_a_web_server_needs_that_cannot_read_the_folder_is_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

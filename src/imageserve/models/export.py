@@ -137,7 +137,8 @@ def write_onnx(model: ScoringModel, path: Path) -> None:
         from imageserve.models.onnx_model import VERSION_KEY
     except ImportError as error:
         raise ModelLoadError(
-            f"nothing can be exported here ({error}): pip install tensorflow tf2onnx onnx"
+            f"nothing can be exported here ({first_line(error)}): pip install tensorflow "
+            "tf2onnx onnx"
         ) from error
     try:
         graph = _onnx_graph(model, tf2onnx)

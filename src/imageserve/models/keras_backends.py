@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from imageserve.models.foreign import foreign
 from imageserve.models.model import Pictures, Probabilities, Scores, if_memory, out_of_memory
 from imageserve.models.runtimes import Engine
 
@@ -57,7 +58,7 @@ def _prepare_tensorflow(threads: int) -> None:
         try:
             tf.config.experimental.set_memory_growth(gpu, True)
         except (RuntimeError, ValueError) as error:
-            _logger.warning("cannot share %s with other workers: %s", gpu.name, error)
+            _logger.warning("cannot share %s with other workers: %s", gpu.name, foreign(error))
 
 
 def _on_tensorflow(network: Any, input_size: tuple[int, int], xla: bool) -> Scores:

@@ -89,6 +89,19 @@ def check_beside(path: Path, file: OnnxFile | None) -> None:
             )
 
 
+def weights_elsewhere(path: Path, file: OnnxFile) -> str | None:
+    """Say what to do about weights outside the model's folder, where ONNX Runtime does not look."""
+    folder = path.parent.resolve()
+    for part in file.external:
+        if part.path.resolve().is_relative_to(folder):
+            continue
+        name = foreign(os.path.relpath(part.path, path.parent), 100)
+        if part.path.is_symlink() and part.path.parent == path.parent:
+            return f"{name} beside it is a link out of its folder; copy the file itself (cp -L)"
+        return f"its weights are outside its folder, in {name}; export it anew, with them beside it"
+    return None
+
+
 def external_files(path: Path) -> list[Path]:
     """Return the files beside a model that hold weights; none where it cannot be read."""
     try:

@@ -41,6 +41,7 @@ from imageserve.models.onnx_file import (
     OnnxFile,
     check_beside,
     read_onnx,
+    weights_elsewhere,
 )
 from imageserve.models.runtimes import KERAS, ONNX, Engine
 from imageserve.models.source import Source, model_version
@@ -129,7 +130,7 @@ def _weights_version(path: Path, file: OnnxFile | None, kept: str) -> str:
 def _one_output(path: Path, session: "OnnxSession") -> str:
     """Say how to leave the output with the probabilities."""
     if any(each.type.startswith("seq") for each in session.outputs):
-        return "convert the classifier anew with options={'zipmap': False}, which gives an array"
+        return "convert the classifier anew with options={'zipmap': False}"
     scores = [
         each for each in session.outputs if each.type in _SCORE_TYPES and len(each.shape) == 2
     ]
@@ -264,6 +265,9 @@ def _load_session(path: Path, threads: int, precision: str, *, streams: int) -> 
 def _remedy_for(path: Path, error: Exception) -> str:
     """Say why ONNX Runtime cannot load a file, and what to do."""
     file = read_onnx(path)
+    elsewhere = file and weights_elsewhere(path, file)
+    if elsewhere:
+        return f": {elsewhere}"
     if file and _TOO_NEW.search(str(error)):
         return (
             f": it has IR version {file.ir_version} and opset {file.opset}, newer than that reads; "
