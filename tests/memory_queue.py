@@ -21,7 +21,7 @@ from imageserve.queue.keys import Keys
 from imageserve.queue.listener import Breaker, Tickets
 from imageserve.queue.monitor import PURGED, Monitor
 from imageserve.queue.producer import Admission, EnqueueCode, Limits, Producer, ProducerConfig
-from imageserve.queue.snapshot import SILENT_MS, Snapshot, WorkerInfo
+from imageserve.queue.snapshot import SILENT_MS, Snapshot, WebInfo, WorkerInfo
 from imageserve.queue.wire import Finished, Job, Result, encode_open_job, readable, result_of_error
 from imageserve.web.predict import ServedModel
 from imageserve.web.waiting_room import Places, WaitingRoom
@@ -55,6 +55,7 @@ class MemoryQueue(RedisQueue):
         self._ids: dict[str, int] = {}
         self._stats: Counter[str] = Counter()
         self._workers: dict[str, WorkerInfo] = {}
+        self._web: dict[str, WebInfo] = {}
         self._desired = ""
 
     def enqueue(self, job: Job, pixels: bytes, timeout_ms: int, limits: Limits) -> Admission:
@@ -276,6 +277,14 @@ class MemoryQueue(RedisQueue):
                     del self._workers[worker.id]
             return self._desired
 
+    def web_heartbeat(self, info: WebInfo) -> None:
+        with self._changed:
+            self._web[info.id] = replace(info, last_seen=self._clock_ms())
+
+    def web_leave(self, web_id: str) -> None:
+        with self._changed:
+            self._web.pop(web_id, None)
+
     def leave(self, worker_id: str) -> None:
         with self._changed:
             self._workers.pop(worker_id, None)
@@ -301,6 +310,7 @@ class MemoryQueue(RedisQueue):
                 oldest_deadline=deadline_of(self._waiting[0]) if self._waiting else 0,
                 stats=dict(self._stats),
                 workers=tuple(self._workers.values()),
+                web=tuple(self._web.values()),
             )
 
     def dead(self, count: int) -> list[dict[str, Any]]:

@@ -131,6 +131,8 @@ _QUEUE_GAUGES = {
     "imageserve_queue_oldest_seconds": "Age of the oldest waiting job.",
     "imageserve_queue_dead": "Entries of the dead list.",
     "imageserve_capacity_per_second": "Pictures per second that the live workers can do.",
+    "imageserve_web_capacity_per_second": "Pictures per second that the live web processes could "
+    "decode.",
     "imageserve_workers": "Live workers.",
 }
 

@@ -11,7 +11,7 @@ from imageserve.errors import QueueUnavailable
 from imageserve.models.entries import ModelEntry
 from imageserve.queue.consumer import Lease
 from imageserve.queue.producer import Limits
-from imageserve.queue.snapshot import Snapshot, WorkerInfo
+from imageserve.queue.snapshot import Snapshot, WebInfo, WorkerInfo
 from imageserve.queue.wire import Job
 from imageserve.web.overview import Overview
 
@@ -46,6 +46,8 @@ class Bench:
             self.busy.enqueue(job, b"rgb", 60_000, Limits())
         self.busy.claim(1, Lease(), redelivered=False)
         self.busy.bury("{}", "no good")
+        self.busy.web_heartbeat(WebInfo("p-1", 41.667))
+        self.busy.web_heartbeat(WebInfo("p-2", 20.0))
         self.beat("w-1", {1: 10.0, 10: 50.0}, "ready")
         self.now += 1_500
         self.beat("w-2", {10: 100.0}, "stopping")
@@ -82,6 +84,7 @@ def test_the_status_shows_backlog_workers_and_expected_wait(bench: Bench) -> Non
                 "oldest_ms": 1_500,
                 "expected_wait_ms": 20,
                 "capacity_per_s": 200.0,
+                "web_capacity_per_s": 61.67,
                 "dead": 1,
                 "workers": [
                     worker("w-1", "ready", 1_500),
@@ -94,6 +97,7 @@ def test_the_status_shows_backlog_workers_and_expected_wait(bench: Bench) -> Non
                 "oldest_ms": 0,
                 "expected_wait_ms": None,
                 "capacity_per_s": 0,
+                "web_capacity_per_s": None,
                 "dead": 0,
                 "workers": [],
             },
@@ -161,6 +165,7 @@ def test_the_metrics_have_the_values_of_the_status(bench: Bench) -> None:
             "imageserve_queue_oldest_seconds": 1.5,
             "imageserve_queue_dead": 1,
             "imageserve_capacity_per_second": 200.0,
+            "imageserve_web_capacity_per_second": 61.67,
             "imageserve_workers": 1,
         },
         ("idle", "idle_queue"): {

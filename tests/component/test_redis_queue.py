@@ -36,7 +36,7 @@ from imageserve.predictions import Prediction
 from imageserve.queue.consumer import Claim, Consumer, Lease
 from imageserve.queue.keys import Keys
 from imageserve.queue.producer import EnqueueCode, Limits
-from imageserve.queue.snapshot import WorkerInfo
+from imageserve.queue.snapshot import WebInfo, WorkerInfo
 from imageserve.queue.wire import (
     UNREADABLE,
     Finished,
@@ -202,6 +202,7 @@ def test_every_key_expires_except_the_queue_its_counters_and_the_desired_version
     # Every kind of key: redelivered jobs, leases, lost attempts, the dead, results, workers.
     put(queue, "done", "dead", "redelivered", "leased", "waits", "moved")
     queue.heartbeat(WorkerInfo("w", "resnet50", (224, 224, 3), 32, {1: 9.5}, "running", "node"))
+    queue.web_heartbeat(WebInfo("p", 45.0))
     queue.set_desired("resnet50@v2 1760000000000")
     queue.claim(3, LOST, redelivered=False)
     assert ids(next_redelivered(queue, LOST)) == ["dead"]
@@ -754,6 +755,22 @@ def test_a_job_is_accepted_whole_or_not_at_all_however_little_memory_is_left(
         whole = {KEYS.queue, KEYS.nonce("a"), KEYS.pixels("a")}
         assert left == (whole if code is EnqueueCode.ACCEPTED else set()), step
     assert codes == {EnqueueCode.ACCEPTED, EnqueueCode.NO_ROOM}
+
+
+def test_web_processes_tell_what_they_could_decode_and_silent_ones_are_removed(
+    queue: RedisQueue, client: "redis.Redis"
+) -> None:
+    queue.web_heartbeat(WebInfo("one", 45.0))
+    queue.web_heartbeat(WebInfo("two", 15.125))
+    assert queue.snapshot().web_capacity_per_s == pytest.approx(60.125)
+
+    client.zadd(KEYS.web, {"one": 1})
+    assert queue.snapshot().web_capacity_per_s == pytest.approx(15.125), "it is silent"
+    queue.web_heartbeat(WebInfo("two", 20.0))
+    assert client.hkeys(KEYS.web_info) == client.zrange(KEYS.web, 0, -1) == [b"two"]
+
+    queue.web_leave("two")
+    assert queue.snapshot().web == ()
 
 
 def test_a_heartbeat_that_cannot_be_read_hides_no_other_worker(

@@ -21,7 +21,7 @@ from imageserve.queue.producer import JobRequest, Limits, Producer, ProducerConf
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.rights import ROLES, acl_rules
 from imageserve.queue.self_test import check_server
-from imageserve.queue.snapshot import Snapshot, WorkerInfo
+from imageserve.queue.snapshot import Snapshot, WebInfo, WorkerInfo
 from imageserve.queue.wire import Job, result_of_error
 
 SOURCES = Path(__file__).parents[2]
@@ -65,6 +65,8 @@ def web(stage: Stage) -> None:
     eventually(lambda: replies.connected, "what was missed is read")
     producer.read_stored([ticket])
     stage.queue.count_refused()
+    producer.publish(WebInfo("me", 45.0))
+    producer.leave("me")
     producer.cancel([ticket])
     assert isinstance(stage.monitor().snapshots()[QUEUE], Snapshot)
     pings = "cmdstat_ping"

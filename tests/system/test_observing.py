@@ -102,6 +102,22 @@ def test_status_shows_queue_and_workers(stack: Stack) -> None:
     assert 0 <= worker["last_seen_ms"] < 15_000
 
 
+def test_status_shows_what_the_web_processes_could_decode(stack: Stack) -> None:
+    assert stack.http.predict(GOOD.data).status == 200
+
+    def web_capacity() -> float | None:
+        told: float | None = stack.http.get("/status").json["models"]["stand-in"][
+            "web_capacity_per_s"
+        ]
+        return told
+
+    stack.wait_for(web_capacity, "a web process has told it")
+    assert 1 < (web_capacity() or 0) < 100_000
+    stack.wait_for(lambda: stack.db.zcard(stack.keys.web) == 3, "each tells, whatever it has done")
+    assert stack.db.ttl(stack.keys.web) > 0
+    assert stack.db.ttl(stack.keys.web_info) > 0
+
+
 def test_models_shows_queue_size_and_workers(stack: Stack) -> None:
     (model,) = stack.http.get("/models").json["models"].values()
     assert model["queue"] == "image_queue"

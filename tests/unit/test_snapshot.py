@@ -6,8 +6,10 @@ from hypothesis import strategies as st
 
 from imageserve.errors import QueueError
 from imageserve.queue.snapshot import (
+    LIVE_MS,
     BucketMs,
     Snapshot,
+    WebInfo,
     WorkerInfo,
     decode_snapshot,
     largest_backlog_in_time,
@@ -107,4 +109,37 @@ def test_retry_after_is_the_time_to_work_off_the_excess(
 @pytest.mark.parametrize("count", [b"many", b"1.5", b"-1", b"1_0", b" 7", b"", b"9" * 20])
 def test_a_counter_that_is_no_number_makes_the_snapshot_unreadable(count: bytes) -> None:
     with pytest.raises(QueueError, match="cannot be read"):
-        decode_snapshot([1, 0, 0, 0, 0, 0, b"", [b"accepted", count], [], []])
+        decode_snapshot([1, 0, 0, 0, 0, 0, b"", [b"accepted", count], [], [], [], []])
+
+
+NOW = 1_760_000_000_000
+
+
+def web(*per_s: float, silent: float | None = None) -> Snapshot:
+    processes = [WebInfo(str(i), each, NOW - LIVE_MS) for i, each in enumerate(per_s)]
+    if silent is not None:
+        processes.append(WebInfo("silent", silent, NOW - LIVE_MS - 1))
+    return Snapshot(NOW, 0, 0, 0, 0, 0, web=tuple(processes))
+
+
+@pytest.mark.parametrize(
+    ("snapshot", "per_s"),
+    [
+        pytest.param(web(), None, id="none lives"),
+        pytest.param(web(0, 0), None, id="none has decoded anything"),
+        pytest.param(web(40, 60), 100, id="the sum"),
+        pytest.param(web(40, 60, 0, 0), 200, id="new ones count like the others"),
+        pytest.param(web(40, silent=60), 40, id="silent ones do not count"),
+    ],
+)
+def test_what_web_processes_could_decode(snapshot: Snapshot, per_s: float | None) -> None:
+    assert snapshot.web_capacity_per_s == per_s
+
+
+@pytest.mark.parametrize(
+    "text", [b"", b"[]", b'{"per_s": "many"}', b'{"per_s": -1}', b'{"per_s": true}']
+)
+def test_a_web_process_that_cannot_be_read_is_left_out(text: bytes) -> None:
+    seen, info = [b"good", b"5", b"bad", b"5"], [b"good", b'{"per_s":2.5,"more":1}', b"bad", text]
+    found = decode_snapshot([5, 0, 0, 0, 0, 0, b"", [], [], [], [*seen, b"gone", b"5"], info])
+    assert found.web == (WebInfo("good", 2.5, 5),)

@@ -221,6 +221,11 @@ def usable_processors(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
 
     A limit of 1.5 gives 2: one thread would leave a third of the limit unused.
     """
+    return max(1, math.ceil(granted_processors(cgroup)))
+
+
+def granted_processors(cgroup: Path = Path("/sys/fs/cgroup")) -> float:
+    """Return how much processor time a second affinity and the container's CPU limit leave."""
     granted = len(os.sched_getaffinity(0))
     quota, _, period = _read(cgroup / "cpu.max").partition(" ")
     if not period:  # cgroup v1
@@ -229,7 +234,7 @@ def usable_processors(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
         )
     if not (quota.isdigit() and period.isdigit()):  # Without a limit v1 says -1, and v2 says max.
         return granted
-    return max(1, min(granted, math.ceil(int(quota) / int(period))))
+    return min(granted, int(quota) / int(period))
 
 
 def _read(path: Path) -> str:

@@ -18,6 +18,8 @@ key                       type     content                                      
 ``{Q}:stats``             hash     monotonic counters                           none; fixed fields
 ``{Q}:workers``           zset     worker id -> last seen, ms                   pruned, 1 h guard
 ``{Q}:workers:info``      hash     worker id -> WorkerInfo, JSON                pruned, 1 h guard
+``{Q}:web``               zset     web process id -> last seen, ms              pruned, 1 h guard
+``{Q}:web:info``          hash     web process id -> WebInfo, JSON              pruned, 1 h guard
 ``{Q}:wanted``            string   the desired version of the model             none; one short text
 ``{Q}:reply:<process>``   channel  results for one web process
 ``{Q}:selftest:<uuid>:*``            the start-up self-test's own keys            seconds
@@ -45,6 +47,8 @@ class Keys:
         self.stats = f"{prefix}:stats"
         self.workers = f"{prefix}:workers"
         self.workers_info = f"{prefix}:workers:info"
+        self.web = f"{prefix}:web"
+        self.web_info = f"{prefix}:web:info"
         self.desired = f"{prefix}:wanted"
 
     def nonce(self, job_id: str) -> str:
@@ -68,8 +72,9 @@ class Keys:
         """The keys that belong to the queue as a whole, not to one job, with their types."""
         return {
             **dict.fromkeys((self.queue, self.hold, self.retry, self.dead), "list"),
-            **dict.fromkeys((self.leases, self.workers), "zset"),
-            **dict.fromkeys((self.inflight, self.attempts, self.stats, self.workers_info), "hash"),
+            **dict.fromkeys((self.leases, self.workers, self.web), "zset"),
+            **dict.fromkeys((self.inflight, self.attempts, self.stats), "hash"),
+            **dict.fromkeys((self.workers_info, self.web_info), "hash"),
             self.desired: "string",
         }
 
@@ -102,4 +107,5 @@ class Keys:
 
     def of_snapshot(self) -> list[str]:
         waiting = [self.queue, self.hold, self.retry]
-        return [*waiting, self.leases, self.stats, self.workers, self.workers_info, self.dead]
+        seen = [self.workers, self.workers_info, self.dead, self.web, self.web_info]
+        return [*waiting, self.leases, self.stats, *seen]

@@ -15,11 +15,19 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from imageserve.errors import QueueError, QueueRefused, QueueUnavailable
+from imageserve.queue.keys import GUARD_MS
 from imageserve.queue.listener import Breaker, ReplyListener, Ticket, Tickets
 from imageserve.queue.mixture import Mixture
 from imageserve.queue.redis.connection import RedisAccess, by_node
-from imageserve.queue.redis.queue import ENQUEUE, RedisQueue
-from imageserve.queue.snapshot import Snapshot, largest_backlog_in_time, retry_after_s
+from imageserve.queue.redis.queue import ENQUEUE, HEARTBEAT, RedisQueue
+from imageserve.queue.snapshot import (
+    SILENT_MS,
+    Snapshot,
+    WebInfo,
+    encode_web_info,
+    largest_backlog_in_time,
+    retry_after_s,
+)
 from imageserve.queue.wire import Job, encode_open_job
 
 log = logging.getLogger(__name__)
@@ -129,6 +137,20 @@ class ProducerStore(RedisQueue):
         if job_ids:
             with self.errors():
                 self.client.unlink(*map(self.keys.pixels, job_ids))
+
+    def web_heartbeat(self, info: WebInfo) -> None:
+        """Tell what a web process could decode, and forget those that are gone."""
+        self._set_web(info.id, encode_web_info(info))
+
+    def web_leave(self, web_id: str) -> None:
+        """Remove a web process: it takes no more pictures."""
+        self._set_web(web_id, "")
+
+    def _set_web(self, web_id: str, text: str) -> None:
+        names = [self.keys.web, self.keys.web_info, self.keys.desired]
+        args: list[str | int | bytes] = [web_id, text, SILENT_MS, GUARD_MS]
+        with self.errors():
+            HEARTBEAT(self.client, names, args)
 
 
 class AdmissionView:
@@ -334,6 +356,14 @@ class Producer:
     def cancel(self, tickets: Sequence[Ticket]) -> None:
         """Cancel the jobs of open tickets. Raises QueueError."""
         self._store.cancel([ticket.job_id for ticket in tickets if ticket.result is None])
+
+    def publish(self, info: WebInfo) -> None:
+        """Tell what this process could decode. Raises QueueError."""
+        self._store.web_heartbeat(info)
+
+    def leave(self, web_id: str) -> None:
+        """Tell that this process takes no more pictures. Raises QueueError."""
+        self._store.web_leave(web_id)
 
     def forget(self, ticket: Ticket) -> None:
         """Stop listening for the result of a ticket."""

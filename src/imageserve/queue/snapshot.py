@@ -9,7 +9,8 @@ import json
 import logging
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -65,6 +66,17 @@ class WorkerInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class WebInfo:
+    """One web process, as its heartbeat describes it."""
+
+    id: str
+    per_s: float
+    """Pictures per second that it could decode; 0 where it has not decoded any yet."""
+    last_seen: int = 0
+    """Redis time of the last heartbeat, ms."""
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """One queue at one instant. Times are Redis times in ms."""
 
@@ -81,6 +93,7 @@ class Snapshot:
     workers: tuple[WorkerInfo, ...] = ()
     run: str = ""
     """Changes when Redis may have lost the queue and its counters; "" where it was not read."""
+    web: tuple[WebInfo, ...] = ()
     oldest_deadline: int = 0
     """When the client of the job at the head stops waiting; 0 where no job is there or says so."""
 
@@ -112,6 +125,16 @@ class Snapshot:
     def capacity_per_s(self) -> float:
         """Pictures per second that the live workers can do together."""
         return sum(map(per_second, self.tables))
+
+    @property
+    def web_capacity_per_s(self) -> float | None:
+        """Pictures per second that the live web processes could decode together; None: unknown.
+
+        One that has decoded nothing yet counts like the others.
+        """
+        live = [each.per_s for each in self.web if self.now - each.last_seen <= LIVE_MS]
+        known = [per_s for per_s in live if per_s > 0]
+        return sum(known) * len(live) / len(known) if known else None
 
     @property
     def expected_wait_ms(self) -> int | None:
@@ -197,6 +220,11 @@ def _bucket_ms(told: Mapping[str, Any]) -> BucketMs:
     return {int(size): round(amount_of(told, size), 3) for size in told}
 
 
+def encode_web_info(info: WebInfo) -> str:
+    """Write the JSON that ``{Q}:web:info`` holds of one web process."""
+    return json.dumps({"per_s": round(info.per_s, 3)}, separators=(",", ":"))
+
+
 def decode_snapshot(reply: Sequence[Any], run: str = "") -> Snapshot:
     """Read the reply of ``snapshot.lua``. A worker that cannot be read is left out.
 
@@ -209,7 +237,7 @@ def decode_snapshot(reply: Sequence[Any], run: str = "") -> Snapshot:
 
 
 def _decoded(reply: Sequence[Any], run: str) -> Snapshot:
-    now, queued, hold, retry, in_flight, dead, head, stats, seen, info = reply
+    now, queued, hold, retry, in_flight, dead, head, stats, seen, info, web, web_info = reply
     infos = dict(zip(texts(info[::2]), info[1::2], strict=True))
     oldest_ms, oldest_deadline = _times_of(head, now)
     workers = zip(texts(seen[::2]), seen[1::2], strict=True)
@@ -227,6 +255,7 @@ def _decoded(reply: Sequence[Any], run: str) -> Snapshot:
             for worker_id, score in workers
             if (worker := _worker(worker_id, score, infos.get(worker_id)))
         ),
+        web=tuple(_web(web, web_info)),
         run=run,
     )
 
@@ -245,6 +274,15 @@ def _worker(worker_id: str, last_seen: bytes, text: bytes | None) -> WorkerInfo 
     except (ValueError, OverflowError) as error:
         log.warning("a worker of another version, perhaps, is left out: %s", error)
         return None
+
+
+def _web(seen: Sequence[bytes], info: Sequence[bytes]) -> Iterator[WebInfo]:
+    """Yield the web processes. One that cannot be read is of another version, and left out."""
+    infos = dict(zip(info[::2], info[1::2], strict=True))
+    for web_id, score in zip(seen[::2], seen[1::2], strict=True):
+        with suppress(KeyError, ValueError, OverflowError):
+            per_s = amount_of(json_object(infos[web_id]), "per_s")
+            yield WebInfo(texts([web_id])[0], per_s, int(float(score)))
 
 
 def _times_of(head: bytes, now: int) -> tuple[int, int]:

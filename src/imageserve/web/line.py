@@ -17,6 +17,7 @@ from gevent.hub import Waiter
 from imageserve.errors import Busy, TimedOut
 from imageserve.web.greenlets import in_server, silent_timeout
 from imageserve.web.overload import Gate
+from imageserve.web.throughput import Used
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ class DecodeLine:
         self._gate = Gate()
         self._reported = 0
         self._oldest_s = 0.0
+        self.used = Used()
+        """All turns together, since the process began."""
         self._waiting: deque[_Place] = deque()
         self._waiting_pictures = 0
         self._later = 0
@@ -105,11 +108,13 @@ class DecodeLine:
             return
         waited = self._join(seconds, later)
         self._later = later
+        began_s, began_cpu_s = self._clock(), time.thread_time()
         try:
             yield
         finally:
             self._later = 0
             now = self._clock()
+            self.used.add(now - began_s, time.thread_time() - began_cpu_s)
             if waited:
                 self._gate.pace.measured(now - self._ended_at)
             self._ended_at = now

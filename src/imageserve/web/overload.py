@@ -16,9 +16,13 @@ LATE_S = 1.0
 LATE_READ_S = 1.5
 """The same, once it was read: to refuse it now would waste what that has cost."""
 
-NEVER_REFUSED = 4
+NEVER_REFUSED = 8
 """With fewer pictures ahead none is refused. So some always wait, and the pace is always measured:
 a process that was slow for a while finds out that it is no more."""
+
+FIRST_PACE_S = 0.01
+"""Supposed before anything is measured. The first pictures of a process take far longer than those
+that follow, because it connects to Redis meanwhile."""
 
 SHARE_OF_NEW = 1 / 16
 """Weight of the newest measurement of the pace."""
@@ -34,16 +38,12 @@ class Pace:
     """
 
     def __init__(self) -> None:
-        self.seconds = 0.0
-        """0: not measured yet."""
+        self.seconds = FIRST_PACE_S
 
     def measured(self, seconds: float) -> None:
         """Add the time from the end of one picture to the end of the next, which was waiting."""
-        if self.seconds:
-            seconds = min(seconds, MOST_TIMES * self.seconds)
-            self.seconds += SHARE_OF_NEW * (seconds - self.seconds)
-        else:
-            self.seconds = seconds
+        seconds = min(seconds, MOST_TIMES * self.seconds)
+        self.seconds += SHARE_OF_NEW * (seconds - self.seconds)
 
 
 class Gate:
@@ -68,7 +68,7 @@ class Gate:
         ``is_read``: it was taken once, and others have come while it was read. A picture with few
         ahead of it is never refused.
         """
-        if ahead < NEVER_REFUSED or not self.pace.seconds:
+        if ahead < NEVER_REFUSED:
             return None
         if age_s + self.lateness_s(ahead) <= (LATE_READ_S if is_read else LATE_S):
             return None

@@ -34,14 +34,7 @@ class Overview:
     def readings(self) -> Readings:
         """Return the queues' gauges, without queues that could not be read."""
         return {
-            (name, self._entries[name].queue): {
-                "imageserve_queue_length": snapshot.waiting,
-                "imageserve_queue_in_flight": snapshot.in_flight,
-                "imageserve_queue_oldest_seconds": snapshot.oldest_ms / 1000,
-                "imageserve_queue_dead": snapshot.dead,
-                "imageserve_capacity_per_second": round(snapshot.capacity_per_s, 2),
-                "imageserve_workers": len(snapshot.tables),
-            }
+            (name, self._entries[name].queue): _gauges(snapshot)
             for name, snapshot in self._snapshots().items()
         }
 
@@ -50,6 +43,19 @@ class Overview:
         found = self._monitor.snapshots()
         read = ((name, found[entry.queue]) for name, entry in self._entries.items())
         return {name: each for name, each in read if not isinstance(each, QueueError)}
+
+
+def _gauges(snapshot: Snapshot) -> dict[str, float]:
+    gauges = {
+        "imageserve_queue_length": snapshot.waiting,
+        "imageserve_queue_in_flight": snapshot.in_flight,
+        "imageserve_queue_oldest_seconds": snapshot.oldest_ms / 1000,
+        "imageserve_queue_dead": snapshot.dead,
+        "imageserve_capacity_per_second": round(snapshot.capacity_per_s, 2),
+        "imageserve_web_capacity_per_second": _rounded(snapshot.web_capacity_per_s),
+        "imageserve_workers": len(snapshot.tables),
+    }
+    return {name: value for name, value in gauges.items() if value is not None}
 
 
 def _model(entry: ModelEntry, snapshot: Snapshot | None) -> dict[str, Any]:
@@ -67,6 +73,10 @@ def _model(entry: ModelEntry, snapshot: Snapshot | None) -> dict[str, Any]:
     }
 
 
+def _rounded(number: float | None) -> float | None:
+    return None if number is None else round(number, 2)
+
+
 def _status(snapshot: Snapshot) -> dict[str, Any]:
     return {
         "queued": snapshot.waiting,
@@ -74,6 +84,7 @@ def _status(snapshot: Snapshot) -> dict[str, Any]:
         "oldest_ms": snapshot.oldest_ms,
         "expected_wait_ms": snapshot.expected_wait_ms,
         "capacity_per_s": round(snapshot.capacity_per_s, 2),
+        "web_capacity_per_s": _rounded(snapshot.web_capacity_per_s),
         "dead": snapshot.dead,
         "workers": [
             {

@@ -3,17 +3,18 @@
 gunicorn imports it in each web process, after the fork: a Redis client must never cross a fork.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from imageserve.config.settings import Settings
 from imageserve.decoding import DecodingPolicy
 from imageserve.models.entries import model_entries
 from imageserve.queue.monitor import Monitor
-from imageserve.queue.producer import ProducerConfig, connect_producers
+from imageserve.queue.producer import Producer, ProducerConfig, connect_producers
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.web.api_keys import read_api_keys
 from imageserve.web.app import WebConfig, create_app
+from imageserve.web.capacity import CapacityTeller
 from imageserve.web.decoders import Decoders
 from imageserve.web.lifecycle import (
     DrainFlag,
@@ -39,15 +40,21 @@ def create_application(
     # that is short of processor time holds each for a whole turn of its event loop; a request that
     # waited two seconds for one would take Redis for dead.
     monitor = Monitor(access, queue_names(settings), connections=settings.web_slots)
-    return create_app(_predictor(settings, access, line), monitor, _web_config(settings), lifecycle)
+    producers = _producers(settings, access)
+    CapacityTeller(list(producers.values()), line, lifecycle, settings.web_processes).start()
+    predictor = _predictor(settings, producers, line)
+    return create_app(predictor, monitor, _web_config(settings), lifecycle)
 
 
-def _predictor(settings: Settings, access: RedisAccess, line: DecodeLine) -> Predictor:
-    entries = model_entries(settings)
+def _producers(settings: Settings, access: RedisAccess) -> dict[str, Producer]:
     limits = ProducerConfig(settings.queue_limit, settings.queue_bytes_limit, settings.result_ttl_s)
-    producers = connect_producers(
-        access, queue_names(settings), limits, connections=settings.web_slots
-    )
+    return connect_producers(access, queue_names(settings), limits, connections=settings.web_slots)
+
+
+def _predictor(
+    settings: Settings, producers: Mapping[str, Producer], line: DecodeLine
+) -> Predictor:
+    entries = model_entries(settings)
     places = Places(settings.web_slots // 2)
     rooms = {
         breaker: WaitingRoom(breaker, places, settings.outage_patience_s)
