@@ -16,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,11 +134,18 @@ class RedisServer:
     ``args`` are further options of its command line and win over the ones given here.
     """
 
-    def __init__(self, executable: str, directory: Path, *args: str) -> None:
+    def __init__(
+        self,
+        executable: str,
+        directory: Path,
+        *args: str,
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         self.port = free_port()
         self.directory = directory
         self.executable = executable
         self._args = args
+        self._env = {**os.environ, **(env or {})}
         self._process: subprocess.Popen[bytes] | None = None
         self._clients: list[redis.Redis] = []
 
@@ -165,6 +172,7 @@ class RedisServer:
             self._process = subprocess.Popen(
                 self._command(),
                 cwd=self.directory,
+                env=self._env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -229,14 +237,17 @@ class RedisServer:
 
 
 class RedisSentinel(RedisServer):
-    """A sentinel that watches one master."""
+    """A sentinel that watches one master; ``more`` are further lines of its configuration."""
 
-    def __init__(self, executable: str, directory: Path, master: str, port: int) -> None:
+    def __init__(
+        self, executable: str, directory: Path, master: str, port: int, *more: str, quorum: int = 1
+    ) -> None:
         super().__init__(executable, directory)
         self._config = directory / "sentinel.conf"
         directory.mkdir(parents=True, exist_ok=True)
-        watch = f"sentinel monitor {master} 127.0.0.1 {port} 1"
-        self._config.write_text(f"port {self.port}\nbind 127.0.0.1\ndir {directory}\n{watch}\n")
+        watch = f"sentinel monitor {master} 127.0.0.1 {port} {quorum}"
+        lines = (f"port {self.port}", "bind 127.0.0.1", f"dir {directory}", watch, *more, "")
+        self._config.write_text("\n".join(lines))
 
     def _command(self) -> list[str]:
         return [self.executable, str(self._config), "--sentinel"]

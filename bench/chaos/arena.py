@@ -82,7 +82,7 @@ class Arena:
         """Load the service from its first job until the tool has ended."""
         self._loads += 1
         accepted = len(self.witness.ledger.accepted)
-        url = f"http://127.0.0.1:{self.stack.port}"
+        url = f"http://{self.stack.place.host}:{self.stack.port}"
         seed = self.drawn.randrange(2**32)
         load = Load(self.stack.directory, f"{self._loads}", url, shape, seed)
         self.stack.programs.append(load.program)

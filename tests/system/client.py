@@ -71,15 +71,16 @@ def form(
 
 
 class Client:
-    """Speaks to one port of this machine."""
+    """Speaks to one port, of this machine or a place that a test has made."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, host: str = "127.0.0.1") -> None:
         self.port = port
+        self.host = host
 
     def ask(
         self, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
     ) -> Reply:
-        connection = HTTPConnection("127.0.0.1", self.port, timeout=PATIENCE_S)
+        connection = HTTPConnection(self.host, self.port, timeout=PATIENCE_S)
         try:
             chunked = body is not None and not isinstance(body, bytes)
             connection.request(method, path, body, dict(headers or {}), encode_chunked=chunked)
@@ -107,7 +108,7 @@ class Client:
 
     def open(self, data: bytes = b"", timeout_s: float = PATIENCE_S) -> socket.socket:
         """Open a connection and send the beginning of a request."""
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=timeout_s)
+        connection = socket.create_connection((self.host, self.port), timeout=timeout_s)
         connection.sendall(data)
         return connection
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -38,16 +39,40 @@ def clean_environment() -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(SOURCE), "TF_CPP_MIN_LOG_LEVEL": "2"}
 
 
+@dataclass
+class Place:
+    """Where a stack's programs run, where that is not plainly this machine."""
+
+    host: str = "127.0.0.1"
+    """The web server's, seen from here."""
+    command: tuple[str, ...] = ()
+    """What starts the programs: their own command comes behind it."""
+    redis: Callable[..., RedisServer] = RedisServer
+    """Makes the Redis of an executable, a directory and options."""
+
+    def env(self, name: str) -> Mapping[str, str]:
+        """Return more variables for the program of this name."""
+        del name
+        return {}
+
+
 class Program:
     """One ``imageserve`` command in a session of its own, with its log in a file."""
 
-    def __init__(self, name: str, arguments: list[str], env: Mapping[str, str], log: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        arguments: list[str],
+        env: Mapping[str, str],
+        log: Path,
+        command: tuple[str, ...] = (),
+    ) -> None:
         self.name = name
         self.log = log
         self.metrics_port = int(env.get("METRICS_PORT", "0"))
         with log.open("ab") as sink:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "imageserve", *arguments],
+                [*command, sys.executable, "-m", "imageserve", *arguments],
                 env={**clean_environment(), **env},
                 stdin=subprocess.DEVNULL,
                 stdout=sink,
@@ -136,11 +161,13 @@ class Stack:
         redis_program: str,
         env: Mapping[str, str],
         redis_args: tuple[str, ...],
+        place: Place | None = None,
     ) -> None:
         self.directory = directory
-        self.redis = RedisServer(redis_program, directory / "redis", *redis_args)
+        self.place = place = place or Place()
+        self.redis = place.redis(redis_program, directory / "redis", *redis_args)
         self.port = free_port()
-        self.http = Client(self.port)
+        self.http = Client(self.port, place.host)
         self.keys = Keys("image_queue")
         self.db = self.redis.client()
         self.programs: list[Program] = []
@@ -171,7 +198,8 @@ class Stack:
     def run(self, name: str, *arguments: str, **env: str) -> Program:
         """Start any command with the settings of this stack."""
         log = self.directory / f"{name}.log"
-        program = Program(name, list(arguments), {**self.env, **env}, log)
+        merged = {**self.env, **self.place.env(name), **env}
+        program = Program(name, list(arguments), merged, log, self.place.command)
         self.programs.append(program)
         return program
 
@@ -272,11 +300,12 @@ def running(
     *,
     workers: int = 1,
     redis_args: tuple[str, ...] = (),
+    place: Place | None = None,
     **env: str,
 ) -> Iterator[Stack]:
     """Start a whole stack, wait until it serves, and end it whatever happens."""
     directory.mkdir(parents=True, exist_ok=True)
-    stack = Stack(directory, redis_program, env, redis_args)
+    stack = Stack(directory, redis_program, env, redis_args, place)
     stacks.append(stack)
     try:
         stack.redis.start()
