@@ -8,10 +8,12 @@ import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from bench.chaos.arena import FULL, QUICK, Scale
-from bench.chaos.run import Report, run
-from bench.chaos.scenarios import BY_NAME, SCENARIOS, Scenario
+from bench.chaos.run import NotRun, Report, run
+from bench.chaos.scenarios import Scenario
+from bench.chaos.surroundings import ALL, BY_NAME
 from bench.chaos.tables import guarantees, method, numbers
 from bench.machine import describe
 from bench.plan import say
@@ -19,30 +21,46 @@ from bench.processes import redis_server
 from bench.report import write_between_markers
 
 
+class Given(NamedTuple):
+    """The parsed command line."""
+
+    chosen: list[Scenario]
+    scale: Scale
+    seed: int
+    markdown: Path | None
+    all_must_run: bool
+
+
 def main(arguments: list[str]) -> int:
-    """Return 0 where everything held, else 1."""
-    chosen, scale, seed, markdown = _parse(arguments)
+    """Return 0 where everything that was run held, else 1."""
+    given = _parse(arguments)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # Run the clean-up.
     began = time.monotonic()
-    reports = _run_all(chosen, scale, seed)
-    text = _text(reports, scale, seed, (time.monotonic() - began) / 60)
+    reports, not_run = _run_all(given.chosen, given.scale, given.seed)
+    text = _text(reports, not_run, given, (time.monotonic() - began) / 60)
     print(text)
-    if markdown is not None:
-        write_between_markers(markdown, text, "chaos")
-    return 0 if all(report.holds for report in reports) else 1
+    if given.markdown is not None:
+        write_between_markers(given.markdown, text, "chaos")
+    held = all(report.holds for report in reports) and not (given.all_must_run and not_run)
+    return 0 if held else 1
 
 
-def _parse(arguments: list[str]) -> tuple[list[Scenario], Scale, int, Path | None]:
+def _parse(arguments: list[str]) -> Given:
     parser = argparse.ArgumentParser(
         prog="python -m bench.chaos",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Break parts of a service under load, and account for every request.\n"
         "Starts a Redis, web servers and workers of its own on free ports of this machine.",
-        epilog="scenarios:\n" + "\n".join(f"  {s.name:14} {s.does}" for s in SCENARIOS),
+        epilog="scenarios:\n" + "\n".join(f"  {s.name:14} {s.does}" for s in ALL),
     )
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help="default: all")
     parser.add_argument("--quick", action="store_true", help="seconds each, for a quick check")
     parser.add_argument("--seed", type=int, default=1, help="seed of all random choices, default 1")
+    parser.add_argument(
+        "--all-must-run",
+        action="store_true",
+        help="exit with 1, too, where a right was missing and a scenario was not run",
+    )
     parser.add_argument(
         "--markdown",
         type=Path,
@@ -54,19 +72,26 @@ def _parse(arguments: list[str]) -> tuple[list[Scenario], Scale, int, Path | Non
         parser.error(f"no such scenario: {', '.join(sorted(unknown))}")
     if given.markdown is not None and given.scenarios:
         parser.error("--markdown replaces all tables, so it needs all scenarios")
-    chosen = [BY_NAME[name] for name in given.scenarios] or list(SCENARIOS)
-    return chosen, QUICK if given.quick else FULL, given.seed, given.markdown
+    chosen = [BY_NAME[name] for name in given.scenarios] or list(ALL)
+    scale = QUICK if given.quick else FULL
+    return Given(chosen, scale, given.seed, given.markdown, given.all_must_run)
 
 
-def _run_all(chosen: Sequence[Scenario], scale: Scale, seed: int) -> list[Report]:
-    reports = []
+def _run_all(
+    chosen: Sequence[Scenario], scale: Scale, seed: int
+) -> tuple[list[Report], list[NotRun]]:
+    reports, not_run = [], []
     with tempfile.TemporaryDirectory(prefix="chaos-") as directory:
         for scenario in chosen:
             say(f"{scenario.name}: {scenario.does}")
+            if lacks := scenario.lacks():
+                say(f"  not run: it needs {lacks}")
+                not_run.append(NotRun(scenario, lacks))
+                continue
             report = run(scenario, scale, seed, Path(directory) / scenario.name, redis_server())
             _tell(report)
             reports.append(report)
-    return reports
+    return reports, not_run
 
 
 def _tell(report: Report) -> None:
@@ -81,13 +106,15 @@ def _tell(report: Report) -> None:
             say(f"  MISSED {verdict.target}: {verdict.measured}")
 
 
-def _text(reports: Sequence[Report], scale: Scale, seed: int, minutes: float) -> str:
-    when = f"{datetime.now(UTC):%Y-%m-%d}, {scale.name} size, seed {seed}, {minutes:.1f} minutes."
+def _text(
+    reports: Sequence[Report], not_run: Sequence[NotRun], given: Given, minutes: float
+) -> str:
+    size = f"{given.scale.name} size, seed {given.seed}, {minutes:.1f} minutes"
     return "\n\n".join(
         [
             f"Machine: {describe()}.",
-            f"{when} {method(scale)}",
-            guarantees(reports),
+            f"{datetime.now(UTC):%Y-%m-%d}, {size}. {method(given.scale)}",
+            guarantees(reports, not_run),
             numbers(reports),
         ]
     )

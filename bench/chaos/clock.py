@@ -25,12 +25,15 @@ class Clocks(Place):
     def env(self, name: str) -> Mapping[str, str]:
         owner = name.partition("-")[0]
         library = str(self.folder / "clock.so")
-        return {"LD_PRELOAD": library, "CLOCK_FILE": str(self.folder / owner)}
+        return {"LD_PRELOAD": library, "CLOCK_FILE": str(self.file(owner))}
+
+    def file(self, owner: str) -> Path:
+        return self.folder / f"clock-of-{owner}"
 
     def move(self, owner: str, seconds: int) -> None:
         """Set how far this clock is ahead of the true one."""
         # In place: the programs have this very file in their memory.
-        with (self.folder / owner).open("r+b") as file:
+        with self.file(owner).open("r+b") as file:
             file.write(struct.pack("q", seconds))
 
 
@@ -40,12 +43,12 @@ def missing_right() -> str:
 
 @contextmanager
 def clocks(directory: Path) -> Iterator[Clocks]:
-    directory.mkdir(parents=True)
+    directory.mkdir(parents=True, exist_ok=True)
     library = str(directory / "clock.so")
     command = ["gcc", "-shared", "-fPIC", "-O1", "-Wall", "-o", library, str(SOURCE), "-ldl"]
     subprocess.run(command, check=True)
-    for owner in OWNERS:
-        (directory / owner).with_suffix("").write_bytes(struct.pack("q", 0))
     place = Clocks(folder=directory)
+    for owner in OWNERS:
+        place.file(owner).write_bytes(struct.pack("q", 0))
     place.redis = partial(RedisServer, env=place.env("redis"))
     yield place

@@ -1,10 +1,12 @@
 """A Redis with a replica and three sentinels, which put the replica in its place when it dies."""
 
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import redis
 from tests.redis_server import RedisSentinel, RedisServer, eventually
-from tests.system.stack import Place
 
 MASTER = "chaos"
 DOWN_AFTER_MS = 1000
@@ -39,6 +41,8 @@ class ReplicatedRedis(RedisServer):
             )
             for number in range(_SENTINELS)
         ]
+        self._control = {each: each.client() for each in (self._master, self._replica)}
+        self._control_of_sentinels = [each.client() for each in self._sentinels]
 
     @property
     def url(self) -> str:
@@ -65,47 +69,46 @@ class ReplicatedRedis(RedisServer):
         """Wait until the replica follows, and every sentinel knows it and the other sentinels."""
 
         def follows() -> bool:
-            return self._replica.client().info("replication")["master_link_status"] == "up"
+            # One that has just come back is a master until a sentinel has seen it.
+            return self._told(self._replica).get("master_link_status") == "up"
 
         eventually(follows, "the replica follows", _PATIENCE_S)
-        eventually(lambda: all(map(_is_ready, self._sentinels)), "the sentinels agree", _PATIENCE_S)
+        eventually(lambda: all(map(_is_ready, self._control_of_sentinels)), "peace", _PATIENCE_S)
+
+    def _told(self, server: RedisServer) -> Mapping[str, Any]:
+        """Return what a server tells of its replication; nothing while its connections break."""
+        with suppress(redis.RedisError):
+            told: Any = self._control[server].info("replication")
+            return dict(told)
+        return {}
 
     def fall_behind(self) -> None:
         """Let the replica get nothing more."""
         # With a password that the master does not know it cannot come back.
-        self._replica.client().config_set("masterauth", "unknown")
-        self._master.client().client_kill_filter(_type="replica")
+        self._control[self._replica].config_set("masterauth", "unknown")
+        self._control[self._master].client_kill_filter(_type="replica")
 
     def lag_bytes(self) -> int:
         """Return how much of what the master wrote the replica does not have."""
-        offsets = (
-            int(each.client().info("replication")[name])
-            for each, name in ((self._master, "master_repl_offset"), (self._replica, "slave_repl_offset"))
-        )
-        return next(offsets) - next(offsets)
+        written = int(self._told(self._master)["master_repl_offset"])
+        return written - int(self._told(self._replica)["slave_repl_offset"])
 
     def fail_over(self) -> None:
         """Kill the master, and wait until the replica is in its place."""
         self._master.kill()
+        eventually(lambda: self._told(self._replica).get("role") == "master", "a failover", 60)
+        # Not before: a sentinel breaks the connections of a server that it promotes.
         self._master, self._replica = self._replica, self._master
-        client = self._master.client()
-        eventually(lambda: client.info("replication")["role"] == "master", "a failover", _PATIENCE_S)
 
     def bring_back(self) -> None:
         """Start the dead one, as the replica that the sentinels make it."""
-        self._master.client().config_set("masterauth", "")
+        self._control[self._master].config_set("masterauth", "")
         self._replica.start()
         self._wait_in_step()
 
 
-def _is_ready(sentinel: RedisServer) -> bool:
-    client = sentinel.client()
-    master = client.sentinel_master(MASTER)
-    others = int(master["num-other-sentinels"])
-    replicas = client.sentinel_slaves(MASTER)
+def _is_ready(sentinel: Any) -> bool:
+    master = sentinel.sentinel_master(MASTER)
+    replicas = sentinel.sentinel_slaves(MASTER)
     is_up = any(not (each["is_sdown"] or each["is_disconnected"]) for each in replicas)
-    return others == _SENTINELS - 1 and is_up
-
-
-def place() -> Place:
-    return Place(redis=ReplicatedRedis)
+    return is_up and int(master["num-other-sentinels"]) == _SENTINELS - 1

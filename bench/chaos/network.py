@@ -8,7 +8,7 @@ import ctypes
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +44,10 @@ class Network(Place):
     """The processes that hold the namespaces."""
     _cut: list[str] = field(default_factory=list)
 
+    def env(self, name: str) -> Mapping[str, str]:
+        del name
+        return {"WEB_HOST": "0.0.0.0"}
+
     def cut(self, *ends: str) -> None:
         """Drop what is sent to these addresses, ``REDIS`` or ``PODS``."""
         for end in ends:
@@ -58,7 +62,9 @@ class Network(Place):
         """Return how many TCP segments both sides have sent again so far."""
         # Not /proc/self: the namespace is the thread's.
         processes = ("thread-self", str(self.pods))
-        return sum(_snmp(Path(f"/proc/{each}/net/snmp"), "Tcp", "RetransSegs") for each in processes)
+        return sum(
+            _snmp(Path(f"/proc/{each}/net/snmp"), "Tcp", "RetransSegs") for each in processes
+        )
 
 
 def missing_right() -> str:
@@ -66,7 +72,8 @@ def missing_right() -> str:
     for program in ("ip", "nsenter", "unshare"):
         if shutil.which(program) is None:
             return f"the program {program}"
-    tried = ["unshare", "--net", "ip", "link", "add", "a", "type", "veth", "peer", "name", "b"]
+    link = ("ip", "link", "add", "name", "one", "type", "veth", "peer", "name", "two")
+    tried = ("unshare", "--net", *link)
     if subprocess.run(tried, capture_output=True, check=False).returncode:
         return "CAP_SYS_ADMIN and CAP_NET_ADMIN (root has them): it makes network namespaces"
     return ""
@@ -140,7 +147,7 @@ End = tuple[str, int, str]
 
 def _cable(one: End, other: End) -> None:
     peer = ("peer", "name", other[0], "netns", str(other[1]))
-    _inside(one[1], "ip", "link", "add", one[0], "type", "veth", *peer)
+    _inside(one[1], "ip", "link", "add", "name", one[0], "type", "veth", *peer)
     for name, holder, address in (one, other):
         _inside(holder, "ip", "address", "add", f"{address}/24", "dev", name)
         _inside(holder, "ip", "link", "set", name, "up")

@@ -32,6 +32,14 @@ class Report:
         return all(verdict.is_met for verdict in self.verdicts)
 
 
+@dataclass(frozen=True, slots=True)
+class NotRun:
+    """A scenario that cannot be run here."""
+
+    scenario: Scenario
+    lacks: str
+
+
 def run(scenario: Scenario, scale: Scale, seed: int, directory: Path, redis: str) -> Report:
     """Start a service in ``directory`` with the redis-server at ``redis``, and attack it.
 
@@ -39,7 +47,10 @@ def run(scenario: Scenario, scale: Scale, seed: int, directory: Path, redis: str
     """
     env = settings(scale, scenario.settings(scale))
     with (
-        running(directory, redis, workers=scale.workers, redis_args=EVENTS, **env) as stack,
+        scenario.place(directory) as place,
+        running(
+            directory, redis, workers=scale.workers, redis_args=EVENTS, place=place, **env
+        ) as stack,
         _logs_of_a_failure(stack),
     ):
         arena = _arena(stack, scale, random.Random(f"{seed}/{scenario.name}"))

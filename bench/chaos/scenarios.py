@@ -4,10 +4,11 @@ import os
 import signal
 import time
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.system.stack import Program
+from tests.system.stack import Place, Program
 
 from bench.chaos.accounts import goodput_per_s, percentile_ms
 from bench.chaos.arena import BATCH_SIZE, Arena, Scale
@@ -41,6 +42,12 @@ class Scenario:
     settings: Callable[[Scale], Mapping[str, str]] = field(default=lambda scale: {})
     may_end: frozenset[str] = frozenset()
     """Other outcomes of a request that this attack makes unavoidable."""
+    place: Callable[[Path], AbstractContextManager[Place]] = field(
+        default=lambda directory: nullcontext(Place())
+    )
+    """Makes what the service stands on; given the directory that the stack will write to."""
+    lacks: Callable[[], str] = field(default=lambda: "")
+    """Says which right or program this attack needs and does not have here; nothing if none."""
 
 
 def load_at(arena: Arena, share: float = LOAD_SHARE, *more: str) -> Shape:
@@ -314,4 +321,3 @@ SCENARIOS = (
         proof="poison pictures answered 422",
     ),
 )
-BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from bench.chaos.arena import BATCH_MS, BATCH_SIZE, IMAGE_MS, Scale
-from bench.chaos.run import Report
-from bench.chaos.scenarios import LOAD_SHARE
+from bench.chaos.run import NotRun, Report
+from bench.chaos.scenarios import LOAD_SHARE, Scenario
 from bench.report import Section, number, percent
 
 
@@ -19,22 +19,22 @@ def method(scale: Scale) -> str:
     )
 
 
-def guarantees(reports: Sequence[Report]) -> str:
+def guarantees(reports: Sequence[Report], not_run: Sequence[NotRun] = ()) -> str:
     """Return each guarantee, what attacks it and what came of it."""
     lines = [
         "| guarantee | attack | `make chaos ARGS=` | what happened | |",
         "| --- | --- | --- | --- | --- |",
     ]
     for report in reports:
-        cells = (
-            report.scenario.guarantee,
-            report.scenario.does,
-            f"`{report.scenario.name}`",
-            _happened(report),
-            "held" if report.holds else f"**missed**: {_missed(report)}",
-        )
-        lines.append(f"| {' | '.join(cells)} |")
+        end = "held" if report.holds else f"**missed**: {_missed(report)}"
+        lines.append(_line(report.scenario, _happened(report), end))
+    lines += [_line(each.scenario, f"it needs {each.lacks}", "**not run**") for each in not_run]
     return "\n".join(["### Guarantees", "", *lines])
+
+
+def _line(scenario: Scenario, happened: str, end: str) -> str:
+    cells = (scenario.guarantee, scenario.does, f"`{scenario.name}`", happened, end)
+    return f"| {' | '.join(cells)} |"
 
 
 def _happened(report: Report) -> str:

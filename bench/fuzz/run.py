@@ -162,5 +162,5 @@ class Fuzz:
 def fuzzing(directory: Path, redis: str) -> Iterator[Fuzz]:
     """Start a service with the hook inside; what the fuzz finds is written to ``directory``."""
     env = {**_SETTINGS, "PYTHONPATH": f"{HOOK}:{SOURCE}", "FUZZ_FOLDER": str(directory)}
-    with running(directory, redis, workers=1, redis_args=(), **env) as stack:
+    with running(directory, redis, workers=1, redis_args=(), place=None, **env) as stack:
         yield Fuzz(stack, directory)

@@ -24,7 +24,14 @@ def make_stack(tmp_path: Path, redis_program: str) -> Iterator[MakeStack]:
         def make(*, workers: int = 1, redis_args: tuple[str, ...] = (), **env: str) -> Stack:
             directory = tmp_path / f"stack-{len(stacks)}"
             return started.enter_context(
-                running(directory, redis_program, workers=workers, redis_args=redis_args, **env)
+                running(
+                    directory,
+                    redis_program,
+                    workers=workers,
+                    redis_args=redis_args,
+                    place=None,
+                    **env,
+                )
             )
 
         yield make

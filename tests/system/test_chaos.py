@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from bench.chaos.arena import QUICK, Arena
 from bench.chaos.run import run
-from bench.chaos.scenarios import SCENARIOS, Scenario, load_at
+from bench.chaos.scenarios import Scenario, load_at
+from bench.chaos.surroundings import ALL
 from bench.report import Verdict
 
 SEED = 1
@@ -19,10 +20,12 @@ def is_about_time(verdict: Verdict) -> bool:
     return "goodput" in verdict.target or "within" in verdict.target
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+@pytest.mark.parametrize("scenario", ALL, ids=lambda scenario: scenario.name)
 def test_no_request_is_lost_doubled_or_wrong(
     scenario: Scenario, tmp_path: Path, redis_program: str
 ) -> None:
+    if lacks := scenario.lacks():
+        pytest.skip(f"it needs {lacks}")
     report = run(scenario, QUICK, SEED, tmp_path / "stack", redis_program)
     missed = [each for each in report.verdicts if not each.is_met and not is_about_time(each)]
     assert missed == [], (report.account, report.done)

@@ -1,6 +1,7 @@
 """The accounts of a fault test: nothing may be lost, doubled or wrong without being seen."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from bench.chaos.accounts import (
 from bench.chaos.arena import QUICK
 from bench.chaos.load import Record
 from bench.chaos.run import Report, demands
-from bench.chaos.scenarios import BY_NAME, SCENARIOS
+from bench.chaos.surroundings import ALL, BY_NAME
 from bench.chaos.tables import guarantees, numbers
 from bench.chaos.witness import EVENTS, Ledger, Witness
 from tests.redis_server import RedisServer, eventually, running
@@ -249,8 +250,20 @@ def test_more_resets_than_slots_are_a_miss() -> None:
 
 def test_an_attack_that_did_nothing_is_a_miss() -> None:
     seen = account(evidence(record("good")))
-    for scenario in SCENARIOS:
+    for scenario in ALL:
         assert not all(each.is_met for each in demands(scenario, QUICK, seen, {}))
+
+
+def test_an_attack_that_lacks_a_right_is_told_and_fails_only_a_run_that_must_be_whole(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lacking = replace(BY_NAME["partition"], lacks=lambda: "the right to do it")
+    monkeypatch.setitem(BY_NAME, "partition", lacking)
+    assert main(["partition"]) == 0
+    said = capsys.readouterr()
+    assert "| `partition` | it needs the right to do it | **not run** |" in said.out
+    assert "not run: it needs the right to do it" in said.err
+    assert main(["partition", "--all-must-run"]) == 1
 
 
 def test_the_numbers_are_those_of_the_account() -> None:
