@@ -111,6 +111,22 @@ def test_a_lost_lease_is_reported_once_and_not_renewed_again(
     assert caplog.text.count("lost the lease") == 1
 
 
+def test_a_batch_that_is_being_finished_is_neither_lost_nor_hanging(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    waits, done = bench.claimed(), bench.claimed()
+    for token in (waits, done):
+        bench.keeper.ending(token)
+    bench.keeper.patience_s = 0.0
+    bench.queue.release(done, ["job-2"])  # Carried out, but its reply does not come.
+    bench.wait_for_renewals(6)
+
+    assert bench.in_flight() == 1
+    assert not caplog.records
+    bench.keeper.drop(waits)
+    assert not bench.keeper._ending
+
+
 def test_a_batch_that_hangs_loses_its_jobs(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
     bench.claimed()
     bench.wait_for_renewals()

@@ -189,6 +189,7 @@ class LeaseKeeper:
         self._store = store
         self._lease_ms = lease_ms
         self._held: dict[str, tuple[Sequence[str], float]] = {}
+        self._ending: set[str] = set()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
 
@@ -206,8 +207,16 @@ class LeaseKeeper:
         """Renew from now on. A second call, when the model starts, restarts the patience."""
         self._held[token] = ids, time.monotonic()
 
+    def ending(self, token: str) -> None:
+        """Renew without a word: its end is being stored, and the reply to that says how it went.
+
+        It may have ended already though its holder does not know, as the reply was lost.
+        """
+        self._ending.add(token)
+
     def drop(self, token: str) -> None:
         self._held.pop(token, None)
+        self._ending.discard(token)
 
     def _run(self) -> None:
         while not self._stopped.wait(self._lease_ms / 3000):
@@ -219,13 +228,14 @@ class LeaseKeeper:
                     log.critical("bug while renewing a lease", exc_info=True)
 
     def _renew(self, token: str, ids: Sequence[str], since: float) -> None:
-        if time.monotonic() - since > self.patience_s:
+        if time.monotonic() - since > self.patience_s and token not in self._ending:
             log.error("a batch of %d hangs: its jobs go to another worker", len(ids))
             self.drop(token)
             return
         try:
             if self._store.extend(token, ids, self._lease_ms) == 0 and token in self._held:
-                log.warning("lost the lease of a batch of %d", len(ids))
+                if token not in self._ending:
+                    log.warning("lost the lease of a batch of %d", len(ids))
                 self.drop(token)
         except QueueError as error:
             # The main loop reports the outage; leases may survive it.
@@ -270,6 +280,7 @@ class Batch:
         Returns per job whether its lease was still held; None where the time after SIGTERM was
         over before Redis answered.
         """
+        self.consumer.leases.ending(self.token)
         kept = self.consumer.persist(
             lambda: self.consumer.store.finish(
                 self.token, finished, batches=batches, busy_ms=busy_ms
@@ -280,6 +291,7 @@ class Batch:
 
     def release(self) -> None:
         """Give all jobs back to the head of the queue, unstarted."""
+        self.consumer.leases.ending(self.token)
         self.consumer.persist(lambda: self.consumer.store.release(self.token, self.ids))
         self.consumer.leases.drop(self.token)
 
