@@ -266,6 +266,10 @@ class Stack:
     def leased(self) -> int:
         return int(self.db.zcard(self.keys.leases))
 
+    def worker_infos(self) -> list[bytes]:
+        """Return what each worker's last heartbeat says, JSON."""
+        return cast(list[bytes], self.db.hvals(self.keys.workers_info))
+
     def stats(self) -> dict[str, int]:
         pairs = cast(dict[bytes, bytes], self.db.hgetall(self.keys.stats))
         return {name.decode(): int(value) for name, value in pairs.items()}

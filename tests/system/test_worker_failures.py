@@ -1,6 +1,7 @@
 """Workers that share a queue, are killed, crash and freeze: every job is answered exactly once."""
 
 import signal
+import time
 from collections import Counter
 from functools import partial
 
@@ -161,6 +162,28 @@ def test_a_stopped_worker_finishes_its_batch_and_gives_the_next_one_back_at_once
     assert not any(line["solo"] for line in other.batches())
     assert stack.db.zcard(stack.keys.workers) == 1
     assert stack.keys_without_expiry() == []
+
+
+def test_a_batch_that_outlasts_the_time_to_stop_is_answered_by_its_worker(
+    make_stack: MakeStack,
+) -> None:
+    stack = make_stack(workers=2, LEASE_S="60", SHUTDOWN_S="1", **ONE_AT_A_TIME)
+    pictures = samples(4)
+    pause_all(stack)
+    with in_background([partial(stack.http.predict, p.data) for p in pictures]) as futures:
+        leaver = caught_in_the_middle(stack)
+        leaver.resume()
+        leaver.send(signal.SIGTERM)
+        stack.wait_for(lambda: b'"stopping"' in b"".join(stack.worker_infos()), "it has noticed")
+        leaver.pause()
+        time.sleep(1.1)  # Longer than SHUTDOWN_S.
+        leaver.resume()
+        assert leaver.wait() == 0
+    assert_labels([future.result() for future in futures], pictures)
+    (batch,) = leaver.batches()
+    assert (batch["jobs"], batch["late"]) == (1, 0)
+    assert leaver.lines("gave 1 jobs back")
+    assert stack.idle()
 
 
 def test_an_idle_worker_stops_when_told(make_stack: MakeStack) -> None:
