@@ -168,8 +168,9 @@ class Connection:
         with silent_timeout(LINGER_S), suppress(Ended), waits.lingering():
             try:
                 self._socket.shutdown(SHUT_WR)
-                while seen < LINGER_BYTES and (data := self._receive(65_536)):
-                    seen += len(data)
+                # Only the count: a client that stops would have what came last kept in memory.
+                while seen < LINGER_BYTES and (count := len(self._receive(65_536))):
+                    seen += count
             except OSError:
                 log.debug("the client closed first")
 

@@ -287,9 +287,12 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer a request that did not reach the application."""
+        error = as_request_error(exc)
+        exc.__traceback__ = None  # It keeps what was received of the head in memory.
+        client.end()
         try:
             client.drop_held()
-            client.sendall(raw_response(as_request_error(exc), more=self._cors_headers(req)))
+            client.sendall(raw_response(error, more=self._cors_headers(req)))
         except OSError:
             log.debug("the client did not wait for its error: %s", exc)
             return
