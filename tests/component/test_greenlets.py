@@ -190,3 +190,40 @@ def test_outside_a_server_deadlines_never_end() -> None:
 def test_an_upload_that_breaks_off_is_a_bad_request() -> None:
     with pytest.raises(BadRequest, match="breaks off"), upload_deadline(1):
         raise ConnectionResetError
+
+
+ALWAYS_READY = """
+from gevent import monkey
+monkey.patch_all()
+import json, time
+import gevent
+from imageserve.web.connection import Connection, HeadMemory
+
+class Sender:
+    \"\"\"A client that always has more to send.\"\"\"
+    _sock = property(lambda self: self)
+    def recv(self, size):
+        return b"x"
+
+turns = []
+def other():
+    while True:
+        turns.append(1)
+        gevent.sleep(0.001)
+
+def served():
+    connection = Connection(Sender(), HeadMemory(), 10**9)
+    with gevent.Timeout(0.2, False):
+        end = time.monotonic() + 10
+        while time.monotonic() < end:
+            connection.recv(1)
+        return "nobody else had a turn"
+    return "ended by its deadline"
+
+gevent.spawn(other)
+print(json.dumps([gevent.spawn(served).get(), len(turns) > 3]))
+"""
+
+
+def test_a_client_that_never_pauses_is_ended_by_its_deadline_and_others_are_served() -> None:
+    assert printed(ALWAYS_READY) == ["ended by its deadline", True]

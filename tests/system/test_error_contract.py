@@ -335,6 +335,8 @@ def test_a_caller_without_a_key_is_refused_where_keys_are_switched_on(
     good = http.predict(GOOD, Authorization="Bearer fedcba9876543210")
     assert good.labels[0] == sample(1).label
     assert http.get("/healthz").status == 200
+    with http.open(post_head(len(GOOD), "Expect: 100-continue")) as connection:
+        assert connection.recv(13) == b"HTTP/1.1 401 ", "it is not asked for its body"
 
 
 # -- refusals and time-outs ---------------------------------------------------------------------

@@ -17,7 +17,15 @@ from imageserve.errors import (
     TooManyImages,
     TransferEncodingRefused,
 )
-from imageserve.web.upload import CHUNK_BYTES, Upload, UploadLimits, UploadMemory, UploadReader
+from imageserve.web.greenlets import Turn
+from imageserve.web.upload import (
+    CHUNK_BYTES,
+    FORM_BYTES,
+    Upload,
+    UploadLimits,
+    UploadMemory,
+    UploadReader,
+)
 
 LIMITS = UploadLimits(max_body_bytes=2_000, max_image_bytes=300, max_images=3, timeout_s=9.0)
 BOUNDARY = "----wall"
@@ -289,6 +297,18 @@ def test_a_file_name_may_be_in_any_character_set(charset: str) -> None:
         return
 
     assert read(body, FORM_TYPE).pictures == (b"one",)
+
+
+def test_a_form_gives_others_their_turn_every_few_kilobytes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    turns: list[Turn] = []
+    monkeypatch.setattr(Turn, "give", turns.append)
+    limits = UploadLimits(2**20, 2**20, 1, 9.0)
+
+    Bench(limits, 2**20).read(form(part(bytes(10 * FORM_BYTES))), FORM_TYPE)
+
+    assert len(turns) >= 10
 
 
 def test_an_error_of_a_form_does_not_quote_it() -> None:
