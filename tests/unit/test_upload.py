@@ -302,8 +302,12 @@ def test_a_file_name_may_be_in_any_character_set(charset: str) -> None:
 def test_a_form_gives_others_their_turn_every_few_kilobytes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    turns: list[Turn] = []
-    monkeypatch.setattr(Turn, "give", turns.append)
+    turns = []
+
+    def give(turn: Turn) -> None:
+        turns.append(turn)
+
+    monkeypatch.setattr(Turn, "give", give)
     limits = UploadLimits(2**20, 2**20, 1, 9.0)
 
     Bench(limits, 2**20).read(form(part(bytes(10 * FORM_BYTES))), FORM_TYPE)
