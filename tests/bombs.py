@@ -40,9 +40,9 @@ def jpeg_of_segments(marker: int, content: bytes, count: int = MOST_BYTES) -> by
     return good[:2] + segment * min(count, (MOST_BYTES - len(good)) // len(segment)) + good[2:]
 
 
-def jpeg_of_fill_bytes(code: int = 0xFF) -> bytes:
+def jpeg_behind(junk: bytes) -> bytes:
     good = jpeg(40, 30)
-    return good[:2] + b"\xff" + bytes([code]) * (MOST_BYTES - len(good)) + good[2:]
+    return good[:2] + junk + good[2:]
 
 
 def jpeg_of_scans(side: int, scans: int) -> bytes:
@@ -157,8 +157,8 @@ HEADERS: dict[str, Callable[[], bytes]] = {
     "JPEG of tables": partial(jpeg_of_segments, 0xDB, (b"\0" + bytes(range(1, 65))) * 1_000),
     "JPEG of comments": partial(jpeg_of_segments, 0xFE, b""),
     "JPEG of EXIF": partial(jpeg_of_segments, 0xE1, b"Exif\0\0xxxx"),
-    "JPEG of fill bytes": jpeg_of_fill_bytes,
-    "JPEG of stuffed bytes": partial(jpeg_of_segments, 0xFF, b"\0" * 60_000),
+    "JPEG of fill bytes": lambda: jpeg_behind(b"\xff" * 980_000),
+    "JPEG of stuffed bytes": lambda: jpeg_behind(b"\xff\0" * 490_000),
     "GIF of comments": gif_of_comments,
     "WebP of frames": webp_of_frames,
     "WebP of nothing": lambda: _riff(b"abcd\0\0\0\0" * 120_000),

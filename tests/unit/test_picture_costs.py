@@ -154,21 +154,21 @@ def _grey_of_16_bits(width: int, height: int) -> bytes:
 
 
 MEMORY: dict[str, Callable[[], bytes]] = {
-    "JPEG": lambda: encoded(photo(2500, 2000), "JPEG"),
-    "turned JPEG": lambda: _turned(photo(2500, 2000), "JPEG"),
-    "progressive JPEG": lambda: encoded(photo(2500, 2000), "JPEG", progressive=True),
-    "CMYK JPEG": lambda: encoded(photo(2500, 2000, mode="CMYK"), "JPEG", progressive=True),
-    "PNG with alpha": lambda: _turned(photo(2500, 2000, mode="RGBA"), "PNG", compress_level=1),
-    "palette PNG": lambda: _turned(photo(2500, 2000, mode="L").convert("P"), "PNG"),
-    "PNG of 16 bits": lambda: _grey_of_16_bits(2500, 2000),
-    "WebP": lambda: encoded(photo(2500, 2000), "WEBP", method=0),
-    "WebP with alpha": lambda: _turned(photo(2500, 2000, mode="RGBA"), "WEBP", method=0),
+    "JPEG": lambda: encoded(photo(2000, 1500), "JPEG"),
+    "turned JPEG": lambda: _turned(photo(2000, 1500), "JPEG"),
+    "progressive JPEG": lambda: encoded(photo(2000, 1500), "JPEG", progressive=True),
+    "CMYK JPEG": lambda: encoded(photo(2000, 1500, mode="CMYK"), "JPEG", progressive=True),
+    "PNG with alpha": lambda: _turned(photo(2000, 1500, mode="RGBA"), "PNG", compress_level=1),
+    "palette PNG": lambda: _turned(photo(2000, 1500, mode="L").convert("P"), "PNG"),
+    "PNG of 16 bits": lambda: _grey_of_16_bits(2000, 1500),
+    "WebP": lambda: encoded(photo(2000, 1500), "WEBP", method=0),
+    "WebP with alpha": lambda: _turned(photo(2000, 1500, mode="RGBA"), "WEBP", method=0),
     "lossless WebP": lambda: encoded(
-        photo(2500, 2000, mode="RGBA"), "WEBP", lossless=True, method=0, quality=0
+        photo(2000, 1500, mode="RGBA"), "WEBP", lossless=True, method=0, quality=0
     ),
-    "GIF": lambda: encoded(photo(2500, 2000, mode="L").convert("P"), "GIF", transparency=3),
+    "GIF": lambda: encoded(photo(2000, 1500, mode="L").convert("P"), "GIF", transparency=3),
     "BMP": lambda: encoded(photo(1800, 1800), "BMP"),
-    "BMP of runs": lambda: bmp_of_runs(2500, 2000, b"\0\1"),
+    "BMP of runs": lambda: bmp_of_runs(2000, 1500, b"\0\1"),
     "tall": lambda: encoded(Image.new("RGB", (70, 60_000)), "PNG"),
 }
 

@@ -7,6 +7,7 @@ holds. It does no I/O, reads no settings and does not scale numbers for the mode
 The bytes come from anyone. For any bytes the result is pixels or a ``RequestError``.
 """
 
+from imageserve.decoding.header import too_much_memory
 from imageserve.decoding.picture import Cost, DecodingPolicy, Picture, decode, open_picture
 
-__all__ = ["Cost", "DecodingPolicy", "Picture", "decode", "open_picture"]
+__all__ = ["Cost", "DecodingPolicy", "Picture", "decode", "open_picture", "too_much_memory"]

@@ -14,11 +14,11 @@ from PIL.WebPImagePlugin import WebPImageFile
 
 from imageserve.decoding.bmp_header import read_bmp
 from imageserve.decoding.gif_header import read_gif
-from imageserve.decoding.header import Header, corrupt, truncated
+from imageserve.decoding.header import Header, corrupt, too_much_memory, truncated
 from imageserve.decoding.jpeg_header import read_jpeg
 from imageserve.decoding.png_header import read_png
 from imageserve.decoding.webp_header import read_webp
-from imageserve.errors import ImageTooLarge, RequestError
+from imageserve.errors import RequestError
 
 # The formats that can be decoded, and others that are only recognised, for the error message.
 _SIGNATURES = re.compile(
@@ -117,7 +117,7 @@ def format_errors(kind: str, is_cut: Callable[[], bool]) -> Iterator[None]:
     except RequestError:
         raise
     except MemoryError as error:
-        raise ImageTooLarge("decoding the picture takes more memory than allowed") from error
+        raise too_much_memory() from error
     # Pillow raises nearly anything: SyntaxError, struct.error, ...
     except Exception as error:
         if is_cut() or "truncated" in str(error).lower():

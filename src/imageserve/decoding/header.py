@@ -67,5 +67,9 @@ def corrupt(kind: str) -> CorruptImage:
     return CorruptImage(f"the bytes begin like a {name_of(kind)} and cannot be decoded")
 
 
+def too_much_memory() -> ImageTooLarge:
+    return ImageTooLarge("decoding the picture takes more memory than it may")
+
+
 def too_many_pieces(kind: str, pieces: str) -> ImageTooLarge:
     return ImageTooLarge(f"the {name_of(kind)} has more than {MOST_PIECES} {pieces}")

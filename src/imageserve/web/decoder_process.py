@@ -6,6 +6,8 @@ processor time and memory, which the kernel enforces. It ends when the web proce
 socket is closed then, and a picture that is being decoded has a time limit.
 """
 
+import ctypes
+import errno
 import json
 import os
 import resource
@@ -18,8 +20,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from imageserve.config.choices import INTERPOLATIONS
-from imageserve.decoding import DecodingPolicy, decode
-from imageserve.errors import RequestError
+from imageserve.decoding import DecodingPolicy, decode, too_much_memory
+from imageserve.errors import CorruptImage, RequestError
 
 REPLY = struct.Struct("<BI")
 """A reply's head: 1 for pixels or 0 for an error, and how many bytes follow."""
@@ -94,12 +96,28 @@ def _next_answer(file: BinaryIO, policy: DecodingPolicy) -> tuple[bool, bytes]:
     data = _read(file, length)
     _limit(processor_s, seconds)
     _limit_memory(memory_bytes)
+    errno_of_c = _errno_of_c()
+    errno_of_c.value = 0
     try:
         return True, decode(data, (height, width), INTERPOLATIONS[number], policy)
-    except RequestError as error:
+    except RequestError as raised:
+        error = raised
+        # libwebp calls everything invalid, a lack of memory too. It stays in errno.
+        if isinstance(error, CorruptImage) and errno_of_c.value == errno.ENOMEM:
+            error = too_much_memory()
         return False, json.dumps([type(error).__name__, error.message]).encode()
     finally:
         _limit(0, 0)
+
+
+def _errno_of_c() -> ctypes.c_int:
+    """Return the variable in which the C library notes its last error."""
+    try:
+        address_of = ctypes.CDLL(None).__errno_location
+    except AttributeError:  # Not on Linux.
+        return ctypes.c_int()
+    address_of.restype = ctypes.c_void_p
+    return ctypes.c_int.from_address(address_of())
 
 
 def _limit(processor_s: float, seconds: float) -> None:
