@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
@@ -19,7 +20,7 @@ from tests.pictures import encoded, jpeg, photo
 from tests.redis_server import eventually
 
 from imageserve.decoding import Cost, DecodingPolicy, decode, open_picture, too_much_memory
-from imageserve.errors import Busy, ImageTooLarge, NotAnImage, RequestError, TimedOut
+from imageserve.errors import Busy, CorruptImage, ImageTooLarge, NotAnImage, RequestError, TimedOut
 from imageserve.web.decoder_process import Task
 from imageserve.web.decoders import QUICK_S, Decoders
 from imageserve.web.greenlets import Wait
@@ -198,6 +199,30 @@ def test_a_picture_whose_decoder_is_killed_twice_is_refused(decoders: Decoders) 
     assert isinstance(future.result(), Busy)
     assert future.result().retry_after_s == 1
     assert len(run(decoders, PHOTO)) == 64 * 48 * 3
+
+
+def test_a_picture_that_makes_its_decoders_crash_is_refused(decoders: Decoders) -> None:
+    with ThreadPoolExecutor() as pool:
+        future = pool.submit(raised, lambda: run(decoders, LONG))
+        for _ in range(2):
+            pid = only_child()
+            eventually(lambda: processor_s(pid) > 0.2, "it decodes")  # noqa: B023
+            os.kill(pid, signal.SIGSEGV)
+            eventually(lambda: pid not in children(), "it is gone")  # noqa: B023
+    assert isinstance(future.result(), CorruptImage)
+
+
+def test_without_a_decoder_that_works_pictures_are_refused_for_now(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for program in ("/bin/false", "/nowhere"):
+        monkeypatch.setattr("imageserve.web.decoder.sys", SimpleNamespace(executable=program))
+        decoders = Decoders(POLICY, processor_s=5)
+        error = raised(lambda: run(decoders, PHOTO))  # noqa: B023
+        assert (error.status, error.code, error.retry_after_s) == (503, "busy", 1)
+        monkeypatch.undo()
+        assert len(run(decoders, PHOTO)) == 64 * 48 * 3
+        decoders.end()
 
 
 # -- the lines -----------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 """A web process's side of one decoder process: starts it, hands it pictures, ends it."""
 
 import json
+import math
 import os
 import signal
 import socket
@@ -40,6 +41,7 @@ _KEPT_PREFIXES = ("PYTHON", "LC_", "LD_", "MALLOC_")
 ORPHAN_S = 1.0
 """A decoder whose web process is gone ends this long after the deadline of its picture."""
 _REAPING_S = 0.005
+_MOST_ERROR_BYTES = 10_000
 
 
 class DecoderDied(Exception):
@@ -96,6 +98,8 @@ class Decoder:
             self._connection.sendall(task.head(processor_s, left_s + ORPHAN_S))
             self._connection.sendall(task.data)
             is_good, length = REPLY.unpack(self._received(REPLY.size, deadline))
+            if length > max(3 * math.prod(task.size), _MOST_ERROR_BYTES):
+                raise EOFError  # A decoder that a picture has taken over cannot fill this process.
             content = self._received(length, deadline)
         except TimeoutError as error:
             raise TimedOut("decoding took all the time there was") from error

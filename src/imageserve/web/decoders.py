@@ -131,8 +131,9 @@ class _Lane:
                 if isinstance(error, TimedOut) or not isinstance(error, RequestError):
                     self.replace("deadline")
                 raise
-        if number == signal.SIGKILL:  # By the kernel, which is out of memory, or by a person.
-            raise Busy("the decoder was killed twice", retry_after_s=1)
+        # By the kernel, which is out of memory, or by a person; 0: it could not work at all.
+        if number in (signal.SIGKILL, 0):
+            raise Busy("the decoder ended twice, not by this picture", retry_after_s=1)
         raise CorruptImage("the picture makes its decoder fail")
 
     def end(self) -> None:
