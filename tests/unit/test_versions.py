@@ -9,7 +9,7 @@ import pytest
 from imageserve.errors import ModelLoadError
 from imageserve.models.entries import ModelEntry
 from imageserve.queue.wire import DesiredVersion
-from imageserve.worker.versions import Versions, fingerprint_of
+from imageserve.worker.versions import MOST_FILES, Versions, fingerprint_of
 
 V2 = DesiredVersion("shapes", "v2", 7)
 UNREADABLE = Path("/", "x" * 300)
@@ -195,6 +195,18 @@ def test_without_an_imageserve_yaml_every_change_is_announced(tmp_path: Path) ->
     _write_over(folder)
 
     assert versions.find(None).is_announced(before)
+
+
+def test_labels_among_more_parts_of_weights_than_are_looked_at_count(tmp_path: Path) -> None:
+    folder = a_folder(tmp_path / "shapes")
+    for number in range(MOST_FILES):
+        (folder / f"a{number}").touch()
+    before = fingerprint_of([folder])
+
+    (folder / "labels.txt").write_text("square\n")
+
+    assert len(before) == MOST_FILES
+    assert fingerprint_of([folder]) != before
 
 
 def test_a_link_that_leads_elsewhere_is_a_change(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from imageserve.models.catalog import is_model_path
 from imageserve.models.comparison import agreement, as_pictures, drawn_pictures, scores_of
 from imageserve.models.entries import engine_of, worker_entry
 from imageserve.models.files import file_errors
-from imageserve.models.foreign import reason_of
+from imageserve.models.foreign import foreign, reason_of
 from imageserve.models.model import Pictures, Probabilities, ScoringModel, check_scores
 from imageserve.models.runtimes import RUNTIMES, SOURCE_RUNTIME
 from imageserve.worker.runner import Runner
@@ -44,7 +44,7 @@ def _loaded(settings: Settings) -> ScoringModel:
     _say("model", f"{model.name}, version {model.version}")
     _say("engine", RUNTIMES[model.runtime].describe(engine_of(settings)))
     _say("takes", f"pictures of {height}x{width} (height x width){_for_the_web(settings)}")
-    _say("labels", f"{model.classes}: {', '.join(model.labels[:4])}, ...")
+    _say("labels", f"{model.classes}: {foreign(', '.join(model.labels[:4]))}, ...")
     _say("loaded", f"in {time.monotonic() - began:.1f} s")
     return model
 

@@ -26,6 +26,8 @@ FileState = tuple[str, int, int, int, int]
 """Changes when the file is replaced: path, device, inode, bytes, mtime in ns."""
 Fingerprint = tuple[FileState, ...]
 
+_NAMED = (".keras", ".onnx", ".txt", ".json", ".yaml")
+
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
@@ -171,7 +173,13 @@ def _walk(folder: Path) -> Iterator[Path]:
     for parent, folders, files in os.walk(folder):
         # Kubernetes keeps the files of a ConfigMap in hidden folders, and shows links to them.
         folders[:] = sorted(name for name in folders if not name.startswith("."))
-        yield from (Path(parent, name) for name in sorted(files) if not name.startswith("."))
+        shown = (name for name in files if not name.startswith("."))
+        yield from (Path(parent, name) for name in sorted(shown, key=_rank))
+
+
+def _rank(name: str) -> tuple[bool, str]:
+    """Put what a model folder names before parts of weights, of which there may be too many."""
+    return Path(name).suffix not in _NAMED, name
 
 
 def _stat(file: Path) -> FileState:
