@@ -2,6 +2,7 @@
 
 import os
 import resource
+import socket
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,15 @@ import pytest
 from imageserve import metrics
 from imageserve.config.settings import Settings
 from imageserve.web.lifecycle import DrainFlag
-from imageserve.web.server import Logger, WebServer, Worker, allowed_connections
+from imageserve.web.line import DecodeLine
+from imageserve.web.server import (
+    ACCEPTED_AT_ONCE,
+    Listener,
+    Logger,
+    WebServer,
+    Worker,
+    allowed_connections,
+)
 
 
 class Arbiter:
@@ -42,6 +51,16 @@ def test_it_is_configured_by_the_settings() -> None:
     assert (found.worker_class, found.logger_class) == (Worker, Logger)
     assert found.accesslog is None
     assert found.control_socket_disable
+
+
+def test_a_process_that_decodes_accepts_several_connections_in_a_turn() -> None:
+    line = DecodeLine()
+    with socket.create_server(("127.0.0.1", 0)) as bound:
+        listener = Listener(line, bound, handle=print)
+        listener.max_accept = 7  # gunicorn sets a constant.
+        assert listener.max_accept == 1
+        line._busy = True
+        assert listener.max_accept == ACCEPTED_AT_ONCE
 
 
 def test_gunicorns_own_variables_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -319,8 +319,11 @@ def test_connections_are_taken_while_pictures_are_decoded_one_by_one(
         assert decoded(stack) == 0
         for upload in uploads:
             upload.sendall(picture[-1:])
-        # It came while one picture was decoded, and did not wait for the others.
-        assert decoded(stack) < 10
+        # They came while one picture was decoded, and waited neither for the others nor, one by
+        # one, for a picture each.
+        question = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
+        others = [held.enter_context(stack.http.open(question)) for _ in range(12)]
+        assert max(decoded_in(answer_on(other)) for other in others) < 10
         worker.resume()
         assert [answer_on(upload).status for upload in uploads] == [200] * 20
 
@@ -345,6 +348,8 @@ def test_pictures_that_would_wait_too_long_are_refused_before_they_are_decoded(
         assert good
         assert refused
         assert decoded(stack) - known == len(good), "no refused picture was decoded"
+        late = [line for line in stack.web.lines("request") if line.get("code") == "busy"]
+        assert len(late) < len(refused), "most were refused by their heads, without a line each"
         # The connection is where it should be: its next request is read from its beginning.
         for client, reply in zip(clients, replies, strict=True):
             if reply.status == 503 and reply.headers["connection"] == "keep-alive":
@@ -357,7 +362,11 @@ def test_pictures_that_would_wait_too_long_are_refused_before_they_are_decoded(
 
 def decoded(stack: Stack) -> int:
     """Ask on a new connection how many pictures have been decoded so far."""
-    lines = stack.http.get("/metrics").text.splitlines()
+    return decoded_in(stack.http.get("/metrics"))
+
+
+def decoded_in(metrics: Reply) -> int:
+    lines = metrics.text.splitlines()
     (count,) = (line for line in lines if line.startswith("imageserve_decode_seconds_count "))
     return int(float(count.split()[1]))
 
