@@ -47,7 +47,7 @@ class QueueRefused(QueueError):
     """The queue does not take a job; ``retry_after_s`` says when another try makes sense."""
 
     def __init__(self, reason: str, backlog: int, *, retry_after_s: int) -> None:
-        """``reason``: full, bytes_full, no_room (Redis has none), would_time_out or collision."""
+        """``reason``: the name of an `EnqueueCode`, in small letters."""
         super().__init__(f"{reason}: {backlog} jobs wait or are in work")
         self.reason = reason
         self.backlog = backlog

@@ -12,10 +12,18 @@ from tests.redis_server import PATIENCE_S, QueueMaker, RedisServer, eventually
 from imageserve.errors import QueueUnavailable
 from imageserve.queue import listener as module
 from imageserve.queue.consumer import Lease
-from imageserve.queue.listener import ReplyListener
-from imageserve.queue.producer import Limits, ProducerConfig, connect_producers
+from imageserve.queue.listener import ReplyListener, Ticket
+from imageserve.queue.producer import (
+    FRESH_S,
+    JobRequest,
+    Limits,
+    Producer,
+    ProducerConfig,
+    connect_producers,
+)
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.wire import (
+    LOST,
     UNREADABLE,
     Finished,
     Job,
@@ -300,6 +308,60 @@ def test_it_listens_once_the_stored_results_of_each_queue_are_read(
         "results of first, second are not received yet: not yet"
     ]
     assert not [each for each in caplog.records if each.levelno > logging.INFO]
+
+
+@pytest.mark.parametrize("meanwhile", [0, 1, 9])
+def test_jobs_that_an_emptied_redis_has_lost_are_found_though_no_connection_ends(
+    redis_server: RedisServer,
+    make_queue: QueueMaker,
+    listen: Listen,
+    meanwhile: int,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """``meanwhile``: jobs that are accepted after it, so that the counter says nothing."""
+    now = 1000.0
+    queue = make_queue(redis_server.url, QUEUE)
+    listener = listen(redis_server, queue)
+    tickets = listener.tickets[QUEUE]
+    producer = Producer(queue, tickets, listener.breaker, ProducerConfig(), lambda: now)
+
+    def submitted() -> Ticket:
+        request = JobRequest("m", (1, 1, 3), 5, "trace")
+        return producer.submit(request, b"\0\0\0", 60_000, threading.Event())
+
+    done, *lost = [submitted() for _ in range(4)]
+    work(queue, listener, done.job_id)
+    eventually(lambda: done.result, "the result of the first")
+    producer.look_for_losses()
+    now += 2 * FRESH_S
+    producer.look_for_losses()
+    assert [ticket.result for ticket in lost] == [None] * 3
+    assert "lost jobs" not in caplog.text
+
+    redis_server.client().flushall()
+    kept = [submitted() for _ in range(meanwhile)]
+    now += 2 * FRESH_S
+    producer.look_for_losses()
+
+    assert [each.result for each in lost] == [unread_result(each.job_id, LOST) for each in lost]
+    assert [ticket.result for ticket in kept] == [None] * meanwhile
+    assert caplog.text.count("Redis has lost jobs of image_queue") == 1
+
+
+def test_nothing_is_asked_while_nobody_waits_or_the_node_is_away(
+    redis_server: RedisServer, make_queue: QueueMaker, listen: Listen
+) -> None:
+    queue = make_queue(redis_server.url, QUEUE)
+    listener, client = listen(redis_server, queue), redis_server.client()
+    producer = Producer(queue, listener.tickets[QUEUE], listener.breaker, ProducerConfig())
+    before = client.info("stats")["total_commands_processed"]
+    producer.look_for_losses()
+    ticket = listener.tickets[QUEUE].add("a", threading.Event())
+    producer.look_for_losses()
+    ticket.accepted = True
+    listener.breaker.trip()
+    producer.look_for_losses()
+    assert client.info("stats")["total_commands_processed"] - before == 1
 
 
 @pytest.mark.usefixtures("listen")

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import cast
 
@@ -16,7 +17,7 @@ from imageserve.queue.keys import Keys
 from imageserve.queue.monitor import FirstJobWaiter, Monitor
 from imageserve.queue.producer import Limits
 from imageserve.queue.redis.connection import RedisAccess
-from imageserve.queue.snapshot import Snapshot
+from imageserve.queue.snapshot import Run, Snapshot
 from imageserve.queue.wire import Job, decode_job
 
 HELD = Lease(lease_ms=60_000)
@@ -79,6 +80,13 @@ def test_the_run_stays_the_same_while_redis_remembers(
     runs.append(monitored(monitor, QUEUE).run)
 
     assert len(set(runs)) == 1
+
+
+def test_a_counter_that_fell_is_another_run_though_another_one_has_passed_its_old_value() -> None:
+    run = Run()
+    shot = Snapshot(0, 0, 0, 0, 0, 0, {"accepted": 5, "completed": 4}, (), "server")
+    runs = [run.noted(shot).run, run.noted(replace(shot, stats={"accepted": 9})).run]
+    assert runs == ["server/0", "server/1"]
 
 
 def test_an_emptied_database_is_another_run(

@@ -603,6 +603,23 @@ def test_a_full_queue_asks_to_come_back_when_a_tenth_of_it_is_done(bench: Bench)
     done(waiting)
 
 
+def test_pixels_that_redis_forgot_are_sent_again(bench: Bench) -> None:
+    bench.queue.codes = [EnqueueCode.PIXELS_LOST] * 2
+    request = bench.begin(A)
+    bench.answer_all(1)
+
+    assert labels(done(request)) == [label(A)]
+
+
+def test_a_redis_that_always_forgets_is_not_called_full(bench: Bench) -> None:
+    bench.queue.codes = [EnqueueCode.PIXELS_LOST] * 3
+
+    answer = refusal(bench.predict(A))
+
+    assert isinstance(answer, Busy)
+    assert (answer.message, answer.retry_after_s) == ("Redis lost the picture; send it again", 1)
+
+
 def test_an_id_that_is_taken_is_replaced(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     first, second = uuid.UUID(int=1), uuid.UUID(int=2)
     of_another = Job(first.hex, "m", (8, 8, 3), 1, "their reply", "t", 1000)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import redis
@@ -36,6 +36,7 @@ from imageserve.predictions import Prediction
 from imageserve.queue.consumer import Claim, Consumer, Lease
 from imageserve.queue.keys import Keys
 from imageserve.queue.producer import EnqueueCode, Limits
+from imageserve.queue.redis.queue import ENQUEUE
 from imageserve.queue.snapshot import WebInfo, WorkerInfo
 from imageserve.queue.wire import (
     UNREADABLE,
@@ -771,6 +772,20 @@ def test_web_processes_tell_what_they_could_decode_and_silent_ones_are_removed(
 
     queue.web_leave("two")
     assert queue.snapshot().web == ()
+
+
+def test_pixels_that_were_deleted_before_their_job_came_are_no_lack_of_memory(
+    queue: RedisQueue, client: "redis.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def after_flush(*args: Any) -> Any:
+        """Stand in for a FLUSHALL between the two commands of the pipeline."""
+        call, key, names, arguments = args[0], args[1], args[4], args[5]
+        assert key == KEYS.pixels("a")
+        return ENQUEUE(call, names, arguments)
+
+    monkeypatch.setattr(ENQUEUE, "after_set", after_flush)
+    assert put(queue, "a") == [EnqueueCode.PIXELS_LOST]
+    assert all_keys(client) == set()
 
 
 def test_a_heartbeat_that_cannot_be_read_hides_no_other_worker(

@@ -158,6 +158,22 @@ def test_requests_whose_jobs_redis_has_forgotten_are_queued_once_more(
     assert stack.stats()["accepted"] == stack.stats()["completed"] == 8
 
 
+def has_served(load: Load, many: int) -> bool:
+    return load.count(200) >= many
+
+
+def test_an_emptied_redis_costs_no_request(make_stack: MakeStack) -> None:
+    """No connection ends, so no reconnection tells anyone."""
+    stack = make_stack(workers=2)
+    with Load(stack, 40 * samples(400), clients=12) as load:
+        for turn in range(1, 6):
+            stack.wait_for(partial(has_served, load, 60 * turn), "pictures are served")
+            stack.db.flushall()
+
+    assert load.verdicts().keys() == {(200, "")}
+    assert all(reply.labels[0] == picture.label for picture, reply in load.replies)
+
+
 def test_an_idle_worker_finds_work_again_after_an_outage(make_stack: MakeStack) -> None:
     stack = make_stack()
     (worker,) = stack.workers

@@ -13,8 +13,10 @@ from tests.memory_queue import encode_job
 
 from imageserve.predictions import Prediction
 from imageserve.queue.snapshot import (
+    WebInfo,
     WorkerInfo,
     decode_snapshot,
+    encode_web_info,
     encode_worker_info,
     largest_backlog_in_time,
 )
@@ -381,13 +383,13 @@ WORKER = WorkerInfo("w", "m", (8, 8, 3), 4, {1: 5.0, 4: 10.0}, "ready", "host", 
 
 
 @given(
-    mutated(encode_worker_info(WORKER)),
+    mutated(encode_worker_info(WORKER)) | mutated(encode_web_info(WebInfo("w", 45.0))),
     st.sampled_from([b"7", b"7.5", b"nan", b"inf", b"-inf", b"", b"x"]),
 )
 def test_a_mutated_heartbeat_is_left_out_or_counts_as_a_number(text: str, score: bytes) -> None:
     infos = [b"w", text.encode(), b"sound", encode_worker_info(WORKER).encode()]
     scores = [b"w", score, b"sound", b"7"]
-    shot = decode_snapshot([7, 0, 0, 0, 0, 0, b"", [], scores, infos])
+    shot = decode_snapshot([7, 0, 0, 0, 0, 0, b"", [], scores, infos, scores, infos])
 
     assert shot.workers[-1].id == "sound"
     for worker in shot.workers:
@@ -395,12 +397,13 @@ def test_a_mutated_heartbeat_is_left_out_or_counts_as_a_number(text: str, score:
         assert all(type(each) is str for each in (*told, worker.problem, worker.answered))
         assert shaped(worker.shape)
     assert number(shot.capacity_per_s)
+    assert number(shot.web_capacity_per_s)
     assert largest_backlog_in_time(shot.tables, 3_600_000) > 0
 
 
 @given(mutated(encode_job(JOB)) | texts.map(json.dumps))
 def test_the_age_of_a_mutated_job_is_a_number(text: str) -> None:
-    shot = decode_snapshot([2**53, 1, 0, 0, 0, 0, text.encode(), [], [], []])
+    shot = decode_snapshot([2**53, 1, 0, 0, 0, 0, text.encode(), [], [], [], [], []])
     assert type(shot.oldest_ms) is int
     assert 0 <= shot.oldest_ms <= 2**53
 

@@ -239,7 +239,8 @@ class ReplyListener:
     def _handle(self, message: Mapping[str, Any]) -> None:
         channel = message["channel"].decode() if message["channel"] else ""
         if message["type"] == "subscribe":
-            self._catch_up(self._queues[channel])
+            queue = self._queues[channel]
+            catch_up(queue, self.tickets[queue.name])
             if message["data"] == len(self._queues):  # The number of channels so far.
                 self._note_connected()
         elif message["type"] == "message":
@@ -259,19 +260,19 @@ class ReplyListener:
             log.warning("a message of %d bytes cannot be read: %s", len(text), error)
             self.tickets[queue].deliver(unread_result(error.job_id, UNREADABLE))
 
-    def _catch_up(self, queue: RedisQueue) -> None:
-        """Read the results of one queue that were published while nobody listened.
-
-        A job that Redis accepted and holds no longer is lost: its ticket is told so.
-        """
-        tickets = self.tickets[queue.name]
-        waiting = tickets.open()
-        for result in queue.results([ticket.job_id for ticket in waiting]):
-            if result is not None:
-                tickets.deliver(result)
-        accepted = [t.job_id for t in waiting if t.accepted and t.result is None]
-        for job_id in queue.missing(accepted):
-            tickets.deliver(unread_result(job_id, LOST))
-
     def _set_redis_up(self) -> None:
         metrics.redis_up.set(all(listener.connected for listener in self._peers))
+
+
+def catch_up(queue: RedisQueue, tickets: Tickets) -> None:
+    """Read the results of one queue that were published while nobody listened.
+
+    A job that Redis accepted and holds no longer is lost: its ticket is told so. Raises QueueError.
+    """
+    waiting = tickets.open()
+    for result in queue.results([ticket.job_id for ticket in waiting]):
+        if result is not None:
+            tickets.deliver(result)
+    accepted = [t.job_id for t in waiting if t.accepted and t.result is None]
+    for job_id in queue.missing(accepted):
+        tickets.deliver(unread_result(job_id, LOST))

@@ -6,14 +6,13 @@ not be read is an error and never 0: a zero would take pods away.
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any, cast
 
 from imageserve.errors import QueueError
 from imageserve.queue.fields import amount_of, json_object, text_of
 from imageserve.queue.redis.connection import RedisAccess, by_node, connect, redis_errors
 from imageserve.queue.redis.queue import BLOCK_S, PURGE, SNAPSHOT, RedisQueue
-from imageserve.queue.snapshot import Snapshot, decode_snapshot, texts
+from imageserve.queue.snapshot import Run, Snapshot, decode_snapshot, texts
 
 PURGE_AT_ONCE = 128
 """Jobs that `Monitor.purge` takes from the list per round trip."""
@@ -37,7 +36,7 @@ class Monitor:
         """``connections`` bounds the sockets per queue; further callers wait."""
         self._queues = {name: RedisQueue(access, name, connections=connections) for name in queues}
         self._nodes = [[self._queues[name] for name in group] for group in by_node(access, queues)]
-        self._runs = {name: _Run() for name in queues}
+        self._runs = {name: Run() for name in queues}
 
     def snapshots(self) -> Snapshots:
         """Return the state of each queue, or why it could not be read. Never raises.
@@ -138,21 +137,6 @@ def _dead(text: str) -> dict[str, Any]:
         return {"entry": entry, "reason": reason, "at": int(amount_of(told, "at"))}
     except ValueError as error:
         return {"entry": text, "reason": f"no entry of a dead list: {error}", "at": 0}
-
-
-class _Run:
-    """Notices that a queue was lost although the server is the same: its counters fell."""
-
-    def __init__(self) -> None:
-        self._accepted = 0
-        self._losses = 0
-
-    def noted(self, snapshot: Snapshot) -> Snapshot:
-        """Return the snapshot with a ``run`` that changes with each loss."""
-        accepted = snapshot.stats.get("accepted", 0)
-        self._losses += accepted < self._accepted
-        self._accepted = accepted
-        return replace(snapshot, run=f"{snapshot.run}/{self._losses}")
 
 
 class FirstJobWaiter:

@@ -16,12 +16,13 @@ from enum import IntEnum
 
 from imageserve.errors import QueueError, QueueRefused, QueueUnavailable
 from imageserve.queue.keys import GUARD_MS
-from imageserve.queue.listener import Breaker, ReplyListener, Ticket, Tickets
+from imageserve.queue.listener import Breaker, ReplyListener, Ticket, Tickets, catch_up
 from imageserve.queue.mixture import Mixture
 from imageserve.queue.redis.connection import RedisAccess, by_node
 from imageserve.queue.redis.queue import ENQUEUE, HEARTBEAT, RedisQueue
 from imageserve.queue.snapshot import (
     SILENT_MS,
+    Run,
     Snapshot,
     WebInfo,
     encode_web_info,
@@ -45,7 +46,7 @@ STALE_S = 15.0
 """A snapshot older than this is not used."""
 
 ID_TRIES = 3
-"""Tries to find an unused job id."""
+"""Tries to find an unused job id, or to queue a job whose pixels Redis forgot."""
 
 
 class EnqueueCode(IntEnum):
@@ -60,6 +61,8 @@ class EnqueueCode(IntEnum):
     """Redis is out of memory and refused the pixels."""
     BYTES_FULL = -4
     WOULD_TIME_OUT = -5
+    PIXELS_LOST = -6
+    """Redis took the pixels and had them no more when the job came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +167,7 @@ class AdmissionView:
         self._tried_at = float("-inf")
         self._is_refusing = False
         self._mixture = Mixture(store.name)
+        self._run = Run()
 
     def largest_backlog_in_time(self, timeout_ms: int) -> int:
         """Return how many jobs may be ahead of one with this deadline; 0 for unknown."""
@@ -187,6 +191,11 @@ class AdmissionView:
         self._is_refusing |= refusal is not None
         return refusal
 
+    @property
+    def run(self) -> str:
+        """Changes when Redis may have lost the queue; "" before the first look."""
+        return "" if self._snapshot is None else self._snapshot.run
+
     def expire(self) -> None:
         """Have the next request read the snapshot: the queue is not as the last one says."""
         self._tried_at = float("-inf")
@@ -205,7 +214,7 @@ class AdmissionView:
         now = self._clock()
         if now - self._tried_at > (FRESH_WHILE_REFUSING_S if self._is_refusing else FRESH_S):
             self._tried_at = now
-            self._snapshot = self._store.snapshot()
+            self._snapshot = self._run.noted(self._store.snapshot())
             self._read_at, self._is_refusing = self._clock(), False
             if warning := self._mixture.warning(self._snapshot.live_workers, self._read_at):
                 log.warning("%s", warning)
@@ -250,6 +259,7 @@ class Producer:
         self._tickets = tickets
         self.breaker = breaker
         self._config = config
+        self._known_run = ""
 
     def check_admission(self, job_bytes: int, timeout_ms: int) -> None:
         """Refuse, before its picture is decoded, a job that the queue would not take.
@@ -293,7 +303,7 @@ class Producer:
                     self._tickets.remove(ticket)
             if ticket.accepted:
                 return ticket
-            if admission.code is not EnqueueCode.COLLISION:
+            if admission.code not in (EnqueueCode.COLLISION, EnqueueCode.PIXELS_LOST):
                 self.admission.expire()
                 break
         raise self._refused(admission, limits)
@@ -341,7 +351,7 @@ class Producer:
         elif code is EnqueueCode.NO_ROOM:
             excess = 1
         wait_s = retry_after_s(excess, self.admission.capacity_per_s)
-        if code is EnqueueCode.COLLISION:
+        if code in (EnqueueCode.COLLISION, EnqueueCode.PIXELS_LOST):
             wait_s = 1
         return QueueRefused(code.name.lower(), backlog, retry_after_s=wait_s)
 
@@ -352,6 +362,22 @@ class Producer:
         for ticket, result in zip(still_open, results, strict=True):
             if result is not None:
                 ticket.resolve(result)
+
+    def look_for_losses(self) -> None:
+        """Tell the tickets whose jobs Redis has lost, without an end of any connection.
+
+        A `FLUSHALL` does that. It shows in the counters of the snapshot that admission reads. As
+        they may have passed their old values since, the oldest job is asked for too; only after a
+        loss all are. Raises QueueError.
+        """
+        oldest = next((t.job_id for t in self._tickets.open() if t.accepted), None)
+        if oldest is None or self.breaker.is_open:
+            return
+        self.admission.look()
+        run, self._known_run = self._known_run, self.admission.run
+        if (run and run != self._known_run) or self._store.missing([oldest]):
+            log.error("Redis has lost jobs of %s: their pictures are queued again", self.name)
+            catch_up(self._store, self._tickets)
 
     def cancel(self, tickets: Sequence[Ticket]) -> None:
         """Cancel the jobs of open tickets. Raises QueueError."""
@@ -387,6 +413,22 @@ def connect_producers(
             producers[name] = Producer(
                 stores[name], listener.tickets[name], listener.breaker, config
             )
+        watched = [producers[name] for name in group]
+        threading.Thread(target=_watch, args=(watched,), name="losses", daemon=True).start()
     for listener in listeners:  # Each looks at the others, for the gauge redis_up.
         listener.start()
     return producers
+
+
+def _watch(producers: Sequence[Producer]) -> None:
+    """Look for lost jobs of the queues of one node, as often as admission looks at them."""
+    while True:
+        time.sleep(FRESH_S)
+        for producer in producers:
+            try:
+                producer.look_for_losses()
+            except QueueError as error:
+                log.debug("no look for lost jobs: %s", error)
+            # This loop must never end: a lost job would be found at its deadline only.
+            except Exception:
+                log.critical("bug while looking for lost jobs", exc_info=True)

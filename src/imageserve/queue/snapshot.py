@@ -11,7 +11,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from imageserve.errors import QueueError
@@ -140,6 +140,21 @@ class Snapshot:
     def expected_wait_ms(self) -> int | None:
         """How long a new job waits; None where the capacity is unknown."""
         return round(1000 * self.backlog / self.capacity_per_s) if self.capacity_per_s else None
+
+
+class Run:
+    """Notices that a queue was lost although the server is the same: a counter fell."""
+
+    def __init__(self) -> None:
+        self._stats: Mapping[str, int] = {}
+        self._losses = 0
+
+    def noted(self, snapshot: Snapshot) -> Snapshot:
+        """Return the snapshot with a ``run`` that changes with each loss."""
+        stats = snapshot.stats
+        self._losses += any(stats.get(name, 0) < count for name, count in self._stats.items())
+        self._stats = stats
+        return replace(snapshot, run=f"{snapshot.run}/{self._losses}")
 
 
 # -- capacity -----------------------------------------------------------------------------------

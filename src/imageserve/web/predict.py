@@ -358,6 +358,8 @@ def _not_admitted(refusal: QueueRefused) -> RequestError:
         return WouldTimeOut(message, retry_after_s=wait_s)
     if refusal.reason == "collision":
         return Busy("no free job id was found", retry_after_s=wait_s)
+    if refusal.reason == "pixels_lost":
+        return Busy("Redis lost the picture; send it again", retry_after_s=wait_s)
     if refusal.reason == "no_room":
         return QueueFull("Redis is out of memory", retry_after_s=wait_s)
     return QueueFull(f"{backlog} pictures are waiting, which is the limit", retry_after_s=wait_s)

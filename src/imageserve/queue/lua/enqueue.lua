@@ -2,22 +2,22 @@
 -- KEYS 1 queue  2 hold  3 id:<id>  4 p:<id>  5 retry  6 leases  7 stats
 -- ARGV 1 nonce  2 max jobs waiting  3 timeout_ms  4 id_ttl_ms  5 job JSON without its closing brace
 --      6 bytes of this job  7 max bytes of all jobs  8 max backlog that can be done in time (0: unknown)
--- Returns {code, backlog}: 0 accepted, 1 own retry, -1 full, -2 id collision, -3 pixels missing (Redis refused
---      their SET), -4 over the byte limit, -5 cannot be done in time
+-- Returns {code, backlog}: 0 accepted, 1 own retry, -1 full, -2 id collision, -3 no memory, -4 over the
+--      byte limit, -5 cannot be done in time, -6 pixels missing (their SET was refused, or they were deleted since)
 local have = redis.call('GET', KEYS[3])
 if have then if have == ARGV[1] then return {1, 0} else return {-2, 0} end end
 local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local waiting = redis.call('LLEN', KEYS[1]) + redis.call('LLEN', KEYS[2])
 local others = redis.call('LLEN', KEYS[5]) + redis.call('ZCARD', KEYS[6])
 local function verdict()
-  if redis.call('EXISTS', KEYS[4]) == 0 then return -3 end
+  if redis.call('EXISTS', KEYS[4]) == 0 then return -6 end
   if waiting >= tonumber(ARGV[2]) then return -1 end
   if (waiting + others + 1) * tonumber(ARGV[6]) > tonumber(ARGV[7]) then return -4 end
   if tonumber(ARGV[8]) > 0 and waiting + others >= tonumber(ARGV[8]) then return -5 end
   return 0
 end
 local code = verdict()
-if code < 0 and code ~= -3 then                         -- full: drop up to 64 expired jobs at the head, then decide again
+if code < 0 and code ~= -6 then                         -- full: drop up to 64 expired jobs at the head, then decide again
   local thrown = 0
   for _ = 1, 64 do
     local head = redis.call('LINDEX', KEYS[1], 0)
@@ -28,9 +28,12 @@ if code < 0 and code ~= -3 then                         -- full: drop up to 64 e
   if thrown > 0 then redis.call('HINCRBY', KEYS[7], 'expired', thrown) end
   code = verdict()
 end
--- If the pixels took the last memory, Redis refuses this SET.
--- That counts like a refused SET of the pixels.
-if code == 0 and redis.pcall('SET', KEYS[3], ARGV[1], 'PX', ARGV[4]).err then code = -3 end
+if code == 0 then
+  local stored = redis.pcall('SET', KEYS[3], ARGV[1], 'PX', ARGV[4])
+  if stored.err and not string.find(stored.err, 'OOM', 1, true) then return stored end
+  if stored.err then code = -3 end                      -- the pixels took the last memory
+end
+if code == -6 then return {code, waiting + others} end
 if code < 0 then
   redis.call('UNLINK', KEYS[4])                         -- this write frees, so the next one may run at maxmemory
   redis.call('HINCRBY', KEYS[7], 'rejected', 1)

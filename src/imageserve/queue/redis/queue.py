@@ -82,7 +82,7 @@ class Script:
     ) -> Any:
         """SET a value and run the script, in one round trip and in this order.
 
-        Returns the reply of the script; None where Redis has no memory for the script itself.
+        Returns the reply of the script; None where Redis has no memory for the value or the script.
         """
         pipeline = client.pipeline(transaction=False)
         pipeline.set(key, value, nx=True, px=ttl_ms)
@@ -99,7 +99,7 @@ class Script:
                 raise reply
         except OutOfMemoryError:
             return None
-        return reply
+        return None if isinstance(stored, OutOfMemoryError) else reply
 
 
 _CALL = re.compile(r"redis\.p?call\('([A-Z]+)'")
