@@ -397,7 +397,7 @@ def test_a_mutated_heartbeat_is_left_out_or_counts_as_a_number(text: str, score:
         assert all(type(each) is str for each in (*told, worker.problem, worker.answered))
         assert shaped(worker.shape)
     assert number(shot.capacity_per_s)
-    assert number(shot.web_capacity_per_s)
+    assert number(shot.web_capacity_per_s or 0)
     assert largest_backlog_in_time(shot.tables, 3_600_000) > 0
 
 
