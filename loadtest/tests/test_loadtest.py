@@ -19,7 +19,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory, redis_program: str) -> Itera
     directory = tmp_path_factory.mktemp("loadtest")
     file = models_file(directory)
     with running(
-        directory, redis_program, MODELS_FILE=file, MODEL=MODEL, WEB_PROCESSES="2"
+        directory,
+        redis_program,
+        MODELS_FILE=file,
+        MODEL=MODEL,
+        BATCH_SIZE="32",
+        WEB_PROCESSES="2",
     ) as stack:
         yield stack
 
@@ -87,6 +92,23 @@ def test_pictures_that_are_broken_on_purpose_get_the_right_errors_and_harm_no_ot
     assert status == 0, result.verdict
     assert result.counts.good == result.counts.sent > 8
     assert (result.counts.broken > 0) == ("--per-request" not in options)
+
+
+def test_a_share_of_the_capacity_is_no_more_than_the_web_processes_can_do(
+    stack: Stack, tmp_path: Path
+) -> None:
+    scenario = tmp_path / "tenth.yaml"
+    scenario.write_text("phases: [{seconds: 1, share_of_capacity: 0.1}]")
+
+    status, result = result_of(stack, tmp_path / "r.json", "--scenario", str(scenario))
+
+    told = result.queue[-1]
+    assert status == 0, result.verdict
+    # A worker does 32 pictures in 5 ms, and no web process decodes as fast.
+    assert told.web_capacity_per_s
+    assert (result.load.capacity_of, told.smaller_capacity[1]) == ("web", "web")
+    assert result.load.capacity_per_s is not None
+    assert 0 < result.load.capacity_per_s < told.capacity_per_s
 
 
 def test_a_request_that_wakes_the_first_worker_is_answered_right(
