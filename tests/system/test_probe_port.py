@@ -11,7 +11,6 @@ import pytest
 from tests.redis_server import free_port
 from tests.system.client import Client
 from tests.system.conftest import MakeStack
-from tests.system.samples import sample
 from tests.system.stack import Stack, is_frozen, stacks
 from tests.system.test_starting import run
 
@@ -73,19 +72,6 @@ def test_no_state_of_the_web_processes_delays_it_and_none_of_them_holds_its_port
     stack.web.send(signal.SIGKILL)
     stack.web.wait()
     assert probes.status_of("/healthz") == 0, "the web processes have not inherited the port"
-
-
-def test_a_server_that_usr2_starts_takes_it_over(make_stack: MakeStack) -> None:
-    stack = make_stack(WEB_PROBE_PORT=str(free_port()))
-    old, probes = stack.web.pid, probes_of(stack)
-    stack.web.send(signal.SIGUSR2)
-    stack.wait_for(lambda: stack.listeners() == 4, "both servers listen", 60)
-    stack.wait_for(lambda: probes.status_of("/readyz") == 200, "the old one answers")
-    stack.web.send(signal.SIGTERM)
-    assert stack.web.wait() == 0
-    stack.wait_for(lambda: probes.status_of("/readyz") == 200, "the new one answers")
-    assert not Path(f"/proc/{old}").exists()
-    assert stack.http.predict(sample(1).data).labels[0] == sample(1).label
 
 
 def test_a_port_that_is_taken_stops_the_server_and_is_named() -> None:

@@ -13,7 +13,8 @@ from http.client import HTTPException
 
 from PIL import Image
 from tests.pictures import encoded, hostile_pictures, photo
-from tests.system.client import Reply, answer_on, at_once, form, in_background, post_head
+from tests.redis_server import free_port
+from tests.system.client import Client, Reply, answer_on, at_once, form, in_background, post_head
 from tests.system.conftest import MakeStack
 from tests.system.samples import sample, samples
 from tests.system.stack import START_S, Stack, resident_bytes
@@ -230,7 +231,8 @@ def test_hup_replaces_the_web_processes_and_no_request_fails(make_stack: MakeSta
 
 
 def test_usr2_starts_a_second_server_that_takes_over(make_stack: MakeStack) -> None:
-    stack = make_stack()
+    stack = make_stack(WEB_PROBE_PORT=str(free_port()))
+    probes = Client(int(stack.env["WEB_PROBE_PORT"]))
 
     def served() -> float:
         return sum(
@@ -242,8 +244,10 @@ def test_usr2_starts_a_second_server_that_takes_over(make_stack: MakeStack) -> N
     assert stack.http.predict(GOOD.data).status == 200
     stack.web.send(signal.SIGUSR2)
     stack.wait_for(lambda: stack.listeners() == 2 * PROCESSES, "both servers listen", START_S)
+    stack.wait_for(lambda: probes.status_of("/readyz") == 200, "the first answers the probes")
     stack.web.send(signal.SIGTERM)
     assert stack.web.wait() == 0
+    stack.wait_for(lambda: probes.status_of("/readyz") == 200, "the second has their port now")
     assert stack.http.predict(GOOD.data).labels[0] == GOOD.label
     assert served() == 2, "the counters of the first server are still there"
 
