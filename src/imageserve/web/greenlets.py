@@ -48,18 +48,21 @@ class Turn:
     """
 
     def __init__(self) -> None:
-        self._began = time.monotonic()
+        self.restart()
 
     def restart(self) -> None:
         """Begin anew, because the greenlet has just waited."""
         self._began = time.monotonic()
+        self._iteration: int = gevent.get_hub().loop.iteration
 
     def give(self) -> None:
         """Wait a moment if the turn has taken too long. To be called every few milliseconds."""
-        if time.monotonic() - self._began > TURN_S and in_server():
+        if time.monotonic() - self._began <= TURN_S or not in_server():
+            return
+        if gevent.get_hub().loop.iteration == self._iteration:
             # Not 0: that lets ready greenlets run, but not those that wait for a socket or a timer.
             gevent.sleep(PAUSE_S)
-            self.restart()
+        self.restart()
 
 
 @contextmanager

@@ -190,7 +190,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         settings = self.app.settings
         self._upload_timeout_s = settings.upload_timeout_s
         # Chunks of a sensible size add a few percent to a body.
-        self._most_body_bytes = 2 * settings.max_body_bytes + 2**20
+        self._most_body_bytes = settings.max_body_bytes * 5 // 4 + 2**20
         self._heads = HeadMemory()
         self._waits = Waits()
         self._connections = 0
