@@ -168,6 +168,11 @@ def test_a_wrong_password_is_not_repeated(variable: str, monkeypatch: pytest.Mon
             id="a body larger than the memory",
         ),
         pytest.param(
+            {"WEB_PROBE_PORT": "8000"},
+            "WEB_PROBE_PORT must be another port than WEB_PORT",
+            id="probes on the port of requests",
+        ),
+        pytest.param(
             {"MODELS_FILE": "/no/m.yaml"}, "MODELS_FILE: there is no such file", id="models"
         ),
         pytest.param({"REDIS_CA_FILE": "/no/ca"}, "REDIS_CA_FILE: there is no such file", id="CA"),

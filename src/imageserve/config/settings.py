@@ -328,6 +328,8 @@ class Settings:
             raise SettingsError("MAX_IMAGE_BYTES must not be larger than MAX_BODY_BYTES")
         if self.max_body_bytes > self.web_memory_bytes:
             raise SettingsError("MAX_BODY_BYTES must not be larger than WEB_MEMORY_BYTES")
+        if self.web_probe_port == self.web_port:
+            raise SettingsError("WEB_PROBE_PORT must be another port than WEB_PORT")
 
 
 def variables() -> dict[str, Field[Any]]:
