@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 from tests.chart.helm import CHART, ROOT, Helm, Object, objects_of
 from tests.chart.objects import of_kind, pod_templates, the, title
-from tests.chart.situations import KEYS, PASSWORD
+from tests.chart.situations import KEYS, PASSWORD, shapes
 from tests.chart.values_file import values
 
 from imageserve_loadtest.measure import Plan
 from imageserve_loadtest.options import FOLDERS, Data, parser_of, plan_of
 from imageserve_loadtest.schedule import Shard
 
+SMALL_QUEUES = {"limits": {"queueBytesLimit": "100Mi"}}
 KEYS_ON = {"apiKeys": {"enabled": True, "keys": KEYS}}
 
 
@@ -153,6 +154,26 @@ def test_its_pods_can_do_nothing_but_call(helm4: Helm) -> None:
     objects = helm4.render(PASSWORD, {"loadtest": {"enabled": True}})
     for each in of_kind(objects, "Service"):
         assert not each["spec"]["selector"].items() <= dict(pod.labels).items(), title(each)
+
+
+@pytest.mark.parametrize(
+    ("values", "learns"),
+    [
+        ({}, False),
+        (shapes(network="stand-in:size=8"), False),
+        (shapes(network="resnet50"), True),
+        (shapes(network="/m/own.keras", labels="/m/own.txt", inputSize=8), True),
+        ({"models": {"resnet50": {}}, "defaultModel": "shapes", **SMALL_QUEUES}, False),
+    ],
+    ids=["bundled", "stand-in", "known", "own", "beside the bundled one"],
+)
+def test_the_answers_of_a_model_with_other_labels_are_learnt(
+    helm4: Helm, values: Any, learns: bool
+) -> None:
+    plain, chosen = job(helm4, values), job(helm4, values, extraArgs=["--images", "/own"])
+
+    assert plan_in(plain).learn == learns
+    assert "--learn" not in container(chosen)["args"]
 
 
 def test_another_load_is_another_job_and_the_same_is_the_same(helm4: Helm) -> None:

@@ -284,6 +284,14 @@ def test_exec_stress_is_a_load_that_the_image_can_make(helm4: Helm) -> None:
     assert action["timeout"] > 2 * scenario.seconds
 
 
+def test_the_load_on_a_gpu_learns_what_its_model_answers() -> None:
+    def arguments(*profiles: str) -> list[str]:
+        (stress,) = config(profiles)["customActions"]
+        return list(stress["containers"][0]["args"])
+
+    assert ("--learn" in arguments("gpu"), "--learn" in arguments()) == (True, False)
+
+
 def test_profiles_for_remote_clusters_push_and_others_need_not() -> None:
     assert config(("ci",))["build"]["local"]["push"] is True
     assert config(("minikube",))["build"]["local"]["push"] is False

@@ -16,6 +16,14 @@
 {{- end -}}
 {{- $arguments = concat $arguments (list "--duration" (include "imageserve.number" $loadtest.durationSeconds)) -}}
 {{- end -}}
+{{- /* The pictures of the image show what the bundled model knows. For another model their answers are
+learnt first, unless the user's own scenario or arguments say which pictures are sent. */ -}}
+{{- range $i, $model := (include "imageserve.models" . | fromJson).models -}}
+{{- $isOurs := or (eq $model.network "shapes") (eq $model.network "stand-in") (hasPrefix "stand-in:" $model.network) -}}
+{{- if and (eq $i 0) (not $isOurs) (not $loadtest.scenarioConfigMap) (not $loadtest.extraArgs) -}}
+{{- $arguments = append $arguments "--learn" -}}
+{{- end -}}
+{{- end -}}
 {{- range $loadtest.slo -}}
 {{- $arguments = concat $arguments (list "--slo" .) -}}
 {{- end -}}
