@@ -29,6 +29,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*file format is considered legacy:UserWarning"),
     pytest.mark.filterwarnings("ignore:(?s).*softmax over axis:UserWarning"),
+    pytest.mark.filterwarnings("ignore:.*not yet been built:UserWarning"),
 ]
 
 Write = Callable[[Path], object]
@@ -341,6 +342,15 @@ def test_colours_first_in_onnx_are_named(tmp_path: Path) -> None:
 
     assert "takes the colours first, ['n', 3, 8, 8]: export it" in said
     assert "x.permute(0, 3, 1, 2)" in said
+
+
+def test_a_network_that_was_never_built_is_named(tmp_path: Path) -> None:
+    network = keras.Sequential([layers.GlobalAveragePooling2D(), layers.Dense(3, "softmax")])
+    network.save(tmp_path / "mine.keras")
+
+    said = said_of(tmp_path / "mine.keras")
+
+    assert "was saved before its layers had weights: put keras.Input((HEIGHT, WIDTH, 3))" in said
 
 
 # -- writers --------------------------------------------------------------------------------------

@@ -176,15 +176,18 @@ def test_a_model_without_a_size_is_told_its_own_fault_first(tmp_path: Path) -> N
     assert "takes pictures of any size: set the input size" in outcome({"MODEL": f"{tmp_path}/"})
 
 
-def test_a_failure_in_warming_up_is_one_short_line(
+def test_a_failure_in_loading_or_warming_up_is_one_short_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_onnx(tmp_path / "model.onnx")
     write_labels(tmp_path / "labels.txt")
 
-    def fail(self: object, images: object, top: int) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError("no kernel\n" * 1000)
 
+    with monkeypatch.context() as loading:
+        loading.setattr("imageserve.cli.models_load.load_entry", fail)
+        assert "the model fails: RuntimeError" in outcome({"MODEL": f"{tmp_path}/"})
     monkeypatch.setattr(runner.Runner, "_predict", fail)
 
     said = outcome({"MODEL": f"{tmp_path}/"})

@@ -5,9 +5,10 @@ from typing import TYPE_CHECKING, Any
 
 from imageserve.config.choices import DEFAULT_MODEL
 from imageserve.config.settings import Settings
-from imageserve.errors import ModelLoadError, SettingsError
+from imageserve.errors import ImageserveError, ModelLoadError, SettingsError
 from imageserve.models import Engine, load_model
 from imageserve.models.entries import engine_of, load_entry, worker_entry
+from imageserve.models.foreign import reason_of
 from imageserve.models.runtimes import RUNTIMES, Runtime
 from imageserve.models.source import find_source
 
@@ -49,7 +50,12 @@ def load(settings: Settings, **changes: Any) -> "ScoringModel":
         if not settings.models_file:
             _say_more(settings, engine)
         raise
-    model = load_entry(entry, engine)
+    try:
+        model = load_entry(entry, engine)
+    except ImageserveError:
+        raise
+    except Exception as error:  # a model may raise anything
+        raise ModelLoadError(reason_of(error)) from error
     if not isinstance(model, ScoringModel):
         raise ModelLoadError("a stand-in classifies nothing: name a model")
     return model

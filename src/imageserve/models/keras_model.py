@@ -219,12 +219,18 @@ def _from_file(path: Path) -> Any:
     if not zipfile.is_zipfile(path):
         raise ModelLoadError(no_keras_file(path))
     try:
-        return keras.saving.load_model(path, compile=False)
+        network = keras.saving.load_model(path, compile=False)
     except Exception as error:  # Keras can raise anything for a file it does not understand
         raise ModelLoadError(
             f"Keras {keras.__version__} cannot load {path}"
             f"{remedy_for(read_keras(path), keras.__version__, first_line(error))}"
         ) from error
+    if not getattr(network, "built", True):
+        raise ModelLoadError(
+            f"{path} was saved before its layers had weights: put keras.Input((HEIGHT, WIDTH, 3)) "
+            "in front of them, train it, and save it anew"
+        )
+    return network
 
 
 def _from_saved_model(source: Source, engine: Engine) -> Any:
