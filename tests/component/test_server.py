@@ -3,16 +3,16 @@
 import os
 import resource
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
 from imageserve import metrics
 from imageserve.config.settings import Settings
+from imageserve.web import server
 from imageserve.web.lifecycle import DrainFlag
-from imageserve.web.line import DecodeLine
 from imageserve.web.server import (
-    ACCEPTED_AT_ONCE,
     Listener,
     Logger,
     WebServer,
@@ -53,14 +53,25 @@ def test_it_is_configured_by_the_settings() -> None:
     assert found.control_socket_disable
 
 
-def test_a_process_that_decodes_accepts_several_connections_in_a_turn() -> None:
-    line = DecodeLine()
-    with socket.create_server(("127.0.0.1", 0)) as bound:
-        listener = Listener(line, bound, handle=print)
+def test_a_process_accepts_more_connections_in_a_turn_while_they_come_late_to_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waited_s: list[float] = []
+    monkeypatch.setattr(server, "age_s", lambda sock: waited_s.pop(0))
+    accepted: list[int] = []
+    with socket.create_server(("127.0.0.1", 0)) as bound, ExitStack() as clients:
+        bound.setblocking(False)
+        listener = Listener(bound, handle=lambda client, address: None, spawn=None)
+        listener.init_socket()
         listener.max_accept = 7  # gunicorn sets a constant.
-        assert listener.max_accept == 1
-        line._busy = True
-        assert listener.max_accept == ACCEPTED_AT_ONCE
+        for each_s in (1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0):
+            count = listener.max_accept
+            for _ in range(count):
+                clients.enter_context(socket.create_connection(bound.getsockname()))
+            waited_s += [each_s] * count
+            listener._do_read()
+            accepted.append(count - len(waited_s))
+    assert accepted == [1, 2, 3, 4, 3, 2, 1]
 
 
 def test_gunicorns_own_variables_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -55,8 +55,10 @@ CROWDED = 0.75
 """Where more than this share of all connections is open, each new one ends the one that has been
 idle for longest, or else the one whose head has been on its way for longest."""
 
-ACCEPTED_AT_ONCE = 16
-"""Connections that a process which is decoding accepts in one turn of its event loop."""
+LATE_ACCEPT_S = 0.02
+ACCEPTED_AT_ONCE = 64
+"""While connections wait for longer than this, one more is accepted in each turn of the event loop
+than in the one before, up to this many. A burst must not go to the process that comes first."""
 
 SEND_EXTRA_S = 1.0
 """A client must read its answer within UPLOAD_TIMEOUT_S and this."""
@@ -203,7 +205,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         module: Any = ggevent
-        module.StreamServer = partial(Listener, self.app.line)
+        module.StreamServer = Listener
         super().run()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
@@ -301,24 +303,38 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
 
 class Listener(StreamServer):
-    """Accepts connections: one in a turn of the loop, several where turns are long.
+    """Accepts connections: one in a turn of the loop, more while they come late to their turn.
 
     The processes of a server share their connections best where each takes one at a time, as
-    gunicorn has it. While pictures are decoded that would let connections wait for one picture
-    each, unseen in the kernel.
+    gunicorn has it. But in a process that decodes, connections would wait for a picture each,
+    unseen in the kernel.
     """
 
-    def __init__(self, line: DecodeLine, *args: Any, **kwargs: Any) -> None:
-        self._line = line
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._at_once = 1
+        self._waited_s = 0.0
         super().__init__(*args, **kwargs)
 
     @property
     def max_accept(self) -> int:
-        return ACCEPTED_AT_ONCE if self._line.busy else 1
+        return self._at_once
 
     @max_accept.setter
     def max_accept(self, count: int) -> None:
         """Ignore the constant that gunicorn sets."""
+
+    def do_read(self) -> Any:
+        accepted = super().do_read()
+        if accepted:
+            self._waited_s = age_s(accepted[0])
+        return accepted
+
+    def _do_read(self) -> None:
+        super()._do_read()  # type: ignore[misc]  # Its types leave it out.
+        if self._waited_s > LATE_ACCEPT_S:
+            self._at_once = min(self._at_once + 1, ACCEPTED_AT_ONCE)
+        else:
+            self._at_once = max(self._at_once - 1, 1)
 
 
 def _at_the_edge(application: Callable[..., Any], cors: Cors) -> Callable[..., Any]:
