@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.pictures import encoded, jpeg, photo
 from tests.redis_server import eventually
 from tests.system.stack import SOURCE, Stack, running
 
@@ -86,9 +87,11 @@ class Fuzz:
         self._began = time.time()
 
     def _warm_up(self) -> None:
-        """Send good pictures of every format, as many at once as later."""
+        """Send good pictures of every format, as many at once as later, and start the decoders."""
         head = "POST /predict HTTP/1.1\r\nHost: fuzz\r\nConnection: close\r\nContent-Length: "
-        posts = [f"{head}{len(data)}\r\n\r\n".encode() + data for _, data in good_pictures()]
+        large = [jpeg(2_000, 1_500), encoded(photo(900, 900), "WEBP", lossless=True)] * 4
+        pictures = [*(data for _, data in good_pictures()), *large]
+        posts = [f"{head}{len(data)}\r\n\r\n".encode() + data for data in pictures]
         scripts = [Script("good", (post,)) for post in posts]
         with ThreadPoolExecutor(CLIENTS) as pool:
             for _ in range(4):

@@ -3,7 +3,9 @@
 Requests run in threads. The test plays the worker, so it decides what each job meets and when.
 """
 
+import gc
 import itertools
+import sys
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -267,6 +269,19 @@ def test_a_bad_picture_takes_no_other_with_it(
 
     assert labels([first, third]) == [label(A), label(B)]
     assert isinstance(second, kind)
+
+
+@pytest.mark.parametrize("bad", [b"no picture at all", A[:-900]], ids=["text", "cut"])
+def test_an_error_does_not_hold_its_picture(bench: Bench, bad: bytes) -> None:
+    bad = bytes([*bad])  # An object of its own.
+    gc.disable()
+    try:
+        before = sys.getrefcount(bad)
+        (error,) = bench.predict(bad)
+        assert isinstance(error, RequestError)
+        assert sys.getrefcount(bad) == before
+    finally:
+        gc.enable()
 
 
 def test_without_a_good_picture_nothing_is_queued_and_nobody_waits(bench: Bench) -> None:

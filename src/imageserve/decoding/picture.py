@@ -1,5 +1,6 @@
 """A picture from its bytes to its pixels: read the header, reckon, decode, turn upright, resize."""
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -301,11 +302,17 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    table = [(value + 128) // 257 for value in range(2**16)]
+    table = _high_bytes()
     transparent = image.info.pop("transparency", None)
     if transparent is not None:
+        table = [*table]
         table[transparent] = 255
     return image.convert("I").point(table, "L")
+
+
+@functools.cache
+def _high_bytes() -> list[int]:
+    return [(value + 128) // 257 for value in range(2**16)]
 
 
 def _on_white(image: Image.Image) -> Image.Image:

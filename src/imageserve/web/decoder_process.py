@@ -100,14 +100,16 @@ def _next_answer(file: BinaryIO, policy: DecodingPolicy) -> tuple[bool, bytes]:
     errno_of_c.value = 0
     try:
         return True, decode(data, (height, width), INTERPOLATIONS[number], policy)
-    except RequestError as raised:
-        error = raised
+    except RequestError as error:
         # libwebp calls everything invalid, a lack of memory too. It stays in errno.
-        if isinstance(error, CorruptImage) and errno_of_c.value == errno.ENOMEM:
-            error = too_much_memory()
-        return False, json.dumps([type(error).__name__, error.message]).encode()
+        lacks_memory = isinstance(error, CorruptImage) and errno_of_c.value == errno.ENOMEM
+        return False, _described(too_much_memory() if lacks_memory else error)
     finally:
         _limit(0, 0)
+
+
+def _described(error: RequestError) -> bytes:
+    return json.dumps([type(error).__name__, error.message]).encode()
 
 
 def _errno_of_c() -> ctypes.c_int:

@@ -209,7 +209,7 @@ class _Request:
         try:
             return self._send(picture, self._entry.name, (*self._entry.input_size, 3))
         except RequestError as error:
-            return error
+            return _without_frames(error)
 
     def _send(self, picture: bytes, model: str, shape: tuple[int, int, int]) -> _Submitted:
         """Decode and queue one picture, after the end of an outage if there is one."""
@@ -301,7 +301,7 @@ class _Request:
         try:
             again = self._send(slot.picture, slot.model, shape)
         except RequestError as error:
-            return error
+            return _without_frames(error)
         again.decode_ms, again.pauses = slot.decode_ms, slot.pauses
         again.submissions += slot.submissions
         return again
@@ -392,3 +392,13 @@ def _count(model: str, answer: Answer | RequestError) -> None:
     metrics.pictures_total.labels(model, outcome).inc()
     if isinstance(answer, Answer):
         metrics.queue_seconds.labels(model).observe(answer.queue_ms / 1000)
+
+
+def _without_frames(error: RequestError) -> RequestError:
+    """Let go of what the frames of an error hold: the upload, and perhaps its pixels.
+
+    A request keeps its errors, and the frames keep the request: only the garbage collector would
+    free them.
+    """
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)
