@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT: told to a thread, not to a signal handler.
+"""How a process stops. SIGTERM and SIGINT are told to a thread, not to a signal handler.
 
 A handler of Python's runs in the main thread, between any two of its instructions. If it takes a
 lock that this thread holds just then, the process hangs for ever: ``Event.set()`` does, while the
@@ -6,10 +6,12 @@ main thread is about to wait for that event. So here the handler does nothing, a
 It does so at once, even while the main thread is in a long call of a C library.
 """
 
+import logging
 import os
 import signal
 import threading
 from collections.abc import Callable
+from typing import NoReturn
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
@@ -35,3 +37,13 @@ def _run(reader: int, stop: Callable[[], None]) -> None:
     while True:
         if any(number in STOP_SIGNALS for number in os.read(reader, 64)):
             stop()
+
+
+def end_process() -> NoReturn:
+    """End this process with status 0 now; for one whose threads may be in the midst of a call.
+
+    Python's own end would tear down what they use: a thread that comes back from a system call then
+    aborts the process, and a model that is being loaded may crash.
+    """
+    logging.shutdown()
+    os._exit(0)

@@ -13,7 +13,7 @@ from tests.redis_server import free_port
 SOURCES = Path(__file__).parents[2]
 
 WORST_MOMENT = """
-import faulthandler, os, signal, sys, threading
+import atexit, faulthandler, os, signal, sys, threading
 faulthandler.dump_traceback_later(20, exit=True)
 is_owned = threading.Condition._is_owned
 
@@ -39,7 +39,8 @@ from imageserve.config.settings import Settings
 from imageserve.worker.process import WorkerProcess
 process = WorkerProcess(Settings.from_env(os.environ))
 waited_for = lambda: process._worker and process._worker._consumer.stopping._cond
-sys.exit(process.run())
+atexit.register(os._exit, 99)  # Threads may be in the midst of a call: nothing is torn down.
+process.run()
 """
 
 WORKER_WITHOUT_A_MODEL = """
@@ -47,7 +48,7 @@ from imageserve.config.settings import Settings
 from imageserve.worker.process import WorkerProcess
 process = WorkerProcess(Settings.from_env(os.environ))
 waited_for = lambda: process._refused and process._stopping._cond
-sys.exit(process.run())
+process.run()
 """
 
 AUTOSCALER = """
@@ -57,6 +58,7 @@ running = []
 run = Autoscaler.run
 Autoscaler.run = lambda self: (running.append(self), run(self))[1]
 waited_for = lambda: running and running[0]._due._cond
+atexit.register(os._exit, 99)
 sys.exit(main(["autoscaler", "--kubeconfig", os.environ["KUBECONFIG"]]))
 """
 

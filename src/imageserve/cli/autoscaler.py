@@ -15,7 +15,7 @@ from imageserve.logger import setup_logging
 from imageserve.probes import ProbeServer
 from imageserve.queue.monitor import FirstJobWaiter, Monitor
 from imageserve.queue.redis.connection import RedisAccess
-from imageserve.stop_signals import on_stop_signal
+from imageserve.stop_signals import end_process, on_stop_signal
 
 if TYPE_CHECKING:
     from imageserve.autoscaler.kubernetes import KubernetesCluster
@@ -75,7 +75,7 @@ def _run(settings: Settings, options: argparse.Namespace) -> int:
     )
     autoscaler.run()
     log.info("stopped")
-    return 0
+    end_process()
 
 
 def _autoscaler(

@@ -21,4 +21,4 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     # Imported here: --help needs no numpy.
     from imageserve.worker.process import WorkerProcess
 
-    return WorkerProcess(settings).run()
+    WorkerProcess(settings).run()

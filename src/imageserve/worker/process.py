@@ -9,6 +9,7 @@ import threading
 import uuid
 from contextlib import closing, suppress
 from functools import partial
+from typing import NoReturn
 
 from imageserve import metrics
 from imageserve.backoff import Backoff
@@ -22,7 +23,7 @@ from imageserve.queue.eviction import EvictionWatch
 from imageserve.queue.monitor import Monitor
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.self_test import check_server
-from imageserve.stop_signals import on_stop_signal
+from imageserve.stop_signals import end_process, on_stop_signal
 from imageserve.worker.loop import Worker, WorkerConfig
 from imageserve.worker.reload import Reloader
 from imageserve.worker.runner import Runner
@@ -47,8 +48,8 @@ class WorkerProcess:
         """Why the model cannot be served; "" while it can."""
         self._stopping = threading.Event()
 
-    def run(self) -> int:
-        """Work until SIGTERM or SIGINT; returns the exit status."""
+    def run(self) -> NoReturn:
+        """Work until SIGTERM or SIGINT, and end this process."""
         # Between two model calls the main thread needs the interpreter, which the Redis thread may
         # hold: release it after half a millisecond, not after Python's five.
         sys.setswitchinterval(0.0005)
@@ -72,11 +73,7 @@ class WorkerProcess:
         if not self._stopping.is_set():
             worker.run()
         log.info("stopped")
-        if reloader.loading:
-            # A model that is being loaded can be neither interrupted nor torn down safely.
-            logging.shutdown()
-            os._exit(0)
-        return 0
+        end_process()
 
     def _stop(self) -> None:
         # In this order: the main thread sets the worker and then looks whether it is to stop.
@@ -147,7 +144,8 @@ class WorkerProcess:
                 failed = bool(reloader.problem)
                 metrics.model_change_failed.labels(self._entry.name).set(failed)
                 return runner
-            self._stopping.wait(pause_s)
+            if self._stopping.wait(pause_s):
+                sys.exit(0)
 
     def _desired(self) -> str:
         """Return the desired version; "" where Redis is away, then a heartbeat tells it later."""
