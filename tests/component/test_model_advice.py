@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from tests.component.test_model_descriptions import KERAS_2, functional
 from tests.onnx_files import LABELS, save, write_labels, write_onnx
 
@@ -296,7 +296,12 @@ def test_probabilities_in_a_dictionary_for_each_picture_are_named(tmp_path: Path
 
     said = said_of(path)
 
-    assert said.endswith("convert the classifier anew with options={'zipmap': False}")
+    remedy = "convert the classifier anew with options={'zipmap': False}"
+    assert said.endswith(remedy)
+    model = onnx.load(path)
+    del model.graph.output[0]
+    onnx.save(model, path)
+    assert said_of(path).endswith(remedy)
 
 
 def test_a_label_instead_of_probabilities_is_named(tmp_path: Path) -> None:
@@ -439,6 +444,29 @@ def test_an_onnx_file_that_is_too_new_is_named_with_what_is_read(
     assert running in said_of(path)
     assert "export it with opset 17 and IR version 8" in said_of(path)
     assert load(write_onnx(path, opset=17, ir_version=8)).classes == 3
+
+
+def test_operations_of_others_in_an_onnx_file_are_named(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "mine.onnx")
+    model = onnx.load(path)
+    model.graph.node[0].domain = "com.acme"
+    model.opset_import.append(helper.make_opsetid("com.acme", 1))
+    onnx.save(model, path)
+
+    said = said_of(path)
+
+    assert "it uses operations that ONNX Runtime does not have, com.acme.Cast; export" in said
+
+
+def test_a_graph_without_an_input_is_named(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "mine.onnx")
+    model = onnx.load(path)
+    pictures = numpy_helper.from_array(np.zeros((1, 8, 8, 3), np.uint8), "images")
+    model.graph.initializer.append(pictures)
+    del model.graph.input[:]
+    onnx.save(model, path)
+
+    assert "declares 0 inputs" in said_of(path)
 
 
 # -- weights beside an ONNX file ------------------------------------------------------------------

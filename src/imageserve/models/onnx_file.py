@@ -26,6 +26,8 @@ _GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_INPUT, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 1
 _NODE_INPUT, _NODE_OUTPUT, _NODE_TYPE, _NODE_ATTRIBUTE, _FUNCTION_NODE = 1, 2, 4, 5, 7
 _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
 _TENSOR_NAME, _TENSOR_EXTERNAL = 8, 13
+_NODE_DOMAIN, _FUNCTION_DOMAIN = 7, 10
+_DOMAINS = frozenset(("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"))
 
 _PASSING_ON = ("Identity", "Cast", "Flatten", "Reshape", "Squeeze")
 _HEADS = {
@@ -59,6 +61,8 @@ class OnnxFile:
     head: str
     """What makes the first output, one of `heads`."""
     external: tuple[External, ...]
+    custom: tuple[str, ...]
+    """The operations that neither ONNX nor ONNX Runtime defines, nor the file itself."""
 
 
 def read_onnx(path: Path) -> OnnxFile | None:
@@ -131,7 +135,14 @@ def _read(model: Message, folder: Path) -> OnnxFile:
         outputs=outputs,
         head=_head(graph, outputs[0]) if outputs else OTHER,
         external=tuple(_external(tensors, folder)),
+        custom=_custom(model, graph),
     )
+
+
+def _custom(model: Message, graph: Message) -> tuple[str, ...]:
+    known = {each.text(_FUNCTION_DOMAIN) for each in model.parts(_MODEL_FUNCTION)} | _DOMAINS
+    nodes = ((each.text(_NODE_DOMAIN), each.text(_NODE_TYPE)) for each in graph.parts(_GRAPH_NODE))
+    return tuple(dict.fromkeys(f"{domain}.{kind}" for domain, kind in nodes if domain not in known))
 
 
 def _chain(*parts: Iterator[Message]) -> Iterator[Message]:

@@ -61,6 +61,7 @@ MOST_THREADS_APART = 16
 only take memory."""
 
 _TOO_NEW = re.compile(r"Unsupported model IR version|only \*guarantees\* support")
+_NO_MAPS = "convert the classifier anew with options={'zipmap': False}"
 _SCORE_TYPES = ("tensor(float)", "tensor(float16)", "tensor(double)")
 _INPUT_TYPES: Mapping[str, type] = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 _OPENVINO = "OpenVINOExecutionProvider"
@@ -130,7 +131,7 @@ def _weights_version(path: Path, file: OnnxFile | None, kept: str) -> str:
 def _one_output(path: Path, session: "OnnxSession") -> str:
     """Say how to leave the output with the probabilities."""
     if any(each.type.startswith("seq") for each in session.outputs):
-        return "convert the classifier anew with options={'zipmap': False}"
+        return _NO_MAPS
     scores = [
         each for each in session.outputs if each.type in _SCORE_TYPES and len(each.shape) == 2
     ]
@@ -151,14 +152,20 @@ def _check_output_type(name: str, type_: str) -> None:
             "a Cast to float32, and export it anew"
         )
     if type_ not in _SCORE_TYPES:
+        remedy = (
+            _NO_MAPS
+            if type_.startswith("seq")
+            else "export it with the probabilities as its output"
+        )
         raise ModelLoadError(
-            f"{name} answers with {foreign(type_)}, not with a probability for each class: export "
-            "it with the probabilities as its output"
+            f"{name} answers with {foreign(type_)}, not with a probability for each class: {remedy}"
         )
 
 
 def _check_layout(source: Source, inputs: Sequence[Any]) -> None:
     """Raise ModelLoadError unless pictures can be given to the model without any change."""
+    if not inputs:
+        return  # Looking at its size says so.
     name, only = source.name, inputs[0]
     if only.type not in _INPUT_TYPES:
         type_ = foreign(only.type)
@@ -272,6 +279,12 @@ def _remedy_for(path: Path, error: Exception) -> str:
         return (
             f": it has IR version {file.ir_version} and opset {file.opset}, newer than that reads; "
             f"export it with opset {USUAL_OPSET} and IR version {USUAL_IR}, or update onnxruntime"
+        )
+    if file and file.custom:
+        names = foreign(", ".join(file.custom))
+        return (
+            f": it uses operations that ONNX Runtime does not have, {names}; export it with "
+            "ONNX's own"
         )
     return (
         f" ({first_line(error)}): copy it anew, or export it anew with 'imageserve models export'"
