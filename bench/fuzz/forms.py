@@ -55,6 +55,12 @@ def form(pictures: Sequence[bytes], drawn: Random) -> tuple[bytes, str]:
     return (broken(body, drawn) if drawn.random() < 0.4 else body), kind
 
 
+def whole_form(pictures: Sequence[bytes]) -> bytes:
+    """Return a right form, with the boundary ``b0undary``."""
+    head = b'--b0undary\r\nContent-Disposition: form-data; name="image"; filename="a"\r\n\r\n'
+    return b"".join(head + picture + b"\r\n" for picture in pictures) + b"--b0undary--\r\n"
+
+
 def _count(drawn: Random) -> int:
     return drawn.choice((0, 1, 1, 1, 2, 3, 17, 100))
 

@@ -10,8 +10,8 @@ from random import Random
 
 from tests.system.samples import Sample, samples
 
-from bench.fuzz import heads
-from bench.fuzz.forms import form
+from bench.fuzz import bombs, heads
+from bench.fuzz.forms import form, whole_form
 from bench.fuzz.pictures import CANARY, mutant
 from bench.fuzz.scripts import Ending, Expected, Script
 
@@ -134,6 +134,22 @@ def _odd_form(drawn: Random) -> Script:
     return _sent("an odd form", _post(body, f"Content-Type: {kind}", "Connection: close"), drawn)
 
 
+def _form_of_bombs(drawn: Random) -> Script:
+    """Send as many bombs as one request may hold, or one more."""
+    pictures = [bombs.bomb(drawn)[1] for _ in range(drawn.choice((2, 16, 17)))]
+    body = whole_form(pictures)
+    kind = "Content-Type: multipart/form-data; boundary=b0undary"
+    return _sent("a form of bombs", _post(body, kind, "Connection: close"), drawn)
+
+
+def _large_body(drawn: Random) -> Script:
+    start = drawn.choice((b"", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n", b"--b0undary\r\n"))
+    kind = drawn.choice(("image/jpeg", "multipart/form-data; boundary=b0undary"))
+    body = start + drawn.randbytes(1000) * drawn.choice((5_000, 11_000, 35_000))
+    lines = (f"Content-Type: {kind}", "Connection: close")
+    return _sent(f"a body of {len(body)} bytes", _post(body, *lines), drawn)
+
+
 def _no_picture(drawn: Random) -> Script:
     body = drawn.choice(
         (
@@ -227,6 +243,8 @@ _MAKERS: dict[Callable[[Random], Script], int] = {
     _broken_length: 5,
     _odd_form: 18,
     _no_picture: 4,
+    _form_of_bombs: 1,
+    _large_body: 1,
     _tiny_chunks: 1,
     _refused_before_its_body: 1,
     _late_second_head: 1,
