@@ -51,7 +51,7 @@ class Account:
     others: Mapping[str, int]
     """Any other end, such as ``504 timed_out``."""
     forgotten: int
-    """Jobs that Redis lost with its last second; their pictures were queued again."""
+    """Jobs that Redis lost, with its last second or as its clock jumped; they were queued again."""
     run_again: int
     """Jobs whose result Redis lost in this way; they ran twice."""
     p99_in_ms: float | None
@@ -66,7 +66,7 @@ def account(evidence: Evidence) -> Account:
     """Add everything up."""
     records, ledger = evidence.records, evidence.ledger
     ends = Counter(map(_end, records))
-    balance = unsettled_by_counters(evidence.counters) - evidence.left
+    balance = unsettled_by_counters(evidence.counters) - evidence.left - len(ledger.expired)
     return Account(
         sent=len(records),
         accepted=len(ledger.accepted),
@@ -80,7 +80,7 @@ def account(evidence: Evidence) -> Account:
         bare_refusals=ends.pop("bare refusal", 0),
         resets=ends.pop(RESET, 0),
         others=dict(ends),
-        forgotten=len(ledger.forgotten),
+        forgotten=len(ledger.forgotten | ledger.expired),
         run_again=len(ledger.run_again),
         p99_in_ms=_p99_ms(r for r in records if _met(r, evidence.faults)),
         p99_out_ms=_p99_ms(r for r in records if not _met(r, evidence.faults)),

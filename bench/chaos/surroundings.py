@@ -72,13 +72,15 @@ def jump_clock(arena: Arena) -> list[Verdict]:
     place = _place(arena, clock.Clocks)
     pause_s = arena.scale.seconds / 20
     with arena.load(load_at(arena)):
-        for owner in ("web", "worker"):
+        for owner in clock.OWNERS:
             for seconds in (HOUR_S, 0, -HOUR_S, 0):
                 with arena.fault():
                     place.move(owner, seconds)
                     arena.wait(partial(_is_seen, arena, owner, seconds), f"{owner} sees it")
                     arena.done["jumps that were seen"] += 1
                     arena.rest(pause_s)
+                    if owner == "redis":
+                        arena.witness.note_jump()
     return []
 
 
@@ -156,7 +158,7 @@ SURROUNDINGS = (
     ),
     Scenario(
         "jump-clock",
-        "the wall clock of web server and workers, in turn, jumps an hour forward and back",
+        "the wall clock of web server, workers and Redis, in turn, jumps an hour forward and back",
         "A clock that jumps changes no answer",
         jump_clock,
         proof="jumps that were seen",

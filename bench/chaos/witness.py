@@ -37,6 +37,9 @@ class Ledger:
     """A result or an error was stored."""
     forgotten: set[str] = field(default_factory=set)
     """Accepted, not settled, and unknown to Redis after a restart."""
+    expired: set[str] = field(default_factory=set)
+    """Accepted, not settled, and gone before their time: Redis's clock jumped. Redis's counters,
+    which do not expire, still have them."""
     stores: Counter[tuple[int, str]] = field(default_factory=Counter)
     """How often a result was written, per life."""
     messages: Counter[tuple[int, str]] = field(default_factory=Counter)
@@ -49,6 +52,10 @@ class Ledger:
         self.settled |= set(results)
         self.forgotten |= self.accepted - self.settled - known
         self.accepted |= known
+
+    def note_expired(self, nonces: Iterable[str]) -> None:
+        """Note the jobs that a Redis still knows after a jump of its clock."""
+        self.expired |= self.accepted - self.settled - self.forgotten - set(nonces)
 
     def accept(self, job_id: str) -> None:
         self.accepted.add(job_id)
@@ -63,7 +70,7 @@ class Ledger:
     @property
     def lost(self) -> set[str]:
         """Accepted, known to Redis to the last, and never settled."""
-        return self.accepted - self.settled - self.forgotten
+        return self.accepted - self.settled - self.forgotten - self.expired
 
     @property
     def doubled(self) -> set[str]:
@@ -90,6 +97,7 @@ class Witness:
         self._failure = ""
         self._listening = threading.Event()
         self._stopping = threading.Event()
+        self._has_jumped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="witness", daemon=True)
 
     def start(self) -> None:
@@ -111,6 +119,11 @@ class Witness:
         if self._failure:
             raise SystemExit(f"chaos: the witness has not seen everything: {self._failure}")
         return self.ledger
+
+    def note_jump(self) -> None:
+        """Look which jobs Redis still knows, a moment after its clock has jumped."""
+        # At once, jobs that were announced before the jump might not have been read yet.
+        self._has_jumped.set()
 
     def _run(self) -> None:
         while not (self._stopping.is_set() or self._failure):
@@ -135,6 +148,9 @@ class Witness:
             while (message := pubsub.get_message(timeout=_SILENCE_S)) or self._goes_on:
                 if message:
                     self._note(message)
+                if self._has_jumped.is_set():
+                    self._has_jumped.clear()
+                    self.ledger.note_expired(_ids(client, self._nonce))
         finally:
             pubsub.close()
             client.close()

@@ -5,7 +5,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-_STATUS = re.compile(rb"HTTP/1\.1 ([1-5]\d\d)(?: [\x20-\x7e]*)?")
+_STATUS = re.compile(rb"HTTP/1\.[01] ([1-5]\d\d)(?: [\x20-\x7e]*)?")
 _HEADER = re.compile(rb"([A-Za-z0-9!#$%&'*+.^_`|~-]+):[ \t]*([\x20-\x7e\t]*?)[ \t]*")
 _REPR = re.compile(r"(?:^|[ (=:,])b['\"]|\\x[0-9a-f]{2}| object at 0x|Traceback")
 

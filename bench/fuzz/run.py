@@ -33,6 +33,7 @@ KINDS: dict[str, Callable[[int, int], Script]] = {
     "requests": request_script,
     "pictures": picture_script,
 }
+_REPEATS = 3
 CLIENTS = 32
 """Connections at once, which is also how much the processes hold when they are warm."""
 
@@ -144,9 +145,26 @@ class Fuzz:
         if stretch.ms <= LONGEST_MS:
             return
         case = self._case_of(stretch)
+        if case and self._least_ms(case) <= LONGEST_MS:
+            return
         name = f"{case}: {case.script.name}" if case else "of no known case"
         text = f"{stretch.ms:.0f} ms of processor on the event loop, {name}, at {stretch.place}"
         self.fault(text, case.script if case else None)
+
+    def _least_ms(self, case: Case) -> float:
+        """Send a case again, alone; return the least of the longest stretches it then causes.
+
+        On a busy machine the same work takes several times the processor time now and then.
+        """
+        longest = []
+        for _ in range(_REPEATS):
+            began = time.time()
+            port = play(case.script, self._stack.port).port
+            self._settle()
+            later = (each for each in stretches(self._folder) if each.ended > began)
+            again = [each.ms for each in later if each.port == port]
+            longest.append(max(again, default=0.0))
+        return min(longest)
 
     def _case_of(self, stretch: Stretch) -> Case | None:
         used = [case for began, case in self._ports.get(stretch.port, ()) if began < stretch.ended]

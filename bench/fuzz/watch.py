@@ -14,10 +14,10 @@ LONGEST_MS = 50.0
 """The most processor time that the event loop may spend on one stretch."""
 
 GROWTH_BYTES = 48 * 2**20
-GROWTH_DESCRIPTORS = 8
+GROWTH_DESCRIPTORS = 24
 """How much more a web process may hold afterwards than when it was warm. Allocators keep some
-memory, and a pool of connections to Redis may have grown; a leak of a kilobyte for each of 20,000
-requests of one process would still be seen."""
+memory, and a pool keeps a connection to Redis for each client that it ever met at once. A leak of
+five kilobytes, or of a descriptor in a hundred requests, would still be seen."""
 
 HOOK = Path(__file__).parent / "hook"
 _ESCAPED_BYTES = re.compile(r"(?:\\\\x[0-9a-f]{2}[^\\]{0,2}){8}")

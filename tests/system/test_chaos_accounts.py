@@ -107,6 +107,22 @@ def test_a_witness_that_lost_its_connection_says_so(server: RedisServer, witness
         witness.stop()
 
 
+def test_a_job_that_expires_as_the_clock_of_redis_jumps_is_not_lost(
+    server: RedisServer, witness: Witness
+) -> None:
+    accept(server, "a", "b", "settled")
+    settle(server, "settled")
+    eventually(lambda: "settled" in witness.ledger.settled, "it is seen")
+    server.client().delete(KEYS.nonce("a"), KEYS.nonce("settled"))
+    witness.note_jump()
+    accept(server, "later")
+    eventually(lambda: "later" in witness.ledger.accepted, "it is seen")
+    seen = witness.stop()
+    assert (seen.expired, seen.lost) == ({"a"}, {"b", "later"})
+    counted = account(evidence(seen=seen, counters={"accepted": 4, "completed": 1}))
+    assert (counted.lost, counted.forgotten) == (2, 1)
+
+
 def test_a_job_that_is_run_in_two_lives_of_redis_is_not_doubled() -> None:
     ledger = Ledger()
     for _ in range(2):

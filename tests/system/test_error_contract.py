@@ -58,6 +58,12 @@ def multipart(*pictures: bytes, field: str = "image") -> Request:
     return "/predict", *form(*pictures, field=field)
 
 
+def test_a_later_minor_version_is_answered_in_the_version_that_is_spoken(stack: Stack) -> None:
+    head = b"GET /healthz HTTP/1.5\r\nHost: a\r\nConnection: close\r\n\r\n"
+    with stack.http.open(head) as connection:
+        assert connection.recv(100).startswith(b"HTTP/1.1 200 ")
+
+
 @pytest.mark.usefixtures("queued_nothing")
 @pytest.mark.parametrize(
     ("sent", "status", "code"),

@@ -246,6 +246,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> Any:
         check_host(req)
+        req.version = min(req.version, (1, 1))  # gunicorn would answer in a version it is not of.
         sock.begin_body(req)
         # A client that does not read its answers must not hold its connection for ever.
         sock.settimeout(self._upload_timeout_s + SEND_EXTRA_S)
