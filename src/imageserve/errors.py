@@ -7,6 +7,11 @@ nothing about internals. Its ``code`` and ``status`` are part of the HTTP contra
 from http import HTTPStatus
 
 
+def told(text: str, longest: int) -> str:
+    """Return what a client sent as a message to it may have it: shortened, and on one line."""
+    return "".join(each if each.isprintable() else "?" for each in text[:longest])
+
+
 class ImageserveError(Exception):
     """The root of all errors that imageserve raises on purpose."""
 

@@ -290,7 +290,7 @@ def test_without_a_good_picture_nothing_is_queued_and_nobody_waits(bench: Bench)
 
 
 def test_an_unknown_model_is_refused_with_those_there_are(bench: Bench) -> None:
-    with pytest.raises(UnknownModel, match='no model "vgg" is served; there are m'):
+    with pytest.raises(UnknownModel, match="there is no model vgg; served are m"):
         bench.predict(A, model="vgg")
 
 

@@ -139,16 +139,17 @@ def test_a_request_of_http_1_1_needs_a_host(stack: Stack, head: bytes, status: i
         b"GET / HTTP/1.1\r\nHost: a\r\nX: \x01",
         b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: b'5'",
         b"POST / HTTP/1.1\r\nHost: a\r\nExpect: b'x'",
-        b"POST /predict?top='b' HTTP/1.1\r\nHost: a",
-        b"POST /predict?model='b' HTTP/1.1\r\nHost: a",
-        b"POST /predict HTTP/1.1\r\nHost: a\r\nX-Request-Timeout: 'b'",
+        b"GET /nothing%00%1b%0ab HTTP/1.1\r\nHost: a",
+        b"POST /predict?top=a%09b HTTP/1.1\r\nHost: a",
+        b"POST /predict?model=a%00%ffb HTTP/1.1\r\nHost: a",
+        b"POST /predict HTTP/1.1\r\nHost: a\r\nX-Request-Timeout: a\tb",
     ],
 )
 def test_no_message_quotes_as_python_does(stack: Stack, head: bytes) -> None:
     reply = stack.http.raw(head + b"\r\n\r\n")
     assert 400 <= reply.status < 500
-    for written in ("b'", "\\x", "\\\\", "(", "''", "\"'"):
-        assert written not in reply.message.replace("\"'b'\"", "")
+    assert reply.message.isprintable()
+    assert not set("'\"\\(") & set(reply.message)
 
 
 # -- "100 Continue" -------------------------------------------------------------------------------

@@ -29,6 +29,7 @@ from imageserve.errors import (
     NotFound,
     RequestError,
     ShuttingDown,
+    told,
 )
 from imageserve.queue.monitor import Monitor
 from imageserve.web.api_keys import ApiKeys
@@ -169,7 +170,7 @@ def checked_top(text: str | None, default: int = 5) -> int:
         return default
     # The length first: Python refuses to read numbers of thousands of digits.
     if len(text) > 9 or not re.fullmatch("[0-9]+", text) or not 1 <= int(text) <= 100_000:
-        raise BadParameter(f'top must be a whole number from 1, not "{text[:40]}"')
+        raise BadParameter(f"top must be a whole number from 1, not {told(text, 40)}")
     return int(text)
 
 
@@ -185,7 +186,7 @@ def checked_timeout_s(text: str | None, longest_s: float) -> float:
     except ValueError:
         seconds = math.nan
     if not seconds > 0:
-        raise BadParameter(f'X-Request-Timeout must be seconds above 0, not "{text[:40]}"')
+        raise BadParameter(f"X-Request-Timeout must be seconds above 0, not {told(text, 40)}")
     return min(seconds, longest_s)
 
 
@@ -319,9 +320,9 @@ def _add_errors(app: Flask) -> None:
 
 def _from_werkzeug(error: HTTPException) -> RequestError:
     if error.code == 404:
-        return NotFound(f"there is nothing at {request.path[:200]}")
+        return NotFound(f"there is nothing at {told(request.path, 200)}")
     if error.code == 405:
-        return MethodNotAllowed(f"{request.method} is not allowed at {request.path[:200]}")
+        return MethodNotAllowed(f"{request.method} is not allowed at {told(request.path, 200)}")
     if error.code is not None and error.code < 500:
         return BadRequest(error.description or "the request cannot be understood")
     return RequestError("the request could not be served")

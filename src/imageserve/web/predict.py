@@ -25,6 +25,7 @@ from imageserve.errors import (
     TimedOut,
     UnknownModel,
     WouldTimeOut,
+    told,
 )
 from imageserve.models.entries import ModelEntry
 from imageserve.predictions import Prediction
@@ -112,7 +113,7 @@ class Predictor:
             return next(iter(self.models.values()))
         if name not in self.models:
             raise UnknownModel(
-                f'no model "{name[:80]}" is served; there are {", ".join(self.models)}'
+                f"there is no model {told(name, 80)}; served are {', '.join(self.models)}"
             )
         return self.models[name]
 
@@ -345,7 +346,7 @@ def _answer(slot: _Slot, queue: str) -> Answer | RequestError:
 
 def _wrong_model(other: str, model: str, queue: str) -> RequestError:
     """Return the error for a job that met a worker of another model, which must not answer it."""
-    name = "".join(each if each.isprintable() else "?" for each in other[:80])
+    name = told(other, 80)
     message = f"the model {name} works on the queue {queue} of the model {model}"
     return Busy(message, retry_after_s=2)
 
