@@ -310,7 +310,7 @@ def test_it_listens_once_the_stored_results_of_each_queue_are_read(
     assert not [each for each in caplog.records if each.levelno > logging.INFO]
 
 
-@pytest.mark.parametrize("meanwhile", [0, 1, 9])
+@pytest.mark.parametrize("meanwhile", [0, 9])
 def test_jobs_that_an_emptied_redis_has_lost_are_found_though_no_connection_ends(
     redis_server: RedisServer,
     make_queue: QueueMaker,
@@ -318,7 +318,7 @@ def test_jobs_that_an_emptied_redis_has_lost_are_found_though_no_connection_ends
     meanwhile: int,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """``meanwhile``: jobs that are accepted after it, so that the counter says nothing."""
+    """``meanwhile``: jobs that are done after it, so that no counter tells anything."""
     now = 1000.0
     queue = make_queue(redis_server.url, QUEUE)
     listener = listen(redis_server, queue)
@@ -340,6 +340,9 @@ def test_jobs_that_an_emptied_redis_has_lost_are_found_though_no_connection_ends
 
     redis_server.client().flushall()
     kept = [submitted() for _ in range(meanwhile)]
+    if meanwhile:
+        for counter in ("failed", "items", "batches", "busy_ms"):
+            redis_server.client().hincrby(queue.keys.stats, counter, 1000)
     now += 2 * FRESH_S
     producer.look_for_losses()
 
