@@ -104,11 +104,12 @@ def fail_over(arena: Arena) -> list[Verdict]:
     assert isinstance(servers, ReplicatedRedis)
     with arena.load(load_at(arena)):
         arena.rest(arena.scale.seconds / 10)
-        for _ in range(arena.scale.times):
+        for turn in range(arena.scale.times):
+            if turn:
+                servers.bring_back()
+                arena.rest_about(arena.scale.seconds / 20)
             with arena.fault():
                 _fail_over_to_a_replica_that_lags(arena, servers)
-            servers.bring_back()
-            arena.rest_about(arena.scale.seconds / 20)
     return []
 
 
