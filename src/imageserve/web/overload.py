@@ -8,6 +8,8 @@ of an answer; those that are taken are answered in good time.
 Waiting for Redis or for a model costs a web process nothing, and does not make it late.
 """
 
+import math
+
 from imageserve.queue.snapshot import retry_after_s
 
 LATE_S = 1.0
@@ -24,11 +26,16 @@ FIRST_PACE_S = 0.01
 """Supposed before anything is measured. The first pictures of a process take far longer than those
 that follow, because it connects to Redis meanwhile."""
 
-SHARE_OF_NEW = 1 / 16
-"""Weight of the newest measurement of the pace."""
+SUPPOSED_PICTURES = 16
+"""How many pictures that supposition counts for."""
 
-MOST_TIMES = 20.0
-"""A measurement above this multiple of the pace counts as this: the process was halted, perhaps."""
+WINDOW_S = 1.0
+"""The pace is that of about the last second: shorter, and one halt of the process would make it
+look slow; longer, and a burst would come before the process knows how slow it is."""
+
+MOST_TIMES, LEAST_HALT_S = 4.0, 0.25
+"""A measurement counts for no more than this multiple of the pace, or these seconds if they are
+more: the process was halted, perhaps."""
 
 
 class Pace:
@@ -37,13 +44,20 @@ class Pace:
     It is measured by the clock on the wall: another process on the same core makes both slower.
     """
 
-    def __init__(self) -> None:
-        self.seconds = FIRST_PACE_S
+    def __init__(self, seconds: float = FIRST_PACE_S) -> None:
+        self._pictures = float(SUPPOSED_PICTURES)
+        self._busy_s = SUPPOSED_PICTURES * seconds
+
+    @property
+    def seconds(self) -> float:
+        return self._busy_s / self._pictures
 
     def measured(self, seconds: float) -> None:
         """Add the time from the end of one picture to the end of the next, which was waiting."""
-        seconds = min(seconds, MOST_TIMES * self.seconds)
-        self.seconds += SHARE_OF_NEW * (seconds - self.seconds)
+        seconds = min(seconds, max(MOST_TIMES * self.seconds, LEAST_HALT_S))
+        kept = math.exp(-seconds / WINDOW_S)
+        self._busy_s = kept * self._busy_s + seconds
+        self._pictures = kept * self._pictures + 1
 
 
 class Gate:
