@@ -70,8 +70,10 @@ def _cannot_write(arena: Arena) -> bool:
 def jump_clock(arena: Arena) -> list[Verdict]:
     """Move each clock an hour forward, back, and another hour back."""
     place = _place(arena, clock.Clocks)
-    pause_s = arena.scale.seconds / 20
-    with arena.load(load_at(arena)):
+    # Longer than the life of a job: one that meets a jump back and then one forward may be lost.
+    pause_s = max(0.6, arena.scale.seconds / 20)
+    rate_per_s = LOAD_SHARE * arena.scale.capacity_per_s
+    with arena.load(open_loop(rate_per_s, max(15 * pause_s, arena.scale.seconds))):
         for owner in clock.OWNERS:
             for seconds in (HOUR_S, 0, -HOUR_S, 0):
                 with arena.fault():
