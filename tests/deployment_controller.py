@@ -35,6 +35,8 @@ class DeploymentController:
     max_surge: int | str = 0
     max_unavailable: int | str = 1
     labels: dict[str, str] = field(default_factory=lambda: {"app": "shapes"})
+    unfit: int | None = None
+    """Number of the template whose pods fit on no node; that of the first is 0."""
     _sets: list[Set] = field(default_factory=lambda: [Set(0)])
     _asked: int = 0
     _names: "count[int]" = field(default_factory=count)
@@ -166,12 +168,13 @@ class DeploymentController:
 
     def _schedule(self) -> None:
         pods = [pod for each in self._sets for pod in each.pods]
+        unfit = [pod for each in self._sets if each.number == self.unfit for pod in each.pods]
         free = self.nodes - sum(bool(self._node_of(pod)) for pod in pods)
         for pod in pods:
             found = self.api.get("pods", pod)
             if self._node_of(pod):
                 found["status"]["conditions"] = [READY]
-            elif free > 0:
+            elif free > 0 and pod not in unfit:
                 free -= 1
                 found["spec"]["nodeName"] = "node"
                 found["status"]["conditions"] = []

@@ -187,6 +187,16 @@ def test_it_reaches_the_new_redis_under_the_old_policies(helm4: Helm, situation:
     assert not allowed([*old, *new], NS, Flow(redis, pod, 8000))
 
 
+@pytest.mark.parametrize("account", [{}, {"name": "puller"}], ids=str)
+def test_an_account_of_the_user_is_that_of_the_web_pods(helm4: Helm, account: Any) -> None:
+    """It is there before the upgrade, and pull secrets may hang on it."""
+    objects = helm4.render(to(6379), {"web": {"serviceAccount": {"create": False, **account}}})
+    (web,) = [p for p in pod_templates(objects) if title(p.owner) == "Deployment/imageserve-web"]
+
+    assert web.spec["serviceAccountName"] == account.get("name", "default")
+    assert pod_of(objects).spec["serviceAccountName"] == web.spec["serviceAccountName"]
+
+
 def test_it_is_pulled_and_secured_like_the_other_pods(helm4: Helm) -> None:
     shared = {"securityContext": {"seLinuxOptions": {"level": "s0"}}, "tolerations": [{"key": "a"}]}
     objects = helm4.render(to(6379), PULLED, {"web": shared})

@@ -1,5 +1,6 @@
 """What an upgrade keeps: the Redis password, selectors, and pods that it does not concern."""
 
+import json
 import shutil
 from base64 import b64decode
 from pathlib import Path
@@ -7,10 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.chart import values_file
 from tests.chart.api_server import cluster
 from tests.chart.helm import CHART, Helm, HelmError, Object, objects_of
 from tests.chart.objects import of_kind, pod_templates, the, title
-from tests.chart.situations import EVERYTHING, PASSWORD
+from tests.chart.situations import EVERYTHING, MODES, PASSWORD, external_redis
 
 SECRET = "imageserve-redis"
 
@@ -107,6 +109,57 @@ def test_selectors_never_change(helm4: Helm, values: Any) -> None:
     old, new = selectors(helm4.render(PASSWORD)), selectors(helm4.render(PASSWORD, values))
 
     assert {name: old[name] for name in new} == new
+
+
+def with_values(helm: Helm, tmp_path: Path, values: Any) -> Helm:
+    """The chart with other values of its own, as ``--reuse-values`` renders it."""
+    chart = tmp_path / "imageserve"
+    shutil.copytree(CHART, chart)
+    # JSON is YAML, and here much faster.
+    (chart / "values.yaml").write_text(json.dumps(values))
+    return Helm(helm.program, helm.home, chart)
+
+
+BEFORE = yaml.safe_load(
+    Path(__file__).with_name("values_of_an_older_release.yaml").read_text(encoding="utf-8")
+)
+INSTEAD = "upgrade with --reset-then-reuse-values instead of --reuse-values"
+
+
+def is_in(values: Any, path: tuple[str, ...]) -> bool:
+    return not path or (path[0] in values and is_in(values[path[0]], path[1:]))
+
+
+NEW_KEYS = [path for path in values_file.leaves() if not is_in(BEFORE, path)]
+
+
+@pytest.mark.parametrize("values", [PASSWORD, external_redis()], ids=["own Redis", "external"])
+def test_values_of_an_older_chart_are_refused_with_the_way_out(
+    helm: Helm, tmp_path: Path, values: Any
+) -> None:
+    with pytest.raises(HelmError, match=INSTEAD):
+        with_values(helm, tmp_path, BEFORE).text(values)
+
+
+@pytest.mark.parametrize("path", NEW_KEYS, ids=".".join)
+def test_a_value_that_an_older_chart_did_not_have_is_never_something_else(
+    helm4: Helm, tmp_path: Path, path: tuple[str, ...]
+) -> None:
+    values = json.loads(json.dumps(values_file.values()))
+    del values_file.at(values, path[:-1])[path[-1]]
+    try:
+        found = with_values(helm4, tmp_path, values).text(external_redis())
+    except HelmError as error:
+        found = str(error)
+
+    assert INSTEAD in found or found == helm4.text(external_redis())
+
+
+def test_the_notes_keep_values_as_an_upgrade_needs_it(helm4: Helm) -> None:
+    notes = helm4.notes(MODES["none"], PASSWORD)
+
+    assert "--reset-then-reuse-values --set modelDefaults.scaling.replicas" in notes
+    assert "--reuse-values" not in notes
 
 
 @pytest.fixture

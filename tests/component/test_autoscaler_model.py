@@ -555,6 +555,34 @@ def test_a_rollout_beside_a_pending_pod_ends(bench: Bench, nodes: int) -> None:
     )
 
 
+@pytest.mark.parametrize("strategy", [(0, 1), (1, 0), (1, 1), ("25%", "25%")], ids=str)
+def test_a_rollout_that_can_never_end_takes_one_more_pod_at_most(
+    bench: Bench, strategy: tuple[Number, Number]
+) -> None:
+    controller = DeploymentController(bench.api, MODEL, 5, *strategy, unfit=1)
+
+    def passed(steps: int) -> None:
+        for _ in range(steps):
+            controller.run()
+            bench.step(BUSY)
+            controller.run()
+
+    passed(40)
+    controller.roll_out()
+    controller.run()
+    by_kubernetes = len(controller.ready)
+    passed(100)
+    serving = len(controller.ready)
+    # A template that fits again.
+    controller.roll_out()
+    passed(40)
+
+    assert 3 <= by_kubernetes <= 4
+    assert serving >= by_kubernetes - 1
+    assert controller.rolled_out
+    assert len(controller.ready) == 4
+
+
 def test_during_a_rollout_pods_are_listed_even_if_all_that_are_wanted_are_ready(
     bench: Bench,
 ) -> None:

@@ -49,7 +49,7 @@
 
 {{/* "true" if the check of an external Redis is rendered. */}}
 {{- define "imageserve.hasRedisCheck" -}}
-{{- if not (or .Values.redis.enabled .Values.manifests (not .Values.redis.external.check.enabled)) -}}true{{- end -}}
+{{- if not (or .Values.redis.enabled .Values.manifests (not (dig "check" "enabled" true .Values.redis.external))) -}}true{{- end -}}
 {{- end -}}
 
 {{/* Annotations of the hook that checks an external Redis; the dot is its weight. */}}

@@ -1,7 +1,15 @@
 {{/* Derived values: sizes, seconds, the models with their defaults. */}}
 
+{{/* Ends the rendering if the dot is missing: as 0 or as nothing it would be another value than the default. */}}
+{{- define "imageserve.needed" -}}
+{{- if kindIs "invalid" . -}}
+{{- fail "A value that this version of the chart needs is missing: upgrade with --reset-then-reuse-values instead of --reuse-values, and set no value to null that has a default." -}}
+{{- end -}}
+{{- end -}}
+
 {{/* A size in bytes, as a whole number: 67108864 for "64Mi". Unreadable text gives 0. */}}
 {{- define "imageserve.bytes" -}}
+{{- include "imageserve.needed" . -}}
 {{- if kindIs "string" . -}}
 {{- $number := regexFind "^[0-9.]+" . -}}
 {{- $unit := regexReplaceAll "^[0-9.]+" . "" | trimSuffix "B" -}}
@@ -19,11 +27,13 @@
 
 {{/* A number for an environment variable: large numbers without an exponent. */}}
 {{- define "imageserve.number" -}}
+{{- include "imageserve.needed" . -}}
 {{- if eq (floor .) (float64 .) -}}{{- int64 . -}}{{- else -}}{{- . -}}{{- end -}}
 {{- end -}}
 
 {{/* A size for an environment variable. */}}
 {{- define "imageserve.size" -}}
+{{- include "imageserve.needed" . -}}
 {{- if kindIs "string" . -}}{{- . -}}{{- else -}}{{- int64 . -}}{{- end -}}
 {{- end -}}
 

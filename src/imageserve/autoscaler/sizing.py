@@ -241,11 +241,15 @@ def _room(state: State, seen: Observation) -> int | None:
 
     A rollout without surge replaces pods that are ready only while enough others are. One that
     finds no node is never ready, so with too many replicas the rollout waits for it for ever. The
-    limit stays until the end: more replicas would only stop the rollout again.
+    first limit stays until the end. More replicas would only stop the rollout again; and if it is
+    stuck for another reason, such as a new template that fits on no node, each lower limit would
+    take one more pod that serves.
     """
     if not seen.rollout:
         return None
-    return state.room if seen.can_run is None else max(1, seen.can_run)
+    if state.room is not None or seen.can_run is None:
+        return state.room
+    return max(1, seen.can_run)
 
 
 def _without_load(policy: Policy, state: State, seen: Observation) -> Decision:
