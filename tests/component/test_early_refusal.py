@@ -18,6 +18,15 @@ BUSY = Busy("too much", retry_after_s=7)
 NEXT = b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n"
 
 
+def is_kept(request: Any, sock: socket.socket, *, draining: bool = False) -> bool:
+    """Refuse it; return whether the connection goes on."""
+    try:
+        refuse(request, sock, BUSY, draining=draining)
+    except StopIteration:
+        return False
+    return True
+
+
 class Connection:
     """Both ends of a connection, and gunicorn's parser on one of them."""
 
@@ -32,7 +41,7 @@ class Connection:
 
     def refused(self, sent: bytes, *, draining: bool = False) -> tuple[bool, str, Any]:
         """Return whether it is kept, the head of the answer, and its body."""
-        kept = refuse(self.request(sent), self.server, BUSY, draining=draining)
+        kept = is_kept(self.request(sent), self.server, draining=draining)
         head, _, body = self.client.recv(65_536).decode().partition("\r\n\r\n")
         return kept, head, json.loads(body)
 
@@ -98,7 +107,7 @@ def test_a_client_that_leaves_within_its_body_ends_the_connection(connection: Co
     request = connection.request(head(100) + b"x")
     connection.client.shutdown(socket.SHUT_WR)
 
-    assert not refuse(request, connection.server, BUSY, draining=False)
+    assert not is_kept(request, connection.server)
 
 
 def test_a_request_id_that_could_do_harm_is_replaced(connection: Connection) -> None:
@@ -113,6 +122,18 @@ def test_it_is_counted_like_every_refusal(connection: Connection) -> None:
     before = counter._value.get()
 
     connection.refused(head(0))
+
+    assert counter._value.get() == before + 1
+
+
+def test_so_is_that_of_a_client_that_does_not_wait_for_it(connection: Connection) -> None:
+    counter = metrics.requests_total.labels("predict", "503", "busy")
+    before = counter._value.get()
+    request = connection.request(head(0))
+    connection.client.close()
+
+    with pytest.raises(BrokenPipeError):
+        is_kept(request, connection.server)
 
     assert counter._value.get() == before + 1
 

@@ -197,7 +197,7 @@ from gevent import monkey
 monkey.patch_all()
 import json, time
 import gevent
-from imageserve.web.connection import Connection, HeadMemory
+from imageserve.web.connection import Connection, Waits
 
 class Sender:
     \"\"\"A client that always has more to send.\"\"\"
@@ -212,7 +212,7 @@ def other():
         gevent.sleep(0.001)
 
 def served():
-    connection = Connection(Sender(), HeadMemory(), 10**9)
+    connection = Connection(Sender(), Waits(), 10**9)
     with gevent.Timeout(0.2, False):
         end = time.monotonic() + 10
         while time.monotonic() < end:
@@ -227,3 +227,40 @@ print(json.dumps([gevent.spawn(served).get(), len(turns) > 3]))
 
 def test_a_client_that_never_pauses_is_ended_by_its_deadline_and_others_are_served() -> None:
     assert printed(ALWAYS_READY) == ["ended by its deadline", True]
+
+
+SENT_AHEAD = """
+from gevent import monkey
+monkey.patch_all()
+import io, json, time
+from types import SimpleNamespace
+import gevent
+from imageserve.web.connection import Connection, HeadWait, Waits
+
+ahead = io.BytesIO()
+ahead.write(b"GET / HTTP/1.1")
+waits = Waits()
+connection = Connection(SimpleNamespace(_sock=None), waits, 10**9)
+connection.had_request = True
+connection.begin_body(SimpleNamespace(
+    unreader=SimpleNamespace(buf=ahead), _expected_100_continue=False
+))
+seen = []
+
+def served():
+    end = time.monotonic() + 0.02
+    while time.monotonic() < end:
+        pass  # Its turn is over.
+    with HeadWait(waits, connection, 5, 5):
+        seen.append("read")
+    seen.append("left")
+
+serving = gevent.spawn(served)
+gevent.spawn(lambda: (seen.append("others"), waits.end_kept()))
+serving.get()
+print(json.dumps([*seen, len(waits.idle), len(waits.unfinished)]))
+"""
+
+
+def test_a_request_that_was_sent_ahead_is_not_cut_off_where_it_gives_its_turn() -> None:
+    assert printed(SENT_AHEAD) == ["others", "read", "left", 0, 0]

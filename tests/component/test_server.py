@@ -10,8 +10,8 @@ import pytest
 
 from imageserve import metrics
 from imageserve.config.settings import Settings
-from imageserve.web import server
-from imageserve.web.lifecycle import DrainFlag
+from imageserve.web import server, wsgi
+from imageserve.web.lifecycle import DrainFlag, Lifecycle
 from imageserve.web.server import (
     Listener,
     Logger,
@@ -63,7 +63,7 @@ def test_a_process_accepts_more_connections_in_a_turn_while_they_come_late_to_it
         bound.setblocking(False)
         listener = Listener(bound, handle=lambda client, address: None, spawn=None)
         listener.init_socket()
-        listener.max_accept = 7  # gunicorn sets a constant.
+        listener.max_accept = 1  # As gunicorn does where there are several processes.
         for each_s in (1.0, 1.0, 1.0, 0.0, 0.0, 0.0, 0.0):
             count = listener.max_accept
             for _ in range(count):
@@ -71,7 +71,49 @@ def test_a_process_accepts_more_connections_in_a_turn_while_they_come_late_to_it
             waited_s += [each_s] * count
             listener._do_read()
             accepted.append(count - len(waited_s))
-    assert accepted == [1, 2, 3, 4, 3, 2, 1]
+        assert accepted == [1, 2, 3, 4, 3, 2, 1]
+
+        clients.enter_context(socket.create_connection(bound.getsockname()))
+        waited_s.append(1.0)
+        for _ in range(5):
+            listener._do_read()
+        assert listener.max_accept == 1, "wakes without a connection say nothing"
+
+
+class StartResponse:
+    """gunicorn's side of an answer."""
+
+    def __init__(self) -> None:
+        self.headers: dict[str, str] = {}
+        self.status = ""
+        self.closes = False
+
+    def force_close(self) -> None:
+        self.closes = True
+
+    def start(self, status: str, headers: list[tuple[str, str]]) -> None:
+        self.status, self.headers = status, dict(headers)
+
+
+@pytest.mark.parametrize("draining", [False, True])
+def test_a_preflight_has_an_id_and_closes_its_connection_where_the_server_drains(
+    monkeypatch: pytest.MonkeyPatch, draining: bool
+) -> None:
+    monkeypatch.setattr(Lifecycle, "draining", draining)
+    monkeypatch.setattr(wsgi, "create_application", lambda *parts: None)
+    edge = WebServer(Settings(cors_origins=frozenset({"https://app.test"}))).load()
+    asked = {
+        "REQUEST_METHOD": "OPTIONS",
+        "HTTP_ORIGIN": "https://app.test",
+        "HTTP_ACCESS_CONTROL_REQUEST_METHOD": "POST",
+        "HTTP_X_REQUEST_ID": "mine",
+    }
+    answer = StartResponse()
+
+    assert edge(asked, answer.start) == []
+
+    assert (answer.status, answer.closes) == ("204 No Content", draining)
+    assert answer.headers["X-Request-Id"] == "mine"
 
 
 def test_gunicorns_own_variables_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,6 +93,23 @@ def test_so_is_one_that_began_together_with_the_request_before_it(stack: Stack) 
         assert answer_on(connection).status == 408
 
 
+LARGE_HEAD = b" /predict HTTP/1.1\r\nHost: test\r\n" + (b"X: " + b"a" * 7_000 + b"\r\n") * 4
+
+
+@pytest.mark.parametrize(
+    "beginning",
+    [
+        pytest.param(b"GET" + LARGE_HEAD, id="unfinished"),
+        pytest.param(b"POST" + LARGE_HEAD + b"Content-Length: 9\r\n\r\n", id="without its body"),
+    ],
+)
+def test_large_heads_that_stall_do_not_keep_others_out(stack: Stack, beginning: bytes) -> None:
+    with ExitStack() as held:
+        for _ in range(650):  # 18 MB
+            send_until_refused(held.enter_context(stack.http.open()), beginning, 1)
+        assert [stack.http.get("/healthz").status for _ in range(5)] == [200] * 5
+
+
 def test_large_heads_are_refused_and_cost_no_memory(stack: Stack) -> None:
     large = b"POST /predict HTTP/1.1\r\nHost: test\r\n" + (b"X: " + b"a" * 8_000 + b"\r\n") * 95
     (process,) = stack.web.children()
@@ -226,6 +243,18 @@ def test_a_page_of_another_origin_may_not(stack: Stack) -> None:
         stack.http.ask("POST", "/predict", GOOD.data, {"Origin": "https://other.test"}),
     ):
         assert "access-control-allow-origin" not in answer.headers
+
+
+def test_a_preflight_with_a_body_is_not_taken_for_two_requests(stack: Stack) -> None:
+    head = (
+        b"OPTIONS /predict HTTP/1.1\r\nHost: test\r\nOrigin: https://app.test\r\n"
+        b"Access-Control-Request-Method: POST\r\nContent-Length: %d\r\n\r\n" % len(PROBE)
+    )
+    with stack.http.open(head + PROBE) as connection:
+        reply = answer_on(connection)
+        assert reply.headers["connection"] == "close"
+        assert reply.headers["x-request-id"]
+        assert connection.recv(1) == b"", "nothing follows"
 
 
 # -- many connections -----------------------------------------------------------------------------

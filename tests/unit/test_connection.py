@@ -7,7 +7,13 @@ from typing import Any
 import pytest
 
 from imageserve.errors import BodyTooLarge, Busy, HeadTooLarge
-from imageserve.web.connection import CONTINUE, HEAD_BYTES, Connection, HeadMemory
+from imageserve.web.connection import (
+    CONTINUE,
+    HEAD_BYTES,
+    SMALL_HEAD_BYTES,
+    Connection,
+    Waits,
+)
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"
 
@@ -35,13 +41,28 @@ class Wait:
 
     def __init__(self) -> None:
         self.begun: list[bool] = []
+        self.ended_by: list[BaseException] = []
+        self.connection: Any = None
 
     def begin(self, *, is_whole: bool) -> None:
         self.begun.append(is_whole)
 
+    def interrupt(self, error: BaseException) -> None:
+        self.ended_by.append(error)
 
-def connection(sock: Socket, heads: HeadMemory | None = None) -> Any:
-    return Connection(sock, heads or HeadMemory(), 1000)
+
+def connection(sock: Socket, waits: Waits | None = None) -> Any:
+    return Connection(sock, waits or Waits(), 1000)
+
+
+def unfinished_head(waits: Waits, *received: bytes) -> tuple[Any, Wait]:
+    """Return a connection that has sent the first of these pieces of a head, and its wait."""
+    made, wait = connection(Socket(received), waits), Wait()
+    wait.connection = made
+    made.begin_head(wait)
+    made.recv(8192)
+    waits.unfinished[wait] = None  # type: ignore[index]  # A stand-in.
+    return made, wait
 
 
 def request(*, expects_continue: bool = False) -> Any:
@@ -98,23 +119,23 @@ REQUEST = b"POST /predict HTTP/1.1\r\nHost: a\r\n\r\n"
 
 @pytest.mark.parametrize("cut", range(1, len(REQUEST)))
 def test_the_end_of_a_head_is_found_wherever_it_is_cut(cut: int) -> None:
-    heads, wait = HeadMemory(), Wait()
+    waits, wait = Waits(), Wait()
     body = bytes(HEAD_BYTES)
-    head = connection(Socket([REQUEST[:cut], REQUEST[cut:] + body]), heads)
+    head = connection(Socket([REQUEST[:cut], REQUEST[cut:] + body]), waits)
 
     head.begin_head(wait)
     head.recv(10**6)
     head.recv(10**6)
 
-    assert (wait.begun, heads.held) == ([False, True], len(REQUEST))
+    assert (wait.begun, waits.head_bytes) == ([False, True], len(REQUEST))
     head.end()
-    assert heads.held == 0
+    assert waits.head_bytes == 0
 
 
 def test_a_head_has_a_limit() -> None:
-    heads = HeadMemory()
+    waits = Waits()
     piece = b"x" * 8192
-    long = connection(Socket([piece] * 4 + [b"y"]), heads)
+    long = connection(Socket([piece] * 4 + [b"y"]), waits)
     long.begin_head(Wait())
     for _ in range(HEAD_BYTES // len(piece)):
         long.recv(8192)
@@ -123,22 +144,45 @@ def test_a_head_has_a_limit() -> None:
         long.recv(8192)
 
     long.end()
-    assert heads.held == 0
+    assert waits.head_bytes == 0
 
 
-def test_all_heads_of_a_process_have_a_limit_together() -> None:
-    heads = HeadMemory(limit=100)
-    first, second = (connection(Socket([b"x" * 60]), heads) for _ in range(2))
-    for one in (first, second):
-        one.begin_head(Wait())
-    first.recv(8192)
+LARGE = b"x" * (SMALL_HEAD_BYTES + 1)
+
+
+def test_where_all_heads_are_too_many_the_unfinished_one_that_began_first_is_ended() -> None:
+    waits = Waits(most_head_bytes=2 * len(LARGE))
+
+    (_, first), (_, second), (newest, third) = (unfinished_head(waits, LARGE) for _ in range(3))
+
+    assert [str(error) for error in first.ended_by] == ["too many request heads are in memory"]
+    assert second.ended_by == third.ended_by == []
+    assert waits.head_bytes == 2 * len(LARGE)
+    newest.end()
+    assert waits.head_bytes == len(LARGE)
+
+
+def test_where_none_can_be_ended_only_a_large_head_is_refused() -> None:
+    waits = Waits(most_head_bytes=100)
+    small, wait = unfinished_head(waits, b"x" * 101, LARGE)
 
     with pytest.raises(Busy, match="too many request heads"):
-        second.recv(8192)
+        small.recv(8192)
 
-    second.end()
-    first.end()
-    assert heads.held == 0
+    assert wait.ended_by == []
+    small.end()
+    assert waits.head_bytes == 0
+
+
+def test_the_head_of_an_answered_request_is_not_counted_while_the_client_reads_its_answer() -> None:
+    waits = Waits()
+    lingering, _ = unfinished_head(waits, LARGE, b"more of the body", b"")
+    counted: list[int] = []
+    lingering._socket.shutdown = lambda how: counted.append(waits.head_bytes)
+
+    lingering.linger()
+
+    assert counted == [0]
 
 
 # -- bodies ---------------------------------------------------------------------------------------
@@ -154,6 +198,17 @@ def test_continue_is_sent_when_the_body_is_read_and_once() -> None:
 
     assert (asked.recv(99), asked.recv(99)) == (b"bo", b"dy")
     assert sock.sent == [CONTINUE]
+
+
+def test_continue_is_not_sent_for_a_request_that_is_answered() -> None:
+    sock = Socket([REQUEST])
+    asked = connection(sock)
+    asked.begin_body(request(expects_continue=True))
+
+    asked.begin_head(Wait())
+    asked.recv(99)
+
+    assert sock.sent == []
 
 
 def test_what_is_received_of_one_body_is_limited() -> None:

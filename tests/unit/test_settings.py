@@ -70,6 +70,12 @@ def test_unknown_variables_are_left_alone() -> None:
             frozenset({"https://app.test", "http://[::1]:3000"}),
             id="origins",
         ),
+        pytest.param(
+            "CORS_ORIGINS",
+            "https://a.test:443, http://b.test:80, http://c.test:443",
+            frozenset({"https://a.test", "http://b.test", "http://c.test:443"}),
+            id="origins with the default port, which browsers leave out",
+        ),
         pytest.param("METRICS_PORT", "0", 0, id="no metrics port"),
         pytest.param("LOG_LEVEL", "DEBUG", "debug", id="log level"),
         pytest.param("LOG_FORMAT", "json", "json", id="log format"),

@@ -208,6 +208,7 @@ def some_of(*choices: str) -> Parser[frozenset[str]]:
     return parse
 
 
+_DEFAULT_PORT = re.compile(r"^(?:(http:.+):80|(https:.+):443)$")
 _ORIGIN = re.compile(r"https?://(?:[a-z0-9.-]+|\[[0-9a-f:.]+\])(?::[0-9]{1,5})?")
 
 
@@ -220,7 +221,8 @@ def origins(value: Any) -> frozenset[str]:
                 "must be *, or a comma-separated list of origins such as https://app.example.com, "
                 "without a path"
             )
-    return frozenset(listed)
+    # Browsers leave the default port out.
+    return frozenset(_DEFAULT_PORT.sub(r"\1\2", each) for each in listed)
 
 
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}

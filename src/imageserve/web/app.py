@@ -10,7 +10,6 @@ import math
 import re
 import threading
 import time
-import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -38,13 +37,12 @@ from imageserve.web.greenlets import Wait, watch_hang_up
 from imageserve.web.lifecycle import Lifecycle
 from imageserve.web.overview import Overview
 from imageserve.web.predict import Answer, ClassifyOptions, ClientGone, Predictor
+from imageserve.web.refusals import HARMLESS_TEXT, error_body, request_id
 from imageserve.web.upload import UploadLimits, UploadMemory, UploadReader
 
 log = logging.getLogger(__name__)
 
 PROBES = ("/healthz", "/readyz", "/metrics")
-HARMLESS_TEXT = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
-"""Texts of callers and workers that may stand in a header and in the log."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,13 +65,9 @@ class Slots:
         self.in_use = 0
         self._lock = threading.Lock()
 
-    @property
-    def free(self) -> int:
-        return self.limit - self.in_use
-
     def check(self) -> None:
         """Raise Busy where no slot is free. To be called before an upload is read."""
-        if self.free <= 0:
+        if self.in_use >= self.limit:
             raise Busy(f"all {self.limit} request slots are taken", retry_after_s=1)
 
     @contextmanager
@@ -233,9 +227,7 @@ def _results(answers: list[Answer | RequestError]) -> list[dict[str, Any]]:
     if ours and not any(isinstance(answer, Answer) for answer in answers):
         raise ours[0]
     return [
-        {"success": False, "error": _error_body(answer)}
-        if isinstance(answer, RequestError)
-        else _success(answer)
+        error_body(answer) if isinstance(answer, RequestError) else _success(answer)
         for answer in answers
     ]
 
@@ -331,17 +323,12 @@ def _from_werkzeug(error: HTTPException) -> RequestError:
 def _error(error: RequestError) -> Response:
     call: _Call = g.call
     call.error_code = error.code
-    body = {"success": False, "error": _error_body(error), "request_id": call.request_id}
-    response = _json(body, error.status)
+    response = _json(error_body(error, call.request_id), error.status)
     if error.retry_after_s is not None:
         response.headers["Retry-After"] = str(error.retry_after_s)
     if error.status == HTTPStatus.UNAUTHORIZED:
         response.headers["WWW-Authenticate"] = 'Bearer realm="imageserve"'
     return response
-
-
-def _error_body(error: RequestError) -> dict[str, str]:
-    return {"code": error.code, "message": error.message}
 
 
 def _json(body: Mapping[str, Any], status: int = 200) -> Response:
@@ -354,8 +341,8 @@ def _json(body: Mapping[str, Any], status: int = 200) -> Response:
 def _add_hooks(app: Flask, lifecycle: Lifecycle) -> None:
     @app.before_request
     def begin() -> None:
-        request_id = harmless_request_id(request.headers.get("X-Request-Id")) or uuid.uuid4().hex
-        g.call = _Call(request_id, body_read=not has_body(request.environ))
+        its_id = request_id(request.headers.get("X-Request-Id"))
+        g.call = _Call(its_id, body_read=not has_body(request.environ))
 
     @app.after_request
     def finish(response: Response) -> Response:
@@ -372,11 +359,6 @@ def _add_hooks(app: Flask, lifecycle: Lifecycle) -> None:
             response.headers["Connection"] = "close"
         _count_and_log(call, response.status_code, total_ms)
         return response
-
-
-def harmless_request_id(text: str | None) -> str | None:
-    """Return the caller's ``X-Request-Id`` if it may stand in a header and in the log."""
-    return text if text and HARMLESS_TEXT.fullmatch(text) else None
 
 
 def _count_and_log(call: _Call, status: int, total_ms: float) -> None:

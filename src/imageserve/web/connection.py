@@ -23,7 +23,11 @@ HEAD_BYTES = 32 * 2**10
 """Most bytes of one request head: its first line and all its headers."""
 
 HEADS_BYTES = 16 * 2**20
-"""Most bytes of heads in one process, each counted from its first byte until it is answered."""
+"""Most bytes of heads in one process, each counted from its first byte until it is answered. Where
+they are more, the unfinished head that began first is ended."""
+
+SMALL_HEAD_BYTES = 2 * 2**10
+"""A head of this size is always let in: connections are limited, so such heads are too."""
 
 LINGER_S = 2.0
 LINGER_BYTES = 64 * 2**20
@@ -34,34 +38,17 @@ END_OF_HEAD = b"\r\n\r\n"
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class HeadMemory:
-    """The bytes of request heads that one process holds."""
-
-    def __init__(self, limit: int = HEADS_BYTES) -> None:
-        self.held = 0
-        self._limit = limit
-
-    def take(self, count: int) -> None:
-        """Add ``count`` bytes. Raises Busy where the process holds too many already."""
-        if self.held + count > self._limit:
-            raise Busy("too many request heads are in memory", retry_after_s=1)
-        self.held += count
-
-    def give_back(self, count: int) -> None:
-        self.held -= count
-
-
 class Connection:
     """A gevent socket with limits."""
 
-    def __init__(self, sock: Any, heads: HeadMemory, most_body_bytes: int) -> None:
+    def __init__(self, sock: Any, waits: "Waits", most_body_bytes: int) -> None:
         """``most_body_bytes`` limits what is received of one body, with all that frames it."""
         self.wait: HeadWait | None = None
         """The head that is waited for."""
         self.had_request = False
         self._socket = sock
         self._raw = sock._sock  # Below gevent's: it never waits.
-        self._heads = heads
+        self._waits = waits
         self._most_body_bytes = most_body_bytes
         self._turn = Turn()
         self._unreader: Any = None
@@ -109,21 +96,27 @@ class Connection:
         end = text.find(END_OF_HEAD)
         count = len(data) if end < 0 else max(0, end + len(END_OF_HEAD) - len(self._head_tail))
         self._head_tail = text[-3:]
-        self._heads.take(count)
         self._head_bytes += count
+        self._waits.head_bytes += count
         if self._head_bytes > HEAD_BYTES:
             raise HeadTooLarge(f"a request head may have at most {HEAD_BYTES} bytes")
+        if not self._waits.make_head_room(wait) and self._head_bytes > SMALL_HEAD_BYTES:
+            raise _heads_busy()
         if data:
             wait.begin(is_whole=end >= 0)
 
-    def begin_head(self, wait: "HeadWait") -> None:
-        """Expect the head of the next request: what is received from now on belongs to it."""
+    def begin_head(self, wait: "HeadWait") -> bool:
+        """Expect the head of the next request: what is received from now on belongs to it.
+
+        Returns whether it has begun, because it was sent with the request before.
+        """
         self.end()
+        self._expects_continue = False  # Nobody has read the body before this head.
+        has_begun = self._unreader is not None and bool(self._unreader.buf.tell())
+        if has_begun:
+            self._turn.give()  # Such a client never lets this process wait.
         self.wait = wait
-        if self._unreader is not None and self._unreader.buf.tell():
-            # It was sent with the request before: such a client never lets this process wait.
-            self._turn.give()
-            wait.begin(is_whole=False)
+        return has_begun
 
     def begin_body(self, req: Any) -> None:
         """Take note of a request whose head is complete."""
@@ -134,7 +127,7 @@ class Connection:
 
     def end(self) -> None:
         """Give the memory of the last head back."""
-        self._heads.give_back(self._head_bytes)
+        self._waits.head_bytes -= self._head_bytes
         self._head_bytes = 0
         self._head_tail = b""
 
@@ -162,10 +155,11 @@ class Connection:
         """Forget the headers of an answer that failed before they were sent."""
         self._held = b""
 
-    def linger(self, waits: "Waits") -> None:
+    def linger(self) -> None:
         """Let the client read its answer before the connection is closed."""
+        self.end()
         seen = 0
-        with silent_timeout(LINGER_S), suppress(Ended), waits.lingering():
+        with silent_timeout(LINGER_S), suppress(Ended), _Lingering(self._waits):
             try:
                 self._socket.shutdown(SHUT_WR)
                 # Only the count: a client that stops would have what came last kept in memory.
@@ -198,14 +192,21 @@ class _Interruptible:
             self._greenlet.throw(error)
 
 
+def _heads_busy() -> Busy:
+    return Busy("too many request heads are in memory", retry_after_s=1)
+
+
 class Waits:
     """The connections of a process on which no request is in progress, oldest wait first."""
 
-    def __init__(self) -> None:
+    def __init__(self, most_head_bytes: int = HEADS_BYTES) -> None:
         self.idle: dict[_Interruptible, bool] = {}
         """Those that receive nothing; whether an answer was sent on them."""
-        self.unfinished: dict[_Interruptible, None] = {}
+        self.unfinished: dict[HeadWait, None] = {}
         """Those that have sent a part of a head."""
+        self.head_bytes = 0
+        """What is in memory of all heads, those of requests in progress too."""
+        self._most_head_bytes = most_head_bytes
 
     def end_kept(self) -> None:
         """End the connections that wait for another request."""
@@ -220,12 +221,21 @@ class Waits:
             del self.idle[wait]
             wait.interrupt(Ended())
         elif self.unfinished:
-            wait = next(iter(self.unfinished))
-            del self.unfinished[wait]
-            wait.interrupt(Busy("too many connections are open", retry_after_s=1))
+            self._end_oldest_head(Busy("too many connections are open", retry_after_s=1))
 
-    def lingering(self) -> "_Lingering":
-        return _Lingering(self)
+    def make_head_room(self, newest: "HeadWait") -> bool:
+        """End unfinished heads, not ``newest``, until there is room; return whether there is."""
+        while self.head_bytes > self._most_head_bytes:
+            if next(iter(self.unfinished), newest) is newest:
+                return False
+            self._end_oldest_head(_heads_busy())
+        return True
+
+    def _end_oldest_head(self, error: Busy) -> None:
+        wait = next(iter(self.unfinished))
+        del self.unfinished[wait]
+        wait.connection.end()
+        wait.interrupt(error)
 
 
 class _Lingering(_Interruptible):
@@ -247,28 +257,31 @@ class HeadWait(_Interruptible):
     """The wait for the head of a request, as a context.
 
     The first head must be there ``upload_s`` after the connection was made. A later one may begin
-    within ``keepalive_s``, and must be there ``upload_s`` after its first byte. A wait that ends
-    before a first byte is left without an error.
+    within ``keepalive_s``, and must be there ``upload_s`` after its first byte; if it does not
+    begin, the context is left without an error, as it is after `Ended`.
     """
 
     def __init__(
         self, waits: Waits, connection: Connection, upload_s: float, keepalive_s: float
     ) -> None:
         super().__init__()
+        self.connection = connection
         self._waits = waits
-        self._connection = connection
         self._upload_s = upload_s
         self._keepalive_s = keepalive_s
         self._has_begun = False
 
     def __enter__(self) -> None:
-        connection = self._connection
+        connection = self.connection
+        # Before all else: others may run meanwhile, and `__exit__` follows only what has returned.
+        has_begun = connection.begin_head(self)
         is_kept, connection.had_request = connection.had_request, True
         self._is_kept = is_kept
         self._timeout = self._idle_timeout() if is_kept else self._head_timeout()
         self._timeout.start()
         self._waits.idle[self] = is_kept
-        connection.begin_head(self)
+        if has_begun:
+            self.begin(is_whole=False)
 
     def begin(self, *, is_whole: bool) -> None:
         """Note that bytes of the head came; ``is_whole``: all of it is there."""
@@ -289,7 +302,7 @@ class HeadWait(_Interruptible):
         self._timeout.close()
         self._waits.idle.pop(self, None)
         self._waits.unfinished.pop(self, None)
-        self._connection.wait = None
+        self.connection.wait = None
         return error is self._timeout or isinstance(error, Ended)
 
     def _idle_timeout(self) -> Any:

@@ -6,7 +6,6 @@ connection goes on. That costs a small part of an answer.
 
 import logging
 import struct
-import uuid
 from collections.abc import Mapping
 from socket import IPPROTO_TCP, TCP_INFO
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from imageserve import metrics
 from imageserve.errors import Busy
 from imageserve.web.greenlets import silent_timeout
-from imageserve.web.refusals import NO_HEADERS, raw_response
+from imageserve.web.refusals import NO_HEADERS, raw_response, request_id
 
 log = logging.getLogger(__name__)
 
@@ -47,25 +46,20 @@ def age_s(sock: Any) -> float:
 
 def refuse(
     req: Any, sock: Any, error: Busy, *, draining: bool, more: Mapping[str, str] = NO_HEADERS
-) -> bool:
+) -> None:
     """Answer a request of which only the head was read, with ``more`` headers.
 
-    Returns whether the connection can be kept; its next request then begins where this one ends.
+    The next request of the connection then begins where this one ends. Raises StopIteration where
+    the connection cannot be kept.
     """
     headers = dict(req.headers)
-    request_id = _request_id(headers)
+    its_id = request_id(headers.get("X-REQUEST-ID"))
     kept = not draining and _can_be_kept(req, headers)
-    sock.sendall(raw_response(error, request_id, close=not kept, more=more))
     _refused_total.inc()
-    log.debug("refused early", extra={"fields": {"request_id": request_id}})
-    return kept and _discard_body(req.body.reader, sock)
-
-
-def _request_id(headers: Mapping[str, str]) -> str:
-    # Imported here: gunicorn's master imports this module, and must not load Flask.
-    from imageserve.web.app import harmless_request_id
-
-    return harmless_request_id(headers.get("X-REQUEST-ID")) or uuid.uuid4().hex
+    log.debug("refused early", extra={"fields": {"request_id": its_id}})
+    sock.sendall(raw_response(error, its_id, close=not kept, more=more))
+    if not (kept and _discard_body(req.body.reader, sock)):
+        raise StopIteration
 
 
 def _can_be_kept(req: Any, headers: Mapping[str, str]) -> bool:

@@ -58,11 +58,6 @@ class DecodeLine:
         self._after_io: Any = None
 
     @property
-    def busy(self) -> bool:
-        """Whether a picture is decoded in this turn of the loop, or waits for the next."""
-        return self._busy
-
-    @property
     def pictures(self) -> int:
         """How many pictures are decoded before one that comes now."""
         return self._busy + self._later + self._waiting_pictures

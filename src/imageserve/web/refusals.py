@@ -31,6 +31,9 @@ MOST_HEADERS = 100
 
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
+HARMLESS_TEXT = re.compile(r"[A-Za-z0-9._:/+=@-]{1,128}")
+"""Texts of callers and workers that may stand in a header and in the log."""
+
 HOST = re.compile(r"(?:[\w.~!$&'()*+,;=%-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?", re.ASCII)
 """What RFC 9110 allows: a name or an address, and a port. It may be empty."""
 
@@ -91,28 +94,33 @@ def _transfer_encoding(exc: Exception) -> RequestError | None:
     return transfer_encoding_refused(",".join(values))
 
 
+def request_id(sent: str | None) -> str:
+    """Return the caller's ``X-Request-Id`` if it may stand in headers and logs, else a new one."""
+    return sent if sent and HARMLESS_TEXT.fullmatch(sent) else uuid.uuid4().hex
+
+
+def error_body(error: RequestError, its_id: str = "") -> dict[str, Any]:
+    """Return what an answer says of an error; without the id for one picture of several."""
+    body = {"success": False, "error": {"code": error.code, "message": error.message}}
+    return {**body, "request_id": its_id} if its_id else body
+
+
 def raw_response(
     error: RequestError,
-    request_id: str = "",
+    its_id: str = "",
     *,
     close: bool = True,
     more: Mapping[str, str] = NO_HEADERS,
 ) -> bytes:
     """Return a whole answer, as bytes, with ``more`` headers; ``close``: the connection ends."""
-    request_id = request_id or uuid.uuid4().hex
-    body = json.dumps(
-        {
-            "success": False,
-            "error": {"code": error.code, "message": error.message},
-            "request_id": request_id,
-        }
-    )
+    its_id = its_id or request_id(None)
+    body = json.dumps(error_body(error, its_id))
     status = HTTPStatus(error.status)
     again = f"Retry-After: {error.retry_after_s}\r\n" if error.retry_after_s else ""
     again += "".join(f"{name}: {value}\r\n" for name, value in more.items())
     return (
         f"HTTP/1.1 {status.value} {status.phrase}\r\n"
         f"Connection: {'close' if close else 'keep-alive'}\r\n{again}"
-        f"Content-Type: application/json\r\nX-Request-Id: {request_id}\r\n"
+        f"Content-Type: application/json\r\nX-Request-Id: {its_id}\r\n"
         f"Content-Length: {len(body) + 1}\r\n\r\n{body}\n"
     ).encode()

@@ -30,8 +30,8 @@ from gunicorn.workers.ggevent import GeventWorker
 from imageserve import metrics
 from imageserve.config.settings import Settings
 from imageserve.errors import Busy
-from imageserve.web.body import has_unread_body
-from imageserve.web.connection import Connection, HeadMemory, HeadWait, Waits
+from imageserve.web.body import has_body, has_unread_body
+from imageserve.web.connection import Connection, HeadWait, Waits
 from imageserve.web.cors import Cors
 from imageserve.web.early_refusal import age_s, is_picture, refuse
 from imageserve.web.greenlets import install_error_log, install_poll
@@ -44,6 +44,7 @@ from imageserve.web.refusals import (
     as_request_error,
     check_host,
     raw_response,
+    request_id,
 )
 
 log = logging.getLogger(__name__)
@@ -94,7 +95,7 @@ class WebServer(BaseApplication):  # type: ignore[misc]
         from imageserve.web.wsgi import create_application
 
         application = create_application(self.settings, self.lifecycle, self.line)
-        return _at_the_edge(application, self.cors)
+        return _at_the_edge(application, self.cors, self.lifecycle)
 
     def _on_starting(self, arbiter: Any) -> None:
         # What USR2 starts beside this master. gunicorn guesses at it, and cannot guess "-m".
@@ -193,7 +194,6 @@ class Worker(GeventWorker):  # type: ignore[misc]
         self._upload_timeout_s = settings.upload_timeout_s
         # Chunks of a sensible size add a few percent to a body.
         self._most_body_bytes = settings.max_body_bytes * 5 // 4 + 2**20
-        self._heads = HeadMemory()
         self._waits = Waits()
         self._connections = 0
         self.beacon = Beacon()
@@ -221,7 +221,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             self._waits.end_kept()
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
-        connection = Connection(client, self._heads, self._most_body_bytes)
+        connection = Connection(client, self._waits, self._most_body_bytes)
         greenlet: Any = gevent.getcurrent()
         greenlet.connection = connection
         self._connections += 1
@@ -251,36 +251,33 @@ class Worker(GeventWorker):  # type: ignore[misc]
         # A client that does not read its answers must not hold its connection for ever.
         sock.settimeout(self._upload_timeout_s + SEND_EXTRA_S)
         try:
-            if self._refused(req, sock):
+            if busy := self._busy(req, sock):
+                draining = self.app.lifecycle.draining
+                refuse(req, sock, busy, draining=draining, more=self._cors_headers(req))
                 return True
             result = super().handle_request(listener_name, req, sock, addr)
             sock.send_held()
             return result
         except TimeoutError as error:
             raise BrokenPipeError(errno.EPIPE, "the client does not read its answer") from error
-        except StopIteration:  # It is answered, and the connection is to be closed.
+        except StopIteration as answered:  # The connection is to be closed.
             sock.send_held()
             if has_unread_body(req) and not self._is_crowded:
-                sock.linger(self._waits)
+                answered.__traceback__ = None  # It and the request keep the head in memory.
+                req.headers = []
+                sock.linger()
             raise
         finally:
             sock.settimeout(None)
 
-    def _refused(self, req: Any, sock: Any) -> bool:
-        """Refuse a picture that would be late; return whether it was, on a connection that is kept.
-
-        Raises StopIteration where the connection is to be closed.
-        """
-        if not (self.alive and is_picture(req)):
-            return False
-        try:
-            self.app.line.check(age_s(sock))
-        except Busy as busy:
-            draining = self.app.lifecycle.draining
-            if refuse(req, sock, busy, draining=draining, more=self._cors_headers(req)):
-                return True
-            raise StopIteration from None
-        return False
+    def _busy(self, req: Any, sock: Any) -> Busy | None:
+        """Return why a picture is refused by its head: it would be late."""
+        if self.alive and is_picture(req):
+            try:
+                self.app.line.check(age_s(sock))
+            except Busy as busy:
+                return busy
+        return None
 
     def _cors_headers(self, req: Any) -> dict[str, str]:
         headers = getattr(req, "headers", ())
@@ -300,7 +297,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
             log.debug("the client did not wait for its error: %s", exc)
             return
         if not self._is_crowded:
-            client.linger(self._waits)
+            client.linger()
 
 
 class Listener(StreamServer):
@@ -312,17 +309,9 @@ class Listener(StreamServer):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self._at_once = 1
+        self.max_accept = 1
         self._waited_s = 0.0
         super().__init__(*args, **kwargs)
-
-    @property
-    def max_accept(self) -> int:
-        return self._at_once
-
-    @max_accept.setter
-    def max_accept(self, count: int) -> None:
-        """Ignore the constant that gunicorn sets."""
 
     def do_read(self) -> Any:
         accepted = super().do_read()
@@ -331,15 +320,18 @@ class Listener(StreamServer):
         return accepted
 
     def _do_read(self) -> None:
+        self._waited_s = 0.0  # Another process may have taken them all.
         super()._do_read()  # type: ignore[misc]  # Its types leave it out.
         if self._waited_s > LATE_ACCEPT_S:
-            self._at_once = min(self._at_once + 1, ACCEPTED_AT_ONCE)
+            self.max_accept = min(self.max_accept + 1, ACCEPTED_AT_ONCE)
         else:
-            self._at_once = max(self._at_once - 1, 1)
+            self.max_accept = max(self.max_accept - 1, 1)
 
 
-def _at_the_edge(application: Callable[..., Any], cors: Cors) -> Callable[..., Any]:
-    """Add what every answer needs.
+def _at_the_edge(
+    application: Callable[..., Any], cors: Cors, lifecycle: Lifecycle
+) -> Callable[..., Any]:
+    """Add what every answer needs, and answer preflights.
 
     gunicorn drops ``Connection: close`` from an application's headers; here it is heeded. Pages of
     other origins get their headers.
@@ -348,8 +340,12 @@ def _at_the_edge(application: Callable[..., Any], cors: Cors) -> Callable[..., A
     def wrapped(environ: Mapping[str, Any], start_response: Any) -> Any:
         origin = environ.get("HTTP_ORIGIN")
         asked = environ.get("HTTP_ACCESS_CONTROL_REQUEST_METHOD")
-        if allowed := cors.preflight(environ["REQUEST_METHOD"], origin, asked):
-            start_response("204 No Content", list(allowed.items()))
+        allowed = cors.preflight(environ["REQUEST_METHOD"], origin, asked)
+        if allowed and not has_body(environ):  # A body would be taken for the next request.
+            if lifecycle.draining:
+                start_response.__self__.force_close()
+            said = {"X-Request-Id": request_id(environ.get("HTTP_X_REQUEST_ID")), **allowed}
+            start_response("204 No Content", list(said.items()))
             return []
 
         def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:

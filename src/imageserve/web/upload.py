@@ -125,7 +125,8 @@ class UploadReader:
         length = content_length(environ)
         if length is not None and length > self.limits.max_body_bytes:
             raise _body_too_large(self.limits)
-        _check_encoding("Content-Encoding", environ.get("HTTP_CONTENT_ENCODING"))
+        if encoded := _encoded("Content-Encoding", environ.get("HTTP_CONTENT_ENCODING")):
+            raise encoded
         kind, options = multipart.parse_options_header(str(environ.get("CONTENT_TYPE") or ""))
         source = _CountingReader(body_of(environ), length, self.limits, account)
         with upload_deadline(self.limits.timeout_s):
@@ -172,16 +173,17 @@ def _wrapped(data: bytes) -> RequestError | None:
     return EncodingRefused(f"this is {what}; {AS_THEY_ARE}")
 
 
-def _check_encoding(header: str, value: object) -> None:
-    """Raise EncodingRefused for a body, or a part of a form, that has to be decoded first."""
+def _encoded(header: str, value: object) -> RequestError | None:
+    """Return the error for a body, or a part of a form, that has to be decoded first."""
     codings = [coding.strip().lower() for coding in str(value or "").split(",")]
-    others = [coding for coding in codings if coding not in ("", "identity", *_PLAIN_PARTS)]
-    if others:
-        raise EncodingRefused(f"{header}: {named(others[0])} is not served; {AS_THEY_ARE}")
+    others = [coding for coding in codings if coding not in _PLAIN]
+    if not others:
+        return None
+    return EncodingRefused(f"{header}: {named(others[0])} is not served; {AS_THEY_ARE}")
 
 
-_PLAIN_PARTS = ("binary", "8bit", "7bit")
-"""Values of Content-Transfer-Encoding that change nothing."""
+_PLAIN = ("", "identity", "binary", "8bit", "7bit", "utf-8", "utf8")
+"""Encodings that change nothing. Some clients name a character set: pictures have none."""
 
 
 class _CountingReader:
@@ -232,6 +234,8 @@ class _Form:
         self._turn = Turn()
         self._pictures: list[bytes | RequestError] = []
         self._chunks: list[bytes] | None = None
+        self._refused: RequestError | None = None
+        """Why the picture that comes now is not read."""
         self._size = 0
 
     def feed(self, chunk: bytes) -> None:
@@ -254,25 +258,24 @@ class _Form:
 
     def _begin(self, segment: multipart.MultipartSegment) -> None:
         self._chunks = [] if segment.name == FIELD else None
+        self._refused = None
         self._size = 0
-        if self._chunks is not None and len(segment.headerlist) > 1:
-            for name, value in segment.headerlist:
-                if name in ("Content-Encoding", "Content-Transfer-Encoding"):
-                    _check_encoding(name, value)
+        for name, value in segment.headerlist:
+            if name in ("Content-Encoding", "Content-Transfer-Encoding"):
+                self._refused = self._refused or _encoded(name, value)
         if self._chunks is not None and len(self._pictures) >= self._limits.max_images:
             raise TooManyImages(f"at most {self._limits.max_images} pictures may be sent at once")
 
     def _add(self, data: bytes) -> None:
         self._size += len(data)
-        if self._chunks is not None and self._size <= self._limits.max_image_bytes:
+        if self._size > self._limits.max_image_bytes:
+            self._refused = self._refused or _image_too_large(self._limits)
+        if self._chunks is not None and self._refused is None:
             self._chunks.append(bytes(data))
 
     def _end(self) -> None:
         if self._chunks is None:
             return
-        if self._size > self._limits.max_image_bytes:
-            self._pictures.append(_image_too_large(self._limits))
-        else:
-            picture = b"".join(self._chunks)
-            self._pictures.append(_wrapped(picture) or picture)
+        picture = b"".join(self._chunks)
+        self._pictures.append(self._refused or _wrapped(picture) or picture)
         self._chunks = None
