@@ -107,7 +107,8 @@ class MemoryQueue(RedisQueue):
             self._waiting.popleft()
             self._stats["expired"] += 1
 
-    def count_refused(self) -> None:
+    def count_refused(self, job_id: str = "") -> None:
+        del job_id
         self._stats["rejected"] += 1
 
     def missing(self, job_ids: Sequence[str]) -> list[str]:

@@ -101,7 +101,7 @@ redis_up = Gauge(
 )
 redis_evicts = Gauge(
     "imageserve_redis_evicts",
-    "1 where Redis was set up, while it runs, to throw waiting pictures away.",
+    "1 where Redis, or a node of it, was set up, while it runs, to throw waiting pictures away.",
     multiprocess_mode="livemax",
 )
 

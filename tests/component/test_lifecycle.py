@@ -236,6 +236,8 @@ def test_a_web_process_goes_on_to_watch_each_node_once(
 
     def look_once(watch: EvictionWatch) -> None:
         looked.append(watch)
+        if len(looked) == 1:
+            raise ValueError("a bug")
         threading.Event().wait()
 
     monkeypatch.setattr(module, "check_redis", lambda settings, queue: None)
@@ -245,9 +247,10 @@ def test_a_web_process_goes_on_to_watch_each_node_once(
     start_first_contact(
         Settings(models_file=str(file), redis_url="redis+cluster://here"), Lifecycle()
     )
-    eventually(lambda: len(looked) == 3, "each node is watched")
+    eventually(lambda: len(looked) == 4, "each node is watched, after a bug too")
+    assert len(set(looked)) == 3
     start_first_contact(Settings(models_file=str(file)), Lifecycle())
 
-    eventually(lambda: len(looked) == 4, "the only one is watched")
+    eventually(lambda: len(looked) == 5, "the only one is watched")
     time.sleep(0.05)
-    assert len(looked) == 4
+    assert len(looked) == 5

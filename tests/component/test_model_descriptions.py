@@ -1,5 +1,6 @@
 """What is read of model files without the libraries that wrote them."""
 
+import errno
 import random
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tests.onnx_files import save, write_labels, write_onnx
 
-from imageserve.models import load_model
+from imageserve.models import load_model, onnx_file
 from imageserve.models.entries import ModelEntry
 from imageserve.models.heads import LOGITS, OTHER, SIGMOID, SOFTMAX
 from imageserve.models.keras_file import read_keras, saved_model_input
-from imageserve.models.onnx_file import External, read_onnx
+from imageserve.models.onnx_file import External, OnnxFile, read_onnx
 from imageserve.models.source import declared_size
-from imageserve.worker.versions import Versions
+from imageserve.worker.versions import MOST_FILES, Versions, fingerprint_of
 
 keras = pytest.importorskip("keras")
 
@@ -179,6 +180,35 @@ def test_a_change_of_weights_beside_an_onnx_file_is_noticed(tmp_path: Path) -> N
 
     assert len({each.fingerprint for each in (before, changed, named_anew)}) == 3
     assert [Path(state[0]).name for state in named_anew.fingerprint] == ["forms.onnx", "other.data"]
+
+
+def test_an_onnx_file_that_could_not_be_read_once_is_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_onnx(tmp_path / "forms.onnx", beside="forms.data")
+
+    def unreadable(path: Path) -> OnnxFile | None:
+        raise OSError(errno.EIO, "I/O error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(onnx_file, "read_onnx", unreadable)
+        (found,) = fingerprint_of([tmp_path / "forms.onnx"])
+
+    assert Path(found[0]).name == "forms.onnx"
+    files = [Path(state[0]).name for state in fingerprint_of([tmp_path / "forms.onnx"])]
+    assert files == ["forms.onnx", "forms.data"]
+
+
+def test_onnx_files_of_the_same_state_are_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[Path] = []
+    monkeypatch.setattr(onnx_file, "read_onnx", read.append)
+    for number in range(MOST_FILES):
+        (tmp_path / f"{number}.onnx").touch()
+
+    assert fingerprint_of([tmp_path]) == fingerprint_of([tmp_path])
+    assert len(read) == MOST_FILES
 
 
 def damaged(whole: bytes, seed: int) -> bytes:

@@ -31,7 +31,7 @@ from tests.redis_server import (
     running,
 )
 
-from imageserve.errors import QueueUnavailable
+from imageserve.errors import QueueKeyTaken, QueueUnavailable
 from imageserve.predictions import Prediction
 from imageserve.queue.consumer import Claim, Consumer, Lease
 from imageserve.queue.keys import Keys
@@ -112,9 +112,9 @@ def next_redelivered(queue: RedisQueue, lease: Lease = HELD) -> Claim:
     return found[-1]
 
 
-def reaped(queue: RedisQueue) -> bool:
+def reaped(queue: RedisQueue, lease: Lease = HELD) -> bool:
     """Let a claim remove expired leases without taking a job; return whether it took none."""
-    return not queue.claim(1, HELD, redelivered=False, min_depth=10_000).entries
+    return not queue.claim(1, lease, redelivered=False, min_depth=10_000).entries
 
 
 class Listener:
@@ -758,6 +758,97 @@ def test_a_job_is_accepted_whole_or_not_at_all_however_little_memory_is_left(
     assert codes == {EnqueueCode.ACCEPTED, EnqueueCode.NO_ROOM}
 
 
+def test_what_is_refused_for_lack_of_memory_is_counted(
+    redis_server: RedisServer, make_queue: QueueMaker
+) -> None:
+    queue, client = make_queue(redis_server.url), redis_server.client()
+    client.config_set("maxmemory", 1)
+
+    assert put(queue, *"abcde") == [EnqueueCode.NO_ROOM] * 5
+    queue.count_refused()
+
+    client.config_set("maxmemory", 0)
+    assert queue.snapshot().stats == {"rejected": 6}
+    assert all_keys(client) == {KEYS.stats}
+
+
+def test_a_job_whose_enqueue_is_sent_again_without_memory_keeps_its_pixels(
+    redis_server: RedisServer, make_queue: QueueMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue, client = make_queue(redis_server.url), redis_server.client()
+    monkeypatch.setattr("secrets.token_hex", lambda size: "the nonce of both")
+    put(queue, "a")
+    client.config_set("maxmemory", 1)
+
+    assert put(queue, "a") == [EnqueueCode.OWN_RETRY]
+    assert queue.pixels(["a"]) == [PIXELS]
+
+
+def contents(client: "redis.Redis") -> dict[str, Any]:
+    """Return all that is stored, but for pixels: those of a job that was not queued expire."""
+    kept = (key for key in all_keys(client) if not key.startswith(KEYS.pixels("")))
+    return {key: client.dump(key) for key in kept}
+
+
+STEPS: dict[str, Callable[[RedisQueue, str], object]] = {
+    "enqueue": lambda queue, token: put(queue, "new"),
+    "claim": lambda queue, token: queue.claim(8, HELD, redelivered=True),
+    "finish": lambda queue, token: queue.finish(
+        token, [replace(each, dead="a reason") for each in answers("b", "c")]
+    ),
+    "release": lambda queue, token: queue.release(token, ["a", "b", "c"]),
+}
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_step_that_meets_another_programs_key_changes_nothing(
+    queue: RedisQueue, client: "redis.Redis", step: str
+) -> None:
+    refused: dict[str, str] = {}
+    for taken, kind in KEYS.types().items():
+        client.flushall()
+        put(queue, "a", "b", "c", "d", "e")
+        queue.claim(1, LOST, redelivered=False)
+        token = "one"
+        eventually(lambda: reaped(queue) and client.llen(KEYS.retry) == 1, "a is redelivered")
+        queue.claim(1, HELD, redelivered=True, token=token)
+        queue.claim(2, HELD, redelivered=False, token=token)
+        queue.claim(1, LOST, redelivered=False)
+        client.delete(taken)
+        client.lpush(taken, "theirs") if kind == "string" else client.set(taken, "theirs")
+        before = contents(client)
+        try:
+            STEPS[step](queue, token)
+        except QueueKeyTaken as error:
+            refused[taken] = str(error)
+            assert contents(client) == before, taken
+    assert {KEYS.leases} < set(refused)
+    assert all(f"{taken} is a " in said for taken, said in refused.items())
+
+
+def test_without_a_dead_list_of_its_own_a_queue_answers_all_jobs(
+    queue: RedisQueue, client: "redis.Redis"
+) -> None:
+    client.set(KEYS.dead, "another program's")
+    put(queue, "a", "b", "c", "d")
+    taken = queue.claim(3, HELD, redelivered=False)
+    failed = [replace(each, dead="a reason") for each in answers("a", "b", "c")]
+    assert queue.finish(taken.token, failed, batches=1) == [True] * 3
+    assert None not in queue.results(["a", "b", "c"])
+
+    queue.claim(1, replace(LOST, max_attempts=1), redelivered=False)
+    client.rpush(KEYS.queue, "no job")
+    put(queue, "e")
+    once = replace(HELD, max_attempts=1)
+    eventually(lambda: reaped(queue, once) and not client.hexists(KEYS.inflight, "d"), "d ends")
+    assert ids(queue.claim(8, HELD, redelivered=False)) == ["e"]
+    assert None not in queue.results(["d"])
+    assert client.hget(KEYS.stats, "dead") == b"5"
+
+    with pytest.raises(QueueKeyTaken, match=r"dead is a string and must be a list"):
+        queue.snapshot()
+
+
 def test_web_processes_tell_what_they_could_decode_and_silent_ones_are_removed(
     queue: RedisQueue, client: "redis.Redis"
 ) -> None:
@@ -781,7 +872,7 @@ def test_pixels_that_were_deleted_before_their_job_came_are_no_lack_of_memory(
         """Stand in for a FLUSHALL between the two commands of the pipeline."""
         call, key, names, arguments = args[0], args[1], args[4], args[5]
         assert key == KEYS.pixels("a")
-        return ENQUEUE(call, names, arguments)
+        return True, ENQUEUE(call, names, arguments)
 
     monkeypatch.setattr(ENQUEUE, "after_set", after_flush)
     assert put(queue, "a") == [EnqueueCode.PIXELS_LOST]

@@ -167,6 +167,28 @@ def test_a_memory_policy_that_is_changed_later_is_noticed_and_told_once(
     assert look() == (0, [])
 
 
+def test_a_node_that_evicts_shows_beside_one_that_does_not(
+    redis_server: RedisServer, shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(eviction, "WATCH_EVERY_S", -1.0)
+    client = redis_server.client()
+    watches = [
+        EvictionWatch(RedisAccess(server.url), name)
+        for name, server in (("bad", redis_server), ("good", shared_redis))
+    ]
+
+    def look() -> float:
+        for watch in watches:
+            watch.look()
+        return float(metrics.redis_evicts._value.get())
+
+    client.config_set("maxmemory", "100mb")
+    client.config_set("maxmemory-policy", "allkeys-lru")
+    assert look() == 1
+    client.config_set("maxmemory-policy", "noeviction")
+    assert look() == 0
+
+
 def test_a_server_that_is_not_there_is_unavailable_not_forbidden() -> None:
     access = RedisAccess(f"redis://127.0.0.1:{free_port()}/0")
     with pytest.raises(QueueUnavailable):

@@ -56,6 +56,13 @@ def test_a_key_of_another_type_is_named_and_survived(stack: Stack) -> None:
 
     stack.db.delete(stack.keys.leases)
     stack.wait_for(lambda: answers_rightly(stack), "answers")
+
+    taken = f"{stack.keys.dead} is a string and must be a list"
+    stack.db.set(stack.keys.dead, "another program's")
+    stack.wait_for(
+        lambda: answers_rightly(stack) and named(stack.web, taken), "it is named, and answers come"
+    )
+    stack.db.delete(stack.keys.dead)
     for program in (stack.web, worker):
         assert program.alive
         assert "Traceback" not in program.output()

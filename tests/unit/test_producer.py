@@ -118,6 +118,37 @@ def test_one_request_looks_for_all_while_others_use_what_is_known(bench: Bench) 
     assert (known, bench.queue.looks) == ([100.0], 2)
 
 
+def test_a_reply_that_comes_late_is_never_taken_for_a_loss(bench: Bench) -> None:
+    reading, go_on = threading.Event(), threading.Event()
+    read = bench.queue.snapshot
+
+    def slow() -> Snapshot:
+        seen = read()
+        if threading.current_thread() is not threading.main_thread():
+            reading.set()
+            go_on.wait(10)
+        return seen
+
+    bench.queue.snapshot = slow  # type: ignore[method-assign]
+    bench.view.look()
+    run = bench.view.run
+    bench.now += 2 * FRESH_S
+    late = threading.Thread(target=bench.view.look)
+    late.start()
+    assert reading.wait(10)
+
+    bench.queue.count_refused()
+    bench.now += 2 * FRESH_S
+    bench.view.look()
+    go_on.set()
+    late.join()
+    bench.now += 2 * FRESH_S
+    bench.view.look()
+
+    assert bench.view.run == run
+    assert bench.queue.looks == 3
+
+
 JOB = JobRequest("m", (1, 1, 3), 5, "trace")
 
 

@@ -107,11 +107,11 @@ def weights_elsewhere(path: Path, file: OnnxFile) -> str | None:
 
 
 def external_files(path: Path) -> list[Path]:
-    """Return the files beside a model that hold weights; none where it cannot be read."""
-    try:
-        found = read_onnx(path)
-    except OSError:
-        return []
+    """Return the files beside a model that hold weights; none where it is no ONNX.
+
+    Raises OSError.
+    """
+    found = read_onnx(path)
     return list(dict.fromkeys(part.path for part in found.external)) if found else []
 
 

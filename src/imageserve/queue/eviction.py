@@ -7,12 +7,20 @@ from typing import Any
 
 from imageserve import metrics
 from imageserve.errors import QueueError
-from imageserve.queue.redis.connection import RedisAccess, redis_errors
-from imageserve.queue.redis.queue import RedisQueue
+from imageserve.queue.keys import Keys
+from imageserve.queue.redis.connection import (
+    COMMAND_TIMEOUT_S,
+    RedisAccess,
+    connect,
+    redis_errors,
+)
 
 log = logging.getLogger(__name__)
 
 WATCH_EVERY_S = 60.0
+
+_evicting: set[str] = set()
+"""The watched queues whose node evicts. One gauge tells of all nodes of this process."""
 
 
 def eviction_problem(facts: Mapping[str, Any]) -> str:
@@ -30,7 +38,11 @@ class EvictionWatch:
     """Notices that the memory policy of a running Redis was changed."""
 
     def __init__(self, access: RedisAccess, queue: str) -> None:
-        self._queue = RedisQueue(access, queue, connections=1)
+        key = Keys(queue).queue
+        self._client = connect(
+            access, key=key, retries=1, timeout_s=COMMAND_TIMEOUT_S, connections=1
+        )
+        self._queue = queue
         self._problem = ""
         self._due_at = time.monotonic() + WATCH_EVERY_S
 
@@ -41,7 +53,7 @@ class EvictionWatch:
         self._due_at = time.monotonic() + WATCH_EVERY_S
         try:
             with redis_errors():
-                facts: Any = self._queue.client.info("memory")
+                facts: Any = self._client.info("memory")
         except QueueError as error:
             log.debug("the memory policy of Redis is not known: %s", error)
             return
@@ -51,4 +63,8 @@ class EvictionWatch:
         elif problem != self._problem:
             log.info("Redis evicts nothing any more")
         self._problem = problem
-        metrics.redis_evicts.set(bool(problem))
+        if problem:
+            _evicting.add(self._queue)
+        else:
+            _evicting.discard(self._queue)
+        metrics.redis_evicts.set(bool(_evicting))

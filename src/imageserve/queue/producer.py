@@ -19,7 +19,7 @@ from imageserve.queue.keys import GUARD_MS
 from imageserve.queue.listener import Breaker, ReplyListener, Ticket, Tickets, catch_up
 from imageserve.queue.mixture import Mixture
 from imageserve.queue.redis.connection import RedisAccess, by_node
-from imageserve.queue.redis.queue import ENQUEUE, HEARTBEAT, RedisQueue
+from imageserve.queue.redis.queue import ENQUEUE, HEARTBEAT, REFUSE, RedisQueue
 from imageserve.queue.snapshot import (
     SILENT_MS,
     Run,
@@ -123,17 +123,18 @@ class ProducerStore(RedisQueue):
         ]
         pixels_key = self.keys.pixels(job.id)
         with self.errors():
-            reply = ENQUEUE.after_set(self.client, pixels_key, pixels, timeout_ms, names, args)
-            if reply is None:
-                self.client.unlink(pixels_key)
-                return Admission(EnqueueCode.NO_ROOM, 0)
-        code, backlog = reply
+            has_memory, (code, backlog) = ENQUEUE.after_set(
+                self.client, pixels_key, pixels, timeout_ms, names, args
+            )
+        if code == EnqueueCode.PIXELS_LOST and not has_memory:
+            self.count_refused(job.id)
+            code = EnqueueCode.NO_ROOM
         return Admission(EnqueueCode(code), backlog)
 
-    def count_refused(self) -> None:
-        """Count a job that was refused without ENQUEUE: to the autoscaler it is demand."""
+    def count_refused(self, job_id: str = "") -> None:
+        """Count a job that was refused without ENQUEUE, and remove its pixels if it has any."""
         with self.errors():
-            self.client.hincrby(self.keys.stats, "rejected", 1)
+            REFUSE(self.client, [self.keys.pixels(job_id), self.keys.stats], [])
 
     def cancel(self, job_ids: Sequence[str]) -> None:
         """Remove the pixels: a worker that claims such a job drops it without the model."""
@@ -166,6 +167,7 @@ class AdmissionView:
         self._read_at = float("-inf")
         self._tried_at = float("-inf")
         self._is_refusing = False
+        self._reading = threading.Lock()
         self._mixture = Mixture(store.name)
         self._run = Run()
 
@@ -209,15 +211,21 @@ class AdmissionView:
         """Read the snapshot where the last one is no longer fresh.
 
         Raises QueueError, to the one request that reads for all; the others use the last snapshot
-        meanwhile.
+        meanwhile. Of two reads at once the older reply could come last: its counters would seem to
+        have fallen, which is what a loss looks like.
         """
         now = self._clock()
-        if now - self._tried_at > (FRESH_WHILE_REFUSING_S if self._is_refusing else FRESH_S):
+        pause_s = FRESH_WHILE_REFUSING_S if self._is_refusing else FRESH_S
+        if now - self._tried_at <= pause_s or not self._reading.acquire(blocking=False):
+            return
+        try:
             self._tried_at = now
             self._snapshot = self._run.noted(self._store.snapshot())
             self._read_at, self._is_refusing = self._clock(), False
             if warning := self._mixture.warning(self._snapshot.live_workers, self._read_at):
                 log.warning("%s", warning)
+        finally:
+            self._reading.release()
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from imageserve.queue.redis.queue import (
     FINISH,
     HEARTBEAT,
     PURGE,
+    REFUSE,
     RELEASE,
     SNAPSHOT,
     Script,
@@ -40,10 +41,10 @@ class Role:
 
 # What the start-up self-test does, which web processes and workers run.
 _TESTED = frozenset({"BLMOVE", "INFO", "MGET", "SET", "SUBSCRIBE", "TYPE", "UNLINK"})
-_SCRIPTS = (ENQUEUE, CLAIM, EXTEND, RELEASE, FINISH, HEARTBEAT, SNAPSHOT)
+_SCRIPTS = (ENQUEUE, REFUSE, CLAIM, EXTEND, RELEASE, FINISH, HEARTBEAT, SNAPSHOT)
 
 ROLES = {
-    "web": Role(_TESTED | {"EXISTS", "HINCRBY"}, _SCRIPTS),
+    "web": Role(_TESTED | {"EXISTS"}, _SCRIPTS),
     "worker": Role(_TESTED | {"GET"}, _SCRIPTS),
     "autoscaler": Role(frozenset({"BLMOVE", "INFO", "TYPE"}), (SNAPSHOT,)),
     "operator": Role(

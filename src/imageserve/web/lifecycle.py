@@ -188,7 +188,11 @@ def _stay_in_contact(settings: Settings, queue: str, lifecycle: Lifecycle, watch
     watch = EvictionWatch(RedisAccess.from_settings(settings), queue)
     while watches:
         time.sleep(WATCH_EVERY_S)
-        watch.look()
+        try:
+            watch.look()
+        # This loop must never end: nothing else would notice that Redis evicts.
+        except Exception:
+            log.critical("bug while watching Redis's memory policy", exc_info=True)
 
 
 def wait_for_redis(settings: Settings, queue: str, lifecycle: Lifecycle) -> None:

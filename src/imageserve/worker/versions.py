@@ -156,9 +156,18 @@ def fingerprint_of(paths: list[Path]) -> Fingerprint:
     return tuple(_stat(file) for file in dict.fromkeys([*files, *beside]))
 
 
-@lru_cache(maxsize=16)
 def _beside(onnx: FileState) -> list[Path]:
-    """Return the files with weights of an ``.onnx`` file, read once for each state of it."""
+    """Return the files with weights of an ``.onnx`` file; none while it cannot be read."""
+    try:
+        return _named_by(onnx)
+    except OSError:  # Not kept: the next look may succeed.
+        return []
+
+
+# Room for the folder that is served and the one that is to be.
+@lru_cache(maxsize=2 * MOST_FILES)
+def _named_by(onnx: FileState) -> list[Path]:
+    """Read an ``.onnx`` file once for each state of it. Raises OSError."""
     return external_files(Path(onnx[0]))
 
 

@@ -5,13 +5,13 @@
 --      8 the same claim was sent before and its reply was lost (1/0)  9 prefix of result keys  10 prefix of pixel keys
 -- Returns {now, jobs, expired, dead, solo}; solo is 1 if the one job is a redelivered one. A worker passes
 -- ARGV 6 = 1 in at most every second claim, so that redelivered jobs never starve the others.
+local wrong = wrong_type({'list', 'list', 'list', 'zset', 'hash', 'hash', [8] = 'hash'}); if wrong then return wrong end
 local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000)
 local n, lease, token, maxatt = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3] .. '\n', tonumber(ARGV[4])
 local out, expired, dead = {}, {}, {}
-local function bury(entry, job, reason)
+local function give_up(entry, job, reason)
   dead[#dead + 1] = entry
-  redis.call('LPUSH', KEYS[7], cjson.encode({entry = entry, reason = reason, at = now}))
-  redis.call('LTRIM', KEYS[7], 0, 999); redis.call('PEXPIRE', KEYS[7], 86400000)
+  bury(KEYS[7], entry, reason, now)
   settle(job, ARGV[9], ARGV[10], 'model_failed', reason)
 end
 local function answer(solo)
@@ -40,7 +40,7 @@ for _, id in ipairs(lost) do
     if redis.call('HINCRBY', KEYS[6], id, 1) >= maxatt then
       redis.call('HDEL', KEYS[6], id)
       local ok, job = pcall(cjson.decode, entry)
-      bury(entry, ok and job or nil, 'its worker died each time it ran')
+      give_up(entry, ok and job or nil, 'its worker died each time it ran')
     else
       redis.call('RPUSH', KEYS[3], entry)
       redis.call('PEXPIRE', KEYS[6], ARGV[5]); redis.call('PEXPIRE', KEYS[3], ARGV[5])
@@ -51,7 +51,7 @@ local function take(list)
   local candidates, ids, seen = {}, {}, {}
   for _, entry in ipairs(list) do
     local ok, job = pcall(cjson.decode, entry)
-    if not ok or type(job) ~= 'table' or type(job.id) ~= 'string' then bury(entry, nil, 'not a job')
+    if not ok or type(job) ~= 'table' or type(job.id) ~= 'string' then give_up(entry, nil, 'not a job')
     elseif type(job.deadline) == 'number' and job.deadline <= now then
       expired[#expired + 1] = entry; redis.call('HDEL', KEYS[6], job.id)
     elseif not seen[job.id] then

@@ -3,7 +3,9 @@
 -- ARGV 1 nonce  2 max jobs waiting  3 timeout_ms  4 id_ttl_ms  5 job JSON without its closing brace
 --      6 bytes of this job  7 max bytes of all jobs  8 max backlog that can be done in time (0: unknown)
 -- Returns {code, backlog}: 0 accepted, 1 own retry, -1 full, -2 id collision, -3 no memory, -4 over the
---      byte limit, -5 cannot be done in time, -6 pixels missing (their SET was refused, or they were deleted since)
+--      byte limit, -5 cannot be done in time, -6 pixels missing (their SET was refused, or they were deleted since;
+--      the caller knows which, and counts the first with refuse.lua)
+local wrong = wrong_type({[7] = 'hash'}); if wrong then return wrong end
 local have = redis.call('GET', KEYS[3])
 if have then if have == ARGV[1] then return {1, 0} else return {-2, 0} end end
 local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000)

@@ -7,6 +7,7 @@
 -- The acknowledgement comes first, because it frees memory: see extend.lua.
 local token, L, m = ARGV[1] .. '\n', #ARGV[1] + 1, (#KEYS - 5) / 2
 if m < 1 then return {} end
+local wrong = wrong_type({'zset', 'hash', 'hash', 'hash'}); if wrong then return wrong end
 local ids, result, own, entries, pixels, counts, items, dead = {}, {}, {}, {}, {}, {}, 0, 0
 for i = 1, m do ids[i] = ARGV[6 * i - 2] end
 local records = redis.call('HMGET', KEYS[2], unpack(ids))
@@ -29,13 +30,9 @@ for i, entry in pairs(entries) do
   if redis.call('SET', KEYS[4 + 2 * i], body, 'NX', 'PX', ARGV[6 * i + 1]) and channel ~= '' then
     redis.call('PUBLISH', channel, body)
   end
-  if reason ~= '' then
-    redis.call('LPUSH', KEYS[5], cjson.encode({entry = entry, reason = reason, at = now})); dead = dead + 1
-  end
+  if reason ~= '' then bury(KEYS[5], entry, reason, now); dead = dead + 1 end
 end
-if dead > 0 then
-  redis.call('LTRIM', KEYS[5], 0, 999); redis.call('PEXPIRE', KEYS[5], 86400000); counts.dead = dead
-end
+if dead > 0 then counts.dead = dead end
 for counter, count in pairs(counts) do redis.call('HINCRBY', KEYS[4], counter, count) end
 redis.call('HINCRBY', KEYS[4], 'items', items)
 redis.call('HINCRBY', KEYS[4], 'batches', ARGV[2]); redis.call('HINCRBY', KEYS[4], 'busy_ms', ARGV[3])

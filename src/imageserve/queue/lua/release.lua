@@ -1,6 +1,7 @@
 -- Releases jobs that were not started: to the head of the queue, which wakes another worker; redelivered jobs to
 -- retry. Also empties hold. Returns the number of released jobs.
 -- KEYS 1 queue 2 hold 3 leases 4 inflight 5 attempts 6 retry | ARGV 1 token 2 guard_ms then ids*
+local wrong = wrong_type({'list', 'list', 'zset', 'hash', 'hash', 'list'}); if wrong then return wrong end
 redis.call('HDEL', KEYS[4], '')                         -- starts with a write that frees, see extend.lua
 local token, L, count = ARGV[1] .. '\n', #ARGV[1] + 1, 0
 for _ = 1, 64 do if not redis.call('LMOVE', KEYS[2], KEYS[1], 'RIGHT', 'LEFT') then break end end

@@ -79,27 +79,25 @@ class Script:
         ttl_ms: int,
         keys: Sequence[str],
         args: Sequence[str | int | bytes],
-    ) -> Any:
+    ) -> tuple[bool, Any]:
         """SET a value and run the script, in one round trip and in this order.
 
-        Returns the reply of the script; None where Redis has no memory for the value or the script.
+        Returns whether Redis had memory for the value, and the reply of the script.
         """
         pipeline = client.pipeline(transaction=False)
         pipeline.set(key, value, nx=True, px=ttl_ms)
         pipeline.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
         stored, reply = pipeline.execute(raise_on_error=False)
-        if isinstance(stored, Exception) and not isinstance(stored, OutOfMemoryError):
+        has_memory = not isinstance(stored, OutOfMemoryError)
+        if isinstance(stored, Exception) and has_memory:
             add_place(stored, f"SET {key}")
             raise stored
-        try:
-            if isinstance(reply, NoScriptError):
-                return self(client, keys, args)
-            if isinstance(reply, Exception):
-                self.add_place(reply, keys)
-                raise reply
-        except OutOfMemoryError:
-            return None
-        return None if isinstance(stored, OutOfMemoryError) else reply
+        if isinstance(reply, NoScriptError):
+            reply = self(client, keys, args)
+        elif isinstance(reply, Exception):
+            self.add_place(reply, keys)
+            raise reply
+        return has_memory, reply
 
 
 _CALL = re.compile(r"redis\.p?call\('([A-Z]+)'")
@@ -108,11 +106,12 @@ MOST_KEYS = 12
 """Most keys that an error names: one script call may have hundreds."""
 
 
-ENQUEUE = Script("enqueue")
-CLAIM = Script("settle", "claim")
-FINISH = Script("finish")
+ENQUEUE = Script("types", "enqueue")
+REFUSE = Script("refuse")
+CLAIM = Script("types", "bury", "settle", "claim")
+FINISH = Script("types", "bury", "finish")
 EXTEND = Script("extend")
-RELEASE = Script("release")
+RELEASE = Script("types", "release")
 HEARTBEAT = Script("heartbeat")
 PURGE = Script("settle", "purge")
 SNAPSHOT = Script("snapshot")
