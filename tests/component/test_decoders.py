@@ -22,7 +22,7 @@ from tests.redis_server import eventually
 from imageserve.decoding import Cost, DecodingPolicy, decode, open_picture, too_much_memory
 from imageserve.errors import Busy, CorruptImage, ImageTooLarge, NotAnImage, RequestError, TimedOut
 from imageserve.web.decoder_process import Task
-from imageserve.web.decoders import QUICK_S, Decoders
+from imageserve.web.decoders import QUICK_S, Decoders, _Lane, _Place
 from imageserve.web.greenlets import Wait
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -127,6 +127,26 @@ def test_processor_time_has_a_limit_that_the_client_is_told() -> None:
         assert "takes more than 0.2 seconds of processor time, which is the limit" in error.message
         assert len(run(decoders, PHOTO)) == 64 * 48 * 3
     finally:
+        decoders.end()
+
+
+def test_a_decoder_that_takes_long_to_end_has_taken_too_much_time_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real = os.waitpid
+    asked: list[int] = []
+
+    def late(pid: int, options: int) -> tuple[int, int]:
+        asked.append(pid)
+        return (0, 0) if asked.count(pid) <= 1_500 else real(pid, options)
+
+    monkeypatch.setattr("imageserve.web.decoder._REAPING_S", 0.0001)
+    monkeypatch.setattr(os, "waitpid", late)
+    decoders = Decoders(POLICY, processor_s=0.2)
+    try:
+        assert isinstance(raised(lambda: run(decoders, LONG)), ImageTooLarge)
+    finally:
+        monkeypatch.undo()
         decoders.end()
 
 
@@ -301,6 +321,51 @@ def test_both_decoders_share_one_budget_of_memory(decoders: Decoders) -> None:
         assert not quick.done()
         assert costly.result()
         assert quick.result()
+
+
+def test_neither_line_waits_for_more_than_one_picture_of_the_other(
+    decoders: Decoders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No two of these fit into the memory at the same time."""
+    began: list[str] = []
+    may_end = threading.Semaphore(0)
+
+    def decode(lane: _Lane, task: Task, processor_s: float, deadline: float) -> bytes:
+        began.append(lane.name)
+        assert may_end.acquire(timeout=30)
+        return b""
+
+    monkeypatch.setattr(_Lane, "decode", decode)
+    share = POLICY.max_memory // 2 + 1
+    with ThreadPoolExecutor(8) as pool:
+        for count, cost_s in enumerate([0.6] * 4 + [0.2, 0.3, 0.1], 1):
+            pool.submit(run, decoders, PHOTO, cost_s=cost_s, memory_bytes=share)
+            eventually(in_line(decoders, count), "in the line")
+        for count in range(1, 8):
+            eventually(lambda: len(began) == count, "the next one begins")  # noqa: B023
+            may_end.release()
+    assert began == ["costly", "quick"] * 3 + ["costly"]
+
+
+def learn(lane: _Lane, reckoned_s: float, taken_s: float) -> None:
+    began = time.monotonic() - taken_s
+    lane.learn(_Place(Cost(reckoned_s, 1), 1, Wait(), began))
+
+
+def test_a_few_pictures_that_lie_about_their_cost_get_no_honest_one_refused() -> None:
+    lane = _Lane("quick", POLICY, 0, 3.0)
+    for _ in range(3):
+        learn(lane, reckoned_s=0.02, taken_s=1.5)
+    lane.running = _Place(Cost(0.3, 1), 1, Wait(), time.monotonic())
+    assert lane.ahead_s(0.3) < 0.5
+
+
+def test_a_machine_that_is_slow_is_known_after_some_pictures() -> None:
+    lane = _Lane("quick", POLICY, 0, 3.0)
+    for _ in range(30):
+        learn(lane, reckoned_s=0.2, taken_s=2.0)
+    lane.running = _Place(Cost(0.3, 1), 1, Wait(), time.monotonic())
+    assert 2.5 < lane.ahead_s(0.3) <= 3.0
 
 
 # -- the processes -------------------------------------------------------------------------------

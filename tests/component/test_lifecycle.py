@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
@@ -94,18 +95,118 @@ def test_drain_follows_no_link_either(tmp_path: Path) -> None:
     assert (tmp_path / "other").read_text() == "of somebody else"
 
 
-def test_only_this_user_may_write_to_the_directory(tmp_path: Path) -> None:
-    new, open_to_all = tmp_path / "new", tmp_path / "open"
-    open_to_all.mkdir()
-    open_to_all.chmod(0o777)
+def test_only_this_user_may_write_to_a_new_directory(tmp_path: Path) -> None:
+    new = tmp_path / "new"
 
-    for directory in (new, open_to_all):
-        create_drain_flag(directory)
-        create_metrics_dir(directory)
+    create_drain_flag(new)
+    create_metrics_dir(new)
 
     assert new.stat().st_mode & 0o777 == 0o700
-    assert open_to_all.stat().st_mode & 0o777 == 0o755
     assert (new / "metrics").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("mode", [0o1777, 0o777, 0o2777, 0o775])
+def test_in_a_directory_of_all_it_is_a_private_one_and_theirs_stays_as_it_is(
+    tmp_path: Path, mode: int
+) -> None:
+    tmp_path.chmod(mode)
+    directory = run_dir(Settings(run_dir=str(tmp_path), web_port=8123))
+
+    create_drain_flag(directory)
+    create_metrics_dir(directory)
+
+    assert directory == tmp_path / "imageserve-8123"
+    assert directory.stat().st_mode & 0o777 == 0o700
+    assert tmp_path.stat().st_mode & 0o7777 == mode
+    assert run_dir(Settings(run_dir=str(tmp_path), web_port=8123)) == directory
+
+
+AS_IN_A_POD = """
+import os, sys
+from imageserve.config.settings import Settings
+from imageserve.web.lifecycle import DrainFlag, create_drain_flag, create_metrics_dir, run_dir
+os.setgroups([])
+os.setgid(65532)
+os.setuid(65532)
+directory = run_dir(Settings(run_dir=sys.argv[1]))
+create_metrics_dir(directory)
+create_drain_flag(directory)
+DrainFlag(directory).set()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user")
+@pytest.mark.parametrize(("mode", "group"), [(0o777, 0), (0o2777, 65532), (0o2775, 65532)])
+def test_a_volume_of_a_pod_belongs_to_root_and_serves_another_user(mode: int, group: int) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as parent:
+        os.chmod(parent, 0o755)
+        volume = Path(parent) / "run"
+        volume.mkdir()
+        os.chown(volume, 0, group)
+        volume.chmod(mode)
+
+        subprocess.run([sys.executable, "-c", AS_IN_A_POD, str(volume)], check=True)
+
+        assert volume.stat().st_mode & 0o7777 == mode
+        directory = run_dir(Settings(run_dir=str(volume)))
+        assert directory.stat().st_uid == 65532
+        assert DrainFlag(directory).is_set, "root reads the flag of another user, and may set it"
+
+
+def test_a_directory_that_others_have_opened_is_refused(tmp_path: Path) -> None:
+    directory = tmp_path / "open"
+    directory.mkdir()
+    directory.chmod(0o757)
+
+    with pytest.raises(SettingsError, match=r"others can write to .*open: end that \(chmod go-w"):
+        create_drain_flag(directory)
+
+    assert directory.stat().st_mode & 0o777 == 0o757
+
+
+def test_a_server_that_takes_over_keeps_the_flag_of_the_one_before(tmp_path: Path) -> None:
+    create_drain_flag(tmp_path)
+    of_the_old_server = DrainFlag(tmp_path)
+
+    create_drain_flag(tmp_path)
+    DrainFlag(tmp_path).set()
+
+    assert of_the_old_server.is_set
+
+
+@pytest.mark.parametrize("kind", ["others may write", "two names", "a pipe", "another user's"])
+def test_a_flag_that_is_not_safe_is_replaced(tmp_path: Path, kind: str) -> None:
+    create_drain_flag(tmp_path)
+    path = tmp_path / "draining"
+    if kind == "others may write":
+        path.chmod(0o666)
+    elif kind == "two names":
+        (tmp_path / "other").hardlink_to(path)
+    elif kind == "a pipe":
+        path.unlink()
+        os.mkfifo(path)
+    elif os.geteuid() == 0:
+        os.chown(path, 4321, -1)
+    else:
+        pytest.skip("gives a file away")
+
+    create_drain_flag(tmp_path)
+
+    found = path.stat()
+    assert (found.st_uid, found.st_nlink, found.st_mode) == (os.geteuid(), 1, 0o100600)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="root gives files away")
+def test_root_may_drain_the_server_of_another_user(tmp_path: Path) -> None:
+    create_drain_flag(tmp_path)
+    os.chown(tmp_path / "draining", 4321, -1)
+    with pytest.raises(SettingsError, match="not made by this user"):
+        DrainFlag(tmp_path)  # In a directory of root it is none of a server's.
+
+    os.chown(tmp_path, 4321, -1)
+    DrainFlag(tmp_path).set()
+
+    assert (tmp_path / "draining").read_bytes() == b"\1"
 
 
 @pytest.mark.parametrize("make", [create_drain_flag, create_metrics_dir])

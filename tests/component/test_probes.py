@@ -1,19 +1,25 @@
 """The HTTP port for probes and metrics."""
 
+import errno
 import http.client
 import logging
 import socket
+import socketserver
 import struct
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import pairwise
 
 import pytest
 from tests.redis_server import eventually
 
-from imageserve import metrics
+from imageserve import metrics, probes
 from imageserve.errors import SettingsError
-from imageserve.probes import Answer, ProbeServer, state_answer
+from imageserve.probes import MOST_CONNECTIONS, Answer, ProbeServer, state_answer
 
 
 class State:
@@ -168,3 +174,88 @@ def serving(answers: dict[str, Callable[[], Answer]]) -> Iterator[int]:
 def test_a_port_that_is_taken_is_a_wrong_setting(server: ProbeServer) -> None:
     with pytest.raises(SettingsError, match=f"METRICS_PORT: port {server.port} cannot be used"):
         ProbeServer(server.port, {})
+
+
+HOLDING = """
+import os, socket, time
+from imageserve.probes import ProbeServer
+
+def sockets():
+    files = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
+    return sum(os.readlink(f).startswith("socket:") for f in files if os.path.islink(f))
+
+server = ProbeServer(0, {})
+server.start()
+clients = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(20)]
+while sockets() < 41 or len(server._server.connections) < 20:
+    time.sleep(0.01)
+if os.fork() == 0:
+    server.close()
+    print(sockets() - len(clients), flush=True)
+    os._exit(0)
+os.wait()
+print(sockets() - len(clients))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_process_that_is_forked_keeps_no_connection_of_the_port() -> None:
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", HOLDING], capture_output=True, timeout=30, check=True
+    )
+    assert found.stdout.split() == [b"0", b"21"], found.stderr
+
+
+def is_closed(client: socket.socket) -> bool:
+    client.setblocking(False)
+    try:
+        return client.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionError:
+        return True
+
+
+def test_idle_connections_keep_no_probe_from_its_answer(
+    server: ProbeServer, get: Get, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The oldest of them are closed."""
+    monkeypatch.setattr(probes, "CONNECTION_S", 1000.0)
+    with ExitStack() as clients:
+        idle = [
+            clients.enter_context(socket.create_connection(("127.0.0.1", server.port)))
+            for _ in range(MOST_CONNECTIONS + 40)
+        ]
+        assert get("/healthz") == (200, "ok\n")
+        eventually(lambda: all(map(is_closed, idle[:40])), "the oldest are closed")
+        eventually(lambda: len(server._server.connections) <= MOST_CONNECTIONS, "few are left")
+
+
+def test_a_client_that_drips_is_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(probes, "CONNECTION_S", 1.0)
+    with serving({}) as port, socket.create_connection(("127.0.0.1", port)) as client:
+
+        def is_cut_off() -> bool:
+            with suppress(ConnectionError):
+                client.send(b"G")
+            return is_closed(client)
+
+        eventually(is_cut_off, "it is closed")
+
+
+def test_without_a_free_descriptor_the_loop_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused: list[float] = []
+
+    def no_descriptor(server: object) -> None:
+        refused.append(time.monotonic())
+        raise OSError(errno.EMFILE, "too many open files")
+
+    with serving({"/a": lambda: (200, "text/plain", b"a")}) as port:
+        with monkeypatch.context() as patch:
+            patch.setattr(socketserver.TCPServer, "get_request", no_descriptor)
+            client = socket.create_connection(("127.0.0.1", port))
+            eventually(lambda: len(refused) >= 3, "it has tried some times")
+        assert min(b - a for a, b in pairwise(refused)) >= 0.05
+        with client:
+            client.sendall(b"GET /a HTTP/1.0\r\n\r\n")
+            assert client.recv(100).startswith(b"HTTP/1.0 200")

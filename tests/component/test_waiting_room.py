@@ -97,6 +97,23 @@ def test_guests_leave_in_the_order_of_their_arrival_a_few_at_a_time(scene: Scene
     assert (len(scene.room), scene.places.taken) == (0, 0)
 
 
+class _Killed(threading.Event):
+    """Ends its greenlet as soon as it waits, as a timeout or a kill does."""
+
+    def wait(self, timeout: float | None = None) -> bool:
+        raise SystemExit
+
+
+def test_a_guest_whose_greenlet_is_killed_leaves_no_one_waiting_behind_it(scene: Scene) -> None:
+    scene.breaker.trip()
+    with pytest.raises(SystemExit):
+        scene._visit(Guest(0, LONG_S, Wait(_Killed())))
+    assert (len(scene.room), scene.places.taken) == (0, 0)
+    next_one = scene.comes(1)
+    scene.answers()
+    assert next_one.result(PATIENCE_S) == "served"
+
+
 def test_who_comes_while_others_leave_stays_behind_them(scene: Scene) -> None:
     scene.breaker.trip()
     futures = [scene.comes(arrived) for arrived in range(6)]

@@ -270,7 +270,8 @@ class Settings:
         "",
         text,
         "Directory for the web server's shared counters and drain flag. It must be this user's or "
-        "root's, and writable.",
+        "root's, and writable. In one that others can write to, a private one named after the port "
+        "is made.",
         shown="a directory of this user under the system's temporary one",
     )
     metrics_port: int = setting(

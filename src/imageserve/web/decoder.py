@@ -41,6 +41,7 @@ _KEPT_PREFIXES = ("PYTHON", "LC_", "LD_", "MALLOC_")
 ORPHAN_S = 1.0
 """A decoder whose web process is gone ends this long after the deadline of its picture."""
 _REAPING_S = 0.005
+_ENDING_S = 5.0
 _MOST_ERROR_BYTES = 10_000
 
 
@@ -104,8 +105,8 @@ class Decoder:
         except TimeoutError as error:
             raise TimedOut("decoding took all the time there was") from error
         except (EOFError, ConnectionError) as error:
-            number = self._fate()
-            if number == signal.SIGALRM:
+            number = self._fate(deadline)
+            if number is None or number == signal.SIGALRM:
                 raise TimedOut("decoding took all the time there was") from error
             raise DecoderDied(number) from error
         if is_good:
@@ -124,23 +125,27 @@ class Decoder:
             count -= len(chunk)
         return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
-    def _fate(self) -> int:
-        """Wait for the end of the process; return the signal that killed it, 0 for none."""
+    def _fate(self, deadline: float) -> int | None:
+        """Wait for the end of the process; return the signal that killed it, 0 for none.
+
+        None: it has not ended at ``deadline``.
+        """
         # Not a blocking wait, which would stop the event loop: a process of a gigabyte takes long
         # to end.
-        for _ in range(1_000):
-            with suppress(ChildProcessError):
+        while True:
+            try:
                 pid, status = os.waitpid(self.pid, os.WNOHANG)
-                if pid:
-                    return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
-                time.sleep(_REAPING_S)
-                continue
-            return 0  # Somebody else has waited for it.
-        return 0
+            except ChildProcessError:
+                return 0  # Somebody else has waited for it.
+            if pid:
+                return os.WTERMSIG(status) if os.WIFSIGNALED(status) else 0
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(_REAPING_S)
 
     def end(self) -> None:
         """Kill the process, and wait until it has ended."""
         self._connection.close()
         with suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
-        self._fate()
+        self._fate(time.monotonic() + _ENDING_S)

@@ -38,7 +38,10 @@ COSTLY_PATIENCE_S = 10.0
 NICENESS_OF_COSTLY = 5
 ATTEMPTS = 2
 _LEARNING = 0.2
-"""Weight of the newest picture in the measured speed of a decoder."""
+"""Weight of the newest picture in the measured speed of a decoder: this, or the seconds that were
+reckoned if they are fewer. A small picture says little of what a large one will take."""
+_MOST_TIMES = 4.0
+"""A picture counts as taking no more than this multiple of what was expected."""
 
 
 @dataclass(slots=True)
@@ -85,7 +88,8 @@ class _Lane:
         """Note how long a picture took that was decoded."""
         if place.began is not None and place.cost.seconds > 0:
             pace = (time.monotonic() - place.began) / place.cost.seconds
-            self._pace += _LEARNING * (pace - self._pace)
+            pace = min(pace, _MOST_TIMES * self._pace)
+            self._pace += min(_LEARNING, place.cost.seconds) * (pace - self._pace)
 
     def started(self) -> Decoder:
         """Return the decoder, started where there is none.
@@ -214,11 +218,15 @@ class Decoders:
                 raise Busy(message, retry_after_s=max(1, math.ceil(over_s)))
             heapq.heappush(lane.line, place)
             metrics.decoder_line.inc()
-            self._give_turns()
+            self._give_turns(lane)
 
-    def _give_turns(self) -> None:
-        for lane in (self._costly, self._quick):
-            # Where there is no memory for the first, it waits for the other decoder's picture.
+    def _give_turns(self, last: _Lane) -> None:
+        """Let the first of each line begin, where its decoder is free and there is memory.
+
+        Where there is none, it waits for the other decoder's picture. When that ends, the line of
+        the decoder that was ``last`` to work comes second: each waits for one picture of the other.
+        """
+        for lane in sorted((self._quick, self._costly), key=lambda lane: lane is last):
             if (
                 lane.running is None
                 and lane.line
@@ -248,4 +256,4 @@ class Decoders:
                 lane.line = [each for each in lane.line if each is not place]
                 heapq.heapify(lane.line)
                 metrics.decoder_line.dec()
-            self._give_turns()
+            self._give_turns(lane)

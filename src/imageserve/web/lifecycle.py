@@ -24,15 +24,19 @@ from imageserve.errors import QueueError, QueueForbidden, QueueUnavailable, Sett
 log = logging.getLogger(__name__)
 
 DRAIN_FILE = "draining"
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
 def run_dir(settings: Settings) -> Path:
     """Return the directory that all web processes of one server share.
 
-    It is RUN_DIR, or a directory named after this user and port.
+    It is RUN_DIR, or a directory named after this user and port. In a RUN_DIR that others can write
+    to, such as the temporary directory or a volume of a pod, it is a private one named after the
+    port.
     """
     if settings.run_dir:
-        return Path(settings.run_dir)
+        path = Path(settings.run_dir)
+        return path / f"imageserve-{settings.web_port}" if _is_shared(path) else path
     return Path(tempfile.gettempdir()) / f"imageserve-{os.getuid()}-{settings.web_port}"
 
 
@@ -52,7 +56,7 @@ class DrainFlag:
         file = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
             found = os.fstat(file)
-            if not stat.S_ISREG(found.st_mode) or found.st_nlink != 1 or not _is_trusted(found):
+            if not (_is_plain(found) and (_is_trusted(found) or _may_be_root(found, run_dir))):
                 raise SettingsError(f"RUN_DIR: {path} was not made by this user")
             self._byte = mmap.mmap(file, 1)
         finally:
@@ -69,15 +73,37 @@ class DrainFlag:
 def create_drain_flag(run_dir: Path) -> None:
     """Create the file, not set. gunicorn's master does so before it starts web processes.
 
+    A file of ours is kept: after USR2, the server before this one has it mapped, and is drained
+    too.
+
     Raises SettingsError where the directory cannot be used.
     """
     _make_private(run_dir)
     path = run_dir / DRAIN_FILE
     with _named(path):
+        if _cleared(path):
+            return
         path.unlink(missing_ok=True)
         # A new file: whatever somebody else puts there meanwhile, a link for example, is an error.
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
         os.write(file, b"\0")
+        os.close(file)
+
+
+def _cleared(path: Path) -> bool:
+    """Clear the flag in a file that only this user can write to, where there is one."""
+    try:
+        file = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        found = os.fstat(file)
+        is_ours = found.st_uid == os.geteuid() and not found.st_mode & _OTHERS_WRITE
+        if _is_plain(found) and is_ours:
+            os.write(file, b"\0")
+            return True
+        return False
+    finally:
         os.close(file)
 
 
@@ -110,13 +136,34 @@ def _make_private(path: Path) -> None:
             raise SettingsError(
                 f"RUN_DIR: {path} belongs to another user; name a directory of your own"
             )
-        if found.st_uid == os.geteuid() and found.st_mode & 0o022:
-            path.chmod(stat.S_IMODE(found.st_mode) & ~0o022)
+        if found.st_mode & _OTHERS_WRITE:
+            raise SettingsError(
+                f"RUN_DIR: others can write to {path}: "
+                f"end that (chmod go-w {path}) or name another directory"
+            )
+
+
+def _is_shared(path: Path) -> bool:
+    """Whether a directory of this user, or of root, can be written to by others."""
+    try:
+        found = path.stat()
+    except OSError:
+        return False
+    return bool(found.st_mode & _OTHERS_WRITE) and _is_trusted(found)
+
+
+def _is_plain(found: os.stat_result) -> bool:
+    return stat.S_ISREG(found.st_mode) and found.st_nlink == 1
 
 
 def _is_trusted(found: os.stat_result) -> bool:
     """Whether a file is this user's, or root's: a volume of a pod is."""
     return found.st_uid in (os.geteuid(), 0)
+
+
+def _may_be_root(found: os.stat_result, directory: Path) -> bool:
+    """Whether root may write to a file of another user: where the directory is that user's."""
+    return os.geteuid() == 0 and found.st_uid == directory.stat().st_uid
 
 
 @contextmanager

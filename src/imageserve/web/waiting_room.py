@@ -113,7 +113,7 @@ class WaitingRoom:
             while not self._let_out(guest):
                 guest.wait.wake.wait(self._doze_s(guest))
                 guest.wait.wake.clear()
-        except NotWaited:
+        except BaseException:  # Also where its greenlet is killed: others wait behind it.
             with self._lock:
                 self._remove(guest)
             raise
