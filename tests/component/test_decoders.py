@@ -21,7 +21,8 @@ from tests.redis_server import eventually
 
 from imageserve.decoding import Cost, DecodingPolicy, decode, open_picture, too_much_memory
 from imageserve.errors import Busy, CorruptImage, ImageTooLarge, NotAnImage, RequestError, TimedOut
-from imageserve.web.decoder_process import Task
+from imageserve.web.decoder import Decoder
+from imageserve.web.decoder_process import REPLY, Task
 from imageserve.web.decoders import QUICK_S, Decoders, _Lane, _Place
 from imageserve.web.greenlets import Wait
 
@@ -148,6 +149,22 @@ def test_a_decoder_that_takes_long_to_end_has_taken_too_much_time_all_the_same(
     finally:
         monkeypatch.undo()
         decoders.end()
+
+
+def test_a_picture_whose_decoder_neither_answers_nor_ends_is_not_tried_again(
+    decoders: Decoders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imageserve.web.decoder._ENDING_S", 0.2)
+    before = only_child()
+
+    def too_long(decoder: Decoder, count: int, deadline: float) -> bytes:
+        return REPLY.pack(1, 2**31)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Decoder, "_received", too_long)
+        assert isinstance(raised(lambda: run(decoders, PHOTO)), TimedOut)
+    assert before not in children()
+    assert len(run(decoders, PHOTO)) == 64 * 48 * 3
 
 
 def test_what_is_slower_than_reckoned_does_not_hold_up_the_quick(

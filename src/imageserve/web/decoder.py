@@ -105,7 +105,8 @@ class Decoder:
         except TimeoutError as error:
             raise TimedOut("decoding took all the time there was") from error
         except (EOFError, ConnectionError) as error:
-            number = self._fate(deadline)
+            # One that has closed its connection and lives on was taken over by a picture, perhaps.
+            number = self._fate(min(deadline, time.monotonic() + _ENDING_S))
             if number is None or number == signal.SIGALRM:
                 raise TimedOut("decoding took all the time there was") from error
             raise DecoderDied(number) from error
