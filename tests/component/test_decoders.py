@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -61,13 +62,18 @@ def run(
 
 def children() -> list[int]:
     """Return the decoder processes of this one."""
-    listed = Path(f"/proc/self/task/{threading.get_native_id()}/children")
     pids: set[int] = set()
-    for path in (listed, *Path("/proc/self/task").glob("*/children")):
-        pids |= {int(pid) for pid in path.read_text().split()}
-    return sorted(
-        pid for pid in pids if b"decoder_process" in Path(f"/proc/{pid}/cmdline").read_bytes()
-    )
+    for path in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):  # The thread has just ended.
+            pids |= {int(pid) for pid in path.read_text().split()}
+    return sorted(pid for pid in pids if b"decoder_process" in command_line(pid))
+
+
+def command_line(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:  # It has just ended.
+        return b""
 
 
 def only_child() -> int:
