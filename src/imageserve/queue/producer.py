@@ -24,9 +24,9 @@ from imageserve.queue.snapshot import (
     SILENT_MS,
     Run,
     Snapshot,
+    Speed,
     WebInfo,
     encode_web_info,
-    largest_backlog_in_time,
     retry_after_s,
 )
 from imageserve.queue.wire import Job, encode_open_job
@@ -164,6 +164,7 @@ class AdmissionView:
         self._store = store
         self._clock = clock
         self._snapshot: Snapshot | None = None
+        self._speed = Speed()
         self._read_at = float("-inf")
         self._tried_at = float("-inf")
         self._is_refusing = False
@@ -174,13 +175,13 @@ class AdmissionView:
     def largest_backlog_in_time(self, timeout_ms: int) -> int:
         """Return how many jobs may be ahead of one with this deadline; 0 for unknown."""
         snapshot = self._recent()
-        return 0 if snapshot is None else largest_backlog_in_time(snapshot.tables, timeout_ms)
+        return 0 if snapshot is None else self._speed.largest_backlog(timeout_ms)
 
     @property
     def capacity_per_s(self) -> float:
         """Pictures per second that the live workers can do; 0 for unknown."""
         snapshot = self._recent()
-        return 0.0 if snapshot is None else snapshot.capacity_per_s
+        return 0.0 if snapshot is None else self._speed.per_s
 
     def refusal(self, job_bytes: int, limits: Limits) -> Admission | None:
         """Return why a job need not be sent to Redis; None where Redis is to decide."""
@@ -221,6 +222,7 @@ class AdmissionView:
         try:
             self._tried_at = now
             self._snapshot = self._run.noted(self._store.snapshot())
+            self._speed = Speed.of(self._snapshot.tables)
             self._read_at, self._is_refusing = self._clock(), False
             if warning := self._mixture.warning(self._snapshot.live_workers, self._read_at):
                 log.warning("%s", warning)

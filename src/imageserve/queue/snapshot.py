@@ -165,19 +165,38 @@ def per_second(bucket_ms: BucketMs) -> float:
     return max((size * 1000.0 / ms for size, ms in bucket_ms.items() if ms > 0), default=0.0)
 
 
-def largest_backlog_in_time(tables: Iterable[BucketMs], timeout_ms: int) -> int:
-    """Return how many jobs may be ahead of one that must be answered within ``timeout_ms``.
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """How fast the live workers of a queue are together."""
 
-    0 means unknown: no worker has published a table, so only the hard limits can refuse.
-    Otherwise at least 1: a job with nothing ahead of it is never refused.
-    """
-    tables = [table for table in tables if table]
-    capacity = sum(per_second(table) for table in tables)
-    if capacity <= 0:
-        return 0
-    # The job's own batch runs at the end of the wait. Under load it is one of the best size.
-    own_batch_ms = min(max(table) * 1000.0 / per_second(table) for table in tables)
-    return max(1, math.floor(capacity * (timeout_ms - own_batch_ms) / 1000.0))
+    per_s: float = 0.0
+    """Pictures per second; 0 where no worker has published a table."""
+    batch_ms: float = 0.0
+    """The shortest time of a batch of the best size."""
+
+    @classmethod
+    def of(cls, tables: Iterable[BucketMs]) -> "Speed":
+        tables = [table for table in tables if table]
+        per_s = sum(per_second(table) for table in tables)
+        if per_s <= 0:
+            return cls()
+        return cls(per_s, min(max(table) * 1000.0 / per_second(table) for table in tables))
+
+    def largest_backlog(self, timeout_ms: int) -> int:
+        """Return how many jobs may be ahead of one that must be answered within ``timeout_ms``.
+
+        0 means unknown: only the hard limits can refuse. Otherwise at least 1: a job with nothing
+        ahead of it is never refused.
+        """
+        if self.per_s <= 0:
+            return 0
+        # The job's own batch runs at the end of the wait. Under load it is one of the best size.
+        return max(1, math.floor(self.per_s * (timeout_ms - self.batch_ms) / 1000.0))
+
+
+def largest_backlog_in_time(tables: Iterable[BucketMs], timeout_ms: int) -> int:
+    """See `Speed.largest_backlog`."""
+    return Speed.of(tables).largest_backlog(timeout_ms)
 
 
 def retry_after_s(excess: int, capacity_per_s: float, *, unknown_s: int = 5) -> int:
