@@ -198,7 +198,7 @@ def test_at_the_deadline_the_decoder_is_killed_and_another_one_decodes_on(
 ) -> None:
     before = only_child()
     began = time.monotonic()
-    assert isinstance(raised(lambda: run(decoders, LONG, seconds=0.5)), TimedOut)
+    assert isinstance(raised(lambda: run(decoders, LONG, seconds=0.3)), TimedOut)
     assert time.monotonic() - began < 5
     assert before not in children()
     assert len(run(decoders, PHOTO)) == 64 * 48 * 3

@@ -1,7 +1,7 @@
 """Reads REDIS_URL strictly: an address that redis-py would misread is refused."""
 
 import re
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult
 
 from imageserve.errors import SettingsError
 
@@ -17,6 +17,8 @@ _SCHEMES = (
     "redis+cluster",
     "rediss+cluster",
 )
+# Not urlsplit: some versions of it refuse several hosts where one of them is in brackets.
+_ADDRESS = re.compile(r"(?:([a-z+]+)://([^/?#]*))?([^?#]*)(?:\?([^#]*))?(?:#(.*))?")
 _HOST = re.compile(r"(?:\[(?P<ipv6>[0-9a-fA-F:.]+)\]|(?P<name>[^:\[\]]+))(?::(?P<port>\d{1,5}))?")
 
 
@@ -27,11 +29,10 @@ def split_address(url: str) -> SplitResult:
 
     Raises SettingsError.
     """
-    try:
-        parts = urlsplit(url)
-    except ValueError:
-        # Not chained: the error repeats the address, which may hold a password.
-        raise _bad_url("it is not an address") from None
+    match = _ADDRESS.fullmatch(url.strip())
+    if match is None:
+        raise _bad_url("it is not an address")
+    parts = SplitResult(*(part or "" for part in match.groups()))
     if parts.scheme not in _SCHEMES:
         raise _bad_url(f"it must begin with one of {', '.join(s + '://' for s in _SCHEMES)}")
     if "@" in parts.netloc + parts.path + parts.query + parts.fragment:
