@@ -25,6 +25,7 @@ def unpack_source(commit: str, directory: Path) -> Path:
     same.
     """
     tar_file = _git("archive", "--format=tar", commit, "src")
+    directory.mkdir(parents=True, exist_ok=True)
     # Not tarfile: the first releases of Python 3.11 extract without a filter only.
     subprocess.run(["tar", "-x", "-C", str(directory)], input=tar_file, check=True)
     source = directory / "src"
