@@ -66,13 +66,14 @@ def account(evidence: Evidence) -> Account:
     """Add everything up."""
     records, ledger = evidence.records, evidence.ledger
     ends = Counter(map(_end, records))
-    balance = unsettled_by_counters(evidence.counters) - evidence.left - len(ledger.expired)
+    balance = unsettled_by_counters(evidence.counters) - evidence.left
     return Account(
         sent=len(records),
         accepted=len(ledger.accepted),
         answered=ends.pop("answered", 0),
         # Two independent counts; the worse one counts.
-        lost=max(len(ledger.lost), balance),
+        # The service counts a job that a jump of the clock ended only if a worker still meets it.
+        lost=max(len(ledger.lost), balance - len(ledger.expired)),
         duplicated=max(len(ledger.doubled), -balance) + ends.pop("duplicated", 0),
         wrong=ends.pop("wrong", 0),
         refused=ends.pop("refused", 0),

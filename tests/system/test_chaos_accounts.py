@@ -121,6 +121,11 @@ def test_a_job_that_expires_as_the_clock_of_redis_jumps_is_not_lost(
     assert (seen.expired, seen.lost) == ({"a"}, {"b", "later"})
     counted = account(evidence(seen=seen, counters={"accepted": 4, "completed": 1}))
     assert (counted.lost, counted.forgotten) == (2, 1)
+    # A worker may have met "a" before its client was told, and counted it.
+    met = account(evidence(seen=seen, counters={"accepted": 4, "completed": 1, "expired": 1}))
+    assert (met.lost, met.duplicated) == (2, 0)
+    twice = account(evidence(seen=seen, counters={"accepted": 4, "completed": 5}))
+    assert twice.duplicated == 1
 
 
 def test_a_job_that_is_run_in_two_lives_of_redis_is_not_doubled() -> None:
