@@ -36,7 +36,7 @@ from imageserve.predictions import Prediction
 from imageserve.queue.consumer import Claim, Consumer, Lease
 from imageserve.queue.keys import Keys
 from imageserve.queue.producer import EnqueueCode, Limits
-from imageserve.queue.redis.queue import ENQUEUE
+from imageserve.queue.redis.queue import CLAIM, ENQUEUE, EXTEND, FINISH, HEARTBEAT, RELEASE
 from imageserve.queue.snapshot import WebInfo, WorkerInfo
 from imageserve.queue.wire import (
     UNREADABLE,
@@ -69,6 +69,9 @@ def client(shared_redis: RedisServer) -> "redis.Redis":
 
 @pytest.fixture
 def proxy(shared_redis: RedisServer) -> Iterator[DroppingProxy]:
+    # Otherwise the reply that is dropped could be "no such script", which is no loss.
+    for script in (ENQUEUE, CLAIM, FINISH, EXTEND, RELEASE, HEARTBEAT):
+        shared_redis.client().script_load(script.source)
     proxy = DroppingProxy(shared_redis.port)
     yield proxy
     proxy.close()
