@@ -127,6 +127,21 @@ def test_a_job_that_expires_on_the_way_is_no_refusal(
         check_server(RedisAccess(shared_redis.url), "image_queue", BYTES_LIMIT)
 
 
+def test_its_job_outlives_a_machine_that_is_slow(
+    shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = shared_redis.client()
+    left_ms: list[int] = []
+
+    def wait(store: ConsumerStore, block_s: float) -> None:
+        del store, block_s
+        left_ms.extend(client.pttl(key) for key in client.scan_iter("*:p:*"))
+
+    monkeypatch.setattr(ConsumerStore, "wait", wait)
+    check_server(RedisAccess(shared_redis.url), "image_queue", BYTES_LIMIT)
+    assert [ms > 30_000 for ms in left_ms] == [True]
+
+
 def test_a_lost_reply_is_no_refusal(shared_redis: RedisServer) -> None:
     proxy = DroppingProxy(shared_redis.port)
     passed, replies = False, 0

@@ -53,6 +53,17 @@ signal.signal(signal.SIGTERM, signal.SIG_IGN)
 print("pid", os.getpid())
 while True: threading.Event().wait()
 """
+TAKES_ITS_TIME = """
+import os, signal, sys, threading, time
+def stop(*_):
+    time.sleep(3)
+    with open(os.environ["STOPPED"], "a") as file:
+        print(os.environ["NAME"], file=file)
+    sys.exit(0)
+signal.signal(signal.SIGTERM, stop)
+print("pid", os.getpid())
+threading.Event().wait()
+"""
 DIES = "print('started'); raise SystemExit(3)"
 KILLS_ITSELF = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 
@@ -206,6 +217,17 @@ def test_a_child_that_does_not_stop_is_killed(run: Any) -> None:
     assert "LOG stubborn does not stop: killing it" in running.rest()
     assert running.stopped() == ["polite"]
     assert not any(map(is_running, pids))
+
+
+def test_a_child_gets_the_time_that_it_may_take_to_stop(run: Any) -> None:
+    running = run(("first", WAITS), ("slow", TAKES_ITS_TIME), stop_within_s=60.0)
+    for _ in range(2):
+        running.line("| pid ")
+
+    running.process.terminate()
+
+    assert not any("killing it" in line for line in running.rest())
+    assert running.stopped() == ["slow", "first"]
 
 
 def test_a_second_signal_kills_at_once(run: Any) -> None:

@@ -10,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from functools import partial
 from http.client import HTTPException
+from pathlib import Path
 
 from PIL import Image
 from tests.pictures import encoded, hostile_pictures, photo
@@ -17,7 +18,7 @@ from tests.redis_server import free_port
 from tests.system.client import Client, Reply, answer_on, at_once, form, in_background, post_head
 from tests.system.conftest import MakeStack
 from tests.system.samples import sample, samples
-from tests.system.stack import START_S, Stack, resident_bytes
+from tests.system.stack import START_S, Stack, is_frozen, resident_bytes
 
 GOOD = sample(1)
 SLOTS = 8
@@ -278,6 +279,44 @@ def test_a_killed_web_process_is_replaced_and_only_its_own_clients_notice(
     stack.wait_for(stack.idle, "all jobs are done")
     assert not stack.names("p")
     assert stack.keys_without_expiry() == []
+
+
+def test_a_web_process_that_hangs_is_replaced_while_the_others_answer(
+    make_stack: MakeStack,
+) -> None:
+    stack = make_stack(REQUEST_TIMEOUT_S="60")
+    (worker,) = stack.workers
+    worker.pause()
+    hung, other = stack.web.children()
+    with ThreadPoolExecutor(24) as pool:
+        futures = [pool.submit(labels_or_reset, stack, p.data) for p in samples(24)]
+        stack.wait_for(lambda: stack.waiting() == 24, "all wait")
+        os.kill(hung, signal.SIGSTOP)
+        stack.wait_for(lambda: is_frozen(hung), "it hangs")
+        worker.resume()
+        replies = at_once([partial(stack.http.predict, GOOD.data)] * 8)
+        assert [reply.labels[0] for reply in replies] == [GOOD.label] * 8
+        assert not all(future.done() for future in futures), "what hangs answers nothing"
+        set_age_of_last_beat(hung, 61.0)
+        stack.wait_for(lambda: not Path(f"/proc/{hung}").exists(), "the end of what hangs")
+        assert 0 < [future.result() for future in futures].count(None) < 24
+    stack.wait_for(lambda: len(set(stack.web.children()) - {hung}) == PROCESSES, "a new one")
+    assert other in stack.web.children()
+    stack.wait_ready()
+    assert stack.http.predict(GOOD.data).labels[0] == GOOD.label
+
+
+def set_age_of_last_beat(pid: int, seconds: float) -> None:
+    """Have gunicorn's master see the last sign of life of a web process as that old.
+
+    It is the time of a file that only the two have open.
+    """
+    beat_at = time.monotonic() - seconds
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        if "/wgunicorn-" in os.readlink(link):
+            os.utime(link, (beat_at, beat_at))
+            return
+    raise AssertionError(f"process {pid} has no file that tells its signs of life")
 
 
 def labels_or_reset(stack: Stack, data: bytes) -> str | None:
