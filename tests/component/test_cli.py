@@ -157,7 +157,7 @@ def test_ctrl_c_is_status_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("imageserve.cli.settings.main", interrupted)
+    monkeypatch.setattr("imageserve.cli.print_settings", interrupted)
 
     assert main(["settings"]) == 130
 

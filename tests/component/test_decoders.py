@@ -22,9 +22,8 @@ from tests.redis_server import eventually
 
 from imageserve.decoding import Cost, DecodingPolicy, decode, open_picture, too_much_memory
 from imageserve.errors import Busy, CorruptImage, ImageTooLarge, NotAnImage, RequestError, TimedOut
-from imageserve.web.decoder import Decoder
 from imageserve.web.decoder_process import REPLY, Task
-from imageserve.web.decoders import QUICK_S, Decoders, _Lane, _Place
+from imageserve.web.decoders import QUICK_S, Decoder, Decoders, _Lane, _Place
 from imageserve.web.greenlets import Wait
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -147,7 +146,7 @@ def test_a_decoder_that_takes_long_to_end_has_taken_too_much_time_all_the_same(
         asked.append(pid)
         return (0, 0) if asked.count(pid) <= 1_500 else real(pid, options)
 
-    monkeypatch.setattr("imageserve.web.decoder._REAPING_S", 0.0001)
+    monkeypatch.setattr("imageserve.web.decoders._REAPING_S", 0.0001)
     monkeypatch.setattr(os, "waitpid", late)
     decoders = Decoders(POLICY, processor_s=0.2)
     try:
@@ -160,7 +159,7 @@ def test_a_decoder_that_takes_long_to_end_has_taken_too_much_time_all_the_same(
 def test_a_picture_whose_decoder_neither_answers_nor_ends_is_not_tried_again(
     decoders: Decoders, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("imageserve.web.decoder._ENDING_S", 0.2)
+    monkeypatch.setattr("imageserve.web.decoders._ENDING_S", 0.2)
     before = only_child()
 
     def too_long(decoder: Decoder, count: int, deadline: float) -> bytes:
@@ -259,7 +258,7 @@ def test_without_a_decoder_that_works_pictures_are_refused_for_now(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for program in ("/bin/false", "/nowhere"):
-        monkeypatch.setattr("imageserve.web.decoder.sys", SimpleNamespace(executable=program))
+        monkeypatch.setattr("imageserve.web.decoders.sys", SimpleNamespace(executable=program))
         decoders = Decoders(POLICY, processor_s=5)
         error = raised(lambda: run(decoders, PHOTO))  # noqa: B023
         assert (error.status, error.code, error.retry_after_s) == (503, "busy", 1)

@@ -15,8 +15,8 @@ from tests.redis_server import PATIENCE_S, eventually
 
 from imageserve.config.settings import Settings
 from imageserve.errors import QueueForbidden, QueueKeyTaken, QueueUnavailable, SettingsError
-from imageserve.queue import eviction
-from imageserve.queue.eviction import EvictionWatch
+from imageserve.queue import self_test
+from imageserve.queue.self_test import EvictionWatch
 from imageserve.web import lifecycle as module
 from imageserve.web.lifecycle import (
     DrainFlag,
@@ -342,7 +342,7 @@ def test_a_web_process_goes_on_to_watch_each_node_once(
         threading.Event().wait()
 
     monkeypatch.setattr(module, "check_redis", lambda settings, queue: None)
-    monkeypatch.setattr(eviction, "WATCH_EVERY_S", 0.001)
+    monkeypatch.setattr(self_test, "WATCH_EVERY_S", 0.001)
     monkeypatch.setattr(EvictionWatch, "look", look_once)
 
     start_first_contact(

@@ -13,7 +13,7 @@ from tests.redis_server import QueueMaker, RedisServer, eventually
 
 from imageserve.cli import main
 from imageserve.errors import QueueForbidden, QueueKeyTaken
-from imageserve.queue import eviction, listener
+from imageserve.queue import listener, self_test
 from imageserve.queue.consumer import Consumer, Lease
 from imageserve.queue.keys import Keys
 from imageserve.queue.monitor import FirstJobWaiter, Monitor
@@ -55,7 +55,7 @@ class Stage:
 
 def web(stage: Stage) -> None:
     check_server(stage.access, QUEUE, 2**20)
-    eviction.EvictionWatch(stage.access, QUEUE).look()
+    self_test.EvictionWatch(stage.access, QUEUE).look()
     replies = stage.listen(stage.server, stage.queue, access=stage.access)
     producer = Producer(stage.queue, replies.tickets[QUEUE], replies.breaker, ProducerConfig())
     request = JobRequest("m", (1, 1, 3), 1, "trace")
@@ -75,7 +75,7 @@ def web(stage: Stage) -> None:
 
 def worker(stage: Stage) -> None:
     check_server(stage.access, QUEUE, 2**20)
-    eviction.EvictionWatch(stage.access, QUEUE).look()
+    self_test.EvictionWatch(stage.access, QUEUE).look()
     assert stage.monitor().desired(QUEUE) == ""
     consumer = Consumer(stage.queue, "m", Lease(60_000))
     stage.queue.heartbeat(WorkerInfo("w", "m", (1, 1, 3), 1, {}, "ready", "here"))
@@ -117,7 +117,7 @@ ACTS: dict[str, Callable[[Stage], None]] = {
 @pytest.fixture(autouse=True)
 def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listener, "SILENCE_S", 0.2)
-    monkeypatch.setattr(eviction, "WATCH_EVERY_S", -1.0)
+    monkeypatch.setattr(self_test, "WATCH_EVERY_S", -1.0)
 
 
 @pytest.mark.parametrize("role", ROLES)

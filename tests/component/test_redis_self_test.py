@@ -9,11 +9,10 @@ from tests.redis_server import DroppingProxy, RedisServer, free_port
 
 from imageserve import metrics
 from imageserve.errors import QueueForbidden, QueueKeyTaken, QueueUnavailable
-from imageserve.queue import eviction, self_test
+from imageserve.queue import self_test
 from imageserve.queue.consumer import ConsumerStore
-from imageserve.queue.eviction import EvictionWatch
 from imageserve.queue.redis.connection import RedisAccess
-from imageserve.queue.self_test import check_server
+from imageserve.queue.self_test import EvictionWatch, check_server
 
 BYTES_LIMIT = 2**20
 
@@ -162,7 +161,7 @@ def test_a_memory_policy_that_is_changed_later_is_noticed_and_told_once(
     redis_server: RedisServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     caplog.set_level(logging.INFO)
-    monkeypatch.setattr(eviction, "WATCH_EVERY_S", -1.0)
+    monkeypatch.setattr(self_test, "WATCH_EVERY_S", -1.0)
     client, watch = redis_server.client(), EvictionWatch(RedisAccess(redis_server.url), "q")
 
     def look(**settings: str) -> tuple[float, list[str]]:
@@ -185,7 +184,7 @@ def test_a_memory_policy_that_is_changed_later_is_noticed_and_told_once(
 def test_a_node_that_evicts_shows_beside_one_that_does_not(
     redis_server: RedisServer, shared_redis: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(eviction, "WATCH_EVERY_S", -1.0)
+    monkeypatch.setattr(self_test, "WATCH_EVERY_S", -1.0)
     client = redis_server.client()
     watches = [
         EvictionWatch(RedisAccess(server.url), name)

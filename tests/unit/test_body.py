@@ -8,7 +8,7 @@ from gunicorn.config import Config
 from gunicorn.http.parser import RequestParser
 
 from imageserve.errors import BadRequest, RequestError
-from imageserve.web.body import (
+from imageserve.web.upload import (
     CHUNK_LEAST_BYTES,
     FREE_CHUNKS,
     body_of,

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from imageserve.cli.run import free_port, redis_command, redis_executable
 from imageserve.errors import SettingsError
-from imageserve.local_redis import free_port, redis_command, redis_executable
 
 
 def program(path: Path) -> str:

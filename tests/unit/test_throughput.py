@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imageserve.web.throughput import REMEMBERED, Throughput, Used
+from imageserve.web.pace import REMEMBERED, Throughput, Used
 
 
 def pictures(count: int, each_s: float = 0.002, slowed: float = 1.0) -> Used:

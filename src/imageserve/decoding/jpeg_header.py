@@ -3,8 +3,14 @@
 import re
 import struct
 
-from imageserve.decoding.header import MOST_PIECES, Header, corrupt, too_many_pieces, truncated
-from imageserve.decoding.orientation import orientation
+from imageserve.decoding.header import (
+    MOST_PIECES,
+    Header,
+    corrupt,
+    orientation,
+    too_many_pieces,
+    truncated,
+)
 from imageserve.errors import ImageTooLarge
 
 _FILL = re.compile(rb"\xff++")

@@ -7,10 +7,12 @@ from imageserve.decoding.header import (
     Bytes,
     Header,
     corrupt,
+    inflated,
+    orientation,
+    raw_profile,
     too_many_pieces,
     truncated,
 )
-from imageserve.decoding.orientation import inflated, orientation, raw_profile
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _END = struct.pack(">I", 0) + b"IEND\xae\x42\x60\x82"

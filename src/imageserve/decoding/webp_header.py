@@ -7,10 +7,10 @@ from imageserve.decoding.header import (
     Bytes,
     Header,
     corrupt,
+    orientation,
     too_many_pieces,
     truncated,
 )
-from imageserve.decoding.orientation import orientation
 
 _FRAMES = (b"VP8 ", b"VP8L", b"ANMF")
 _WANTED = frozenset((*_FRAMES, b"VP8X", b"ANIM", b"ALPH", b"EXIF", b"XMP "))

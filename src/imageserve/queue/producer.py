@@ -17,11 +17,11 @@ from enum import IntEnum
 from imageserve.errors import QueueError, QueueRefused, QueueUnavailable
 from imageserve.queue.keys import GUARD_MS
 from imageserve.queue.listener import Breaker, ReplyListener, Ticket, Tickets, catch_up
-from imageserve.queue.mixture import Mixture
 from imageserve.queue.redis.connection import RedisAccess, by_node
 from imageserve.queue.redis.queue import ENQUEUE, HEARTBEAT, REFUSE, RedisQueue
 from imageserve.queue.snapshot import (
     SILENT_MS,
+    Mixture,
     Run,
     Snapshot,
     Speed,

@@ -1,21 +1,23 @@
-"""The start-up self-test: whether this Redis allows what the protocol needs.
+"""Whether this Redis allows what the protocol needs: tested at the start, and watched later.
 
-Each process runs it once, on keys of its own in the slot of the real queue. A server that forbids a
-command or evicts keys is found before the first picture, and the message names the problem.
+Each process runs the self-test once, on keys of its own in the slot of the real queue. A server
+that forbids a command or evicts keys is found before the first picture, and the message names the
+problem. Its memory policy can be changed while it runs, so that is looked at again.
 """
 
 import logging
+import time
 import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from imageserve import metrics
 from imageserve.errors import QueueError, QueueForbidden, QueueUnavailable
 from imageserve.queue.consumer import ConsumerStore, Lease
-from imageserve.queue.eviction import eviction_problem
 from imageserve.queue.keys import Keys
 from imageserve.queue.producer import EnqueueCode, Limits, ProducerStore
-from imageserve.queue.redis.connection import COMMAND_TIMEOUT_S, RedisAccess, redis_errors
+from imageserve.queue.redis.connection import COMMAND_TIMEOUT_S, RedisAccess, connect, redis_errors
 from imageserve.queue.redis.queue import RedisQueue
 from imageserve.queue.snapshot import WorkerInfo
 from imageserve.queue.wire import Job, result_of_error
@@ -137,3 +139,59 @@ def _expect(held: bool, step: str) -> None:
             f"Redis: the self-test failed at {step}: it, or this machine, is slow, or its clock "
             "jumped"
         )
+
+
+# -- whether waiting pictures may be thrown away ---------------------------------------------------
+
+
+WATCH_EVERY_S = 60.0
+
+_evicting: set[str] = set()
+"""The watched queues whose node evicts. One gauge tells of all nodes of this process."""
+
+
+def eviction_problem(facts: Mapping[str, Any]) -> str:
+    """Return why a Redis with these facts (INFO) may evict once it has a limit; "" where never."""
+    policy = str(facts.get("maxmemory_policy", ""))
+    if policy in ("", "noeviction"):
+        return ""
+    return (
+        f"Redis has maxmemory-policy {policy}: it would throw waiting pictures away. "
+        "Set it to noeviction"
+    )
+
+
+class EvictionWatch:
+    """Notices that the memory policy of a running Redis was changed."""
+
+    def __init__(self, access: RedisAccess, queue: str) -> None:
+        key = Keys(queue).queue
+        self._client = connect(
+            access, key=key, retries=1, timeout_s=COMMAND_TIMEOUT_S, connections=1
+        )
+        self._queue = queue
+        self._problem = ""
+        self._due_at = time.monotonic() + WATCH_EVERY_S
+
+    def look(self) -> None:
+        """Look, if a minute has passed since the last time; log once per change."""
+        if time.monotonic() < self._due_at:
+            return
+        self._due_at = time.monotonic() + WATCH_EVERY_S
+        try:
+            with redis_errors():
+                facts: Any = self._client.info("memory")
+        except QueueError as error:
+            log.debug("the memory policy of Redis is not known: %s", error)
+            return
+        problem = eviction_problem(facts) if facts.get("maxmemory") else ""
+        if problem and problem != self._problem:
+            log.error("%s", problem)
+        elif problem != self._problem:
+            log.info("Redis evicts nothing any more")
+        self._problem = problem
+        if problem:
+            _evicting.add(self._queue)
+        else:
+            _evicting.discard(self._queue)
+        metrics.redis_evicts.set(bool(_evicting))

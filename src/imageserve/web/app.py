@@ -32,13 +32,12 @@ from imageserve.errors import (
 )
 from imageserve.queue.monitor import Monitor
 from imageserve.web.api_keys import ApiKeys
-from imageserve.web.body import has_body
 from imageserve.web.greenlets import Wait, watch_hang_up
 from imageserve.web.lifecycle import Lifecycle
 from imageserve.web.overview import Overview
 from imageserve.web.predict import Answer, ClassifyOptions, ClientGone, Predictor
 from imageserve.web.refusals import HARMLESS_TEXT, error_body, request_id
-from imageserve.web.upload import UploadLimits, UploadMemory, UploadReader
+from imageserve.web.upload import UploadLimits, UploadMemory, UploadReader, has_body
 
 log = logging.getLogger(__name__)
 

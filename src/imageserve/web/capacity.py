@@ -16,7 +16,7 @@ from imageserve.queue.producer import Producer
 from imageserve.queue.snapshot import HEARTBEAT_S, WebInfo
 from imageserve.web.lifecycle import Lifecycle
 from imageserve.web.line import DecodeLine
-from imageserve.web.throughput import Throughput
+from imageserve.web.pace import Throughput
 
 log = logging.getLogger(__name__)
 

@@ -228,8 +228,8 @@ def start_first_contact(settings: Settings, lifecycle: Lifecycle) -> None:
 
 
 def _stay_in_contact(settings: Settings, queue: str, lifecycle: Lifecycle, watches: bool) -> None:
-    from imageserve.queue.eviction import WATCH_EVERY_S, EvictionWatch
     from imageserve.queue.redis.connection import RedisAccess
+    from imageserve.queue.self_test import WATCH_EVERY_S, EvictionWatch
 
     wait_for_redis(settings, queue, lifecycle)
     watch = EvictionWatch(RedisAccess.from_settings(settings), queue)

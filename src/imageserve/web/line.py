@@ -16,8 +16,7 @@ from gevent.hub import Waiter
 
 from imageserve.errors import Busy, TimedOut
 from imageserve.web.greenlets import in_server, silent_timeout
-from imageserve.web.overload import Gate
-from imageserve.web.throughput import Used
+from imageserve.web.pace import Gate, Used
 
 log = logging.getLogger(__name__)
 

@@ -4,7 +4,7 @@ What it adds to gunicorn's own gevent worker:
 
 - connections have limits, and whole answers (``web.connection``);
 - connections are accepted while pictures are decoded;
-- pictures that would be late are refused early (``web.early_refusal``);
+- pictures that would be late are refused early (``web.refusals``);
 - idle connections are closed early when there are many connections, and at a shutdown;
 - errors outside the application have the same JSON shape as all others (``web.refusals``).
 """
@@ -30,10 +30,8 @@ from gunicorn.workers.ggevent import GeventWorker
 from imageserve import metrics
 from imageserve.config.settings import Settings
 from imageserve.errors import Busy
-from imageserve.web.body import has_body, has_unread_body
 from imageserve.web.connection import Connection, HeadWait, Waits
 from imageserve.web.cors import Cors
-from imageserve.web.early_refusal import age_s, is_picture, refuse
 from imageserve.web.greenlets import install_error_log, install_poll
 from imageserve.web.lifecycle import DrainFlag, Lifecycle, create_drain_flag, run_dir
 from imageserve.web.line import DecodeLine
@@ -41,11 +39,15 @@ from imageserve.web.probe_port import Beacon, ProbePort, Seen, WebProbes
 from imageserve.web.refusals import (
     LINE_BYTES,
     MOST_HEADERS,
+    age_s,
     as_request_error,
     check_host,
+    is_picture,
     raw_response,
+    refuse,
     request_id,
 )
+from imageserve.web.upload import has_body, has_unread_body
 
 log = logging.getLogger(__name__)
 

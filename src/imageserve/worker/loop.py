@@ -17,7 +17,7 @@ from time import monotonic
 from imageserve import metrics
 from imageserve.errors import QueueError, QueueUnavailable
 from imageserve.queue.consumer import Consumer
-from imageserve.queue.eviction import EvictionWatch
+from imageserve.queue.self_test import EvictionWatch
 from imageserve.queue.snapshot import HEARTBEAT_S, WorkerInfo
 from imageserve.worker.batch import Outcome, Work, busy_time_ms, report, sort_batch
 from imageserve.worker.reload import Reloader

@@ -19,10 +19,9 @@ from imageserve.models.entries import engine_of, load_entry, worker_entry
 from imageserve.models.foreign import reason_of
 from imageserve.probes import ProbeServer, state_answer
 from imageserve.queue.consumer import Consumer, ConsumerStore, Lease
-from imageserve.queue.eviction import EvictionWatch
 from imageserve.queue.monitor import Monitor
 from imageserve.queue.redis.connection import RedisAccess
-from imageserve.queue.self_test import check_server
+from imageserve.queue.self_test import EvictionWatch, check_server
 from imageserve.stop_signals import end_process, on_stop_signal
 from imageserve.worker.loop import Worker, WorkerConfig
 from imageserve.worker.reload import Reloader

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imageserve.web.overload import (
+from imageserve.web.pace import (
     FIRST_PACE_S,
     LATE_S,
     NEVER_REFUSED,
