@@ -11,8 +11,8 @@ from gunicorn.config import Config
 
 from imageserve import metrics
 from imageserve.errors import Busy
-from imageserve.web import refusals
-from imageserve.web.refusals import age_s, is_picture, refuse
+from imageserve.web import edge
+from imageserve.web.edge import age_s, is_picture, refuse
 
 BUSY = Busy("too much", retry_after_s=7)
 NEXT = b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -81,7 +81,7 @@ def test_a_small_body_is_dropped_and_the_next_request_is_read(
 @pytest.mark.parametrize(
     "sent",
     [
-        pytest.param(head(refusals.SMALL_BYTES + 1), id="large"),
+        pytest.param(head(edge.SMALL_BYTES + 1), id="large"),
         pytest.param(head(5, "Expect: 100-continue"), id="waits before it sends"),
         pytest.param(head(5, "Connection: close"), id="wants it closed"),
         pytest.param(

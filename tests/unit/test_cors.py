@@ -2,7 +2,7 @@
 
 import pytest
 
-from imageserve.web.cors import Cors
+from imageserve.web.edge import Cors
 
 HERE = "https://app.test"
 OTHER = "https://other.test"

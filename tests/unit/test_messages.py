@@ -13,12 +13,12 @@ from tests.memory_queue import encode_job
 
 from imageserve.predictions import Prediction
 from imageserve.queue.snapshot import (
+    Speed,
     WebInfo,
     WorkerInfo,
     decode_snapshot,
     encode_web_info,
     encode_worker_info,
-    largest_backlog_in_time,
 )
 from imageserve.queue.wire import (
     Job,
@@ -398,7 +398,7 @@ def test_a_mutated_heartbeat_is_left_out_or_counts_as_a_number(text: str, score:
         assert shaped(worker.shape)
     assert number(shot.capacity_per_s)
     assert number(shot.web_capacity_per_s or 0)
-    assert largest_backlog_in_time(shot.tables, 3_600_000) > 0
+    assert Speed.of(shot.tables).largest_backlog(3_600_000) > 0
 
 
 @given(mutated(encode_job(JOB)) | texts.map(json.dumps))

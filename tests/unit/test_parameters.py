@@ -10,7 +10,7 @@ from imageserve.web.app import (
     checked_top,
     version_header,
 )
-from imageserve.web.refusals import request_id
+from imageserve.web.edge import request_id
 
 
 @pytest.mark.parametrize(

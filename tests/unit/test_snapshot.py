@@ -9,10 +9,10 @@ from imageserve.queue.snapshot import (
     LIVE_MS,
     BucketMs,
     Snapshot,
+    Speed,
     WebInfo,
     WorkerInfo,
     decode_snapshot,
-    largest_backlog_in_time,
     per_second,
     retry_after_s,
 )
@@ -53,8 +53,8 @@ def test_a_worker_is_as_fast_as_its_best_batch(table: BucketMs, images: float) -
 def test_the_number_of_jobs_that_may_be_ahead(
     tables: list[BucketMs], timeout_ms: int, backlog: int
 ) -> None:
-    assert largest_backlog_in_time(tables, timeout_ms) == backlog
-    assert largest_backlog_in_time(iter(tables), timeout_ms) == backlog
+    assert Speed.of(tables).largest_backlog(timeout_ms) == backlog
+    assert Speed.of(iter(tables)).largest_backlog(timeout_ms) == backlog
 
 
 tables = st.dictionaries(st.sampled_from([1, 2, 4, 8, 16, 32]), st.floats(0.1, 1e4), min_size=1)
@@ -64,7 +64,7 @@ tables = st.dictionaries(st.sampled_from([1, 2, 4, 8, 16, 32]), st.floats(0.1, 1
 def test_more_time_never_admits_fewer_jobs(
     known: list[BucketMs], timeout_ms: int, more: int
 ) -> None:
-    now, later = (largest_backlog_in_time(known, each) for each in (timeout_ms, timeout_ms + more))
+    now, later = (Speed.of(known).largest_backlog(each) for each in (timeout_ms, timeout_ms + more))
     assert 1 <= now <= later
 
 
@@ -72,8 +72,8 @@ def test_more_time_never_admits_fewer_jobs(
 def test_another_worker_of_a_known_speed_never_admits_fewer_jobs(
     known: list[BucketMs], timeout_ms: int
 ) -> None:
-    fewer = largest_backlog_in_time(known, timeout_ms)
-    assert fewer <= largest_backlog_in_time([*known, known[0]], timeout_ms)
+    fewer = Speed.of(known).largest_backlog(timeout_ms)
+    assert fewer <= Speed.of([*known, known[0]]).largest_backlog(timeout_ms)
 
 
 @pytest.mark.parametrize(

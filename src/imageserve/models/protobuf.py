@@ -11,6 +11,7 @@ from typing import Union
 
 _HEAD = 20
 """Bytes of the longest key and length."""
+_MOST_TEXT = 4096
 
 
 class BadMessage(ValueError):
@@ -67,9 +68,9 @@ class Message:
         """Return the text in the last field of this number, "" where there is none."""
         return next((part.content() for part in reversed(list(self.parts(number)))), "")
 
-    def content(self, most: int = 4096) -> str:
-        """Return this as text, the first ``most`` bytes of it."""
-        length = min(most, self._end - self._begin)
+    def content(self) -> str:
+        """Return this as text, its beginning where it is long."""
+        length = min(_MOST_TEXT, self._end - self._begin)
         return os.pread(self._descriptor, length, self._begin).decode("utf-8", "replace")
 
 

@@ -187,15 +187,13 @@ class Speed:
         return max(1, math.floor(self.per_s * (timeout_ms - self.batch_ms) / 1000.0))
 
 
-def largest_backlog_in_time(tables: Iterable[BucketMs], timeout_ms: int) -> int:
-    """See `Speed.largest_backlog`."""
-    return Speed.of(tables).largest_backlog(timeout_ms)
+def retry_after_s(excess: int, capacity_per_s: float) -> int:
+    """Return the whole seconds, 1 to 60, that the workers need for ``excess`` jobs.
 
-
-def retry_after_s(excess: int, capacity_per_s: float, *, unknown_s: int = 5) -> int:
-    """Return the whole seconds, 1 to 60, that the workers need for ``excess`` jobs."""
+    5 where it is not known what they can do.
+    """
     if capacity_per_s <= 0:
-        return unknown_s
+        return 5
     return min(60, max(1, math.ceil(excess / capacity_per_s)))
 
 

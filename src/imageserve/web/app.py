@@ -32,16 +32,19 @@ from imageserve.errors import (
 )
 from imageserve.queue.monitor import Monitor
 from imageserve.web.api_keys import ApiKeys
+from imageserve.web.edge import HARMLESS_TEXT, error_body, request_id
 from imageserve.web.greenlets import Wait, watch_hang_up
 from imageserve.web.lifecycle import Lifecycle
 from imageserve.web.overview import Overview
 from imageserve.web.predict import Answer, ClassifyOptions, ClientGone, Predictor
-from imageserve.web.refusals import HARMLESS_TEXT, error_body, request_id
 from imageserve.web.upload import UploadLimits, UploadMemory, UploadReader, has_body
 
 log = logging.getLogger(__name__)
 
 PROBES = ("/healthz", "/readyz", "/metrics")
+
+DEFAULT_TOP = 5
+"""Labels of an answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +157,13 @@ def _read_options(longest_s: float) -> ClassifyOptions:
     )
 
 
-def checked_top(text: str | None, default: int = 5) -> int:
+def checked_top(text: str | None) -> int:
     """Read ``?top=``.
 
     Raises BadParameter where it is not a whole number from 1.
     """
     if text is None:
-        return default
+        return DEFAULT_TOP
     # The length first: Python refuses to read numbers of thousands of digits.
     if len(text) > 9 or not re.fullmatch("[0-9]+", text) or not 1 <= int(text) <= 100_000:
         raise BadParameter(f"top must be a whole number from 1, not {told(text, 40)}")

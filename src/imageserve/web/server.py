@@ -4,9 +4,9 @@ What it adds to gunicorn's own gevent worker:
 
 - connections have limits, and whole answers (``web.connection``);
 - connections are accepted while pictures are decoded;
-- pictures that would be late are refused early (``web.refusals``);
+- pictures that would be late are refused early (``web.edge``);
 - idle connections are closed early when there are many connections, and at a shutdown;
-- errors outside the application have the same JSON shape as all others (``web.refusals``).
+- errors outside the application have the same JSON shape as all others (``web.edge``).
 """
 
 import errno
@@ -15,7 +15,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -31,23 +31,23 @@ from imageserve import metrics
 from imageserve.config.settings import Settings
 from imageserve.errors import Busy
 from imageserve.web.connection import Connection, HeadWait, Waits
-from imageserve.web.cors import Cors
-from imageserve.web.greenlets import install_error_log, install_poll
-from imageserve.web.lifecycle import DrainFlag, Lifecycle, create_drain_flag, run_dir
-from imageserve.web.line import DecodeLine
-from imageserve.web.probe_port import Beacon, ProbePort, Seen, WebProbes
-from imageserve.web.refusals import (
+from imageserve.web.edge import (
     LINE_BYTES,
     MOST_HEADERS,
+    Cors,
     age_s,
     as_request_error,
+    at_the_edge,
     check_host,
     is_picture,
     raw_response,
     refuse,
-    request_id,
 )
-from imageserve.web.upload import has_body, has_unread_body
+from imageserve.web.greenlets import install_error_log, install_poll
+from imageserve.web.lifecycle import DrainFlag, Lifecycle, create_drain_flag, run_dir
+from imageserve.web.line import DecodeLine
+from imageserve.web.probe_port import Beacon, ProbePort, Seen, WebProbes
+from imageserve.web.upload import has_unread_body
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +97,7 @@ class WebServer(BaseApplication):  # type: ignore[misc]
         from imageserve.web.wsgi import create_application
 
         application = create_application(self.settings, self.lifecycle, self.line)
-        return _at_the_edge(application, self.cors, self.lifecycle)
+        return at_the_edge(application, self.cors, self.lifecycle)
 
     def _on_starting(self, arbiter: Any) -> None:
         # What USR2 starts beside this master. gunicorn guesses at it, and cannot guess "-m".
@@ -328,34 +328,3 @@ class Listener(StreamServer):
             self.max_accept = min(self.max_accept + 1, ACCEPTED_AT_ONCE)
         else:
             self.max_accept = max(self.max_accept - 1, 1)
-
-
-def _at_the_edge(
-    application: Callable[..., Any], cors: Cors, lifecycle: Lifecycle
-) -> Callable[..., Any]:
-    """Add what every answer needs, and answer preflights.
-
-    gunicorn drops ``Connection: close`` from an application's headers; here it is heeded. Pages of
-    other origins get their headers.
-    """
-
-    def wrapped(environ: Mapping[str, Any], start_response: Any) -> Any:
-        origin = environ.get("HTTP_ORIGIN")
-        asked = environ.get("HTTP_ACCESS_CONTROL_REQUEST_METHOD")
-        allowed = cors.preflight(environ["REQUEST_METHOD"], origin, asked)
-        if allowed and not has_body(environ):  # A body would be taken for the next request.
-            if lifecycle.draining:
-                start_response.__self__.force_close()
-            said = {"X-Request-Id": request_id(environ.get("HTTP_X_REQUEST_ID")), **allowed}
-            start_response("204 No Content", list(said.items()))
-            return []
-
-        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
-            if ("Connection", "close") in headers:
-                start_response.__self__.force_close()
-            headers.extend(cors.headers(origin).items())
-            return start_response(status, headers, exc_info)
-
-        return application(environ, start)
-
-    return wrapped

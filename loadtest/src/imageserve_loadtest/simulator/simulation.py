@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from itertools import count, pairwise
 
-from imageserve.queue.snapshot import largest_backlog_in_time
+from imageserve.queue.snapshot import Speed
 from imageserve_loadtest.simulator.scalers import BucketMs, Scaler, Snapshot
 from imageserve_loadtest.simulator.simulated_queue import Batch, SimulatedQueue
 from imageserve_loadtest.simulator.trace import Trace
@@ -248,7 +248,7 @@ class Simulation:
     def _update_max_backlog(self) -> None:
         """Set the admission limit as web processes do, from the times that workers publish."""
         tables = [self._setting.bucket_ms] * self._ready()
-        self._max_backlog = largest_backlog_in_time(tables, round(self._setting.timeout_s * 1000))
+        self._max_backlog = Speed.of(tables).largest_backlog(round(self._setting.timeout_s * 1000))
 
     def _pod_to_stop(self) -> Pod:
         """Choose like a ReplicaSet: pods that do not serve yet first, then the newest."""

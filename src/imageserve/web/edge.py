@@ -1,9 +1,12 @@
-"""Answers to requests that do not reach the application, without Flask.
+"""What is answered without the application, and what is added to its answers.
 
-Heads that cannot be served are told why, in a sentence of our own: gunicorn's texts quote what came
-as Python writes it. A picture is refused by its head alone where there is too much already; that
-costs a small part of an answer. Such a picture is not read: its bytes are thrown away as they come,
-and where they are few the connection goes on.
+- A head that cannot be served is told why, in a sentence of our own: gunicorn's texts quote what
+  came as Python writes it.
+- A picture is refused by its head alone where there is too much already. It is not read: its bytes
+  are thrown away as they come, and where they are few the connection goes on. That costs a small
+  part of an answer.
+- Pages of other origins may call where CORS_ORIGINS allows it. A browser sends such a call only
+  after the server has allowed it, and shows the page only those headers that the server names.
 """
 
 import json
@@ -11,7 +14,7 @@ import logging
 import re
 import struct
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from http import HTTPStatus
 from socket import IPPROTO_TCP, TCP_INFO
 from types import MappingProxyType
@@ -22,7 +25,8 @@ from gunicorn.http import errors
 from imageserve import metrics
 from imageserve.errors import AddressTooLong, BadRequest, Busy, HeadTooLarge, RequestError
 from imageserve.web.greenlets import silent_timeout
-from imageserve.web.upload import transfer_encoding_refused
+from imageserve.web.lifecycle import Lifecycle
+from imageserve.web.upload import has_body, transfer_encoding_refused
 
 log = logging.getLogger(__name__)
 
@@ -195,3 +199,80 @@ def _discard_body(reader: Any, sock: Any) -> bool:
     if left <= 0:
         reader.length = 0
     return left <= 0
+
+
+# -- pages of other origins ------------------------------------------------------------------------
+
+
+ANY = "*"
+
+_ALLOWED = {
+    "Access-Control-Allow-Methods": "GET, HEAD, POST",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, X-API-Key, X-Request-Id, "
+    "X-Request-Timeout",
+    "Access-Control-Max-Age": "600",
+}
+_EXPOSED = "Retry-After, Server-Timing, X-Model-Version, X-Request-Id"
+
+
+class Cors:
+    """The origins of CORS_ORIGINS: none, some, or all."""
+
+    def __init__(self, origins: Collection[str] = ()) -> None:
+        self._origins = frozenset(origins)
+
+    def headers(self, origin: str | None) -> dict[str, str]:
+        """Return what an answer says to a page of this origin."""
+        if not self._origins:
+            return {}
+        if ANY in self._origins:
+            return {"Access-Control-Allow-Origin": ANY, "Access-Control-Expose-Headers": _EXPOSED}
+        # A cache must not give the answer for one origin to another one.
+        if origin not in self._origins:
+            return {"Vary": "Origin"}
+        return {
+            "Access-Control-Allow-Origin": str(origin),
+            "Access-Control-Expose-Headers": _EXPOSED,
+            "Vary": "Origin",
+        }
+
+    def preflight(self, method: str, origin: str | None, asked: str | None) -> dict[str, str]:
+        """Return what a browser is told that asks before it sends; nothing if it does not ask.
+
+        ``asked`` is the header Access-Control-Request-Method.
+        """
+        if method != "OPTIONS" or asked is None:
+            return {}
+        told = self.headers(origin)
+        return {**told, **_ALLOWED} if "Access-Control-Allow-Origin" in told else {}
+
+
+def at_the_edge(
+    application: Callable[..., Any], cors: Cors, lifecycle: Lifecycle
+) -> Callable[..., Any]:
+    """Add what every answer needs, and answer preflights.
+
+    gunicorn drops ``Connection: close`` from an application's headers; here it is heeded. Pages of
+    other origins get their headers.
+    """
+
+    def wrapped(environ: Mapping[str, Any], start_response: Any) -> Any:
+        origin = environ.get("HTTP_ORIGIN")
+        asked = environ.get("HTTP_ACCESS_CONTROL_REQUEST_METHOD")
+        allowed = cors.preflight(environ["REQUEST_METHOD"], origin, asked)
+        if allowed and not has_body(environ):  # A body would be taken for the next request.
+            if lifecycle.draining:
+                start_response.__self__.force_close()
+            said = {"X-Request-Id": request_id(environ.get("HTTP_X_REQUEST_ID")), **allowed}
+            start_response("204 No Content", list(said.items()))
+            return []
+
+        def start(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
+            if ("Connection", "close") in headers:
+                start_response.__self__.force_close()
+            headers.extend(cors.headers(origin).items())
+            return start_response(status, headers, exc_info)
+
+        return application(environ, start)
+
+    return wrapped
