@@ -25,6 +25,7 @@ from bench.stacks import (
 )
 from imageserve.decoding import DecodingPolicy, decode
 from imageserve.models.stand_in import StandIn
+from imageserve.preparation import Preparation
 
 CLIENTS = (1, 16, 48)
 LEAST_SPEED_UP = 4.0
@@ -176,7 +177,7 @@ def _decode_ms(picture: bytes) -> dict[str, float]:
     """Time the decoding of each system, in this process."""
     policy = DecodingPolicy()
     return {
-        OURS: _median_ms(lambda: decode(picture, (224, 224), "bilinear", policy)),
+        OURS: _median_ms(lambda: decode(picture, Preparation((224, 224)), policy)),
         FIRST: _median_ms(lambda: helpers.prepare_image(Image.open(BytesIO(picture)), (224, 224))),
     }
 

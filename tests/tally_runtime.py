@@ -16,6 +16,7 @@ from imageserve.models.files import content_version, read_labels
 from imageserve.models.model import Pictures, Probabilities, ScoringModel, check_probabilities
 from imageserve.models.runtimes import Engine, Runtime, RuntimeModule
 from imageserve.models.source import Source
+from imageserve.preparation import Preparation
 
 WRITTEN: dict[str, ScoringModel] = {}
 
@@ -25,9 +26,14 @@ def load(source: Source, engine: Engine) -> ScoringModel:
     assert source.path is not None
     content = json.loads(source.path.read_text())
     height, width = content["size"]
-    labels, version = read_labels(source.labels), source.version or content_version(source.path)
+    labels, version = (
+        read_labels(source.labels),
+        source.facts.version or content_version(source.path),
+    )
     scores = partial(_scores, content)
-    model = ScoringModel(source.name, version, "tally", (height, width), labels, scores)
+    model = ScoringModel(
+        source.name, version, "tally", Preparation((height, width)), labels, scores
+    )
     check_probabilities(model)
     return model
 
@@ -46,7 +52,7 @@ def precisions() -> Sequence[str]:
 
 def write(model: ScoringModel, path: Path) -> None:
     WRITTEN[model.name] = model
-    path.write_text(json.dumps({"size": model.input_size, "written": model.name}))
+    path.write_text(json.dumps({"size": model.preparation.size, "written": model.name}))
 
 
 def _import(engine: Engine) -> RuntimeModule:

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from imageserve.decoding import DecodingPolicy, decode
 from imageserve.errors import RequestError
 from imageserve.models import stand_in
+from imageserve.preparation import Preparation
 from imageserve_loadtest.pictures import (
     Picture,
     PictureSampler,
@@ -36,7 +37,7 @@ def test_a_generated_picture_has_the_label_that_the_stand_in_gives_it(
     pictures = generated(16, size, seed=1)
 
     for picture in pictures:
-        pixels = decode(picture.data, size, "bilinear", DecodingPolicy())
+        pixels = decode(picture.data, Preparation(size), DecodingPolicy())
         assert stand_in.stand_in_label(pixels) == picture.label, picture.name
     assert {picture.name.rpartition(".")[2] for picture in pictures} == {
         "png",
@@ -62,14 +63,14 @@ def test_the_same_seed_draws_the_same_pictures() -> None:
 def test_a_broken_picture_is_answered_with_one_of_its_codes(kind: str) -> None:
     for picture in broken([kind], (64, 64), seed=3):
         with pytest.raises(RequestError) as raised:
-            decode(picture.data, (64, 64), "bilinear", DecodingPolicy())
+            decode(picture.data, Preparation((64, 64)), DecodingPolicy())
         assert raised.value.code in picture.codes, picture.name
 
 
 def test_a_stand_in_fails_on_poison() -> None:
     (picture, *_) = broken(["poison"], (8, 8), seed=1)
 
-    assert decode(picture.data, (8, 8), "bilinear", DecodingPolicy())[:3] == bytes([255, 0, 255])
+    assert decode(picture.data, Preparation((8, 8)), DecodingPolicy())[:3] == bytes([255, 0, 255])
 
 
 def test_the_shipped_pictures_have_labels() -> None:

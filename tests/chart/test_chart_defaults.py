@@ -15,6 +15,7 @@ from imageserve.autoscaler.policy import Policy
 from imageserve.autoscaler.scaling_file import ModelScaling, Scaling
 from imageserve.config.settings import Settings
 from imageserve.models.entries import ModelEntry, model_entries
+from imageserve.preparation import Preparation
 
 #: The chart's default differs from the program's: why.
 DIFFERENCES = {
@@ -72,7 +73,7 @@ def test_the_models_file_has_the_defaults_of_an_entry(
 
     (entry,) = model_entries(settings_of(*web, objects, tmp_path)).values()
 
-    assert entry == ModelEntry(entry.name, entry.queue, entry.input_size)
+    assert entry == ModelEntry(entry.name, entry.queue, Preparation(entry.input_size))
 
 
 def test_the_scaling_file_has_the_defaults_of_scaling_and_policy(

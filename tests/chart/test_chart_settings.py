@@ -17,6 +17,8 @@ from imageserve.errors import Forbidden
 from imageserve.models import Engine
 from imageserve.models.catalog import NETWORKS
 from imageserve.models.entries import ModelEntry, engine_of, model_entries, worker_entry
+from imageserve.models.folder import ModelFacts
+from imageserve.preparation import Preparation
 from imageserve.web.api_keys import ApiKeys
 
 SETTINGS = set(variables())
@@ -182,7 +184,13 @@ def test_the_values_of_a_model_reach_the_programs(helm4: Helm, tmp_path: Path) -
     entry = model_entries(settings_of(*web, objects, tmp_path))["cats"]
 
     assert entry == ModelEntry(
-        "cats", "cats", (160, 320), "bicubic", "/models/cats.keras", "random", "/models/cats.txt"
+        "cats",
+        "cats",
+        Preparation((160, 320), interpolation="bicubic"),
+        "/models/cats.keras",
+        "random",
+        "/models/cats.txt",
+        ModelFacts((160, 320), "bicubic"),
     )
 
 

@@ -22,6 +22,7 @@ from tests.redis_server import eventually
 
 from imageserve.decoding import Cost, DecodingPolicy, decode, open_picture, too_much_memory
 from imageserve.errors import Busy, CorruptImage, ImageTooLarge, NotAnImage, RequestError, TimedOut
+from imageserve.preparation import Preparation
 from imageserve.web.decoder_process import REPLY, Task
 from imageserve.web.decoders import QUICK_S, Decoder, Decoders, _Lane, _Place
 from imageserve.web.greenlets import Wait
@@ -43,7 +44,7 @@ def decoders() -> Iterator[Decoders]:
 
 
 def task_of(data: bytes, memory_bytes: int = 2**28) -> Task:
-    return Task(data, SIZE, "bilinear", memory_bytes)
+    return Task(data, Preparation(SIZE), memory_bytes)
 
 
 def run(
@@ -106,7 +107,7 @@ def test_a_decoder_gives_what_the_web_process_would(decoders: Decoders) -> None:
         **{name: make() for name, make in PIXELS.items()},
     }
     for name, data in pictures.items():
-        expected = outcome(lambda: decode(data, SIZE, "bilinear", POLICY))  # noqa: B023
+        expected = outcome(lambda: decode(data, Preparation(SIZE), POLICY))  # noqa: B023
         assert outcome(lambda: run(decoders, data)) == expected, name  # noqa: B023
 
 
@@ -119,7 +120,7 @@ def test_errors_are_those_of_the_decoder(decoders: Decoders) -> None:
 
 def test_a_large_picture_crosses_whole(decoders: Decoders) -> None:
     data = encoded(Image.frombytes("RGB", (1_800, 1_800), os.urandom(9_720_000)), "BMP")
-    assert run(decoders, data) == decode(data, SIZE, "bilinear", POLICY)
+    assert run(decoders, data) == decode(data, Preparation(SIZE), POLICY)
 
 
 # -- limits --------------------------------------------------------------------------------------
@@ -180,7 +181,7 @@ def test_what_is_slower_than_reckoned_does_not_hold_up_the_quick(
         slow = pool.submit(run, decoders, LONG, cost_s=0.1)
         eventually(lambda: decoders._costly.running is not None, "the second one decodes it")
         assert len(run(decoders, PHOTO)) == 64 * 48 * 3
-        assert slow.result() == decode(LONG, SIZE, "bilinear", POLICY)
+        assert slow.result() == decode(LONG, Preparation(SIZE), POLICY)
 
 
 def test_memory_has_a_limit(decoders: Decoders) -> None:
@@ -188,7 +189,7 @@ def test_memory_has_a_limit(decoders: Decoders) -> None:
     error = raised(lambda: run(decoders, data, memory_bytes=2**20))
     assert isinstance(error, ImageTooLarge)
     assert error.message == too_much_memory().message
-    reckoned = open_picture(data, POLICY).cost(SIZE, "bilinear").memory_bytes
+    reckoned = open_picture(data, POLICY).cost(Preparation(SIZE)).memory_bytes
     assert len(run(decoders, data, memory_bytes=reckoned)) == 64 * 48 * 3
 
 
@@ -211,7 +212,7 @@ def test_a_decoder_that_is_killed_is_replaced_and_its_picture_tried_again(
         pid = only_child()
         eventually(lambda: processor_s(pid) > 0.2, "it decodes")
         os.kill(pid, signal.SIGKILL)
-        assert future.result() == decode(LONG, SIZE, "bilinear", POLICY)
+        assert future.result() == decode(LONG, Preparation(SIZE), POLICY)
     assert only_child() != pid
 
 
@@ -429,13 +430,16 @@ def test_hundreds_of_pictures_leave_no_descriptor_and_no_process(decoders: Decod
 WEB_PROCESS = """
 import sys, time, threading
 from imageserve.decoding import Cost, DecodingPolicy
+from imageserve.preparation import Preparation
+from imageserve.preparation import Preparation
 from imageserve.web.decoder_process import Task
 from imageserve.web.decoders import Decoders
 from imageserve.web.greenlets import Wait
 decoders = Decoders(DecodingPolicy(), 20)
 data = sys.stdin.buffer.read()
 def decode():
-    decoders.decode(Task(data, (8, 8), "box", 2**28), Cost(.1, 2**28), time.monotonic() + 2, Wait())
+    task = Task(data, Preparation((8, 8), interpolation="box"), 2**28)
+    decoders.decode(task, Cost(.1, 2**28), time.monotonic() + 2, Wait())
 threading.Thread(target=decode).start()
 time.sleep(60)
 """
@@ -471,9 +475,9 @@ def _is_zombie(pid: int) -> bool:
 
 def test_code_tables_without_end_are_stopped_by_the_limit_of_memory(decoders: Decoders) -> None:
     data = webp_of_code_tables(700)  # They would take 700 MB.
-    cost = open_picture(data, POLICY).cost(SIZE, "bilinear")
+    cost = open_picture(data, POLICY).cost(Preparation(SIZE))
     assert cost.seconds > QUICK_S
-    task = Task(data, SIZE, "bilinear", cost.memory_bytes)
+    task = Task(data, Preparation(SIZE), cost.memory_bytes)
     error = raised(lambda: decoders.decode(task, cost, time.monotonic() + 30, Wait()))
     assert (error.code, error.message) == ("image_too_large", too_much_memory().message)
     peak = re.search(r"VmHWM:\s+(\d+)", Path(f"/proc/{children()[-1]}/status").read_text())

@@ -10,6 +10,7 @@ from PIL import Image
 
 from imageserve.decoding import DecodingPolicy, decode
 from imageserve.models import load_model
+from imageserve.preparation import Preparation
 
 SAMPLES = Path(__file__).parents[2] / "loadtest" / "images"
 LEAST_SAME = 0.99
@@ -27,11 +28,11 @@ def large_jpeg(path: Path) -> bytes:
 def test_the_sample_pictures_keep_their_labels() -> None:
     with (SAMPLES / "labels.csv").open() as file:
         pictures = [large_jpeg(SAMPLES / row[0]) for row in csv.reader(file) if "." in row[0]]
-    model = load_model("shapes", weights="imagenet", labels_file=None, input_size=None)
+    model = load_model("shapes", weights="imagenet", labels_file=None)
 
     def labels(policy: DecodingPolicy) -> list[str]:
-        raw = [decode(data, model.input_size, "bilinear", policy) for data in pictures]
-        images = np.frombuffer(b"".join(raw), np.uint8).reshape(-1, *model.input_size, 3)
+        raw = [decode(data, Preparation(model.preparation.size), policy) for data in pictures]
+        images = np.frombuffer(b"".join(raw), np.uint8).reshape(-1, *model.preparation.size, 3)
         return [found[0].label for found in model.predict(images, 1)]
 
     exact, fast = labels(DecodingPolicy()), labels(DecodingPolicy(fast_jpeg=True))

@@ -27,8 +27,8 @@ from imageserve.models import Engine, load_model
 from imageserve.models.comparison import drawn_pictures, scores_of
 backend = sys.argv[1]
 engine = Engine(backend=backend)
-model = load_model("shapes", weights="", labels_file=None, input_size=None, engine=engine)
-pictures = drawn_pictures(model.input_size)
+model = load_model("shapes", weights="", labels_file=None, engine=engine)
+pictures = drawn_pictures(model.preparation.shape)
 answers = {"scores": scores_of(model.scores, pictures).tolist()}
 answers["labels"] = [row[0].label for row in model.predict(pictures[:2], 2)]
 answers["imported"] = sorted({"tensorflow", "jax", "torch"} & set(sys.modules))
@@ -37,9 +37,7 @@ print(json.dumps(answers))
 
 
 def load(**options: Any) -> KerasModel:
-    model = load_model(
-        "shapes", weights="", labels_file=None, input_size=None, engine=Engine(**options)
-    )
+    model = load_model("shapes", weights="", labels_file=None, engine=Engine(**options))
     assert isinstance(model, KerasModel)
     return model
 
@@ -47,7 +45,7 @@ def load(**options: Any) -> KerasModel:
 @pytest.fixture(scope="module")
 def expected() -> NDArray[np.float32]:
     """The probabilities of TensorFlow in float32 for the drawn pictures."""
-    return load().scores(drawn_pictures((96, 96)))
+    return load().scores(drawn_pictures((96, 96, 3)))
 
 
 @pytest.mark.parametrize("backend", ["jax"])
@@ -72,7 +70,7 @@ def test_lower_precision_is_used_and_stays_near(
 
     policies = {layer.dtype_policy.name for layer in model.network.layers[-1].layers}
     assert f"mixed_{precision}" in policies
-    scores = model.scores(drawn_pictures((96, 96)))
+    scores = model.scores(drawn_pictures((96, 96, 3)))
     assert 0 < agreement(scores, expected).largest_difference < tolerance
     assert agreement(scores, expected).same_best >= 62
     # The last layer computes in float32, or the probabilities would not add up.
@@ -80,7 +78,7 @@ def test_lower_precision_is_used_and_stays_near(
 
 
 def test_xla_gives_the_same_probabilities(expected: NDArray[np.float32]) -> None:
-    scores = load(xla=True).scores(drawn_pictures((96, 96)))
+    scores = load(xla=True).scores(drawn_pictures((96, 96, 3)))
 
     np.testing.assert_allclose(scores, expected, rtol=0, atol=1e-4)
 
@@ -97,7 +95,7 @@ def test_a_backend_that_is_not_installed_is_named_with_what_to_do() -> None:
         "from imageserve.errors import ModelLoadError\n"
         "from imageserve.models import Engine, load_model\n"
         "try:\n"
-        "    load_model('shapes', weights='', labels_file=None, input_size=None,\n"
+        "    load_model('shapes', weights='', labels_file=None,\n"
         "               engine=Engine(backend='jax'))\n"
         "except ModelLoadError as error:\n"
         "    print(error)\n"

@@ -15,6 +15,7 @@ import imageserve
 from imageserve.errors import ModelLoadError, ModelOutOfMemory
 from imageserve.models import Engine, load_model
 from imageserve.models.files import IMAGENET_LABELS
+from imageserve.models.folder import ModelFacts
 from imageserve.models.keras_backends import compiled_call
 from imageserve.models.keras_model import RANDOM_SEED, KerasModel
 from imageserve.predictions import Prediction
@@ -59,7 +60,7 @@ DOWNLOAD = """
 from imageserve.errors import ModelLoadError
 from imageserve.models import Engine, load_model
 try:
-    load_model("mobilenet_v2", weights="imagenet", labels_file=None, input_size=None)
+    load_model("mobilenet_v2", weights="imagenet", labels_file=None)
 except ModelLoadError as error:
     print("refused:", error)
 """
@@ -147,7 +148,7 @@ def load(
     labels_file: str | None = None,
     input_size: tuple[int, int] | None = None,
 ) -> KerasModel:
-    model = load_model(name, weights=weights, labels_file=labels_file, input_size=input_size)
+    model = load_model(name, weights=weights, labels_file=labels_file, given=ModelFacts(input_size))
     assert isinstance(model, KerasModel)
     return model
 
@@ -183,7 +184,7 @@ def test_a_picture_gets_the_same_answer_alone_and_in_a_batch(model: KerasModel) 
 
 
 def test_a_network_knows_its_size_and_its_labels(model: KerasModel) -> None:
-    assert (model.input_size, model.classes) == ((224, 224), 1000)
+    assert (model.preparation.size, model.classes) == ((224, 224), 1000)
 
 
 def test_pictures_of_another_size_fail_instead_of_being_answered(model: KerasModel) -> None:

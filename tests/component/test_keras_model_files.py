@@ -12,6 +12,7 @@ from imageserve.errors import ModelLoadError
 from imageserve.models import load_model
 from imageserve.models.catalog import KNOWN
 from imageserve.models.files import read_labels
+from imageserve.models.folder import ModelFacts
 from imageserve.models.keras_model import KerasModel
 
 keras = pytest.importorskip("keras")
@@ -50,7 +51,7 @@ def load(path: Path, labels: list[str], input_size: tuple[int, int] | None = Non
     labels_file = path.with_name("labels.txt")
     labels_file.write_text("\n".join(labels))
     model = load_model(
-        str(path), weights="imagenet", labels_file=str(labels_file), input_size=input_size
+        str(path), weights="imagenet", labels_file=str(labels_file), given=ModelFacts(input_size)
     )
     assert isinstance(model, KerasModel)
     return model
@@ -63,7 +64,7 @@ def test_a_classifier_gets_rgb_0_to_255_and_answers_with_its_own_labels(tmp_path
 
     model = load(tmp_path / "forms.keras", LABELS)
 
-    assert (model.name, model.input_size, model.classes) == ("forms", (8, 8), 3)
+    assert (model.name, model.preparation.size, model.classes) == ("forms", (8, 8), 3)
     expected = network.predict_on_batch(images.astype(np.float32))
     np.testing.assert_allclose(model.scores(images), expected, rtol=0, atol=1e-5)
     best = [LABELS[i] for i in expected.argmax(axis=1)]
@@ -76,9 +77,7 @@ def test_labels_may_be_json_in_the_style_of_imagenet(tmp_path: Path) -> None:
     labels = tmp_path / "labels.json"
     labels.write_text('{"0": ["n0", "circle"], "1": ["n1", "square"], "2": ["n2", "cross"]}')
 
-    model = load_model(
-        str(tmp_path / "forms.keras"), weights="", labels_file=str(labels), input_size=None
-    )
+    model = load_model(str(tmp_path / "forms.keras"), weights="", labels_file=str(labels))
 
     assert isinstance(model, KerasModel)
     assert model.labels == tuple(LABELS)
@@ -89,7 +88,7 @@ def test_the_settings_decide_the_size_where_the_file_leaves_it_open(tmp_path: Pa
 
     model = load(tmp_path / "open.keras", LABELS, input_size=(8, 12))
 
-    assert model.input_size == (8, 12)
+    assert model.preparation.size == (8, 12)
     assert len(model.predict(pictures(2, 8, 12), top=1)) == 2
 
 
@@ -187,10 +186,10 @@ def test_a_classifier_that_cannot_serve_is_refused_with_what_to_do(
 def test_the_bundled_classifier_is_ready_to_serve() -> None:
     facts = KNOWN["shapes"]
 
-    model = load_model("shapes", weights="imagenet", labels_file=None, input_size=None)
+    model = load_model("shapes", weights="imagenet", labels_file=None)
 
     assert isinstance(model, KerasModel)
-    assert (model.name, model.input_size) == ("shapes", facts.input_size)
+    assert (model.name, model.preparation.size) == ("shapes", facts.input_size)
     assert model.labels == read_labels(facts.labels_file)
     assert len(model.predict(pictures(2, 96, 96), top=5)) == 2
 

@@ -39,7 +39,7 @@ MOST_FOREIGN = 400
 
 def load(path: Path, labels: list[str] | None = None) -> ScoringModel:
     labels_file = write_labels(path.parent / "labels.txt", labels)
-    model = load_model(str(path), weights="", labels_file=labels_file, input_size=None)
+    model = load_model(str(path), weights="", labels_file=labels_file)
     assert isinstance(model, ScoringModel)
     return model
 
@@ -339,7 +339,7 @@ def test_colours_first_in_keras_are_served_once_the_advice_is_followed(tmp_path:
     advice = "keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Permute((3, 1, 2)), model])"
     assert said.endswith(f"takes the colours first, (None, 3, 8, 8): save {advice}")
     eval(advice, {"keras": keras, "model": network}).save(tmp_path / "mine.keras")
-    assert load(tmp_path / "mine.keras").input_size == (8, 8)
+    assert load(tmp_path / "mine.keras").preparation.size == (8, 8)
 
 
 def test_colours_first_in_onnx_are_named(tmp_path: Path) -> None:

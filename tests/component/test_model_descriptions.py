@@ -17,6 +17,7 @@ from imageserve.models.heads import LOGITS, OTHER, SIGMOID, SOFTMAX
 from imageserve.models.keras_file import read_keras, saved_model_input
 from imageserve.models.onnx_file import External, OnnxFile, read_onnx
 from imageserve.models.source import declared_size
+from imageserve.preparation import Preparation
 from imageserve.worker.versions import MOST_FILES, Versions, fingerprint_of
 
 keras = pytest.importorskip("keras")
@@ -58,11 +59,9 @@ def test_the_size_that_a_keras_file_declares_is_the_one_it_is_loaded_with(
     path = tmp_path / "forms.keras"
     build().save(path)
 
-    loaded = load_model(
-        str(path), weights="", labels_file=write_labels(tmp_path / "l.txt"), input_size=None
-    )
+    loaded = load_model(str(path), weights="", labels_file=write_labels(tmp_path / "l.txt"))
 
-    assert declared_size(str(path), None) == loaded.input_size == (8, 12)
+    assert declared_size(str(path), None) == loaded.preparation.size == (8, 12)
 
 
 def test_the_size_of_a_saved_model_is_read_from_its_signature(tmp_path: Path) -> None:
@@ -170,7 +169,7 @@ def test_a_change_of_weights_beside_an_onnx_file_is_noticed(tmp_path: Path) -> N
     here = tmp_path / "here"
     here.mkdir()
     file = write_onnx(here / "forms.onnx", beside="../forms.data")
-    versions = Versions(ModelEntry("forms", "q", (8, 8), network=str(file)), None)
+    versions = Versions(ModelEntry("forms", "q", Preparation((8, 8)), network=str(file)), None)
     before = versions.find(None)
 
     (tmp_path / "forms.data").write_bytes(bytes(36))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from imageserve.errors import ModelLoadError
 from imageserve.models import Engine, load_model
 from imageserve.models.catalog import SCALINGS
+from imageserve.models.folder import ModelFacts
 from imageserve.models.keras_model import KerasModel
 
 keras = pytest.importorskip("keras")
@@ -56,9 +57,7 @@ def folder(path: Path, network: Any, facts: str = "", kind: str = "keras") -> Pa
 
 
 def load(path: Path, **engine: Any) -> KerasModel:
-    model = load_model(
-        str(path), weights="", labels_file=None, input_size=None, engine=Engine(**engine)
-    )
+    model = load_model(str(path), weights="", labels_file=None, engine=Engine(**engine))
     assert isinstance(model, KerasModel)
     return model
 
@@ -101,14 +100,14 @@ def test_a_saved_model_is_served(tmp_path: Path, dtype: str) -> None:
 
     model = load(path)
 
-    assert (model.input_size, model.classes) == ((8, 8), 3)
+    assert (model.preparation.size, model.classes) == ((8, 8), 3)
     expected = network.predict_on_batch(images.astype(dtype))
     np.testing.assert_allclose(model.scores(images), expected, rtol=0, atol=1e-5)
     itself = load_model(
         f"{path}/saved_model",
         weights="",
         labels_file=str(path / "labels.txt"),
-        input_size=(8, 8),
+        given=ModelFacts((8, 8)),
     )
     assert itself.predict(images, 1) == model.predict(images, 1)
 
@@ -159,7 +158,7 @@ def test_a_saved_model_on_another_backend_is_refused_with_what_to_do(tmp_path: P
     path = folder(tmp_path / "forms", classifier(), kind="SavedModel")
 
     with pytest.raises(ModelLoadError, match="set KERAS_BACKEND=tensorflow, or save the model as"):
-        _from_saved_model(find_source(str(path), None, None, None), Engine(backend="jax"))
+        _from_saved_model(find_source(str(path), None), Engine(backend="jax"))
 
 
 def test_a_model_of_whole_numbers_is_served_unscaled_only(tmp_path: Path) -> None:

@@ -106,7 +106,7 @@ def start(environ: Environ) -> None:
     assert entry == worker_entry(settings)
     process = WorkerProcess(settings)
     made = Reloader(Versions(entry, None), process._prepare).first("")
-    assert made.model.input_size == entry.input_size
+    assert made.model.preparation.size == entry.input_size
 
 
 @pytest.mark.usefixtures("capsys")
@@ -150,7 +150,7 @@ def test_what_the_check_passes_of_several_models_starts_too(tmp_path: Path) -> N
 
     assert outcome(environ) == ""
     start(environ)
-    assert worker_entry(Settings.from_env(environ)).interpolation == "box"
+    assert worker_entry(Settings.from_env(environ)).preparation.interpolation == "box"
 
 
 def test_what_a_web_server_needs_that_cannot_read_the_folder_is_printed(

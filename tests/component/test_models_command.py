@@ -134,14 +134,13 @@ def test_check_refuses_with_what_to_do(arguments: list[str], said: str) -> None:
 
 def test_an_exported_model_is_served_under_its_version(exported: Path) -> None:
     model, source = (
-        load_model(name, weights="", labels_file=None, input_size=None)
-        for name in (str(exported), "shapes")
+        load_model(name, weights="", labels_file=None) for name in (str(exported), "shapes")
     )
 
     assert isinstance(model, ScoringModel)
     assert model.runtime == "onnx"
     assert (model.version, model.labels) == (source.version, source.labels)  # type: ignore[attr-defined]
-    pictures = drawn_pictures(model.input_size)
+    pictures = drawn_pictures(model.preparation.shape)
     answers, expected = model.predict(pictures, 3), source.predict(pictures, 3)
     assert [[p.label for p in row] for row in answers] == [
         [p.label for p in row] for row in expected
@@ -153,7 +152,6 @@ def test_an_exported_model_is_served_under_its_version(exported: Path) -> None:
         f"{exported}/model.onnx",
         weights="",
         labels_file=str(exported / "labels.txt"),
-        input_size=None,
     )
     assert own.version.startswith(f"{source.version}-"), "the file itself remembers it"
 
@@ -186,13 +184,11 @@ def test_export_beside_its_source_leaves_labels_and_facts_alone(tmp_path: Path) 
         "model.onnx",
     ]
     by_keras, by_onnx = (
-        load_model(
-            str(folder), weights="", labels_file=None, input_size=None, engine=Engine(runtime=name)
-        )
+        load_model(str(folder), weights="", labels_file=None, engine=Engine(runtime=name))
         for name in ("keras", "onnx")
     )
     assert by_keras.version == by_onnx.version == "spring"
-    (one,), (other,) = (m.predict(drawn_pictures((8, 8), 1), 3) for m in (by_keras, by_onnx))
+    (one,), (other,) = (m.predict(drawn_pictures((8, 8, 3), 1), 3) for m in (by_keras, by_onnx))
     assert [p.label for p in one] == [p.label for p in other]
 
 
@@ -299,7 +295,7 @@ def test_bench_refuses_what_it_cannot_measure(arguments: list[str], said: str) -
 
 
 def test_drawn_pictures_tell_a_model_apart_from_a_constant() -> None:
-    pictures = drawn_pictures((96, 96))
-    model = load_model("shapes", weights="", labels_file=None, input_size=None)
+    pictures = drawn_pictures((96, 96, 3))
+    model = load_model("shapes", weights="", labels_file=None)
 
     assert np.ptp([answer[0].probability for answer in model.predict(pictures, 1)]) > 0.1

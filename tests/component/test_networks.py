@@ -78,7 +78,7 @@ def test_the_scaling_is_keras_own(network: Network) -> None:
 @pytest.mark.parametrize("name", SMALL)
 def test_a_small_network_answers_as_plain_keras_does(name: str) -> None:
     images = pictures(2, 224)
-    model = load_model(name, weights="random", labels_file=None, input_size=None)
+    model = load_model(name, weights="random", labels_file=None)
     keras.utils.set_random_seed(RANDOM_SEED)
     network = CONSTRUCTORS[NETWORKS[name].constructor](weights=None)
     scaled = module_of(NETWORKS[name]).preprocess_input(images.astype(np.float32))
@@ -121,9 +121,7 @@ def test_an_efficientnet_answers_from_a_file_as_it_does_with_imagenet(
         imagenet.save_weights(path)
 
     fetched = fetch_weights("efficientnet_b0", tmp_path / "fetched", save)
-    model = load_model(
-        "efficientnet_b0", weights=str(fetched.path), labels_file=None, input_size=None
-    )
+    model = load_model("efficientnet_b0", weights=str(fetched.path), labels_file=None)
 
     assert isinstance(model, KerasModel)
     images = pictures(2, 224)

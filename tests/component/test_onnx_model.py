@@ -57,7 +57,7 @@ import numpy
 from imageserve.errors import ModelOutOfMemory
 from imageserve.models import load_model, Engine
 model = load_model(
-    sys.argv[1], weights="", labels_file=sys.argv[2], input_size=None, engine=Engine(threads=4)
+    sys.argv[1], weights="", labels_file=sys.argv[2], engine=Engine(threads=4)
 )
 images = numpy.zeros((int(sys.argv[3]), 2000, 2000, 3), numpy.uint8)
 print(len(model.predict(images[:1], 1)))
@@ -75,7 +75,7 @@ import numpy, onnxruntime
 from imageserve.models import load_model, Engine
 onnxruntime.get_available_providers = lambda: ["CPUExecutionProvider"]  # Its threads may spin.
 model = load_model(
-    sys.argv[1], weights="", labels_file=sys.argv[2], input_size=None, engine=Engine(threads=4)
+    sys.argv[1], weights="", labels_file=sys.argv[2], engine=Engine(threads=4)
 )
 idle_s = 0.0
 for _ in range(20):
@@ -116,7 +116,7 @@ def test_a_file_gets_rgb_0_to_255_and_answers_with_its_labels(tmp_path: Path, ty
     model = load(write_onnx(tmp_path / "forms.onnx", type_=type_))
     images = pictures(5)
 
-    assert (model.name, model.input_size, model.classes) == ("forms", (8, 8), 3)
+    assert (model.name, model.preparation.size, model.classes) == ("forms", (8, 8), 3)
     expected = expected_scores(images)
     np.testing.assert_allclose(model.scores(images), expected, rtol=0, atol=1e-5)
     best = [LABELS[i] for i in expected.argmax(axis=1)]
@@ -138,9 +138,9 @@ def test_a_folder_says_the_rest(tmp_path: Path) -> None:
     write_labels(tmp_path / "labels.txt")
     (tmp_path / "imageserve.yaml").write_text("input_size: 8\nversion: spring")
 
-    model = load_model(f"{tmp_path}/", weights="", labels_file=None, input_size=None)
+    model = load_model(f"{tmp_path}/", weights="", labels_file=None)
 
-    assert (model.version, model.input_size) == ("spring", (8, 8))
+    assert (model.version, model.preparation.size) == ("spring", (8, 8))
     assert len(model.predict(pictures(2), top=1)) == 2
 
 
@@ -232,7 +232,7 @@ def test_scaling_that_would_be_left_out_is_refused(tmp_path: Path) -> None:
     write_onnx(tmp_path / "model.onnx", type_=TensorProto.FLOAT)
 
     with pytest.raises(ModelLoadError, match="the scaling 'torch', which must be inside"):
-        load_model(f"{tmp_path}/", weights="", labels_file=None, input_size=None)
+        load_model(f"{tmp_path}/", weights="", labels_file=None)
 
 
 def test_it_serves_where_keras_and_tensorflow_cannot_be_imported(tmp_path: Path) -> None:

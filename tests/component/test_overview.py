@@ -9,6 +9,7 @@ from tests.memory_queue import MemoryMonitor, MemoryQueue
 
 from imageserve.errors import QueueUnavailable
 from imageserve.models.entries import ModelEntry
+from imageserve.preparation import Preparation
 from imageserve.queue.consumer import Lease
 from imageserve.queue.producer import Limits
 from imageserve.queue.snapshot import Snapshot, WebInfo, WorkerInfo
@@ -36,8 +37,12 @@ class Bench:
         self.idle = QueueWithOutages("idle_queue", lambda: self.now)
         self.overview = Overview(
             {
-                "busy": ModelEntry("busy", self.busy.name, (224, 320), "bicubic"),
-                "idle": ModelEntry("idle", self.idle.name, (224, 320), "bicubic"),
+                "busy": ModelEntry(
+                    "busy", self.busy.name, Preparation((224, 320), interpolation="bicubic")
+                ),
+                "idle": ModelEntry(
+                    "idle", self.idle.name, Preparation((224, 320), interpolation="bicubic")
+                ),
             },
             MemoryMonitor(self.busy, self.idle),
         )
@@ -147,7 +152,7 @@ def test_the_models_say_what_is_served_under_whatever_name(
     network: str, runtimes: list[str], shown: tuple[str | None, bool]
 ) -> None:
     queue = QueueWithOutages("q", lambda: 1_760_000_000_000)
-    entry = ModelEntry("pictures", queue.name, (8, 8), network=network)
+    entry = ModelEntry("pictures", queue.name, Preparation((8, 8)), network=network)
     for number, runtime in enumerate(runtimes):
         info = WorkerInfo(f"w-{number}", "pictures", (8, 8, 3), 1, {1: 1.0}, "ready", "node")
         queue.heartbeat(replace(info, runtime=runtime))

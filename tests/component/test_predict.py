@@ -38,6 +38,7 @@ from imageserve.errors import (
 from imageserve.models.entries import ModelEntry
 from imageserve.models.stand_in import stand_in_label
 from imageserve.predictions import Prediction
+from imageserve.preparation import Preparation
 from imageserve.queue.consumer import Lease
 from imageserve.queue.listener import Breaker, Tickets
 from imageserve.queue.producer import Admission, EnqueueCode, Limits, Producer, ProducerConfig
@@ -74,7 +75,7 @@ A, B, C = (jpeg(32, 24, seed) for seed in range(3))
 
 
 def label(picture: bytes, size: tuple[int, int] = SIZE) -> str:
-    return stand_in_label(decode(picture, size, "bilinear", DecodingPolicy()))
+    return stand_in_label(decode(picture, Preparation(size), DecodingPolicy()))
 
 
 class UnreliableQueue(MemoryQueue):
@@ -123,7 +124,7 @@ class Bench:
     def __init__(self, pool: ThreadPoolExecutor, clock: Clock) -> None:
         self.clock = clock
         self.queue = UnreliableQueue()
-        self.entry = ModelEntry("m", "image_queue", SIZE)
+        self.entry = ModelEntry("m", "image_queue", Preparation(SIZE))
         self.config = ProducerConfig(100, 2**20, 60.0)
         self.patience_s = 0.0
         self.predictor = self.make()
@@ -307,7 +308,7 @@ def test_large_pictures_are_decoded_elsewhere(
             assert 0 < deadline - time.monotonic() <= 30
             assert not wait.gone
             elsewhere.append(cost.seconds)
-            return decode(task.data, task.size, task.interpolation, DecodingPolicy())
+            return decode(task.data, task.preparation, DecodingPolicy())
 
     monkeypatch.setattr(module, "LOOP_S", 0.006)
     bench.predictor.decoders = Elsewhere()
@@ -817,7 +818,7 @@ def test_an_outage_of_one_queues_node_refuses_nothing_for_another(bench: Bench) 
     lost = UnreliableQueue()
     lost.failing = {"enqueue"}
     models = {
-        "lost": served_by(ModelEntry("lost", "lost_queue", SIZE), producer_on(lost)),
+        "lost": served_by(ModelEntry("lost", "lost_queue", Preparation(SIZE)), producer_on(lost)),
         "m": served_by(bench.entry, producer_on(bench.queue)),
     }
     bench.predictor = Predictor(models, DecodingPolicy())

@@ -32,6 +32,7 @@ from imageserve import metrics
 from imageserve.errors import ModelLoadError, ModelOutOfMemory
 from imageserve.models.entries import ModelEntry
 from imageserve.predictions import Prediction
+from imageserve.preparation import Preparation
 from imageserve.queue.consumer import Consumer, Lease
 from imageserve.queue.producer import Limits
 from imageserve.queue.snapshot import WorkerInfo
@@ -56,7 +57,7 @@ class LabelModel:
     def __init__(self, label: str) -> None:
         self.label = label
         self.version = f"hash-of-{label}"
-        self.input_size = (16, 16) if label == "large" else SIZE
+        self.preparation = Preparation((16, 16) if label == "large" else SIZE)
         self.cycle = self  # As models of Keras have them: only the collector frees it.
 
     def predict(self, images: NDArray[np.uint8], top: int) -> list[tuple[Prediction, ...]]:
@@ -108,7 +109,7 @@ class Stage:
         return runner
 
     def start(self, desired: str = "") -> None:
-        entry = ModelEntry("shapes", "image_queue", SIZE, network=self.network)
+        entry = ModelEntry("shapes", "image_queue", Preparation(SIZE), network=self.network)
         reloader = Reloader(Versions(entry, self.models_dir), self.prepare, poll_s=0.01)
         config = WorkerConfig("w-1", "here", shutdown_s=5)
         consumer = Consumer(self.queue, "shapes", Lease(HOUR_MS))
@@ -484,7 +485,7 @@ def test_beside_an_imageserve_yaml_half_a_model_is_not_loaded_before_ten_seconds
 ) -> None:
     stage = Stage(MemoryQueue("image_queue", lambda: 0), tmp_path)
     stage.network = str(stage.version("v1", "one", yaml=""))
-    entry = ModelEntry("shapes", "image_queue", SIZE, network=stage.network)
+    entry = ModelEntry("shapes", "image_queue", Preparation(SIZE), network=stage.network)
     reloader = Reloader(Versions(entry, None), stage.prepare)
     reloader.first("")
     handle = Handle()

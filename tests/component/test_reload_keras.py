@@ -10,6 +10,7 @@ from tests.redis_server import eventually
 
 from imageserve.models import Engine
 from imageserve.models.entries import ModelEntry, load_entry
+from imageserve.preparation import Preparation
 from imageserve.queue.consumer import Consumer, Lease
 from imageserve.worker.loop import Worker, WorkerConfig
 from imageserve.worker.reload import Reloader
@@ -59,7 +60,9 @@ def kernels() -> set[int]:
 def test_the_weights_of_the_old_model_leave_the_memory(models: Path) -> None:
     gc.collect()
     queue = MemoryQueue("image_queue", lambda: time.time_ns() // 1_000_000)
-    entry = ModelEntry("sizes", queue.name, (SIZE, SIZE), network=str(models / "sizes" / "v1"))
+    entry = ModelEntry(
+        "sizes", queue.name, Preparation((SIZE, SIZE)), network=str(models / "sizes" / "v1")
+    )
 
     def prepare(candidate: Candidate, beside: bool) -> Runner:
         runner = Runner(load_entry(candidate.entry, Engine()), 2, version=candidate.version)

@@ -12,6 +12,7 @@ from imageserve.errors import ModelOutOfMemory
 from imageserve.models.model import Model, best
 from imageserve.models.stand_in import StandIn, stand_in_label
 from imageserve.predictions import Prediction
+from imageserve.preparation import Preparation
 from imageserve.queue.wire import Job
 from imageserve.worker.batch import Outcome, Task
 from imageserve.worker.runner import Runner
@@ -27,14 +28,14 @@ class Recording:
     name = "recording"
     version = "1"
     runtime = "test"
-    input_size = (2, 2)
+    preparation = Preparation((2, 2))
     classes = 1000
 
     def __init__(self, breaks: Callable[[NDArray[np.uint8]], object] = lambda _: None) -> None:
         self.calls: list[int] = []
         self.tops: list[int] = []
         self.breaks = breaks
-        self._stand_in = StandIn((2, 2), poison=True, sleep=lambda _: None)
+        self._stand_in = StandIn(Preparation((2, 2)), poison=True, sleep=lambda _: None)
 
     def predict(self, images: NDArray[np.uint8], top: int) -> Answers:
         self.calls.append(len(images))
@@ -195,7 +196,7 @@ class _Wrong:
     name = "wrong"
     version = "1"
     runtime = "test"
-    input_size = (2, 2)
+    preparation = Preparation((2, 2))
     classes = 3
 
     def predict(self, images: NDArray[np.uint8], top: int) -> Answers:
@@ -208,7 +209,7 @@ class _NotFinite:
     name = "not finite"
     version = "1"
     runtime = "test"
-    input_size = (2, 2)
+    preparation = Preparation((2, 2))
     classes = 2
 
     def predict(self, images: NDArray[np.uint8], top: int) -> Answers:

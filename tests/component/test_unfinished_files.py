@@ -4,6 +4,7 @@ from pathlib import Path
 
 from imageserve.models.entries import ModelEntry
 from imageserve.models.stand_in import StandIn
+from imageserve.preparation import Preparation
 from imageserve.worker.reload import Reloader
 from imageserve.worker.runner import Runner
 from imageserve.worker.versions import Candidate, Versions
@@ -31,7 +32,7 @@ class Disk:
         self.loaded: list[str] = []
         self._file = folder / "model.keras"
         self.write("complete")
-        entry = ModelEntry("shapes", "image_queue", SIZE, network=str(folder))
+        entry = ModelEntry("shapes", "image_queue", Preparation(SIZE), network=str(folder))
         self._reloader = Reloader(Versions(entry, None), self._load)
         self._worker = IdleWorker()
         self._reloader.first("")
@@ -46,7 +47,7 @@ class Disk:
 
     def _load(self, candidate: Candidate, beside: bool) -> Runner:
         self.loaded.append(self._file.read_text())
-        return Runner(StandIn(SIZE, batch_ms=0, image_ms=0), 1)
+        return Runner(StandIn(Preparation(SIZE), batch_ms=0, image_ms=0), 1)
 
 
 def test_a_file_is_loaded_when_two_checks_find_it_unchanged(tmp_path: Path) -> None:

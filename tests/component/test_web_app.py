@@ -24,6 +24,7 @@ from imageserve.decoding import DecodingPolicy, decode
 from imageserve.errors import QueueUnavailable, UploadTooSlow
 from imageserve.models.entries import ModelEntry
 from imageserve.models.stand_in import StandIn, stand_in_label
+from imageserve.preparation import Preparation
 from imageserve.queue.consumer import Consumer, Lease
 from imageserve.queue.producer import Admission, EnqueueCode, Limits, ProducerConfig
 from imageserve.queue.snapshot import Snapshot, WorkerInfo
@@ -52,7 +53,7 @@ def poison() -> bytes:
 
 
 def label(picture: bytes) -> str:
-    return stand_in_label(decode(picture, SIZE, "bilinear", POLICY))
+    return stand_in_label(decode(picture, Preparation(SIZE), POLICY))
 
 
 class WebQueue(MemoryQueue):
@@ -96,8 +97,8 @@ class Site:
 
     def app(self) -> Flask:
         entries = {
-            "m": ModelEntry("m", self.queue.name, SIZE),
-            "n": ModelEntry("n", self.other.name, (16, 8), "box"),
+            "m": ModelEntry("m", self.queue.name, Preparation(SIZE)),
+            "n": ModelEntry("n", self.other.name, Preparation((16, 8), interpolation="box")),
         }
         queues = {"m": self.queue, "n": self.other}
         limits = ProducerConfig(100, 2**20, 60.0)
@@ -114,7 +115,7 @@ class Site:
 
     @contextmanager
     def worker(self) -> Iterator[None]:
-        model = StandIn(SIZE, poison=True, sleep=lambda _: None)
+        model = StandIn(Preparation(SIZE), poison=True, sleep=lambda _: None)
         consumer = Consumer(self.queue, "m", Lease())
         worker = Worker(consumer, Runner(model, 4), "m", WorkerConfig("w", "h"))
         thread = threading.Thread(target=worker.run, name="worker")

@@ -22,6 +22,7 @@ from imageserve import metrics
 from imageserve.errors import QueueError, QueueForbidden, QueueKeyTaken, QueueUnavailable
 from imageserve.models.stand_in import StandIn, stand_in_label
 from imageserve.predictions import Prediction
+from imageserve.preparation import Preparation
 from imageserve.queue.consumer import Claim, Consumer, Lease
 from imageserve.queue.producer import Limits
 from imageserve.queue.redis import connection
@@ -41,7 +42,7 @@ class GatedModel:
     name = "gated"
     version = "1"
     runtime = "test"
-    input_size = SHAPE[:2]
+    preparation = Preparation(SHAPE[:2])
     classes = 1000
 
     def __init__(self) -> None:
@@ -49,7 +50,7 @@ class GatedModel:
         self.entered = threading.Semaphore(0)
         self.gate = threading.Event()
         self.gate.set()
-        self._stand_in = StandIn(self.input_size, poison=True, sleep=lambda _: None)
+        self._stand_in = StandIn(self.preparation, poison=True, sleep=lambda _: None)
 
     def predict(self, images: NDArray[np.uint8], top: int) -> list[tuple[Prediction, ...]]:
         self.calls += 1

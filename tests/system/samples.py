@@ -7,6 +7,7 @@ from tests.pictures import SAVE_OPTIONS, encoded, photo
 
 from imageserve.decoding import DecodingPolicy, decode
 from imageserve.models.stand_in import stand_in_label
+from imageserve.preparation import Preparation
 
 SIZE = 64
 
@@ -25,7 +26,7 @@ class Sample:
 def label_of(data: bytes, size: int = SIZE, *, fast_jpeg: bool = True) -> str:
     """Return the label of a picture, decoded as the service does by default."""
     policy = DecodingPolicy(fast_jpeg=fast_jpeg)
-    return stand_in_label(decode(data, (size, size), "bilinear", policy))
+    return stand_in_label(decode(data, Preparation((size, size)), policy))
 
 
 def sample(seed: int, fmt: str = "JPEG") -> Sample:

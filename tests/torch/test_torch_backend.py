@@ -15,6 +15,7 @@ from imageserve.errors import ModelLoadError, ModelOutOfMemory
 from imageserve.models import Engine, load_model
 from imageserve.models.comparison import agreement, as_pictures, drawn_pictures, scores_of
 from imageserve.models.keras_model import KerasModel
+from imageserve.preparation import Preparation
 
 # Keras converts its tensors in a way that NumPy 2 warns about, in predict_on_batch only.
 pytestmark = pytest.mark.filterwarnings(
@@ -29,7 +30,6 @@ def load(name: str = "shapes", **options: Any) -> KerasModel:
         name,
         weights="random",
         labels_file=None,
-        input_size=None,
         engine=Engine(backend="torch", **options),
     )
     assert isinstance(model, KerasModel)
@@ -40,11 +40,15 @@ def test_the_bundled_model_is_right_without_tensorflow() -> None:
     model = load()
     known = dict(line.split(",")[:2] for line in LABELS.read_text().splitlines()[1:])
     images = [
-        decode(LABELS.with_name(name).read_bytes(), (96, 96), "bilinear", DecodingPolicy())
+        decode(
+            LABELS.with_name(name).read_bytes(),
+            Preparation((96, 96)),
+            DecodingPolicy(),
+        )
         for name in known
     ]
 
-    answers = model.predict(as_pictures(images, (96, 96)), 1)
+    answers = model.predict(as_pictures(images, (96, 96, 3)), 1)
 
     assert len(known) == 28
     assert sum(a[0].label == label for a, label in zip(answers, known.values(), strict=True)) >= 26
@@ -53,7 +57,7 @@ def test_the_bundled_model_is_right_without_tensorflow() -> None:
 
 def test_a_compiled_call_answers_as_keras_does() -> None:
     model = load("mobilenet_v3_small")
-    pictures = drawn_pictures(model.input_size, 4)
+    pictures = drawn_pictures(model.preparation.shape, 4)
 
     expected = model.network.predict_on_batch(pictures)
 
@@ -62,7 +66,7 @@ def test_a_compiled_call_answers_as_keras_does() -> None:
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16"])
 def test_lower_precision_stays_near(precision: str) -> None:
-    pictures = drawn_pictures((96, 96))
+    pictures = drawn_pictures((96, 96, 3))
     expected = scores_of(load().scores, pictures)
 
     found = agreement(scores_of(load(precision=precision).scores, pictures), expected)

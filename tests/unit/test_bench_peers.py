@@ -11,6 +11,7 @@ from PIL import Image
 
 from imageserve.decoding import DecodingPolicy, decode
 from imageserve.models.stand_in import StandIn
+from imageserve.preparation import Preparation
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
 
@@ -32,7 +33,7 @@ def test_identical_decoding_gives_the_same_pixels(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("PEER_DECODE", "identical")
     picture = photo_jpeg()
 
-    assert decoded(picture).tobytes() == decode(picture, (224, 224), "bilinear", DecodingPolicy())
+    assert decoded(picture).tobytes() == decode(picture, Preparation((224, 224)), DecodingPolicy())
 
 
 def test_their_own_decoding_is_what_pillow_does_by_default() -> None:

@@ -44,6 +44,7 @@ from imageserve.errors import (
     TruncatedImage,
     UnsupportedFormat,
 )
+from imageserve.preparation import Preparation
 
 LoadImg = Callable[..., Image.Image]
 
@@ -52,7 +53,7 @@ WIDTH, HEIGHT = 61, 43
 
 
 def pixels(data: bytes, size: tuple[int, int] = (HEIGHT, WIDTH)) -> NDArray[np.uint8]:
-    raw = decode(data, size, "bilinear", POLICY)
+    raw = decode(data, Preparation(size), POLICY)
     return np.frombuffer(raw, np.uint8).reshape(*size, 3)
 
 
@@ -122,12 +123,16 @@ def test_pixels_are_those_of_keras(
     data: bytes, size: tuple[int, int], interpolation: str, load_img: LoadImg
 ) -> None:
     expected = load_img(BytesIO(data), target_size=size, interpolation=interpolation)
-    assert decode(data, size, interpolation, POLICY) == expected.tobytes()
+    assert (
+        decode(data, Preparation(size, interpolation=interpolation), POLICY) == expected.tobytes()
+    )
 
 
 def test_a_memoryview_is_as_good_as_bytes() -> None:
     data = PICTURES["png-rgb"]
-    assert decode(memoryview(data), (9, 9), "box", POLICY) == decode(data, (9, 9), "box", POLICY)
+    assert decode(memoryview(data), Preparation((9, 9), interpolation="box"), POLICY) == decode(
+        data, Preparation((9, 9), interpolation="box"), POLICY
+    )
 
 
 @pytest.mark.parametrize("name", ["jpeg", "png-p", "webp", "gif", "bmp-rgb"])
@@ -346,7 +351,7 @@ def test_the_size_of_every_kind_of_webp_is_read(mode: str, options: dict[str, An
 def test_too_many_bytes_are_refused() -> None:
     data = jpeg(WIDTH, HEIGHT)
     with pytest.raises(ImageTooLarge, match=f"{len(data)} bytes; at most 100 are"):
-        decode(data, (8, 8), "nearest", DecodingPolicy(max_bytes=100))
+        decode(data, Preparation((8, 8), interpolation="nearest"), DecodingPolicy(max_bytes=100))
 
 
 def test_a_jpeg_with_endless_scans_is_refused() -> None:
@@ -383,6 +388,7 @@ import re, sys
 from pathlib import Path
 from imageserve.decoding import DecodingPolicy, decode
 from imageserve.errors import RequestError
+from imageserve.preparation import Preparation
 
 def peak_kib():  # ru_maxrss would begin at the peak of the process that started this one
     return int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
@@ -390,7 +396,7 @@ def peak_kib():  # ru_maxrss would begin at the peak of the process that started
 data = sys.stdin.buffer.read()
 before = peak_kib()
 try:
-    decode(data, (224, 224), "bilinear", DecodingPolicy())
+    decode(data, Preparation((224, 224)), DecodingPolicy())
 except RequestError as error:
     print(error.code)
 else:
@@ -519,7 +525,7 @@ WHOLE = {
 def test_a_picture_cut_short_is_truncated(name: str, part: float) -> None:
     data = WHOLE[name]
     with pytest.raises(TruncatedImage, match="ends before it is complete"):
-        decode(data[: int(len(data) * part)], (8, 8), "bilinear", POLICY)
+        decode(data[: int(len(data) * part)], Preparation((8, 8)), POLICY)
 
 
 def _replaced(data: bytes, old: bytes, new: bytes) -> bytes:
@@ -547,7 +553,7 @@ def _replaced(data: bytes, old: bytes, new: bytes) -> bytes:
 )
 def test_a_picture_that_makes_no_sense_is_corrupt(data: bytes) -> None:
     with pytest.raises(CorruptImage, match=r"begin like a (JPEG|PNG|WEBP|BMP) and cannot be"):
-        decode(data, (8, 8), "bilinear", POLICY)
+        decode(data, Preparation((8, 8)), POLICY)
 
 
 def _flipped(data: bytearray, drawn: Random) -> None:
@@ -585,7 +591,7 @@ def test_a_spoilt_picture_gives_pixels_or_a_request_error(
         data = bytearray(WHOLE[name])
         spoil(data, Random(seed))
         with suppress(RequestError):
-            result = decode(bytes(data), (16, 24), "bilinear", policy)
+            result = decode(bytes(data), Preparation((16, 24)), policy)
             assert len(result) == 16 * 24 * 3, f"seed {seed}"
 
 
@@ -594,7 +600,7 @@ def test_a_hostile_picture_is_answered_as_it_should(hostile: Hostile) -> None:
     _, data, codes = hostile
     assert len(data) < 300_000
     with pytest.raises(RequestError) as caught:
-        decode(data, (16, 16), "bilinear", POLICY)
+        decode(data, Preparation((16, 16)), POLICY)
     assert caught.value.code in codes
 
 

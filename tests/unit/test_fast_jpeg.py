@@ -11,6 +11,7 @@ from tests.pictures import encoded, jpeg, photo
 
 from imageserve.decoding import DecodingPolicy, decode
 from imageserve.errors import TruncatedImage
+from imageserve.preparation import Preparation
 
 EXACT, FAST = DecodingPolicy(), DecodingPolicy(fast_jpeg=True)
 SIZE = (30, 40)
@@ -21,7 +22,9 @@ LARGE = (341, 263)
 def pixels(
     data: bytes, policy: DecodingPolicy, interpolation: str = "bilinear"
 ) -> NDArray[np.int16]:
-    return np.frombuffer(decode(data, SIZE, interpolation, policy), np.uint8).astype(np.int16)
+    return np.frombuffer(
+        decode(data, Preparation(SIZE, interpolation=interpolation), policy), np.uint8
+    ).astype(np.int16)
 
 
 def exif(orientation: int) -> bytes:
@@ -63,7 +66,7 @@ def test_the_smallest_size_that_is_twice_the_models_is_decoded(
 
     monkeypatch.setattr(Image.Image, "resize", resize)
     for data in pictures:
-        decode(data, SIZE, "bilinear", FAST)
+        decode(data, Preparation(SIZE), FAST)
 
     assert decoded == [80, 160, 80, 160, 80, 159]
 

@@ -15,13 +15,14 @@ from tests.pictures import encoded, jpeg, jpeg_segment, photo, png, png_chunk
 
 from imageserve.decoding import DecodingPolicy, decode
 from imageserve.errors import TruncatedImage
+from imageserve.preparation import Preparation
 
 WIDTH, HEIGHT = 61, 43
 LANDSCAPE, PORTRAIT = (HEIGHT, WIDTH), (WIDTH, HEIGHT)
 
 
 def pixels(data: bytes, size: tuple[int, int] = LANDSCAPE) -> NDArray[np.uint8]:
-    raw = decode(data, size, "bilinear", DecodingPolicy())
+    raw = decode(data, Preparation(size), DecodingPolicy())
     return np.frombuffer(raw, np.uint8).reshape(*size, 3)
 
 

@@ -14,6 +14,7 @@ from imageserve.models.entries import (
     model_entries,
     worker_entry,
 )
+from imageserve.preparation import Preparation
 
 SEVERAL = """
 flowers:
@@ -45,25 +46,35 @@ def from_file(tmp_path: Path, content: str | bytes, **environ: str) -> Settings:
 @pytest.mark.parametrize(
     ("environ", "expected"),
     [
-        pytest.param({}, ModelEntry("shapes", "image_queue", (96, 96)), id="nothing set"),
+        pytest.param(
+            {}, ModelEntry("shapes", "image_queue", Preparation((96, 96))), id="nothing set"
+        ),
         pytest.param(
             {"MODEL": "resnet50", "IMAGE_QUEUE": "q", "MODEL_WEIGHTS": "random"},
-            ModelEntry("resnet50", "q", (224, 224), network="resnet50", weights="random"),
+            ModelEntry(
+                "resnet50", "q", Preparation((224, 224)), network="resnet50", weights="random"
+            ),
             id="a network",
         ),
         pytest.param(
             {"MODEL": "resnet50", "INPUT_SIZE": "160", "INTERPOLATION": "box"},
-            ModelEntry("resnet50", "image_queue", (160, 160), "box", "resnet50"),
+            ModelEntry(
+                "resnet50", "image_queue", Preparation((160, 160), interpolation="box"), "resnet50"
+            ),
             id="a network at another size",
         ),
         pytest.param(
             {"MODEL": "/models/flowers.keras", "INPUT_SIZE": "64x32"},
-            ModelEntry("flowers", "image_queue", (64, 32), network="/models/flowers.keras"),
+            ModelEntry(
+                "flowers", "image_queue", Preparation((64, 32)), network="/models/flowers.keras"
+            ),
             id="a file is named without its folder and ending",
         ),
         pytest.param(
             {"MODEL": "stand-in:size=64"},
-            ModelEntry("stand-in", "image_queue", (64, 64), network="stand-in:size=64"),
+            ModelEntry(
+                "stand-in", "image_queue", Preparation((64, 64)), network="stand-in:size=64"
+            ),
             id="a stand-in is named without its options",
         ),
     ],
@@ -96,9 +107,14 @@ def test_size_and_interpolation_come_from_the_folder(tmp_path: Path) -> None:
 
     entry = worker_entry(settings(MODEL=folder))
 
-    expected = ModelEntry("flowers", "image_queue", (120, 160), "bicubic", folder)
+    expected = ModelEntry(
+        "flowers", "image_queue", Preparation((120, 160), interpolation="bicubic"), folder
+    )
     assert entry == expected
-    assert worker_entry(settings(MODEL=f"{folder}/", INTERPOLATION="box")).interpolation == "box"
+    assert (
+        worker_entry(settings(MODEL=f"{folder}/", INTERPOLATION="box")).preparation.interpolation
+        == "box"
+    )
 
 
 def test_values_that_an_entry_lacks_come_from_its_folder(tmp_path: Path) -> None:
@@ -108,9 +124,9 @@ def test_values_that_an_entry_lacks_come_from_its_folder(tmp_path: Path) -> None
         content = f"f: {{queue: q, network: {folder}{more}}}"
         return worker_entry(from_file(tmp_path, content))
 
-    assert entry() == ModelEntry("f", "q", (120, 160), "bicubic", folder)
+    assert entry() == ModelEntry("f", "q", Preparation((120, 160), interpolation="bicubic"), folder)
     assert entry(", interpolation: box, input_size: 64") == ModelEntry(
-        "f", "q", (64, 64), "box", folder
+        "f", "q", Preparation((64, 64), interpolation="box"), folder
     )
 
 
@@ -126,11 +142,11 @@ def test_a_folder_that_cannot_be_read_stops_with_its_reason(tmp_path: Path) -> N
 
 
 def test_a_model_is_loaded_under_the_name_of_its_entry() -> None:
-    entry = ModelEntry("small", "q", (32, 32), network="stand-in:size=32,version=3")
+    entry = ModelEntry("small", "q", Preparation((32, 32)), network="stand-in:size=32,version=3")
 
     model = load_entry(entry, engine_of(settings()))
 
-    assert (model.name, model.version, model.input_size) == ("small", "3", (32, 32))
+    assert (model.name, model.version, model.preparation.size) == ("small", "3", (32, 32))
 
 
 def test_the_engine_comes_from_the_settings() -> None:
@@ -169,14 +185,20 @@ def test_a_file_names_several_models_and_the_first_is_the_default(tmp_path: Path
         ModelEntry(
             "flowers",
             "flower_queue",
-            (120, 160),
-            "bicubic",
+            Preparation((120, 160), interpolation="bicubic"),
             "/models/flowers.keras",
             "random",
             "/models/flowers.txt",
         ),
-        ModelEntry("resnet50", "resnet_queue", (224, 224), "nearest", "resnet50"),
-        ModelEntry("small", "small_queue", (64, 64), "nearest", "stand-in:size=32"),
+        ModelEntry(
+            "resnet50", "resnet_queue", Preparation((224, 224), interpolation="nearest"), "resnet50"
+        ),
+        ModelEntry(
+            "small",
+            "small_queue",
+            Preparation((64, 64), interpolation="nearest"),
+            "stand-in:size=32",
+        ),
     ]
     assert worker_entry(read) == entries["flowers"]
 
@@ -193,7 +215,9 @@ def test_a_worker_of_a_model_that_is_not_in_the_file_stops(tmp_path: Path) -> No
 def test_an_empty_value_counts_as_left_out(tmp_path: Path) -> None:
     content = "shapes: {queue: q, network: , weights: '', labels: '', input_size: }"
 
-    assert worker_entry(from_file(tmp_path, content)) == ModelEntry("shapes", "q", (96, 96))
+    assert worker_entry(from_file(tmp_path, content)) == ModelEntry(
+        "shapes", "q", Preparation((96, 96))
+    )
 
 
 def test_a_number_may_be_a_models_name(tmp_path: Path) -> None:

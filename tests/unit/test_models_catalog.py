@@ -8,6 +8,7 @@ import imageserve
 from imageserve.errors import ModelLoadError
 from imageserve.models import load_model
 from imageserve.models.catalog import default_input_size, short_name
+from imageserve.models.folder import ModelFacts
 
 
 @pytest.mark.parametrize(
@@ -43,7 +44,7 @@ def test_an_unknown_model_is_answered_with_what_it_may_be_called(model: str, sai
     with pytest.raises(ModelLoadError, match=said):
         default_input_size(model)
     with pytest.raises(ModelLoadError, match=said):
-        load_model(model, weights="imagenet", labels_file=None, input_size=None)
+        load_model(model, weights="imagenet", labels_file=None)
 
 
 @pytest.mark.parametrize(
@@ -62,19 +63,21 @@ def test_a_model_goes_by_a_short_name(model: str, name: str) -> None:
 
 
 def test_a_stand_in_is_loaded_with_its_options_and_the_size_of_the_settings() -> None:
-    model = load_model("stand-in:batch_ms=0", weights="", labels_file=None, input_size=(96, 48))
+    model = load_model(
+        "stand-in:batch_ms=0", weights="", labels_file=None, given=ModelFacts((96, 48))
+    )
 
-    assert (model.name, model.input_size, model.classes) == ("stand-in", (96, 48), 1000)
+    assert (model.name, model.preparation.size, model.classes) == ("stand-in", (96, 48), 1000)
 
 
 def test_a_classifier_file_without_labels_is_refused() -> None:
     with pytest.raises(ModelLoadError, match=r"flowers\.keras has no labels: name a labels file"):
-        load_model("flowers.keras", weights="", labels_file=None, input_size=None)
+        load_model("flowers.keras", weights="", labels_file=None)
 
 
 def test_a_missing_labels_file_is_named() -> None:
     with pytest.raises(ModelLoadError, match=r"nowhere\.txt does not exist"):
-        load_model("resnet50", weights="random", labels_file="nowhere.txt", input_size=None)
+        load_model("resnet50", weights="random", labels_file="nowhere.txt")
 
 
 @pytest.mark.parametrize(
@@ -88,7 +91,7 @@ def test_a_missing_labels_file_is_named() -> None:
         pytest.param("import imageserve.models.stand_in", id="the stand-in's module"),
         pytest.param(
             "from imageserve.models import load_model;"
-            "load_model('stand-in', weights='', labels_file=None, input_size=None)",
+            "load_model('stand-in', weights='', labels_file=None)",
             id="loading a stand-in",
         ),
     ],

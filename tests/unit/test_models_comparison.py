@@ -40,7 +40,7 @@ class Clock:
 
 
 def measured(clock: Clock, calls: dict[str, Call], said: list[str] | None = None) -> Speeds:
-    plan = BenchPlan((2, 2), [1, 4, 16], rounds=3, seconds=2.0)
+    plan = BenchPlan((2, 2, 3), [1, 4, 16], rounds=3, seconds=2.0)
     return measure(calls, plan, (said if said is not None else []).append, clock)
 
 
@@ -84,11 +84,11 @@ def test_agreement_counts_first_labels_and_finds_the_largest_difference() -> Non
 
 
 def test_drawn_pictures_are_the_same_each_time_and_differ_from_one_another() -> None:
-    pictures = drawn_pictures((24, 32), count=5)
+    pictures = drawn_pictures((24, 32, 3), count=5)
 
     assert pictures.shape == (5, 24, 32, 3)
     assert pictures.dtype == np.uint8
-    np.testing.assert_array_equal(pictures, drawn_pictures((24, 32), count=5))
+    np.testing.assert_array_equal(pictures, drawn_pictures((24, 32, 3), count=5))
     assert len({picture.tobytes() for picture in pictures}) == 5
     assert pictures.std() > 20
 
@@ -100,7 +100,7 @@ def test_many_pictures_are_scored_in_batches_and_keep_their_order() -> None:
         sizes.append(len(images))
         return images[:, 0, 0, :].astype(np.float32)
 
-    pictures = as_pictures([bytes([i] * 12) for i in range(37)], (2, 2))
+    pictures = as_pictures([bytes([i] * 12) for i in range(37)], (2, 2, 3))
 
     assert scores_of(call, pictures)[:, 0].tolist() == list(range(37))
     assert max(sizes) < 37

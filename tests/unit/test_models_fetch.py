@@ -183,7 +183,7 @@ def test_a_worker_reads_what_keras_has_loaded(
 
     assert done.sha256 == again.sha256, "two that fetch at once must not disagree"
     fetched, expected = (
-        load_model("mobilenet_v2", weights=weights, labels_file=None, input_size=None)
+        load_model("mobilenet_v2", weights=weights, labels_file=None)
         for weights in (str(done.path), "random")
     )
     picture = np.full((1, 224, 224, 3), 128, np.uint8)

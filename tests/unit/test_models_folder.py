@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from imageserve.errors import ModelLoadError
-from imageserve.models.folder import FolderFacts, read_facts
+from imageserve.models.folder import ModelFacts, read_facts
 
 UNREADABLE = Path("/", "x" * 300)
 """Too long a name: it cannot be read even by root, whom no permission stops."""
@@ -26,20 +26,20 @@ def test_a_folder_that_cannot_be_read_is_named_with_what_to_do() -> None:
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        pytest.param(None, FolderFacts(), id="no file"),
-        pytest.param("# nothing yet\n", FolderFacts(), id="nothing"),
-        pytest.param("input_size: 64", FolderFacts((64, 64)), id="one number is both"),
-        pytest.param("input_size: [64, 48]", FolderFacts((64, 48)), id="height and width"),
-        pytest.param("version: 3", FolderFacts(version="3"), id="a whole number"),
-        pytest.param("version: '2.10'", FolderFacts(version="2.10"), id="digits in quotes"),
+        pytest.param(None, ModelFacts(), id="no file"),
+        pytest.param("# nothing yet\n", ModelFacts(), id="nothing"),
+        pytest.param("input_size: 64", ModelFacts((64, 64)), id="one number is both"),
+        pytest.param("input_size: [64, 48]", ModelFacts((64, 48)), id="height and width"),
+        pytest.param("version: 3", ModelFacts(version="3"), id="a whole number"),
+        pytest.param("version: '2.10'", ModelFacts(version="2.10"), id="digits in quotes"),
         pytest.param(
             "input_size: 224\ninterpolation: bicubic\nscaling: -1..1\nversion: spring-1",
-            FolderFacts((224, 224), "bicubic", "-1..1", "spring-1"),
+            ModelFacts((224, 224), "bicubic", "-1..1", "spring-1"),
             id="everything",
         ),
     ],
 )
-def test_the_facts_are_read(tmp_path: Path, content: str | None, expected: FolderFacts) -> None:
+def test_the_facts_are_read(tmp_path: Path, content: str | None, expected: ModelFacts) -> None:
     assert read_facts(write(tmp_path, facts=content)) == expected
 
 

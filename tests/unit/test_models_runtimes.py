@@ -58,7 +58,7 @@ def tally(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_a_third_runtime_is_found_by_file_and_by_folder(tally: Path) -> None:
     for model in (f"{tally}/model.tally", str(tally)):
         for wanted in ("tally", None):
-            source = find_source(model, f"{tally}/labels.txt", None, wanted)
+            source = find_source(model, f"{tally}/labels.txt", wanted)
             assert (source.runtime, source.path) == ("tally", tally / "model.tally")
     assert short_name("/models/hues.tally") == "hues"
     assert default_input_size("hues.tally") is None
@@ -70,19 +70,19 @@ def test_a_third_runtime_is_found_by_file_and_by_folder(tally: Path) -> None:
 def test_earlier_rows_run_a_folder_that_holds_several_models(tally: Path, name: str) -> None:
     (tally / name).touch()
 
-    assert find_source(str(tally), None, None, None).path == tally / name
-    assert find_source(str(tally), None, None, "tally").path == tally / "model.tally"
+    assert find_source(str(tally), None).path == tally / name
+    assert find_source(str(tally), None, "tally").path == tally / "model.tally"
 
 
 def test_a_third_runtime_is_refused_with_the_command_that_exports_for_it(tally: Path) -> None:
     with pytest.raises(ModelLoadError, match="models export shapes --runtime tally --to DIR"):
-        find_source("shapes", None, None, "tally")
+        find_source("shapes", None, "tally")
     with pytest.raises(ModelLoadError, match="which is for Tally: leave MODEL_RUNTIME out"):
-        find_source(str(tally), None, None, "onnx")
+        find_source(str(tally), None, "onnx")
 
 
 def test_a_third_runtime_serves(tally: Path) -> None:
-    model = load_model(str(tally), weights="", labels_file=None, input_size=None)
+    model = load_model(str(tally), weights="", labels_file=None)
 
     pictures = np.zeros((2, 8, 8, 3), np.uint8)
     pictures[0, ..., 2] = pictures[1, ..., 0] = 255
@@ -95,7 +95,6 @@ def test_a_third_runtime_refuses_settings_that_it_does_not_have(tally: Path) -> 
             str(tally),
             weights="",
             labels_file=None,
-            input_size=None,
             engine=Engine(precision="bfloat16"),
         )
 
@@ -108,7 +107,7 @@ def test_a_third_runtime_that_is_not_installed_says_what_to_do(
 
     monkeypatch.setitem(RUNTIMES, "tally", replace(tally_runtime.ROW, load_module=fail))
     with pytest.raises(ModelLoadError, match=r"Tally cannot be used here .*: pip install tally"):
-        load_model(str(tally), weights="", labels_file=None, input_size=None)
+        load_model(str(tally), weights="", labels_file=None)
 
 
 def test_a_third_runtime_is_checked(tally: Path, capsys: pytest.CaptureFixture[str]) -> None:

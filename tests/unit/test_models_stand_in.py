@@ -27,7 +27,7 @@ def slept_ms(model: str, n: int) -> float:
     slept: list[float] = []
     made = parse_stand_in(model)
     StandIn(
-        made.input_size, batch_ms=made.batch_ms, image_ms=made.image_ms, sleep=slept.append
+        made.preparation, batch_ms=made.batch_ms, image_ms=made.image_ms, sleep=slept.append
     ).predict(pictures(n), top=1)
     return sum(slept) * 1000
 
@@ -87,7 +87,7 @@ def test_a_call_takes_the_declared_time(model: str, n: int, expected_ms: float) 
 def test_the_size_comes_from_the_name_or_the_settings(
     model: str, demanded: tuple[int, int] | None, expected: tuple[int, int]
 ) -> None:
-    assert parse_stand_in(model, demanded).input_size == expected
+    assert parse_stand_in(model, demanded).preparation.size == expected
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ from tests.pictures import encoded, jpeg, photo, png, png_chunk
 from imageserve.config.choices import INTERPOLATIONS
 from imageserve.decoding import DecodingPolicy, decode, open_picture
 from imageserve.errors import ImageTooLarge, RequestError
+from imageserve.preparation import Preparation
 
 POLICY = DecodingPolicy(fast_jpeg=True)
 SIZE = (224, 224)
@@ -57,26 +58,26 @@ def test_the_pixels_behind_a_costly_header_cost_no_more_than_reckoned(name: str)
         picture = open_picture(HEADERS[name](), POLICY)
     except RequestError:
         return
-    allowed_s = 0.05 + 3 * picture.cost(SIZE, "bilinear").seconds
-    assert processor_s(lambda: picture.to_rgb(SIZE, "bilinear")) < allowed_s
+    allowed_s = 0.05 + 3 * picture.cost(Preparation(SIZE)).seconds
+    assert processor_s(lambda: picture.to_pixels(Preparation(SIZE))) < allowed_s
 
 
 @pytest.mark.parametrize("name", PIXELS)
 def test_costly_pixels_are_reckoned_as_costly(name: str) -> None:
     picture = open_picture(PIXELS[name](), POLICY)
-    reckoned_s = picture.cost(SIZE, "bilinear").seconds
-    assert processor_s(lambda: picture.to_rgb(SIZE, "bilinear")) < 0.02 + 3 * reckoned_s
+    reckoned_s = picture.cost(Preparation(SIZE)).seconds
+    assert processor_s(lambda: picture.to_pixels(Preparation(SIZE))) < 0.02 + 3 * reckoned_s
 
 
 @pytest.mark.parametrize("data", [jpeg(), encoded(photo(160, 120), "PNG")], ids=["JPEG", "PNG"])
 def test_a_usual_small_picture_is_reckoned_as_cheap(data: bytes) -> None:
-    assert open_picture(data, POLICY).cost(SIZE, "bilinear").seconds < 0.005
+    assert open_picture(data, POLICY).cost(Preparation(SIZE)).seconds < 0.005
 
 
 def test_a_lossless_webp_may_cost_a_hundred_times_as_much_as_it_seems() -> None:
     data = webp_of_code_tables(200)
     plain = encoded(photo(200, 200), "WEBP", lossless=True)
-    costs = [open_picture(each, POLICY).cost(SIZE, "bilinear") for each in (data, plain)]
+    costs = [open_picture(each, POLICY).cost(Preparation(SIZE)) for each in (data, plain)]
     assert costs[0].seconds == pytest.approx(costs[1].seconds, rel=0.1)
     assert costs[0].seconds > 40_000 * 1_000 / 1e9
 
@@ -95,7 +96,10 @@ def test_a_side_has_a_limit_of_its_own(data: bytes) -> None:
 
 
 def test_the_longest_side_is_allowed() -> None:
-    assert len(decode(png_wide(65_535), (8, 8), "lanczos", POLICY)) == 8 * 8 * 3
+    assert (
+        len(decode(png_wide(65_535), Preparation((8, 8), interpolation="lanczos"), POLICY))
+        == 8 * 8 * 3
+    )
     with pytest.raises(ImageTooLarge, match="at most 99"):
         open_picture(jpeg(100, 10), DecodingPolicy(max_side=99))
 
@@ -122,7 +126,7 @@ def test_a_limit_of_pieces_is_called_a_limit(data: bytes, limit: str) -> None:
 def test_more_memory_than_allowed_is_refused_before_it_is_taken() -> None:
     picture = open_picture(jpeg(2_000, 1_000), DecodingPolicy(max_memory=1_000_000))
     with pytest.raises(ImageTooLarge, match=r"takes \d+ bytes of memory; at most 1000000 are"):
-        picture.cost(SIZE, "bilinear")
+        picture.cost(Preparation(SIZE))
 
 
 # Memory
@@ -131,14 +135,15 @@ _MEASURED = """
 import re, sys
 from pathlib import Path
 from imageserve.decoding import DecodingPolicy, open_picture
+from imageserve.preparation import Preparation
 
 def peak():  # ru_maxrss would begin at the peak of the process that started this one
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 
 picture = open_picture(sys.stdin.buffer.read(), DecodingPolicy())
 before = peak()
-picture.to_rgb((224, 224), "lanczos")
-print(peak() - before, picture.cost((224, 224), "lanczos").memory_bytes)
+picture.to_pixels(Preparation((224, 224), interpolation="lanczos"))
+print(peak() - before, picture.cost(Preparation((224, 224), interpolation="lanczos")).memory_bytes)
 """
 
 
@@ -187,22 +192,27 @@ def test_decoding_takes_no_more_memory_than_reckoned(name: str) -> None:
 
 def test_each_way_to_resize_is_reckoned_with() -> None:
     picture = open_picture(encoded(Image.new("L", (60_000, 2)), "PNG"), POLICY)
-    costs = {each: picture.cost(SIZE, each) for each in INTERPOLATIONS}
+    costs = {each: picture.cost(Preparation(SIZE, interpolation=each)) for each in INTERPOLATIONS}
     assert costs["lanczos"].memory_bytes > costs["bilinear"].memory_bytes
     for interpolation, cost in costs.items():
-        taken = processor_s(lambda: picture.to_rgb(SIZE, interpolation))  # noqa: B023
+        preparation = Preparation(SIZE, interpolation=interpolation)
+        taken = processor_s(lambda: picture.to_pixels(preparation))  # noqa: B023
         assert taken < 0.01 + 3 * cost.seconds
 
 
 @pytest.mark.parametrize("interpolation", ["nearest", "bilinear", "lanczos"])
 def test_a_large_input_of_a_model_is_reckoned_with(interpolation: str) -> None:
     picture = open_picture(jpeg(100, 100), POLICY)
-    reckoned_s = picture.cost((2_048, 2_048), interpolation).seconds
-    taken_s = processor_s(lambda: picture.to_rgb((2_048, 2_048), interpolation))
+    reckoned_s = picture.cost(Preparation((2_048, 2_048), interpolation=interpolation)).seconds
+    taken_s = processor_s(
+        lambda: picture.to_pixels(Preparation((2_048, 2_048), interpolation=interpolation))
+    )
     assert reckoned_s / 6 < taken_s < 3 * reckoned_s
 
 
 def test_the_array_of_a_wide_row_is_the_row() -> None:
     data = png(4, 1, 8, 0, png_chunk(b"IDAT", zlib.compress(b"\0" + bytes([5, 6, 7, 8]))))
-    row = np.frombuffer(decode(data, (1, 4), "nearest", POLICY), np.uint8)[::3]
+    row = np.frombuffer(
+        decode(data, Preparation((1, 4), interpolation="nearest"), POLICY), np.uint8
+    )[::3]
     assert row.tolist() == [5, 6, 7, 8]

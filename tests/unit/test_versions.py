@@ -3,11 +3,13 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from imageserve.errors import ModelLoadError
 from imageserve.models.entries import ModelEntry
+from imageserve.preparation import Preparation
 from imageserve.queue.wire import DesiredVersion
 from imageserve.worker.versions import MOST_FILES, Versions, fingerprint_of
 
@@ -16,8 +18,8 @@ UNREADABLE = Path("/", "x" * 300)
 """A name that is too long: reading it fails even for root, whom permissions do not stop."""
 
 
-def an_entry(network: str = "shapes", **more: str) -> ModelEntry:
-    return ModelEntry("shapes", "image_queue", (96, 96), network=network, **more)
+def an_entry(network: str = "shapes", **more: Any) -> ModelEntry:
+    return ModelEntry("shapes", "image_queue", Preparation((96, 96)), network=network, **more)
 
 
 def a_folder(path: Path, yaml: str | None = None) -> Path:

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
-from imageserve.cli.models_load import interpolation_of, load, network_of
+from imageserve.cli.models_load import load, network_of
 from imageserve.cli.models_use import add_use
 from imageserve.config.choices import PRECISIONS
 from imageserve.config.settings import Settings
@@ -215,7 +215,7 @@ def _export(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     folder, runtime = options.to, RUNTIMES[options.runtime]
     only_model = holds_source(folder, network_of(settings))
     model = load(settings, precision="float32", xla=False)
-    found = export(model, runtime, folder, interpolation_of(settings), only_model=only_model)
+    found = export(model, runtime, folder, only_model=only_model)
     written = folder / runtime.folder_files[0]
     print(
         f"{written}: {written.stat().st_size / 2**20:.1f} MiB, {model.name} version "

@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from imageserve.cli.models_load import default_runtime, load
-from imageserve.config.choices import DEFAULT_INTERPOLATION, PRECISIONS
+from imageserve.config.choices import PRECISIONS
 from imageserve.config.settings import Settings
 from imageserve.errors import ModelLoadError, SettingsError
 from imageserve.models.comparison import BenchPlan, Speeds, measure
@@ -41,7 +41,7 @@ def bench(options: argparse.Namespace, settings: Settings) -> int:
         _some_of("--precisions", options.precisions, PRECISIONS),
     )
     first = next(iter(models.values()))
-    plan = BenchPlan(first.input_size, sizes, max(1, options.rounds), options.seconds)
+    plan = BenchPlan(first.preparation.shape, sizes, max(1, options.rounds), options.seconds)
     calls = {name: model.scores for name, model in models.items()}
     speeds = measure(calls, plan, lambda text: print(text, file=sys.stderr, flush=True))
     text = "\n".join(_table(first.name, speeds, sizes))
@@ -91,7 +91,7 @@ def _exported(
     source = others.get(SOURCE_RUNTIME.column(Engine(backend=SOURCE_BACKEND)))
     source = source or load(settings, runtime=SOURCE_RUNTIME.name, precision="float32", xla=False)
     with tempfile.TemporaryDirectory(prefix="imageserve-") as folder:
-        export(source, runtime, Path(folder), DEFAULT_INTERPOLATION)
+        export(source, runtime, Path(folder))
         return {
             runtime.column(engine): load_exported(Path(folder), runtime, engine)
             for engine in _engines(runtime, Engine(), precisions)

@@ -3,7 +3,7 @@
 import time
 from pathlib import Path
 
-from imageserve.cli.models_load import default_runtime, interpolation_of, load
+from imageserve.cli.models_load import default_runtime, load
 from imageserve.config.settings import Settings
 from imageserve.errors import ModelLoadError, RequestError
 from imageserve.models.catalog import is_model_path
@@ -13,6 +13,7 @@ from imageserve.models.files import file_errors
 from imageserve.models.foreign import foreign, reason_of
 from imageserve.models.model import Pictures, Probabilities, ScoringModel, check_scores
 from imageserve.models.runtimes import RUNTIMES, SOURCE_RUNTIME
+from imageserve.preparation import Preparation
 from imageserve.worker.runner import Runner
 
 
@@ -26,7 +27,7 @@ def check(settings: Settings, folder: Path | None) -> int:
         raise ModelLoadError(reason_of(error)) from error
     times = ", ".join(f"{size}: {ms:.1f}" for size, ms in runner.times.ms.items())
     _say("warm", f"ms of one call by batch size: {times}")
-    pictures = _pictures(folder, model, settings)
+    pictures = _pictures(folder, model)
     scores = scores_of(model.scores, pictures)
     check_scores(model, scores, len(pictures))
     labels = len(set(scores.argmax(axis=1).tolist()))
@@ -40,7 +41,7 @@ def check(settings: Settings, folder: Path | None) -> int:
 def _loaded(settings: Settings) -> ScoringModel:
     began = time.monotonic()
     model = load(settings)
-    height, width = model.input_size
+    height, width = model.preparation.size
     _say("model", f"{model.name}, version {model.version}")
     _say("engine", RUNTIMES[model.runtime].describe(engine_of(settings)))
     _say("takes", f"pictures of {height}x{width} (height x width){_for_the_web(settings)}")
@@ -55,7 +56,7 @@ def _for_the_web(settings: Settings) -> str:
     if settings.models_file or not is_model_path(entry.network):
         return ""
     height, width = entry.input_size
-    needed = f"INPUT_SIZE={height}x{width} INTERPOLATION={entry.interpolation}"
+    needed = f"INPUT_SIZE={height}x{width} INTERPOLATION={entry.preparation.interpolation}"
     return f"; web servers that cannot read {entry.network} need {needed}"
 
 
@@ -73,25 +74,24 @@ def _compare(settings: Settings, pictures: Pictures, scores: Probabilities) -> N
     )
 
 
-def _pictures(folder: Path | None, model: ScoringModel, settings: Settings) -> Pictures:
+def _pictures(folder: Path | None, model: ScoringModel) -> Pictures:
     if folder is None:
-        return drawn_pictures(model.input_size)
+        return drawn_pictures(model.preparation.shape)
     files = sorted(path for path in folder.glob("*") if path.is_file())
-    interpolation = interpolation_of(settings)
-    found = [pixels for path in files if (pixels := _decoded(path, model, interpolation))]
+    found = [pixels for path in files if (pixels := _decoded(path, model.preparation))]
     if not found:
         raise ModelLoadError(f"{folder} holds no pictures: name a folder that does")
-    return as_pictures(found, model.input_size)
+    return as_pictures(found, model.preparation.shape)
 
 
-def _decoded(path: Path, model: ScoringModel, interpolation: str) -> bytes | None:
+def _decoded(path: Path, preparation: Preparation) -> bytes | None:
     """Decode a picture as the web server does; None for a file that is no picture."""
     from imageserve.decoding import DecodingPolicy, decode
 
     with file_errors(path):
         data = path.read_bytes()
     try:
-        return decode(data, model.input_size, interpolation, DecodingPolicy())
+        return decode(data, preparation, DecodingPolicy())
     except RequestError:
         return None
 

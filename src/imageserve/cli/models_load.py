@@ -7,7 +7,7 @@ from imageserve.config.choices import DEFAULT_MODEL
 from imageserve.config.settings import Settings
 from imageserve.errors import ImageserveError, ModelLoadError, SettingsError
 from imageserve.models import Engine, load_model
-from imageserve.models.entries import engine_of, load_entry, worker_entry
+from imageserve.models.entries import engine_of, given_facts, load_entry, worker_entry
 from imageserve.models.foreign import reason_of
 from imageserve.models.runtimes import RUNTIMES, Runtime
 from imageserve.models.source import find_source
@@ -25,12 +25,8 @@ def network_of(settings: Settings) -> str:
 
 def default_runtime(settings: Settings) -> Runtime:
     """Return the runtime that this model has where MODEL_RUNTIME is not set."""
-    source = find_source(network_of(settings), settings.model_labels, None, None)
+    source = find_source(network_of(settings), settings.model_labels)
     return RUNTIMES[source.runtime]
-
-
-def interpolation_of(settings: Settings) -> str:
-    return worker_entry(settings).interpolation
 
 
 def load(settings: Settings, **changes: Any) -> "ScoringModel":
@@ -67,6 +63,6 @@ def _say_more(settings: Settings, engine: Engine) -> None:
         network_of(settings),
         weights=settings.model_weights,
         labels_file=settings.model_labels,
-        input_size=settings.input_size,
+        given=given_facts(settings),
         engine=engine,
     )

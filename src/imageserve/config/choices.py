@@ -8,6 +8,16 @@ IMAGE_FORMATS: Final = ("jpeg", "png", "webp", "gif", "bmp")
 INTERPOLATIONS: Final = ("nearest", "bilinear", "bicubic", "hamming", "box", "lanczos")
 """Ways to resize a picture: those of ``keras.utils.load_img`` that Pillow has."""
 DEFAULT_INTERPOLATION: Final = "bilinear"
+INTERPOLATIONS_WITHOUT_ANTIALIAS: Final = ("nearest", "bilinear")
+
+RESIZES: Final = ("squash", "crop", "pad")
+"""How a picture gets the sides that a model takes; see `Preparation.resize`."""
+COLOURS: Final = ("rgb", "bgr", "grey", "rgba")
+"""The colours that a model takes."""
+LAYOUTS: Final = ("nhwc", "nchw")
+"""The order of the sides of a model's input: batch, height, width and colours."""
+ACTIVATIONS: Final = ("softmax", "sigmoid", "none")
+"""What is done to the numbers that a model answers with."""
 
 DEFAULT_MODEL: Final = "shapes"
 """The bundled model."""

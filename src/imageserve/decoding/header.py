@@ -47,6 +47,12 @@ class Header:
     """Makes the picture that the decoder gets, where that is not ``parts``."""
 
     @property
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height of the picture when it has been turned upright."""
+        width, height = self.size
+        return (width, height) if self.orientation < 5 else (height, width)
+
+    @property
     def pixels(self) -> int:
         return self.size[0] * self.size[1]
 

@@ -1,4 +1,4 @@
-"""A picture from its bytes to its pixels: read the header, reckon, decode, turn upright, resize."""
+"""A picture from bytes to pixels: read the header, reckon, decode, turn upright, prepare."""
 
 import functools
 import math
@@ -16,6 +16,7 @@ from imageserve.config.choices import (
 from imageserve.decoding.formats import PLUGINS, READERS, Jpeg, Source, format_errors, kind_of
 from imageserve.decoding.header import Header, corrupt, name_of
 from imageserve.errors import ImageTooLarge, NoImage, NotAnImage, UnsupportedFormat
+from imageserve.preparation import Box, Preparation
 
 FAST_FACTOR = 2
 """FAST_JPEG: a JPEG is decoded at a half, a quarter or an eighth of its size if the result still
@@ -83,14 +84,15 @@ class Picture:
     def pixels(self) -> int:
         return self._header.pixels
 
-    def cost(self, size: tuple[int, int], interpolation: str) -> Cost:
-        """Reckon what ``to_rgb`` will take.
+    def cost(self, preparation: Preparation) -> Cost:
+        """Reckon what ``to_pixels`` will take.
 
         Raises ImageTooLarge where that is more memory than allowed.
         """
-        header, scale = self._header, self._scale(size, interpolation)
+        header, size = self._header, preparation.size
+        scale, support = self._scale(preparation), _support(preparation.interpolation)
         pixels = math.prod(_reduced(header.size, scale))
-        coefficients = _coefficients(max(header.size), size, _support(interpolation))
+        coefficients = _coefficients(max(header.size), size, support)
         memory_bytes = (
             header.pixels * header.working_bytes_per_pixel
             + pixels * _bytes_per_pixel(header)
@@ -104,7 +106,6 @@ class Picture:
                 f"decoding the picture takes {memory_bytes} bytes of memory; "
                 f"at most {self._policy.max_memory} are allowed"
             )
-        support = _support(interpolation)
         rest_ns = (
             pixels * (_CONVERT_NS_PER_PIXEL + _RESIZE_NS_PER_PIXEL * max(1.0, support))
             + math.prod(size) * (_RESULT_NS_PER_PIXEL + _RESIZE_NS_PER_PIXEL * support)
@@ -112,55 +113,54 @@ class Picture:
         )
         return Cost(_LEAST_S + header.decode_s + rest_ns / 1e9, memory_bytes)
 
-    def to_rgb(self, size: tuple[int, int], interpolation: str) -> bytes:
-        """Decode, turn upright, lay on white, resize to (height, width).
+    def to_pixels(self, preparation: Preparation) -> bytes:
+        """Decode, turn upright, lay on white, and prepare.
 
-        The result is row by row, three bytes for each pixel.
+        The result is row by row, a byte for each colour of each pixel. A picture is laid on white
+        unless the model takes transparency.
 
         Raises:
             TruncatedImage: the bytes end before the picture is complete.
             CorruptImage: the bytes cannot be decoded.
             ImageTooLarge: there is too little memory.
         """
-        height, width = size
-        header, resampling = self._header, Image.Resampling[interpolation.upper()]
+        header = self._header
         with format_errors(header.kind, lambda: header.is_cut):
             source = Source(header.encoded())
         with format_errors(header.kind, lambda: header.is_cut or source.ran_out):
             image: Image.Image = _opened(header, source)
-            box = _draft(image, self._scale(size, interpolation))
+            box = _draft(image, self._scale(preparation))
             image.load()
             box = _upright_box(box, image.size, header.orientation)
-            image = _rgb(_upright(image, header.orientation))
-            if image.size != (width, height) or box[2:] != image.size:
-                image = image.resize((width, height), resampling, box)
-            return image.tobytes()
+            image = _coloured(_upright(image, header.orientation), preparation.colour)
+            return _prepared(image, box, header.upright_size, preparation).tobytes()
 
-    def _scale(self, size: tuple[int, int], interpolation: str) -> int:
+    def _scale(self, preparation: Preparation) -> int:
         """Return what FAST_JPEG divides the sides by: 1, 2, 4 or 8."""
-        # Not for "nearest", which picks single pixels: it would pick averages.
-        if not self._policy.fast_jpeg or self.kind != "jpeg" or interpolation == "nearest":
+        if not self._policy.fast_jpeg or self.kind != "jpeg":
+            return 1
+        # Not where single pixels are picked: it would pick averages.
+        if preparation.interpolation == "nearest" or not preparation.antialias:
             return 1
         # Both sides are large enough for the longer one: the picture may still be turned.
-        times = min(self._header.size) // (FAST_FACTOR * max(size))
+        longest = preparation.resize_to or max(preparation.size)
+        times = min(self._header.size) // (FAST_FACTOR * longest)
         return next((scale for scale in (8, 4, 2) if times >= scale), 1)
 
 
-def decode(
-    data: bytes | memoryview, size: tuple[int, int], interpolation: str, policy: DecodingPolicy
-) -> bytes:
-    """Turn a picture into raw RGB of (height, width): row by row, three bytes a pixel.
+def decode(data: bytes | memoryview, preparation: Preparation, policy: DecodingPolicy) -> bytes:
+    """Turn a picture into the pixels that a model takes: row by row, a byte for each colour.
 
-    Equal to ``keras.utils.load_img`` where the picture has no orientation, no transparency and no
-    16 bits, and ``policy.fast_jpeg`` is off. 16-bit colour keeps its high byte, as in Keras; 16-bit
-    grey is divided by 257.
+    Equal to ``keras.utils.load_img`` with the same way to resize, where the picture has no
+    orientation, no transparency and no 16 bits, and ``policy.fast_jpeg`` is off. 16-bit
+    colour keeps its high byte, as in Keras; 16-bit grey is divided by 257.
 
     Raises:
         RequestError: see ``open_picture`` and ``Picture``; nothing else is raised.
     """
     picture = open_picture(data, policy)
-    picture.cost(size, interpolation)
-    return picture.to_rgb(size, interpolation)
+    picture.cost(preparation)
+    return picture.to_pixels(preparation)
 
 
 def open_picture(data: bytes | memoryview, policy: DecodingPolicy) -> Picture:
@@ -245,8 +245,7 @@ def _coefficients(side: int, size: tuple[int, int], support: float) -> int:
 
 # -- pixels ---------------------------------------------------------------------------------------
 
-_Box = tuple[float, float, float, float]
-"""The part of a picture that is resized: left, top, right, bottom."""
+_MODES = {"rgb": "RGB", "grey": "L", "rgba": "RGBA"}
 
 _UPRIGHT_BY = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -266,7 +265,7 @@ def _opened(header: Header, source: Source) -> ImageFile.ImageFile:
     return image
 
 
-def _draft(image: Image.Image, scale: int) -> _Box:
+def _draft(image: Image.Image, scale: int) -> Box:
     """Make a JPEG decode at a reduced size; return the part of the result that is picture.
 
     Where the sides do not divide, the last row and column stand for less than a whole pixel.
@@ -279,7 +278,7 @@ def _draft(image: Image.Image, scale: int) -> _Box:
     return 0, 0, width, height
 
 
-def _upright_box(box: _Box, size: tuple[int, int], orientation: int) -> _Box:
+def _upright_box(box: Box, size: tuple[int, int], orientation: int) -> Box:
     (*_, right, bottom), (width, height) = box, size
     if orientation >= 5:
         right, bottom, width, height = bottom, right, height, width
@@ -293,12 +292,39 @@ def _upright(image: Image.Image, orientation: int) -> Image.Image:
     return image if method is None else image.transpose(method)
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _coloured(image: Image.Image, colour: str) -> Image.Image:
+    mode = _MODES[colour]
     if image.mode == "I;16":
         image = _eight_bits(image)
-    if image.has_transparency_data:
-        return _on_white(image)
-    return image if image.mode == "RGB" else image.convert("RGB")
+    if image.has_transparency_data and mode != "RGBA":
+        image = _on_white(image)
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _prepared(
+    image: Image.Image, part: Box, full_size: tuple[int, int], preparation: Preparation
+) -> Image.Image:
+    """Resize and cut or pad a picture, of which only ``part`` counts.
+
+    ``full_size`` is the width and height that this part has in the file: a JPEG may be reduced.
+    """
+    left, top, right, bottom = part
+    across, down = (right - left) / full_size[0], (bottom - top) / full_size[1]
+    within = preparation.geometry(*full_size)
+    begin_x, begin_y, end_x, end_y = within.box
+    box = (left + begin_x * across, top + begin_y * down, left + end_x * across, top + end_y * down)
+    size = within.size[::-1]
+    resampling = Image.Resampling[preparation.interpolation.upper()]
+    if not preparation.antialias:
+        image = image.transform(size, Image.Transform.EXTENT, box, resampling)
+    elif image.size != size or box != (0, 0, *size):
+        image = image.resize(size, resampling, box)
+    if within.size == preparation.size:
+        return image
+    bars = (preparation.pad,) * 3 + (255,)
+    whole = Image.new(image.mode, preparation.size[::-1], bars[: len(image.getbands())])
+    whole.paste(image, within.corner[::-1])
+    return whole
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:

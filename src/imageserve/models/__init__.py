@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from imageserve.models.folder import NO_FACTS, ModelFacts
 from imageserve.models.runtimes import RUNTIMES, Engine
 from imageserve.models.source import find_source
 from imageserve.models.stand_in import is_stand_in, parse_stand_in
@@ -20,7 +21,7 @@ def load_model(
     *,
     weights: str,
     labels_file: str | None,
-    input_size: tuple[int, int] | None,
+    given: ModelFacts = NO_FACTS,
     engine: Engine = _DEFAULT,
 ) -> "Model":
     """Load a model, ready to predict. This can take seconds, and minutes with a download.
@@ -33,15 +34,16 @@ def load_model(
         weights: for a network of keras.applications ``imagenet``, ``random`` or the path of a
             weights file; other models bring their own and ignore it.
         labels_file: one label a line, or ImageNet-style JSON; None for the model's own labels.
-        input_size: the (height, width) that the model must have; None accepts what it has.
+        given: facts that override what is said beside the model's file. A model that takes another
+            ``input_size`` is refused.
         engine: how to run it.
 
     Raises:
         ModelLoadError: the model cannot be used; the message says what to change.
     """
     if is_stand_in(name):
-        return parse_stand_in(name, input_size)
-    source = find_source(name, labels_file, input_size, engine.runtime)
+        return parse_stand_in(name, given.input_size, given.interpolation)
+    source = find_source(name, labels_file, engine.runtime, given)
     runtime = RUNTIMES[source.runtime]
     runtime.check(engine)
     return runtime.module(engine).load(replace(source, weights=weights), engine)

@@ -160,7 +160,7 @@ def default_input_size(model: str) -> tuple[int, int] | None:
     Raises ModelLoadError where no model has this name, or a stand-in's options are wrong.
     """
     if is_stand_in(model):
-        return parse_stand_in(model).input_size
+        return parse_stand_in(model).preparation.size
     if model in KNOWN:
         return KNOWN[model].input_size
     if is_model_path(model):

@@ -40,24 +40,24 @@ def scores_of(call: Scores, pictures: Pictures) -> Probabilities:
     return np.concatenate([call(pictures[start : start + _BATCH]) for start in starts])
 
 
-def as_pictures(decoded: Sequence[bytes], input_size: tuple[int, int]) -> Pictures:
-    """Put decoded pictures of one (height, width) into an array."""
-    return np.stack([np.frombuffer(one, np.uint8).reshape(*input_size, 3) for one in decoded])
+def as_pictures(decoded: Sequence[bytes], shape: tuple[int, int, int]) -> Pictures:
+    """Put decoded pictures of one shape into an array."""
+    return np.stack([np.frombuffer(one, np.uint8).reshape(shape) for one in decoded])
 
 
-def drawn_pictures(input_size: tuple[int, int], count: int = SAMPLES) -> Pictures:
+def drawn_pictures(shape: tuple[int, int, int], count: int = SAMPLES) -> Pictures:
     """Draw pictures with coarse and fine structure, the same ones each time.
 
     Most networks answer every picture of plain noise alike, and many every plain colour.
     """
     random = np.random.default_rng(7)
-    height, width = input_size
-    sum_of_scales = np.zeros((count, height, width, 3), np.float32)
+    height, width, channels = shape
+    sum_of_scales = np.zeros((count, *shape), np.float32)
     for cells in (2, 5, 13, 31):
         rows, columns = np.arange(height) * cells // height, np.arange(width) * cells // width
-        colours = random.normal(0, 45, (count, cells, cells, 3)).astype(np.float32)
+        colours = random.normal(0, 45, (count, cells, cells, channels)).astype(np.float32)
         sum_of_scales += colours[:, rows][:, :, columns]
-    tint = random.uniform(60, 200, (count, 1, 1, 3)).astype(np.float32)
+    tint = random.uniform(60, 200, (count, 1, 1, channels)).astype(np.float32)
     pictures: Pictures = np.clip(sum_of_scales + tint, 0, 255).astype(np.uint8)
     return pictures
 
@@ -66,8 +66,8 @@ def drawn_pictures(input_size: tuple[int, int], count: int = SAMPLES) -> Picture
 class BenchPlan:
     """What is measured."""
 
-    input_size: tuple[int, int]
-    """Height and width of the pictures."""
+    shape: tuple[int, int, int]
+    """Of the pictures: height, width and bytes a pixel."""
     batch_sizes: Sequence[int]
     rounds: int
     seconds: float
@@ -131,7 +131,7 @@ def _pictures_per_second(
     call: Scores, size: int, plan: BenchPlan, clock: Callable[[], float]
 ) -> float | None:
     noise = np.random.default_rng(size)
-    batch = noise.integers(0, 256, (size, *plan.input_size, 3), dtype=np.uint8)
+    batch = noise.integers(0, 256, (size, *plan.shape), dtype=np.uint8)
     try:
         call(batch)  # The first call may compile.
         began, calls = clock(), 0

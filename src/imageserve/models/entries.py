@@ -6,7 +6,7 @@ folder, then from what the model's file declares; a web process may have neither
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +15,6 @@ from imageserve.config import choices
 from imageserve.config.reader import (
     by_name,
     fields_of,
-    image_size,
-    one_of,
     optional,
     queue_name,
     read_file,
@@ -26,8 +24,9 @@ from imageserve.config.settings import Settings
 from imageserve.errors import ModelLoadError, SettingsError
 from imageserve.models import Engine, load_model
 from imageserve.models.catalog import default_input_size, is_model_path, short_name
-from imageserve.models.folder import NO_FACTS, FolderFacts, read_facts
+from imageserve.models.folder import FACTS, NO_FACTS, ModelFacts, read_facts
 from imageserve.models.source import declared_size
+from imageserve.preparation import Preparation
 
 if TYPE_CHECKING:
     from imageserve.models.model import Model
@@ -39,13 +38,19 @@ class ModelEntry:
 
     name: str
     queue: str
-    input_size: tuple[int, int]
-    """Height and width in pixels."""
-    interpolation: str = choices.DEFAULT_INTERPOLATION
+    preparation: Preparation
+    """What pictures need as far as settings and files say, before a worker has said it."""
     network: str = choices.DEFAULT_MODEL
     """What to load: a network's name or the path of a model's file or folder."""
     weights: str = choices.DEFAULT_WEIGHTS
     labels: str | None = None
+    given: ModelFacts = NO_FACTS
+    """What the settings say of the model: they override what is beside its file."""
+
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.preparation.size
 
 
 def model_entries(settings: Settings) -> dict[str, ModelEntry]:
@@ -87,13 +92,18 @@ def engine_of(settings: Settings) -> Engine:
     )
 
 
+def given_facts(settings: Settings) -> ModelFacts:
+    """Return what the variables say of the model."""
+    return ModelFacts(input_size=settings.input_size, interpolation=settings.interpolation)
+
+
 def load_entry(entry: ModelEntry, engine: Engine) -> "Model":
     """Load the model of an entry under the entry's name; see `load_model`."""
     model = load_model(
         entry.network,
         weights=entry.weights,
         labels_file=entry.labels,
-        input_size=entry.input_size,
+        given=entry.given,
         engine=engine,
     )
     model.name = entry.name
@@ -102,64 +112,73 @@ def load_entry(entry: ModelEntry, engine: Engine) -> "Model":
 
 def _single(settings: Settings) -> ModelEntry:
     network = settings.model or choices.DEFAULT_MODEL
-    known_size = _known_size("MODEL", network)
-    given = {
-        "queue": settings.image_queue,
-        "input_size": settings.input_size or known_size,
-        "labels": settings.model_labels,
-    }
     name = short_name(network) or Path(network).resolve().name
-    return _entry(settings, name, network, given, ("MODEL", "INPUT_SIZE"))
+    others = {"queue": settings.image_queue, "labels": settings.model_labels}
+    return _entry(settings, name, network, others, given_facts(settings), ("MODEL", "INPUT_SIZE"))
 
 
 # Whether the labels file exists is for the worker to find out: web processes do not have it.
+_others = {
+    "queue": queue_name,
+    "network": optional(text),
+    "weights": optional(text),
+    "labels": optional(text),
+}
 _fields = fields_of(
-    {
-        "queue": queue_name,
-        "input_size": optional(image_size),
-        "interpolation": one_of(*choices.INTERPOLATIONS),
-        "network": optional(text),
-        "weights": optional(text),
-        "labels": optional(text),
-    },
-    required=["queue"],
+    {**_others, **{key: optional(parse) for key, parse in FACTS.items()}}, required=["queue"]
 )
 
 
 def _from_file(settings: Settings, name: str, content: Any) -> ModelEntry:
-    given = _fields(content)
-    network = given.get("network") or name
-    if given.get("input_size") is None:
-        given["input_size"] = _known_size("network", network)
-    return _entry(settings, name, network, given, ("network", "input_size"))
+    told = _fields(content)
+    others = {key: told.pop(key, None) for key in _others}
+    network = others["network"] or name
+    given = ModelFacts(**told)
+    if given.interpolation is None:
+        given = replace(given, interpolation=settings.interpolation)
+    return _entry(settings, name, network, others, given, ("network", "input_size"))
 
 
 def _entry(
-    settings: Settings, name: str, network: str, given: Mapping[str, Any], keys: tuple[str, str]
+    settings: Settings,
+    name: str,
+    network: str,
+    others: Mapping[str, Any],
+    given: ModelFacts,
+    keys: tuple[str, str],
 ) -> ModelEntry:
-    """Complete an entry with what the settings and the model's folder say.
+    """Complete an entry with what the model's folder says.
 
-    ``keys`` are the names of network and input size for errors.
+    ``others`` has the queue, weights and labels; ``keys`` are the names of network and input size
+    for errors.
     """
     network_key, size_key = keys
-    facts = _facts(network_key, network, is_needed=given["input_size"] is None)
-    input_size = given["input_size"] or facts.input_size
+    known_size = _known_size(network_key, network)
+    is_needed = not (given.input_size or known_size)
+    facts = given.over(_facts(network_key, network, is_needed=is_needed))
+    input_size = facts.input_size or known_size
     if input_size is None and is_model_path(network):
         input_size = declared_size(network, settings.model_runtime)
     if input_size is None:
         raise SettingsError(
             f"{size_key}: must be given for {network!r}, whose files do not say it here"
         )
-    usual = settings.interpolation or facts.interpolation or choices.DEFAULT_INTERPOLATION
     return ModelEntry(
         name=name,
-        queue=given["queue"],
-        input_size=input_size,
-        interpolation=given.get("interpolation", usual),
+        queue=others["queue"],
+        preparation=_preparation(network_key, facts, input_size),
         network=network,
-        weights=given.get("weights") or settings.model_weights,
-        labels=given.get("labels"),
+        weights=others.get("weights") or settings.model_weights,
+        labels=others.get("labels"),
+        given=given,
     )
+
+
+def _preparation(key: str, facts: ModelFacts, size: tuple[int, int]) -> Preparation:
+    try:
+        return facts.preparation(size)
+    except ModelLoadError as error:
+        raise SettingsError(f"{key}: {error}") from error
 
 
 def _known_size(key: str, network: str) -> tuple[int, int] | None:
@@ -169,7 +188,7 @@ def _known_size(key: str, network: str) -> tuple[int, int] | None:
         raise SettingsError(f"{key}: {error}") from error
 
 
-def _facts(key: str, network: str, *, is_needed: bool) -> FolderFacts:
+def _facts(key: str, network: str, *, is_needed: bool) -> ModelFacts:
     if not is_model_path(network):
         return NO_FACTS
     try:

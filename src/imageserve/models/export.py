@@ -4,6 +4,7 @@ The only door to tf2onnx and onnx. Exporting needs TensorFlow, which traces the 
 written is served without it.
 """
 
+import json
 import logging
 import os
 import tempfile
@@ -21,6 +22,7 @@ from imageserve.models.model import ScoringModel
 from imageserve.models.onnx_file import USUAL_OPSET
 from imageserve.models.runtimes import SOURCE_RUNTIME, Runtime
 from imageserve.models.source import LABELS_FILES
+from imageserve.preparation import encode_preparation
 
 TOLERANCE = 1e-4
 """How far a probability of the exported model may be from that of its source."""
@@ -35,7 +37,6 @@ def export(
     model: ScoringModel,
     runtime: Runtime,
     folder: Path,
-    interpolation: str,
     *,
     only_model: bool = False,
 ) -> Agreement:
@@ -45,7 +46,6 @@ def export(
         model: loaded by `SOURCE_RUNTIME`, on `SOURCE_BACKEND`, in float32.
         runtime: one with ``write``.
         folder: created if it is missing.
-        interpolation: how pictures for the model are resized.
         only_model: leave labels and facts out, because the folder already has its own.
 
     Raises:
@@ -56,7 +56,7 @@ def export(
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
             made = Path(temporary, folder.resolve().name)
-            _write(model, runtime, made, interpolation)
+            _write(model, runtime, made)
             found = _verified(model, runtime, made)
             # The facts come last: they say that the rest is complete.
             for name in [file] if only_model else [file, _LABELS, FACTS_FILE]:
@@ -82,21 +82,23 @@ def holds_source(folder: Path, model: str) -> bool:
 def load_exported(folder: Path, runtime: Runtime, engine: Engine) -> ScoringModel:
     """Load what `export` wrote, as a worker does."""
     engine = replace(engine, runtime=runtime.name)
-    model = load_model(f"{folder}/", weights="", labels_file=None, input_size=None, engine=engine)
+    model = load_model(f"{folder}/", weights="", labels_file=None, engine=engine)
     return cast(ScoringModel, model)
 
 
-def _write(model: ScoringModel, runtime: Runtime, folder: Path, interpolation: str) -> None:
+def _write(model: ScoringModel, runtime: Runtime, folder: Path) -> None:
     assert runtime.write is not None
     folder.mkdir()
     runtime.write(model, folder / runtime.folder_files[0])
     (folder / _LABELS).write_bytes("".join(f"{label}\n" for label in model.labels).encode())
-    height, width = model.input_size
-    (folder / FACTS_FILE).write_text(
-        f"input_size: [{height}, {width}]\n"
-        f"interpolation: {interpolation}\n"
-        f'version: "{model.version}"\n'
-    )
+    told = {
+        **encode_preparation(model.preparation),
+        "interpolation": model.preparation.interpolation,
+    }
+    told = {"input_size": told.pop("size"), **told, "version": model.version}
+    # What JSON writes of one value, YAML reads as the same.
+    lines = (f"{key}: {json.dumps(value)}\n" for key, value in told.items())
+    (folder / FACTS_FILE).write_text("".join(lines))
 
 
 def _verified(model: ScoringModel, runtime: Runtime, folder: Path) -> Agreement:
@@ -109,7 +111,7 @@ def _verified(model: ScoringModel, runtime: Runtime, folder: Path) -> Agreement:
         raise ModelLoadError(
             "a label is empty, or has a line break or spaces at its ends: correct it"
         )
-    pictures = drawn_pictures(model.input_size)
+    pictures = drawn_pictures(model.preparation.shape)
     expected = scores_of(model.scores, pictures)
     found = agreement(scores_of(written.scores, pictures), expected)
     if not found.largest_difference <= TOLERANCE:
@@ -183,7 +185,7 @@ def _frozen(model: ScoringModel) -> Any:
     assert isinstance(model, KerasModel), "only Keras has a graph to trace"
     call = tf.function(
         lambda images: model.network(images, training=False),
-        input_signature=[tf.TensorSpec((None, *model.input_size, 3), tf.uint8, name="images")],
+        input_signature=[tf.TensorSpec((None, *model.preparation.shape), tf.uint8, name="images")],
         autograph=False,
     )
     return convert_variables_to_constants_v2(call.get_concrete_function())

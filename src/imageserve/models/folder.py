@@ -5,38 +5,92 @@
     flowers/
     ├── model.keras, model.onnx, ...      one for each runtime; see `RUNTIMES`
     ├── labels.txt   or  labels.json
-    └── imageserve.yaml      optional: input_size, interpolation, scaling, version
+    └── imageserve.yaml      optional: how pictures are prepared, what the answers are, the version
 
 This module loads no model, so web processes read the facts as well.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from imageserve.config.choices import INTERPOLATIONS
-from imageserve.config.reader import fields_of, image_size, one_of, optional, read_file
+from imageserve.config import choices
+from imageserve.config.reader import (
+    Parser,
+    fields_of,
+    image_size,
+    number,
+    one_of,
+    optional,
+    read_file,
+    switch,
+    text,
+    whole,
+)
 from imageserve.errors import ModelLoadError, SettingsError
-from imageserve.models.catalog import SCALINGS
+from imageserve.models.catalog import SCALINGS, Scaling
 from imageserve.models.files import file_errors, is_version
+from imageserve.preparation import Preparation
 
 FACTS_FILE = "imageserve.yaml"
 
 
 @dataclass(frozen=True, slots=True)
-class FolderFacts:
-    """The content of ``imageserve.yaml``; None for what it leaves out."""
+class ModelFacts:
+    """What is said of a model beside its file, in ``imageserve.yaml`` for one.
+
+    None for what is left out.
+    """
 
     input_size: tuple[int, int] | None = None
     """Height and width, in pixels."""
     interpolation: str | None = None
     """How pictures are resized."""
-    scaling: str = "none"
-    """Name of the scaling, in `SCALINGS`, that runs before ``model.keras`` or ``saved_model``."""
+    scaling: str | Scaling | None = None
+    """What is done to the pixels, or its name in `SCALINGS`; without it nothing."""
     version: str | None = None
+    resize: str | None = None
+    """See `Preparation`, and so for the next three."""
+    resize_to: int | None = None
+    antialias: bool | None = None
+    pad: int | None = None
+    colour: str | None = None
+    """One of `choices.COLOURS`."""
+    layout: str | None = None
+    """One of `choices.LAYOUTS`; without it what the model's file declares."""
+    activation: str | None = None
+    """One of `choices.ACTIVATIONS`: what turns the model's numbers into probabilities."""
+    embedding: str | None = None
+    """The inner layer, or the tensor of an ONNX graph, that is given as the embedding."""
+
+    def over(self, others: "ModelFacts") -> "ModelFacts":
+        """Return these facts, and those of ``others`` where these leave something out."""
+        given = {each.name: getattr(self, each.name) for each in fields(self)}
+        return replace(
+            others, **{name: value for name, value in given.items() if value is not None}
+        )
+
+    def preparation(self, size: tuple[int, int]) -> Preparation:
+        """Return how pictures are prepared for a model of this height and width.
+
+        Raises ModelLoadError where the facts do not fit together.
+        """
+        given = {
+            "resize": self.resize,
+            "resize_to": self.resize_to,
+            "interpolation": self.interpolation,
+            "antialias": self.antialias,
+            "colour": "rgb" if self.colour == "bgr" else self.colour,
+            "pad": self.pad,
+        }
+        try:
+            return Preparation(size, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
+        except ValueError as error:
+            raise ModelLoadError(f"the preparation cannot be used: {error}") from error
 
 
-NO_FACTS = FolderFacts()
+NO_FACTS = ModelFacts()
 """Those of a folder without ``imageserve.yaml``."""
 
 
@@ -48,19 +102,63 @@ def _version(value: Any) -> str:
     return version
 
 
-_facts = optional(
-    fields_of(
-        {
-            "input_size": image_size,
-            "interpolation": one_of(*INTERPOLATIONS),
-            "scaling": one_of(*SCALINGS),
-            "version": _version,
-        }
-    )
+def _per_colour(low: float, high: float) -> Parser[tuple[float, ...]]:
+    """Return the parser of one number for all colours, or a list with one for each."""
+    one = number(low, high)
+
+    def parse(value: Any) -> tuple[float, ...]:
+        given = value if isinstance(value, list) else [value]
+        if len(given) not in (1, 3, 4):
+            raise ValueError("must be one number, or a list with one for each colour")
+        return tuple(one(each) for each in given)
+
+    return parse
+
+
+_arithmetic = fields_of(
+    {
+        "divide": number(1e-6, 1e6),
+        "mean": _per_colour(-1e6, 1e6),
+        "std": _per_colour(1e-6, 1e6),
+    }
 )
 
 
-def read_facts(folder: Path) -> FolderFacts:
+def _scaling(value: Any) -> str | Scaling:
+    """Read a name, or ``divide``, ``mean`` and ``std``: (pixels / divide - mean) / std."""
+    if not isinstance(value, dict):
+        return one_of(*SCALINGS)(value)
+    given = _arithmetic(value)
+    means, stds = given.get("mean", (0.0,)), given.get("std", (1.0,))
+    colours = max(len(means), len(stds))
+    if {len(means), len(stds)} - {1, colours}:
+        raise ValueError("mean and std must have equally many numbers")
+    means, stds = (each * colours if len(each) == 1 else each for each in (means, stds))
+    return Scaling(
+        tuple(1 / (given.get("divide", 1.0) * std) for std in stds),
+        tuple(0.0 - mean / std for mean, std in zip(means, stds, strict=True)),
+    )
+
+
+FACTS: Mapping[str, Parser[Any]] = {
+    "input_size": image_size,
+    "interpolation": one_of(*choices.INTERPOLATIONS),
+    "scaling": _scaling,
+    "resize": one_of(*choices.RESIZES),
+    "resize_to": whole(8, 8192),
+    "antialias": switch,
+    "pad": whole(0, 255),
+    "colour": one_of(*choices.COLOURS),
+    "layout": one_of(*choices.LAYOUTS),
+    "activation": one_of(*choices.ACTIVATIONS),
+    "embedding": text,
+}
+"""The keys of ``imageserve.yaml`` that MODELS_FILE has as well."""
+
+_facts = optional(fields_of({**FACTS, "version": _version}))
+
+
+def read_facts(folder: Path) -> ModelFacts:
     """Read the folder's ``imageserve.yaml``, which may be missing.
 
     Raises ModelLoadError that says what it must hold.
@@ -70,6 +168,6 @@ def read_facts(folder: Path) -> FolderFacts:
         if not path.exists():
             return NO_FACTS
     try:
-        return FolderFacts(**(read_file(path, _facts) or {}))
+        return ModelFacts(**(read_file(path, _facts) or {}))
     except SettingsError as error:
         raise ModelLoadError(str(error)) from error

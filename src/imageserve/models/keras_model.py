@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imageserve.errors import ModelLoadError
-from imageserve.models.catalog import NETWORKS, SCALINGS, Channels, Scaling
+from imageserve.models.catalog import NETWORKS, Channels, Scaling
 from imageserve.models.files import check_file, content_version, read_labels
 from imageserve.models.foreign import first_line
 from imageserve.models.heads import LOGITS, OTHER, SIGMOID, SOFTMAX
@@ -84,24 +84,24 @@ def load(source: Source, engine: Engine) -> KerasModel:
     prepare_backend(engine)
     labels = read_labels(source.labels)
     network = _unscaled(source, len(labels), engine)
-    size = checked_input_size(source.name, network.inputs, source.input_size)
-    check_input_type(source.name, network.inputs[0].dtype, source.scaling)
+    size = checked_input_size(source.name, network.inputs, source.facts.input_size)
+    check_input_type(source.name, network.inputs[0].dtype, source.facts.scaling or "none")
     head, last = head_of(network)
     check_output(source.name, network.outputs, labels, head, _ONE_OUTPUT)
     _lower_precision(network, engine.precision)
     _raise_precision(last)
-    whole = _on_pixels(source.name, network, SCALINGS[source.scaling], size)
+    whole = _on_pixels(source.name, network, source.scaling, size)
     weights = _version(source)
     model = KerasModel(
         source.name,
         model_version(source, weights, labels),
         KERAS.name,
-        size,
+        source.facts.preparation(size),
         labels,
         compiled_call(whole, size, engine),
         whole,
         head=head,
-        weights_version=source.version or weights,
+        weights_version=source.facts.version or weights,
     )
     check_probabilities(model)
     return model

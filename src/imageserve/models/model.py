@@ -12,13 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imageserve.errors import ModelLoadError, ModelOutOfMemory
+from imageserve.models.catalog import Scaling
 from imageserve.models.files import agreed_size
 from imageserve.models.foreign import first_line, foreign
 from imageserve.models.heads import LOGITS, OTHER, SOFTMAX, no_probabilities, not_served
 from imageserve.predictions import Prediction
+from imageserve.preparation import Preparation
 
 Pictures = NDArray[np.uint8]
-"""Pictures of one size: (n, height, width, 3), RGB 0..255."""
+"""Pictures of one shape, `Preparation.shape`: (n, height, width, colours), 0..255."""
 Probabilities = NDArray[np.float32]
 """One row for each picture: (n, classes)."""
 Scores = Callable[[Pictures], Probabilities]
@@ -29,7 +31,7 @@ _INPUT_TYPES = ("float32", "uint8", "int32", "float16", "bfloat16")
 
 
 class Model(Protocol):
-    """A classifier of RGB pictures that all have one size."""
+    """A classifier of pictures that are all prepared in one way."""
 
     name: str
     version: str
@@ -42,8 +44,8 @@ class Model(Protocol):
     """
     runtime: str
     """The name of what runs it: a key of `RUNTIMES`, or ``stand-in``."""
-    input_size: tuple[int, int]
-    """Height and width of the pictures, in pixels."""
+    preparation: Preparation
+    """What is done to pictures before they are given to ``predict``."""
 
     @property
     def classes(self) -> int:
@@ -71,7 +73,7 @@ class ScoringModel:
     version: str
     runtime: str
     """The name of what runs it, a key of `RUNTIMES`."""
-    input_size: tuple[int, int]
+    preparation: Preparation
     labels: tuple[str, ...]
     scores: Scores
     head: str = field(default=OTHER, kw_only=True)
@@ -154,7 +156,7 @@ def checked_input_size(
     return height, width
 
 
-def check_input_type(name: str, dtype: str, scaling: str) -> None:
+def check_input_type(name: str, dtype: str, scaling: str | Scaling) -> None:
     """Raise ModelLoadError unless pixels can be given as this type, with this scaling."""
     if dtype not in _INPUT_TYPES:
         raise ModelLoadError(
@@ -205,8 +207,9 @@ def _check_classes(name: str, classes: int | None, labels: Sequence[str], head: 
 
 def check_probabilities(model: ScoringModel) -> None:
     """Raise ModelLoadError unless the model answers two plain pictures with probabilities."""
-    height, width = model.input_size
-    ramp = np.arange(height * width * 3).reshape(1, height, width, 3) % 256
+    shape = model.preparation.shape
+    height, width = model.preparation.size
+    ramp = np.arange(model.preparation.bytes).reshape(1, *shape) % 256
     pictures = np.concatenate([np.zeros_like(ramp), ramp]).astype(np.uint8)
     try:
         answers = model.scores(pictures)

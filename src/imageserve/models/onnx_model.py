@@ -100,7 +100,7 @@ def load(source: Source, engine: Engine) -> ScoringModel:
     session = OnnxSession(source.path, engine.computing_threads, engine.precision)
     head = file.head if file else OTHER
     _check_layout(source, session.inputs)
-    size = checked_input_size(source.name, session.inputs, source.input_size)
+    size = checked_input_size(source.name, session.inputs, source.facts.input_size)
     check_output(source.name, session.outputs, labels, head, _one_output(source.path, session))
     _check_output_type(source.name, session.outputs[0].type)
     weights = _weights_version(source.path, file, session.properties.get(VERSION_KEY, ""))
@@ -108,11 +108,11 @@ def load(source: Source, engine: Engine) -> ScoringModel:
         source.name,
         model_version(source, weights, labels),
         ONNX.name,
-        size,
+        source.facts.preparation(size),
         labels,
         session.scores,
         head=head,
-        weights_version=source.version or weights,
+        weights_version=source.facts.version or weights,
     )
     check_probabilities(model)
     return model
@@ -170,9 +170,9 @@ def _check_layout(source: Source, inputs: Sequence[Any]) -> None:
     if only.type not in _INPUT_TYPES:
         type_ = foreign(only.type)
         raise ModelLoadError(f"{name} takes input of {type_}: export it with uint8 or float32")
-    if only.type != "tensor(uint8)" and source.scaling != "none":
+    if only.type != "tensor(uint8)" and source.facts.scaling not in (None, "none"):
         raise ModelLoadError(
-            f"{name} takes float32 and its folder asks for the scaling {source.scaling!r}, which "
+            f"{name} takes float32 and its folder asks for a scaling, which "
             f"must be inside an {ONNX.file_ending} file: export it with 'imageserve models "
             "export', or put the scaling into the graph and set it to none"
         )

@@ -4,19 +4,21 @@ import hashlib
 import json
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 from imageserve.errors import ModelLoadError
 from imageserve.models.catalog import (
     KNOWN,
+    SCALINGS,
+    Scaling,
     is_model_file,
     is_model_path,
     short_name,
     unknown_model,
 )
-from imageserve.models.files import agreed_size, file_errors, only_file
-from imageserve.models.folder import NO_FACTS, FolderFacts, read_facts
+from imageserve.models.files import file_errors, only_file
+from imageserve.models.folder import NO_FACTS, ModelFacts, read_facts
 from imageserve.models.keras_file import hdf5_remedy
 from imageserve.models.runtimes import (
     KERAS,
@@ -33,6 +35,7 @@ LABELS_FILES = ("labels.txt", "labels.json")
 
 
 _OLD_ENDINGS = (".h5", ".hdf5")
+_COLOURS = (1, 3, 4)
 _MOST_OF_WEIGHTS = 55
 """So that the whole version has 64 characters at most."""
 
@@ -47,32 +50,41 @@ class Source:
     path: Path | None
     """The model's file or folder; None for a network of keras.applications."""
     labels: Path
-    input_size: tuple[int, int] | None = None
-    """Height and width that the model must have; None accepts what it has."""
-    scaling: str = "none"
-    version: str | None = None
-    """None: the version follows from the content."""
+    facts: ModelFacts = NO_FACTS
+    """What is said of the model beside its file; its ``input_size`` is what it must have."""
+    is_known: bool = False
+    """Whether it is a model of imageserve with its own labels: then nothing beside it counts for
+    its version."""
     weights: str = "imagenet"
     """For a network ``imagenet``, ``random`` or the path of a weights file; others ignore it."""
-    facts: FolderFacts | None = NO_FACTS
-    """What the folder says of the model; None for a model of imageserve with its own labels."""
+
+    @property
+    def scaling(self) -> Scaling:
+        """What is done to the pixels before the network; its order of colours included."""
+        scaling = self.facts.scaling
+        if not isinstance(scaling, Scaling):
+            scaling = SCALINGS[scaling or "none"]
+        return replace(scaling, is_bgr=True) if self.facts.colour == "bgr" else scaling
 
 
 def find_source(
-    model: str, labels_file: str | None, input_size: tuple[int, int] | None, runtime: str | None
+    model: str, labels_file: str | None, runtime: str | None = None, given: ModelFacts = NO_FACTS
 ) -> Source:
-    """Decide what to load for a model's name or path. Raises ModelLoadError where nothing fits."""
+    """Decide what to load for a model's name or path; ``given`` overrides what is beside its file.
+
+    Raises ModelLoadError where nothing fits.
+    """
     labels = Path(labels_file) if labels_file else None
     wanted = RUNTIMES[runtime] if runtime else None
     if model in KNOWN:
-        return _known(model, labels, input_size, wanted)
+        return _known(model, labels, given, wanted)
     if not is_model_path(model):
         raise unknown_model(model)
     with file_errors(model):
         is_folder = Path(model).is_dir()
     if is_model_file(model) and not is_folder:
-        return _file(Path(model), labels, input_size, wanted)
-    return _folder(Path(model), labels, input_size, wanted)
+        return _file(Path(model), labels, given, wanted)
+    return _folder(Path(model), labels, given, wanted)
 
 
 def model_version(source: Source, weights: str, labels: Sequence[str]) -> str:
@@ -81,11 +93,15 @@ def model_version(source: Source, weights: str, labels: Sequence[str]) -> str:
     The one of ``imageserve.yaml``, or the weights' with the beginning of a checksum of the labels
     and facts behind it. A model of imageserve with its own labels has nothing else.
     """
-    if source.version or source.facts is None:
-        return source.version or weights
     facts = source.facts
-    beside = [list(labels), facts.input_size, facts.interpolation, facts.scaling]
-    sha256 = hashlib.sha256(json.dumps(beside).encode()).hexdigest()
+    if facts.version or source.is_known:
+        return facts.version or weights
+    # What earlier releases knew comes first and alone, so that their versions stay the same.
+    most = [list(labels), facts.input_size, facts.interpolation, facts.scaling or "none"]
+    others = list(astuple(replace(facts, input_size=None, interpolation=None, scaling=None)))
+    has_others = any(each is not None for each in others)
+    beside = json.dumps([*most, *(others if has_others else [])], default=astuple)
+    sha256 = hashlib.sha256(beside.encode()).hexdigest()
     return f"{weights[:_MOST_OF_WEIGHTS]}-{sha256[:8]}"
 
 
@@ -108,39 +124,34 @@ def declared_size(model: str, runtime: str | None) -> tuple[int, int] | None:
 def _size_in(shape: tuple[int | None, ...]) -> tuple[int, int] | None:
     if len(shape) != 4:
         return None
-    is_colours_first = shape[1] == 3 != shape[3]
+    is_colours_first = shape[1] in _COLOURS and shape[3] not in _COLOURS
     height, width = shape[2:] if is_colours_first else shape[1:3]
     return (height, width) if height and width and min(height, width) > 0 else None
 
 
-def _known(
-    model: str, labels: Path | None, input_size: tuple[int, int] | None, wanted: Runtime | None
-) -> Source:
+def _known(model: str, labels: Path | None, given: ModelFacts, wanted: Runtime | None) -> Source:
     known = KNOWN[model]
     if wanted and wanted != KERAS:
         raise _wrong_runtime(wanted, KERAS, model)
-    labels = labels or known.labels_file
     # A network that takes any size is served at the size it was trained on.
-    size = input_size or known.input_size
-    facts = None if labels == known.labels_file else NO_FACTS
-    return Source(model, KERAS.name, known.model_file, labels, size, known.scaling, facts=facts)
+    facts = given.over(ModelFacts(input_size=known.input_size, scaling=known.scaling))
+    is_known = labels in (None, known.labels_file)
+    return Source(
+        model, KERAS.name, known.model_file, labels or known.labels_file, facts, is_known=is_known
+    )
 
 
-def _file(
-    path: Path, labels: Path | None, input_size: tuple[int, int] | None, wanted: Runtime | None
-) -> Source:
+def _file(path: Path, labels: Path | None, given: ModelFacts, wanted: Runtime | None) -> Source:
     own = runtime_of_file(path)
     assert own is not None
     if labels is None:
         raise _no_labels(path)
     if wanted and wanted != own:
         raise _wrong_runtime(wanted, own, str(path))
-    return Source(path.stem, own.name, path, labels, input_size)
+    return Source(path.stem, own.name, path, labels, given)
 
 
-def _folder(
-    path: Path, labels: Path | None, input_size: tuple[int, int] | None, wanted: Runtime | None
-) -> Source:
+def _folder(path: Path, labels: Path | None, given: ModelFacts, wanted: Runtime | None) -> Source:
     with file_errors(f"the model folder {path}"):
         models = _models_in(path)
         facts = read_facts(path)
@@ -152,16 +163,8 @@ def _folder(
     labels = labels or own_labels
     if labels is None:
         raise _no_labels(path)
-    return Source(
-        name=short_name(str(path.resolve())),
-        runtime=chosen.name,
-        path=models[chosen.name],
-        labels=labels,
-        input_size=agreed_size(str(path), facts.input_size, input_size),
-        scaling=facts.scaling,
-        version=facts.version,
-        facts=facts,
-    )
+    name = short_name(str(path.resolve()))
+    return Source(name, chosen.name, models[chosen.name], labels, given.over(facts))
 
 
 def _models_in(folder: Path) -> dict[str, Path]:

@@ -9,12 +9,14 @@ import math
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from imageserve.config.choices import DEFAULT_INTERPOLATION
 from imageserve.errors import ModelLoadError, ModelOutOfMemory
 from imageserve.models.files import agreed_size
 from imageserve.predictions import Prediction
+from imageserve.preparation import Preparation
 
 if TYPE_CHECKING:
     import numpy as np
@@ -42,7 +44,7 @@ class StandIn:
     * (255, 255, 0): raises ModelOutOfMemory unless the picture is alone in its batch.
     """
 
-    input_size: tuple[int, int] = (224, 224)
+    preparation: Preparation = field(default_factory=lambda: Preparation((224, 224)))
     batch_ms: float = 15.0
     image_ms: float = 0.5
     poison: bool = False
@@ -69,12 +71,14 @@ def is_stand_in(model: str) -> bool:
     return model == "stand-in" or model.startswith("stand-in:")
 
 
-def parse_stand_in(model: str, input_size: tuple[int, int] | None = None) -> StandIn:
+def parse_stand_in(
+    model: str, input_size: tuple[int, int] | None = None, interpolation: str | None = None
+) -> StandIn:
     """Make the stand-in for a name such as ``stand-in:batch_ms=400,image_ms=0,size=64``.
 
     Options are ``batch_ms`` and ``image_ms`` (milliseconds), ``size`` (pixels, for height and
-    width), ``poison`` (0 or 1) and ``version`` (a whole number). ``input_size`` is the size that
-    the settings demand, if any.
+    width), ``poison`` (0 or 1) and ``version`` (a whole number). ``input_size`` and
+    ``interpolation`` are those that the settings demand, if any.
 
     Raises ModelLoadError where an option is unknown or wrong, or ``size`` differs from
     ``input_size``.
@@ -82,7 +86,10 @@ def parse_stand_in(model: str, input_size: tuple[int, int] | None = None) -> Sta
     _, _, written = model.partition(":")
     options = dict(_option(model, part) for part in written.split(",")) if ":" in model else {}
     size = agreed_size(model, options.pop("size", None), input_size)
-    return StandIn(size, **options) if size else StandIn(**options)
+    preparation = Preparation(
+        size or (224, 224), interpolation=interpolation or DEFAULT_INTERPOLATION
+    )
+    return StandIn(preparation, **options)
 
 
 def _option(model: str, part: str) -> tuple[str, Any]:

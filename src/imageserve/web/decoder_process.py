@@ -19,16 +19,16 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from imageserve.config.choices import INTERPOLATIONS
 from imageserve.decoding import DecodingPolicy, decode, too_much_memory
 from imageserve.errors import CorruptImage, RequestError
+from imageserve.preparation import Preparation, decode_preparation, encode_preparation
 
 REPLY = struct.Struct("<BI")
 """A reply's head: 1 for pixels or 0 for an error, and how many bytes follow."""
 SLACK_BYTES = 32 * 2**20
 """Memory that a task may take beyond what was reckoned: for Python, and for the allocator."""
 
-_TASK = struct.Struct("<ddQIIBI")
+_TASK = struct.Struct("<ddQII")
 _LENGTH = struct.Struct("<I")
 
 
@@ -37,9 +37,7 @@ class Task:
     """A picture to decode."""
 
     data: bytes
-    size: tuple[int, int]
-    """Height and width of the result."""
-    interpolation: str
+    preparation: Preparation
     memory_bytes: int
     """Memory that it may take."""
 
@@ -49,9 +47,9 @@ class Task:
         At ``processor_s`` of processor time the process is killed by SIGPROF, and when it has
         worked for ``seconds``, by SIGALRM.
         """
-        number = INTERPOLATIONS.index(self.interpolation)
+        how = json.dumps(encode_preparation(self.preparation)).encode()
         limits = (processor_s, seconds, self.memory_bytes)
-        return _TASK.pack(*limits, *self.size, number, len(self.data))
+        return _TASK.pack(*limits, len(how), len(self.data)) + how
 
 
 def configuration(policy: DecodingPolicy, niceness: int) -> bytes:
@@ -92,14 +90,15 @@ def _read(file: BinaryIO, count: int) -> bytes:
 def _next_answer(file: BinaryIO, policy: DecodingPolicy) -> tuple[bool, bytes]:
     """Read a task and do it; return whether it is decoded, and its pixels or its error."""
     head = _TASK.unpack(_read(file, _TASK.size))
-    processor_s, seconds, memory_bytes, height, width, number, length = head
+    processor_s, seconds, memory_bytes, length_of_how, length = head
+    preparation = decode_preparation(json.loads(_read(file, length_of_how)))
     data = _read(file, length)
     _limit(processor_s, seconds)
     _limit_memory(memory_bytes)
     errno_of_c = _errno_of_c()
     errno_of_c.value = 0
     try:
-        return True, decode(data, (height, width), INTERPOLATIONS[number], policy)
+        return True, decode(data, preparation, policy)
     except RequestError as error:
         # libwebp calls everything invalid, a lack of memory too. It stays in errno.
         lacks_memory = isinstance(error, CorruptImage) and errno_of_c.value == errno.ENOMEM

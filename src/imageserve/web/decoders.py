@@ -119,7 +119,7 @@ class Decoder:
             self._connection.sendall(task.head(processor_s, left_s + ORPHAN_S))
             self._connection.sendall(task.data)
             is_good, length = REPLY.unpack(self._received(REPLY.size, deadline))
-            if length > max(3 * math.prod(task.size), _MOST_ERROR_BYTES):
+            if length > max(task.preparation.bytes, _MOST_ERROR_BYTES):
                 raise EOFError  # A decoder that a picture has taken over cannot fill this process.
             content = self._received(length, deadline)
         except TimeoutError as error:

@@ -66,7 +66,7 @@ def _model(entry: ModelEntry, snapshot: Snapshot | None) -> dict[str, Any]:
     return {
         "queue": entry.queue,
         "input_size": list(entry.input_size),
-        "interpolation": entry.interpolation,
+        "interpolation": entry.preparation.interpolation,
         "workers": len(workers) if snapshot else None,
         "runtime": next(iter(told)) if len(told) == 1 else None,
         "stand_in": told == {RUNTIME} if told else is_stand_in(entry.network),

@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from imageserve import metrics
 from imageserve.backoff import Backoff
@@ -29,6 +29,7 @@ from imageserve.errors import (
 )
 from imageserve.models.entries import ModelEntry
 from imageserve.predictions import Prediction
+from imageserve.preparation import Preparation
 from imageserve.queue.listener import Ticket
 from imageserve.queue.producer import JobRequest, Producer
 from imageserve.queue.wire import LOST, UNREADABLE, ResultError
@@ -139,7 +140,7 @@ class _Submitted:
     ticket: Ticket
     decode_ms: float
     model: str
-    shape: tuple[int, int, int]
+    preparation: Preparation
     submissions: int = 1
     pauses: Backoff = field(default_factory=lambda: Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S))
     again_at: float | None = None
@@ -208,16 +209,16 @@ class _Request:
         if isinstance(picture, RequestError):
             return picture
         try:
-            return self._send(picture, self._entry.name, (*self._entry.input_size, 3))
+            return self._send(picture, self._entry.name, self._entry.preparation)
         except RequestError as error:
             return _without_frames(error)
 
-    def _send(self, picture: bytes, model: str, shape: tuple[int, int, int]) -> _Submitted:
+    def _send(self, picture: bytes, model: str, preparation: Preparation) -> _Submitted:
         """Decode and queue one picture, after the end of an outage if there is one."""
         while True:
             try:
                 with self._room.turn(self._guest):
-                    return self._send_now(picture, model, shape)
+                    return self._send_now(picture, model, preparation)
             except QueueUnavailable:
                 continue  # The room knows how often, and how long, that makes sense.
             except QueueRefused as refusal:
@@ -225,26 +226,25 @@ class _Request:
             except QueueError as error:
                 raise _redis_unavailable() from error
 
-    def _send_now(self, picture: bytes, model: str, shape: tuple[int, int, int]) -> _Submitted:
+    def _send_now(self, picture: bytes, model: str, preparation: Preparation) -> _Submitted:
         """Decode and queue one picture, unless the queue is known not to take it."""
-        self._producer.check_admission(math.prod(shape), self._ms_left())
+        self._producer.check_admission(preparation.bytes, self._ms_left())
         began = time.monotonic()
-        pixels = self._decode(picture, shape[:2])
+        pixels = self._decode(picture, preparation)
         seconds = time.monotonic() - began
         metrics.decode_seconds.observe(seconds)
-        ticket = self._queue(model, shape, pixels)
-        return _Submitted(picture, ticket, seconds * 1000, model, shape)
+        ticket = self._queue(model, preparation.shape, pixels)
+        return _Submitted(picture, ticket, seconds * 1000, model, preparation)
 
-    def _decode(self, data: bytes, size: tuple[int, int]) -> bytes:
-        interpolation = self._entry.interpolation
+    def _decode(self, data: bytes, preparation: Preparation) -> bytes:
         with self._line.turn(self._seconds_left(), self._later):
             if self._wait.gone:
                 raise TimedOut("the client has gone")
             picture = open_picture(data, self._decoding)
-            cost = picture.cost(size, interpolation)
+            cost = picture.cost(preparation)
             if cost.seconds <= LOOP_S or self._decoders is None:
-                return picture.to_rgb(size, interpolation)
-        task = Task(data, size, interpolation, cost.memory_bytes)
+                return picture.to_pixels(preparation)
+        task = Task(data, preparation, cost.memory_bytes)
         return self._decoders.decode(task, cost, self._deadline, self._wait)
 
     def _seconds_left(self) -> float:
@@ -296,11 +296,11 @@ class _Request:
         """
         result = slot.ticket.result
         self._producer.forget(slot.ticket)
-        shape = slot.shape
+        preparation = slot.preparation
         if result is not None and result.shape is not None and slot.submissions % 2:
-            shape = result.shape
+            preparation = replace(preparation, size=result.shape[:2])
         try:
-            again = self._send(slot.picture, slot.model, shape)
+            again = self._send(slot.picture, slot.model, preparation)
         except RequestError as error:
             return _without_frames(error)
         again.decode_ms, again.pauses = slot.decode_ms, slot.pauses

@@ -56,7 +56,7 @@ class Worker:
         self.runner = runner
         self._consumer = consumer
         self._config = config
-        self._shape = (*runner.model.input_size, 3)
+        self._shape = runner.model.preparation.shape
         self._reloader = reloader
         self._heartbeat = Heartbeat(consumer, self._info, reloader, watch)
         self._next_runner: Runner | None = None

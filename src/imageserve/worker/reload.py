@@ -182,8 +182,8 @@ class Reloader:
 
     def _check(self, candidate: Candidate, runner: Runner, worker: WorkerHandle) -> None:
         entry = self._versions.entry
-        if runner.model.input_size != entry.input_size:
-            raise other_input_size(candidate.shown, runner.model.input_size, entry)
+        if runner.model.preparation.size != entry.input_size:
+            raise other_input_size(candidate.shown, runner.model.preparation.size, entry)
         if runner.batch_size < worker.batch_size:
             raise ModelLoadError(
                 f"beside the model that serves, {candidate.shown} fits into memory with batches "

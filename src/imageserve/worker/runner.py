@@ -138,7 +138,7 @@ class Runner:
         Raises what the model raises at batch size 1.
         """
         noise = np.random.default_rng(0)
-        shape = (*self.model.input_size, 3)
+        shape = self.model.preparation.shape
 
         def call(size: int) -> None:
             images = noise.integers(0, 256, (size, *shape), dtype=np.uint8)
@@ -211,7 +211,7 @@ class Runner:
         cut off.
         """
         if bucket not in self._buffers:
-            self._buffers[bucket] = np.zeros((bucket, *self.model.input_size, 3), np.uint8)
+            self._buffers[bucket] = np.zeros((bucket, *self.model.preparation.shape), np.uint8)
         return self._buffers[bucket]
 
     def _predict(self, images: NDArray[np.uint8], top: int) -> list[tuple[Prediction, ...]]:

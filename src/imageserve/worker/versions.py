@@ -110,13 +110,14 @@ class Versions:
             ModelLoadError: its size or interpolation differs from the entry's.
         """
         folder, entry = Path(candidate.entry.network), self.entry
+        interpolation = entry.preparation.interpolation
         facts = read_facts(folder) if folder.is_dir() else NO_FACTS
         if facts.input_size is not None and facts.input_size != entry.input_size:
             raise other_input_size(candidate.shown, facts.input_size, entry)
-        if facts.interpolation not in (None, entry.interpolation):
+        if facts.interpolation not in (None, interpolation):
             raise ModelLoadError(
                 f"{candidate.shown} wants pictures resized by {facts.interpolation} and "
-                f"{entry.name} is served with {entry.interpolation}: give it an entry of its own "
+                f"{entry.name} is served with {interpolation}: give it an entry of its own "
                 "in MODELS_FILE"
             )
 

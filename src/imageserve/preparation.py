@@ -1,0 +1,203 @@
+"""How a picture becomes the pixels that a model takes: its preparation. Pure.
+
+It belongs to the model: whoever trained it has chosen it. The web process does what is said here,
+geometry and the number of colours, and what crosses the queue is one byte a colour. All arithmetic
+(scaling, the order of colours, the layout) is done by the model's graph.
+"""
+
+import functools
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from imageserve.config.choices import (
+    DEFAULT_INTERPOLATION,
+    INTERPOLATIONS,
+    INTERPOLATIONS_WITHOUT_ANTIALIAS,
+    RESIZES,
+)
+
+COLOURS: Mapping[str, int] = {"rgb": 3, "grey": 1, "rgba": 4}
+"""What crosses the queue -> its bytes a pixel."""
+
+LONGEST_SIDE = 2**16
+"""No model takes a larger picture; one that a message asks for is not even reckoned."""
+
+Box = tuple[float, float, float, float]
+"""Part of a picture, in its pixels: left, top, right, bottom."""
+
+
+@dataclass(frozen=True, slots=True)
+class Geometry:
+    """What is done to one picture of known width and height."""
+
+    box: Box
+    """The part of the upright picture that is resized."""
+    size: tuple[int, int]
+    """Height and width that this part gets."""
+    corner: tuple[int, int]
+    """Top and left of this part in the result; the rest of it is padding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What is done to each picture for one model."""
+
+    size: tuple[int, int]
+    """Height and width of the result, in pixels."""
+    resize: str = "squash"
+    """``squash``: to the size, whatever the sides of the picture were. ``crop``: the middle is cut
+    out. ``pad``: the whole picture fits in, with bars beside it."""
+    resize_to: int | None = None
+    """With ``crop``: what the shorter side is resized to before the middle is cut out, as
+    ``Resize`` and ``CenterCrop`` of torchvision do. None: as much of the picture as has the right
+    shape is cut out first, as ``keras.utils.load_img(keep_aspect_ratio=True)`` does."""
+    interpolation: str = DEFAULT_INTERPOLATION
+    antialias: bool = True
+    """False: only the nearest pixels count, as in ``tf.image.resize``."""
+    colour: str = "rgb"
+    """A key of `COLOURS`."""
+    pad: int = 0
+    """With ``pad``: the value of all colours of the bars, 0 to 255."""
+
+    def __post_init__(self) -> None:
+        """Raise ValueError unless the fields fit together."""
+        if self.resize_to is not None and self.resize != "crop":
+            raise ValueError("'resize_to' is for 'resize: crop' only")
+        if self.resize_to is not None and self.resize_to < max(self.size):
+            raise ValueError(
+                f"'resize_to' is {self.resize_to}: it must not be less than a side of the input, "
+                f"{max(self.size)}"
+            )
+        if self.pad and self.resize != "pad":
+            raise ValueError("'pad' is for 'resize: pad' only")
+        if not self.antialias and self.interpolation not in INTERPOLATIONS_WITHOUT_ANTIALIAS:
+            able = " and ".join(INTERPOLATIONS_WITHOUT_ANTIALIAS)
+            raise ValueError(f"'antialias: false' is for the interpolations {able} only")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Height, width and bytes a pixel of the result."""
+        return (*self.size, COLOURS[self.colour])
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the result."""
+        height, width, colours = self.shape
+        return height * width * colours
+
+    @property
+    def fingerprint(self) -> str:
+        """Twelve hexadecimal digits; two preparations that differ have different ones."""
+        return _fingerprint(self)
+
+    def geometry(self, width: int, height: int) -> Geometry:
+        """Return what is done to an upright picture of ``width`` x ``height`` pixels."""
+        if self.resize == "pad":
+            return _padded(width, height, self.size)
+        if self.resize == "squash":
+            box: Box = (0, 0, width, height)
+        elif self.resize_to is None:
+            box = _largest_box(width, height, self.size)
+        else:
+            box = _centre_box(width, height, self.size, self.resize_to)
+        return Geometry(box, self.size, (0, 0))
+
+
+def plain(preparation: Preparation) -> Preparation:
+    """Return what a program from before preparations does for a model of this size."""
+    return Preparation(preparation.size, interpolation=preparation.interpolation)
+
+
+@functools.lru_cache(maxsize=256)
+def _fingerprint(preparation: Preparation) -> str:
+    return hashlib.sha256(json.dumps(encode_preparation(preparation)).encode()).hexdigest()[:12]
+
+
+# -- geometry -------------------------------------------------------------------------------------
+
+
+def _centre_box(width: int, height: int, size: tuple[int, int], resize_to: int) -> Box:
+    """Return the part that is left when the resized picture is cut, in pixels of the picture.
+
+    To resize this part gives the same pixels, and takes less time. The whole numbers are those of
+    ``torchvision.transforms.Resize`` and ``CenterCrop``.
+    """
+    short, long = sorted((width, height))
+    longer = resize_to * long // short
+    resized = (resize_to, longer) if width <= height else (longer, resize_to)
+    left, right = _centre(width, resized[0], size[1])
+    top, bottom = _centre(height, resized[1], size[0])
+    return left, top, right, bottom
+
+
+def _centre(side: int, resized: int, cut: int) -> tuple[float, float]:
+    begin = round((resized - cut) / 2)
+    return begin * side / resized, (begin + cut) * side / resized
+
+
+def _largest_box(width: int, height: int, size: tuple[int, int]) -> Box:
+    """Return the largest part in the middle that has the shape of the result, as Keras does."""
+    across = max(1, min(width, height * size[1] // size[0]))
+    down = max(1, min(height, width * size[0] // size[1]))
+    left, top = (width - across) // 2, (height - down) // 2
+    return left, top, left + across, top + down
+
+
+def _padded(width: int, height: int, size: tuple[int, int]) -> Geometry:
+    """Return how a picture fits in as a whole, as ``PIL.ImageOps.pad`` does it."""
+    down, across = size
+    if width / height > across / down:
+        down = max(1, round(height / width * across))
+    else:
+        across = max(1, round(width / height * down))
+    corner = round((size[0] - down) / 2), round((size[1] - across) / 2)
+    return Geometry((0, 0, width, height), (down, across), corner)
+
+
+# -- as JSON --------------------------------------------------------------------------------------
+
+
+def encode_preparation(preparation: Preparation) -> dict[str, Any]:
+    """Return the fields as JSON has them, without those that have their default."""
+    told = {each.name: getattr(preparation, each.name) for each in fields(preparation)}
+    defaults = {each.name: each.default for each in fields(preparation)}
+    kept = {name: value for name, value in told.items() if value != defaults[name]}
+    return {**kept, "size": list(preparation.size)}
+
+
+def decode_preparation(told: Any) -> Preparation:
+    """Read what `encode_preparation` wrote.
+
+    Strictly: what a later release adds would change the pixels, so it is no preparation here.
+    Raises ValueError.
+    """
+    if not isinstance(told, dict):
+        raise ValueError("the preparation is no object")
+    for name, value in told.items():
+        if name not in _IS_RIGHT or not _IS_RIGHT[name](value):
+            raise ValueError(f"the preparation has a field {name!r:.40} that is not known here")
+    if "size" not in told:
+        raise ValueError("the preparation has no 'size'")
+    return Preparation(**{**told, "size": tuple(told["size"])})
+
+
+def _is_whole(value: Any, low: int, high: int) -> bool:
+    return type(value) is int and low <= value <= high
+
+
+_IS_RIGHT = {
+    "size": lambda value: (
+        isinstance(value, list)
+        and len(value) == 2
+        and all(_is_whole(side, 1, LONGEST_SIDE) for side in value)
+    ),
+    "resize": lambda value: value in RESIZES,
+    "resize_to": lambda value: _is_whole(value, 1, LONGEST_SIDE),
+    "interpolation": lambda value: value in INTERPOLATIONS,
+    "antialias": lambda value: isinstance(value, bool),
+    "colour": lambda value: isinstance(value, str) and value in COLOURS,
+    "pad": lambda value: _is_whole(value, 0, 255),
+}
