@@ -431,7 +431,6 @@ WEB_PROCESS = """
 import sys, time, threading
 from imageserve.decoding import Cost, DecodingPolicy
 from imageserve.preparation import Preparation
-from imageserve.preparation import Preparation
 from imageserve.web.decoder_process import Task
 from imageserve.web.decoders import Decoders
 from imageserve.web.greenlets import Wait

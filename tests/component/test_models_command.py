@@ -146,7 +146,7 @@ def test_an_exported_model_is_served_under_its_version(exported: Path) -> None:
         [p.label for p in row] for row in expected
     ]
     assert (exported / "imageserve.yaml").read_text() == (
-        f'input_size: [96, 96]\ninterpolation: bilinear\nversion: "{source.version}"\n'
+        f'input_size: [96, 96]\ninterpolation: "bilinear"\nversion: "{source.version}"\n'
     )
     own = load_model(
         f"{exported}/model.onnx",

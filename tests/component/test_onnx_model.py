@@ -19,6 +19,7 @@ from tests.onnx_files import LABELS, write_labels, write_onnx, write_too_deep
 import imageserve
 from imageserve.errors import ModelLoadError, ModelOutOfMemory
 from imageserve.models import Engine, load_model
+from imageserve.models.folder import ModelFacts
 from imageserve.models.model import ScoringModel
 from imageserve.models.onnx_model import PIECE, piece_size
 
@@ -97,7 +98,7 @@ def pictures(n: int) -> NDArray[np.uint8]:
 
 def load(path: Path, labels: list[str] | None = None, **options: Any) -> ScoringModel:
     labels_file = write_labels(path.parent / "names.txt", labels)
-    options = {"weights": "", "labels_file": labels_file, "input_size": None, **options}
+    options = {"weights": "", "labels_file": labels_file, **options}
     model = load_model(str(path), **options)
     assert isinstance(model, ScoringModel)
     assert model.runtime == "onnx"
@@ -213,7 +214,7 @@ def test_a_file_that_cannot_serve_is_refused_with_what_to_do(
     [
         pytest.param({"labels_file": None}, "has no labels", id="no labels"),
         pytest.param({"labels_file": "nowhere.txt"}, "does not exist", id="missing labels"),
-        pytest.param({"input_size": (9, 9)}, "set the input size to 8x8", id="another size"),
+        pytest.param({"given": ModelFacts((9, 9))}, "set the input size to 8x8", id="another size"),
         pytest.param({"engine": Engine(precision="float16")}, "PRECISION", id="precision"),
         pytest.param({"engine": Engine(xla=True)}, "XLA is for Keras", id="XLA"),
         pytest.param({"engine": Engine(runtime="keras")}, "leave MODEL_RUNTIME out", id="Keras"),

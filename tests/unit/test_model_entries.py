@@ -14,6 +14,7 @@ from imageserve.models.entries import (
     model_entries,
     worker_entry,
 )
+from imageserve.models.folder import ModelFacts
 from imageserve.preparation import Preparation
 
 SEVERAL = """
@@ -59,14 +60,22 @@ def from_file(tmp_path: Path, content: str | bytes, **environ: str) -> Settings:
         pytest.param(
             {"MODEL": "resnet50", "INPUT_SIZE": "160", "INTERPOLATION": "box"},
             ModelEntry(
-                "resnet50", "image_queue", Preparation((160, 160), interpolation="box"), "resnet50"
+                "resnet50",
+                "image_queue",
+                Preparation((160, 160), interpolation="box"),
+                "resnet50",
+                given=ModelFacts((160, 160), "box"),
             ),
             id="a network at another size",
         ),
         pytest.param(
             {"MODEL": "/models/flowers.keras", "INPUT_SIZE": "64x32"},
             ModelEntry(
-                "flowers", "image_queue", Preparation((64, 32)), network="/models/flowers.keras"
+                "flowers",
+                "image_queue",
+                Preparation((64, 32)),
+                network="/models/flowers.keras",
+                given=ModelFacts((64, 32)),
             ),
             id="a file is named without its folder and ending",
         ),
@@ -126,7 +135,11 @@ def test_values_that_an_entry_lacks_come_from_its_folder(tmp_path: Path) -> None
 
     assert entry() == ModelEntry("f", "q", Preparation((120, 160), interpolation="bicubic"), folder)
     assert entry(", interpolation: box, input_size: 64") == ModelEntry(
-        "f", "q", Preparation((64, 64), interpolation="box"), folder
+        "f",
+        "q",
+        Preparation((64, 64), interpolation="box"),
+        folder,
+        given=ModelFacts((64, 64), "box"),
     )
 
 
@@ -189,15 +202,21 @@ def test_a_file_names_several_models_and_the_first_is_the_default(tmp_path: Path
             "/models/flowers.keras",
             "random",
             "/models/flowers.txt",
+            ModelFacts((120, 160), "bicubic"),
         ),
         ModelEntry(
-            "resnet50", "resnet_queue", Preparation((224, 224), interpolation="nearest"), "resnet50"
+            "resnet50",
+            "resnet_queue",
+            Preparation((224, 224), interpolation="nearest"),
+            "resnet50",
+            given=ModelFacts(interpolation="nearest"),
         ),
         ModelEntry(
             "small",
             "small_queue",
             Preparation((64, 64), interpolation="nearest"),
             "stand-in:size=32",
+            given=ModelFacts((64, 64), "nearest"),
         ),
     ]
     assert worker_entry(read) == entries["flowers"]

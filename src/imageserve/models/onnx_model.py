@@ -172,7 +172,8 @@ def _check_layout(source: Source, inputs: Sequence[Any]) -> None:
         raise ModelLoadError(f"{name} takes input of {type_}: export it with uint8 or float32")
     if only.type != "tensor(uint8)" and source.facts.scaling not in (None, "none"):
         raise ModelLoadError(
-            f"{name} takes float32 and its folder asks for a scaling, which "
+            f"{name} takes float32 and its folder asks for the scaling "
+            f"{source.facts.scaling!r}, which "
             f"must be inside an {ONNX.file_ending} file: export it with 'imageserve models "
             "export', or put the scaling into the graph and set it to none"
         )

@@ -12,7 +12,6 @@ import heapq
 import itertools
 import json
 import logging
-import math
 import os
 import signal
 import socket
