@@ -12,6 +12,7 @@ import heapq
 import itertools
 import json
 import logging
+import math
 import os
 import signal
 import socket
