@@ -1,4 +1,4 @@
-"""The part of a cluster's API that helm uses while it renders: the list of kinds, and Secrets.
+"""The part of a cluster's API that helm uses while it renders: the list of kinds, and some objects.
 
 It answers over HTTP on loopback and changes nothing. Everything else is not found.
 """
@@ -15,7 +15,7 @@ from tests.chart.helm import Object
 
 #: The kinds that the chart renders by default, by API.
 _KINDS = {
-    "v1": ["ConfigMap", "Pod", "Secret", "Service", "ServiceAccount"],
+    "v1": ["ConfigMap", "PersistentVolumeClaim", "Pod", "Secret", "Service", "ServiceAccount"],
     "apps/v1": ["Deployment", "StatefulSet"],
     "networking.k8s.io/v1": ["NetworkPolicy"],
     "policy/v1": ["PodDisruptionBudget"],
@@ -26,9 +26,9 @@ _NOT_FOUND = {"kind": "Status", "apiVersion": "v1", "reason": "NotFound", "code"
 
 
 @contextmanager
-def cluster(directory: Path, secrets: list[Object]) -> Iterator[Path]:
-    """Serve a cluster that holds these Secrets; yield the path of its kubeconfig."""
-    known = {**_discovery(), **{_path_of(each): each for each in secrets}}
+def cluster(directory: Path, objects: list[Object]) -> Iterator[Path]:
+    """Serve a cluster that holds these objects; yield the path of its kubeconfig."""
+    known = {**_discovery(), **{_path_of(each): each for each in objects}}
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -54,9 +54,10 @@ def cluster(directory: Path, secrets: list[Object]) -> Iterator[Path]:
         thread.join()
 
 
-def _path_of(secret: Object) -> str:
-    metadata = secret["metadata"]
-    return f"/api/v1/namespaces/{metadata['namespace']}/secrets/{metadata['name']}"
+def _path_of(thing: Object) -> str:
+    metadata, version = thing["metadata"], thing["apiVersion"]
+    group = f"/{'apis' if '/' in version else 'api'}/{version}"
+    return f"{group}/namespaces/{metadata['namespace']}/{_plural(thing['kind'])}/{metadata['name']}"
 
 
 def _discovery() -> dict[str, Any]:

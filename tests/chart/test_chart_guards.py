@@ -1,12 +1,14 @@
 """Values that cannot work are refused with a sentence each, and unknown ones by the schema."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.chart import values_file
 from tests.chart.helm import CHART, Helm, HelmError
 from tests.chart.situations import PASSWORD
+from tests.chart.test_chart_upgrade import installed, refused_upgrade
 
 GUARDS = (CHART / "templates" / "validate.yaml").read_text()
 
@@ -317,8 +319,10 @@ def sentence_of(problem: str) -> str:
     return max(fitting, key=len)
 
 
-def test_every_guard_has_a_row_above(helm4: Helm) -> None:
+def test_every_guard_has_a_row_above_or_looks_into_the_cluster(helm4: Helm, tmp_path: Path) -> None:
+    running = installed(helm4.render(PASSWORD, namespace="pictures"), "StatefulSet")
     texts = [refusal(helm4, {}, "7up"), *(refusal(helm4, values) for values, _ in REFUSED)]
+    texts.append(refused_upgrade(helm4, tmp_path, [running]))
     problems = [p for text in texts for p in re.findall(r"^- (.*)", text, re.MULTILINE)]
 
     assert set(sentences()) - {sentence_of(each) for each in problems} == set()

@@ -22,14 +22,18 @@ def upgraded(helm: Helm, kubeconfig: Path, *values: Any) -> list[Object]:
     return objects_of(helm.text_for(kubeconfig, *values, namespace="pictures"))
 
 
-def installed_secret(objects: list[Object]) -> Object:
-    """Return the Secret as Helm leaves it in the cluster: with the name of its release."""
+def installed(objects: list[Object], kind: str) -> Object:
+    """Return an object of Redis as Helm leaves it in the cluster: with the name of its release."""
     owner = {
         "meta.helm.sh/release-name": "imageserve",
         "meta.helm.sh/release-namespace": "pictures",
     }
-    secret = the(objects, "Secret", SECRET)
-    return {**secret, "metadata": {**secret["metadata"], "annotations": owner}}
+    found = the(objects, kind, "imageserve-redis")
+    return {**found, "metadata": {**found["metadata"], "annotations": owner}}
+
+
+def installed_secret(objects: list[Object]) -> Object:
+    return installed(objects, "Secret")
 
 
 def password(objects: list[Object]) -> str:
@@ -55,16 +59,16 @@ def test_a_release_uses_one_password_in_one_rendering(helm4: Helm) -> None:
 
 
 def test_an_upgrade_keeps_the_password_and_changes_nothing(helm: Helm, tmp_path: Path) -> None:
-    installed = helm.render(namespace="pictures", release="imageserve")
-    secret = installed_secret(installed)
+    first = helm.render(namespace="pictures", release="imageserve")
+    secret = installed_secret(first)
 
     with cluster(tmp_path, [secret]) as kubeconfig:
         again = upgraded(helm, kubeconfig)
         once_more = upgraded(Helm(helm.program, helm.home), kubeconfig)
 
-    assert password(again) == password(installed)
+    assert password(again) == password(first)
     assert again == once_more
-    templates = {str(p): p.owner["spec"].get("template") for p in pod_templates(installed)}
+    templates = {str(p): p.owner["spec"].get("template") for p in pod_templates(first)}
     assert {str(p): p.owner["spec"].get("template") for p in pod_templates(again)} == templates
 
 
@@ -84,6 +88,49 @@ def test_a_secret_without_the_entry_gets_one(helm: Helm, tmp_path: Path) -> None
         again = upgraded(helm, kubeconfig)
 
     assert len(password(again)) >= 32
+
+
+OWN: Any = {
+    "redis": {
+        "auth": {"existingSecret": "mine", "secretKey": "word"},
+        "persistence": {"enabled": True, "existingClaim": "data"},
+    }
+}
+NEEDED: list[Object] = [
+    {"apiVersion": "v1", "kind": kind, "metadata": {"name": name, "namespace": "pictures"}, **more}
+    for kind, name, more in (
+        ("Secret", "mine", {"data": {"word": "YQ=="}}),
+        ("PersistentVolumeClaim", "data", {}),
+    )
+]
+
+
+def refused_upgrade(helm: Helm, directory: Path, found: list[Object]) -> str:
+    with cluster(directory, found) as kubeconfig, pytest.raises(HelmError) as caught:
+        upgraded(helm, kubeconfig, OWN)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        pytest.param(NEEDED[1:], 'Secret "mine" with the entry "word"', id="no Secret"),
+        pytest.param(
+            [{**NEEDED[0], "data": {"other": ""}}, NEEDED[1]], 'entry "word"', id="no entry"
+        ),
+        pytest.param(NEEDED[:1], 'no claim "data"', id="no claim"),
+    ],
+)
+def test_a_running_redis_is_not_ended_for_one_that_cannot_start(
+    helm: Helm, tmp_path: Path, found: list[Object], said: str
+) -> None:
+    running = installed(helm.render(PASSWORD, namespace="pictures"), "StatefulSet")
+
+    assert said in refused_upgrade(helm, tmp_path, [running, *found])
+    with cluster(tmp_path, [running, *NEEDED]) as kubeconfig:
+        assert of_kind(upgraded(helm, kubeconfig, OWN), "StatefulSet")
+    with cluster(tmp_path, found) as kubeconfig:
+        assert upgraded(helm, kubeconfig, OWN), "they may follow a first installation"
 
 
 def test_plain_manifests_need_a_password(helm: Helm) -> None:
