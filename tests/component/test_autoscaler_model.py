@@ -68,7 +68,12 @@ class Bench:
         cluster = connect(None, "pod-1", str(self.api.kubeconfig(self.directory, "me")))
         self.leadership = leadership or Leadership()
         self.scaler = ModelScaler(
-            model, cluster, self.leadership, dry_run=dry_run, clock=lambda: self.now_s
+            model,
+            cluster,
+            self.leadership,
+            interval_s=5.0,
+            dry_run=dry_run,
+            clock=lambda: self.now_s,
         )
 
     def step(self, queue: Snapshot | QueueError = IDLE, age_s: float = 0) -> int:

@@ -33,7 +33,7 @@ class Autoscaler:
     """Sizes several models until it is stopped."""
 
     def __init__(
-        self, models: "Sequence[SizedModel]", leadership: Leadership, *, interval_s: float = 5.0
+        self, models: "Sequence[SizedModel]", leadership: Leadership, *, interval_s: float
     ) -> None:
         self._models = models
         self._leadership = leadership

@@ -64,7 +64,7 @@ class ModelScaler:
         cluster: "KubernetesCluster",
         leadership: Leadership,
         *,
-        interval_s: float = 5.0,
+        interval_s: float,
         dry_run: bool = False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:

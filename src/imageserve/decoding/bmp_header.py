@@ -65,7 +65,6 @@ class _Layout:
         self.data = data
         self.size = size
         self.bits = bits
-        self.header_size = header_size
         self.palette_at = 14 + header_size
         self.entry = entry
         self.colours = colours

@@ -53,8 +53,8 @@ class WebConfig:
 
     upload: UploadLimits
     request_timeout_s: float
-    slots: int = 256
-    memory_bytes: int = 256 * 2**20
+    slots: int
+    memory_bytes: int
     api_keys: ApiKeys | None = None
     """Who may call /predict; None: everybody."""
 

@@ -33,7 +33,7 @@ class Places:
     on others.
     """
 
-    def __init__(self, limit: int = 0) -> None:
+    def __init__(self, limit: int) -> None:
         self.limit = limit
         self.taken = 0
 
@@ -53,13 +53,13 @@ class WaitingRoom:
     def __init__(
         self,
         breaker: Breaker,
-        places: Places | None = None,
-        patience_s: float = 0.0,
+        places: Places,
+        patience_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """``patience_s`` is how long after the first failure of an outage requests may wait."""
         self._breaker = breaker
-        self._places = places or Places()
+        self._places = places
         self._patience_s = patience_s
         self._clock = clock
         self._guests: list[Guest] = []
