@@ -13,6 +13,7 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from imageserve.config.choices import (
+    CROP_ROUNDINGS,
     DEFAULT_INTERPOLATION,
     INTERPOLATIONS,
     INTERPOLATIONS_WITHOUT_ANTIALIAS,
@@ -48,12 +49,13 @@ class Preparation:
     size: tuple[int, int]
     """Height and width of the result, in pixels."""
     resize: str = "squash"
-    """``squash``: to the size, whatever the sides of the picture were. ``crop``: the middle is cut
-    out. ``pad``: the whole picture fits in, with bars beside it."""
+    """``squash``: to the size, whatever the sides of the picture were. ``crop``: the sides keep
+    their ratio, and the middle is cut out. ``pad``: all of it fits in, with bars beside it."""
     resize_to: int | None = None
     """With ``crop``: what the shorter side is resized to before the middle is cut out, as
     ``Resize`` and ``CenterCrop`` of torchvision do. None: as much of the picture as has the right
-    shape is cut out first, as ``keras.utils.load_img(keep_aspect_ratio=True)`` does."""
+    shape is cut out first, as ``keras.utils.load_img(keep_aspect_ratio=True)`` does. With
+    ``squash``: what both sides are resized to before the middle is cut out."""
     interpolation: str = DEFAULT_INTERPOLATION
     antialias: bool = True
     """False: only the nearest pixels count, as in ``tf.image.resize``."""
@@ -61,11 +63,15 @@ class Preparation:
     """A key of `COLOURS`."""
     pad: int = 0
     """With ``pad``: the value of all colours of the bars, 0 to 255."""
+    crop_rounding: str = "even"
+    """With ``resize_to``: where the middle begins if an odd number of pixels is cut away. ``even``:
+    half of it, rounded to the even number, as torchvision does. ``down``: rounded down, as the
+    image processors of transformers do."""
 
     def __post_init__(self) -> None:
         """Raise ValueError unless the fields fit together."""
-        if self.resize_to is not None and self.resize != "crop":
-            raise ValueError("'resize_to' is for 'resize: crop' only")
+        if self.resize_to is not None and self.resize == "pad":
+            raise ValueError("'resize_to' is for 'resize: crop' and 'resize: squash' only")
         if self.resize_to is not None and self.resize_to < max(self.size):
             raise ValueError(
                 f"'resize_to' is {self.resize_to}: it must not be less than a side of the input, "
@@ -97,13 +103,31 @@ class Preparation:
         """Return what is done to an upright picture of ``width`` x ``height`` pixels."""
         if self.resize == "pad":
             return _padded(width, height, self.size)
-        if self.resize == "squash":
-            box: Box = (0, 0, width, height)
-        elif self.resize_to is None:
-            box = _largest_box(width, height, self.size)
+        if self.resize_to is not None:
+            box = self._centre_box(width, height, self.resize_to)
+        elif self.resize == "squash":
+            box = (0, 0, width, height)
         else:
-            box = _centre_box(width, height, self.size, self.resize_to)
+            box = _largest_box(width, height, self.size)
         return Geometry(box, self.size, (0, 0))
+
+    def _centre_box(self, width: int, height: int, resize_to: int) -> Box:
+        """Return the part that is left when the resized picture is cut, in pixels of the picture.
+
+        To resize this part gives the same pixels, and takes less time. The whole numbers are those
+        of ``torchvision.transforms.Resize``.
+        """
+        short, long = sorted((width, height))
+        longer = resize_to if self.resize == "squash" else resize_to * long // short
+        resized = (resize_to, longer) if width <= height else (longer, resize_to)
+        left, right = self._centre(width, resized[0], self.size[1])
+        top, bottom = self._centre(height, resized[1], self.size[0])
+        return left, top, right, bottom
+
+    def _centre(self, side: int, resized: int, cut: int) -> tuple[float, float]:
+        half = (resized - cut) / 2
+        begin = round(half) if self.crop_rounding == "even" else int(half)
+        return begin * side / resized, (begin + cut) * side / resized
 
 
 def plain(preparation: Preparation) -> Preparation:
@@ -117,25 +141,6 @@ def _fingerprint(preparation: Preparation) -> str:
 
 
 # -- geometry -------------------------------------------------------------------------------------
-
-
-def _centre_box(width: int, height: int, size: tuple[int, int], resize_to: int) -> Box:
-    """Return the part that is left when the resized picture is cut, in pixels of the picture.
-
-    To resize this part gives the same pixels, and takes less time. The whole numbers are those of
-    ``torchvision.transforms.Resize`` and ``CenterCrop``.
-    """
-    short, long = sorted((width, height))
-    longer = resize_to * long // short
-    resized = (resize_to, longer) if width <= height else (longer, resize_to)
-    left, right = _centre(width, resized[0], size[1])
-    top, bottom = _centre(height, resized[1], size[0])
-    return left, top, right, bottom
-
-
-def _centre(side: int, resized: int, cut: int) -> tuple[float, float]:
-    begin = round((resized - cut) / 2)
-    return begin * side / resized, (begin + cut) * side / resized
 
 
 def _largest_box(width: int, height: int, size: tuple[int, int]) -> Box:
@@ -200,4 +205,5 @@ _IS_RIGHT = {
     "antialias": lambda value: isinstance(value, bool),
     "colour": lambda value: isinstance(value, str) and value in COLOURS,
     "pad": lambda value: _is_whole(value, 0, 255),
+    "crop_rounding": lambda value: value in CROP_ROUNDINGS,
 }

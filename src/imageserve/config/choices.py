@@ -12,6 +12,8 @@ INTERPOLATIONS_WITHOUT_ANTIALIAS: Final = ("nearest", "bilinear")
 
 RESIZES: Final = ("squash", "crop", "pad")
 """How a picture gets the sides that a model takes; see `Preparation.resize`."""
+CROP_ROUNDINGS: Final = ("even", "down")
+"""Where the middle begins if an odd number of pixels is cut away: see `Preparation`."""
 COLOURS: Final = ("rgb", "bgr", "grey", "rgba")
 """The colours that a model takes."""
 LAYOUTS: Final = ("nhwc", "nchw")

@@ -51,10 +51,11 @@ class ModelFacts:
     """What is done to the pixels, or its name in `SCALINGS`; without it nothing."""
     version: str | None = None
     resize: str | None = None
-    """See `Preparation`, and so for the next three."""
+    """See `Preparation`, and so for the next four."""
     resize_to: int | None = None
     antialias: bool | None = None
     pad: int | None = None
+    crop_rounding: str | None = None
     colour: str | None = None
     """One of `choices.COLOURS`."""
     layout: str | None = None
@@ -83,6 +84,7 @@ class ModelFacts:
             "antialias": self.antialias,
             "colour": "rgb" if self.colour == "bgr" else self.colour,
             "pad": self.pad,
+            "crop_rounding": self.crop_rounding,
         }
         try:
             return Preparation(size, **{k: v for k, v in given.items() if v is not None})  # type: ignore[arg-type]
@@ -148,6 +150,7 @@ FACTS: Mapping[str, Parser[Any]] = {
     "resize_to": whole(8, 8192),
     "antialias": switch,
     "pad": whole(0, 255),
+    "crop_rounding": one_of(*choices.CROP_ROUNDINGS),
     "colour": one_of(*choices.COLOURS),
     "layout": one_of(*choices.LAYOUTS),
     "activation": one_of(*choices.ACTIVATIONS),
