@@ -22,7 +22,7 @@ key                       type     content                                      
 ``{Q}:web:info``          hash     web process id -> WebInfo, JSON              pruned, 1 h guard
 ``{Q}:wanted``            string   the desired version of the model             none; one short text
 ``{Q}:reply:<process>``   channel  results for one web process
-``{Q}:selftest:<uuid>:*``            the start-up self-test's own keys            seconds
+``{Q}:selftest:<uuid>:*``            the start-up self-test's own keys            a minute
 ========================  =======  ===========================================  ====================
 """
 

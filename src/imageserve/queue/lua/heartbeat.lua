@@ -1,6 +1,6 @@
--- Stores a worker's heartbeat, and removes workers that have been silent.
--- KEYS 1 workers(zset) 2 workers:info(hash) 3 wanted (the desired version)
--- ARGV 1 worker id 2 info JSON ('' removes the worker) 3 silent_ms 4 guard_ms
+-- Stores the heartbeat of a worker or of a web process, and removes those that have been silent.
+-- KEYS 1 workers(zset) 2 workers:info(hash), or web and web:info 3 wanted (the desired version)
+-- ARGV 1 its id 2 info JSON ('' removes it) 3 silent_ms 4 guard_ms
 -- Returns the desired version; '' means the one in the workers' settings.
 redis.call('ZREM', KEYS[1], '')                         -- starts with a write that frees, see extend.lua
 local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000)
