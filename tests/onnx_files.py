@@ -24,15 +24,18 @@ def write_onnx(
     opset: int = 17,
     ir_version: int = 9,
     beside: str | None = None,
+    weights_are_inputs: bool = False,
 ) -> Path:
     """Write a classifier that averages each colour and tells them apart by a seeded matrix.
 
     ``head`` is its last operation, ``answer`` the type of its numbers, and ``beside`` the file that
-    holds its weights.
+    holds its weights. With a number as the first side it really takes only that many pictures.
     """
-    colours_first = len(shape) == 4 and shape[1] == 3
-    colours = 3 if colours_first else int(shape[-1])
-    kernel = np.random.default_rng(4).normal(0, weight, (colours, classes)).astype(np.float32)
+    colours_first = len(shape) == 4 and shape[1] in (1, 3, 4) and shape[3] not in (1, 3, 4)
+    colours = int(shape[1] if colours_first else shape[-1])
+    kernel = kernel_of(colours, classes, weight)
+    rows = shape[0] if isinstance(shape[0], int) else -1
+    weights = [helper.make_tensor_value_info("kernel", TensorProto.FLOAT, kernel.shape)]
     nodes = [
         helper.make_node("Cast", ["images"], ["numbers"], to=TensorProto.FLOAT),
         helper.make_node(
@@ -42,7 +45,9 @@ def write_onnx(
             axes=[2, 3] if colours_first else [1, 2],
             keepdims=0,
         ),
-        helper.make_node("MatMul", ["mean", "kernel"], ["logits"]),
+        helper.make_node("Constant", [], ["rows"], value_ints=[rows, colours]),
+        helper.make_node("Reshape", ["mean", "rows"], ["means"]),
+        helper.make_node("MatMul", ["means", "kernel"], ["logits"]),
         helper.make_node(head or ("Softmax" if softmax else "Identity"), ["logits"], ["scores"]),
         helper.make_node("Cast", ["scores"], ["probabilities"], to=answer),
     ]
@@ -50,16 +55,31 @@ def write_onnx(
     graph = helper.make_graph(
         nodes,
         "classifier",
-        [helper.make_tensor_value_info("images", type_, shape)],
+        [
+            *(weights if weights_are_inputs else []),
+            helper.make_tensor_value_info("images", type_, shape),
+        ],
         [
             helper.make_tensor_value_info(
-                name, TensorProto.FLOAT if name == "logits" else answer, ["n", classes]
+                name, TensorProto.FLOAT if name == "logits" else answer, [shape[0], classes]
             )
             for name in outputs
         ],
         [numpy_helper.from_array(kernel, "kernel")],
     )
     return save(path, graph, opset, ir_version, beside)
+
+
+def kernel_of(colours: int = 3, classes: int = 3, weight: float = 0.05) -> Any:
+    normal = np.random.default_rng(4).normal(0, weight, (colours, classes))
+    return normal.astype(np.float32)
+
+
+def softmax_of_means(numbers: Any, weight: float = 0.05, classes: int = 3) -> Any:
+    """Return what `write_onnx` answers to numbers of shape (n, height, width, colours)."""
+    means = np.asarray(numbers, np.float64).mean(axis=(1, 2))
+    raised = np.exp(means @ kernel_of(means.shape[1], classes, weight))
+    return raised / raised.sum(axis=1, keepdims=True)
 
 
 def write_too_deep(path: Path) -> Path:

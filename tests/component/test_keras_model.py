@@ -287,7 +287,7 @@ def test_a_batch_too_large_for_the_device_raises_out_of_memory() -> None:
     def network(images: Any, training: bool) -> Any:
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor\nhint")
 
-    call = compiled_call(network, (4, 4), Engine())
+    call = compiled_call(network, (None, 4, 4, 3), Engine())
 
     with pytest.raises(ModelOutOfMemory, match=r"for a batch of 2: OOM when allocating tensor$"):
         call(np.zeros((2, 4, 4, 3), np.uint8))

@@ -326,27 +326,7 @@ def test_a_file_that_leaves_the_number_of_classes_open_is_served(tmp_path: Path)
     assert "has 3 classes and its labels file 2 labels" in said_of(path, LABELS[:2])
 
 
-# -- layouts --------------------------------------------------------------------------------------
-
-
-def test_colours_first_in_keras_are_served_once_the_advice_is_followed(tmp_path: Path) -> None:
-    pooling = layers.GlobalAveragePooling2D(data_format="channels_first")
-    network = keras.Sequential([keras.Input((3, 8, 8)), pooling, layers.Dense(3, "softmax")])
-    network.save(tmp_path / "mine.keras")
-
-    said = said_of(tmp_path / "mine.keras")
-
-    advice = "keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Permute((3, 1, 2)), model])"
-    assert said.endswith(f"takes the colours first, (None, 3, 8, 8): save {advice}")
-    eval(advice, {"keras": keras, "model": network}).save(tmp_path / "mine.keras")
-    assert load(tmp_path / "mine.keras").preparation.size == (8, 8)
-
-
-def test_colours_first_in_onnx_are_named(tmp_path: Path) -> None:
-    said = said_of(write_onnx(tmp_path / "mine.onnx", shape=("n", 3, 8, 8)))
-
-    assert "takes the colours first, ['n', 3, 8, 8]: export it" in said
-    assert "x.permute(0, 3, 1, 2)" in said
+# -- layers ---------------------------------------------------------------------------------------
 
 
 def test_a_network_that_was_never_built_is_named(tmp_path: Path) -> None:

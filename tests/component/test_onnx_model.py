@@ -14,7 +14,7 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto
-from tests.onnx_files import LABELS, write_labels, write_onnx, write_too_deep
+from tests.onnx_files import LABELS, softmax_of_means, write_labels, write_onnx, write_too_deep
 
 import imageserve
 from imageserve.errors import ModelLoadError, ModelOutOfMemory
@@ -105,20 +105,13 @@ def load(path: Path, labels: list[str] | None = None, **options: Any) -> Scoring
     return model
 
 
-def expected_scores(images: NDArray[np.uint8]) -> NDArray[np.float64]:
-    kernel = np.random.default_rng(4).normal(0, 0.05, (3, 3)).astype(np.float32)
-    raised = np.exp(images.astype(np.float64).mean(axis=(1, 2)) @ kernel)
-    scores: NDArray[np.float64] = raised / raised.sum(axis=1, keepdims=True)
-    return scores
-
-
 @pytest.mark.parametrize("type_", [TensorProto.UINT8, TensorProto.FLOAT], ids=["uint8", "float32"])
 def test_a_file_gets_rgb_0_to_255_and_answers_with_its_labels(tmp_path: Path, type_: int) -> None:
     model = load(write_onnx(tmp_path / "forms.onnx", type_=type_))
     images = pictures(5)
 
     assert (model.name, model.preparation.size, model.classes) == ("forms", (8, 8), 3)
-    expected = expected_scores(images)
+    expected = softmax_of_means(images)
     np.testing.assert_allclose(model.scores(images), expected, rtol=0, atol=1e-5)
     best = [LABELS[i] for i in expected.argmax(axis=1)]
     assert [answer[0].label for answer in model.predict(images, top=2)] == best
@@ -164,8 +157,8 @@ def only_a_folder(path: Path) -> Path:
     ("write", "message"),
     [
         pytest.param(lambda path: path, r"mine\.onnx does not exist: correct its path", id="none"),
-        pytest.param(cut_short, "cannot load .* copy it anew, or export it", id="cut short"),
-        pytest.param(garbage, "cannot load .* copy it anew, or export it", id="garbage"),
+        pytest.param(cut_short, "cannot load .* cut short: copy it anew, or", id="cut short"),
+        pytest.param(garbage, "cannot load .* no ONNX file .* copy it anew", id="garbage"),
         pytest.param(only_a_folder, r"mine\.onnx holds no model: put", id="a folder in its place"),
         pytest.param(
             lambda path: write_onnx(path, softmax=False),
@@ -182,17 +175,8 @@ def only_a_folder(path: Path) -> Path:
             lambda path: write_onnx(path, shape=("n", 8, 3)), "must be .None, height", id="rank"
         ),
         pytest.param(
-            lambda path: write_onnx(path, shape=("n", 8, 8, 1)), "must be .None, height", id="grey"
-        ),
-        pytest.param(
-            lambda path: write_onnx(path, shape=("n", 3, 8, 8)), "colours first", id="colours first"
-        ),
-        pytest.param(
-            lambda path: write_onnx(path, shape=(1, 8, 8, 3)), "batches of 1 only", id="one a batch"
-        ),
-        pytest.param(
             lambda path: write_onnx(path, type_=TensorProto.INT64),
-            r"tensor\(int64\): export it with uint8 or float32",
+            "input of type int64: it must be one of float32",
             id="another type",
         ),
         pytest.param(
@@ -227,15 +211,6 @@ def test_settings_that_do_not_fit_are_refused_with_what_to_do(
         load(write_onnx(tmp_path / "mine.onnx"), **options)
 
 
-def test_scaling_that_would_be_left_out_is_refused(tmp_path: Path) -> None:
-    write_labels(tmp_path / "labels.txt")
-    (tmp_path / "imageserve.yaml").write_text("scaling: torch")
-    write_onnx(tmp_path / "model.onnx", type_=TensorProto.FLOAT)
-
-    with pytest.raises(ModelLoadError, match="the scaling 'torch', which must be inside"):
-        load_model(f"{tmp_path}/", weights="", labels_file=None)
-
-
 def test_it_serves_where_keras_and_tensorflow_cannot_be_imported(tmp_path: Path) -> None:
     folder = tmp_path / "forms"
     folder.mkdir()
@@ -245,7 +220,7 @@ def test_it_serves_where_keras_and_tensorflow_cannot_be_imported(tmp_path: Path)
 
     found = json.loads(run(WITHOUT_KERAS, str(folder)))
 
-    expected = expected_scores(pictures_of_the_program())
+    expected = softmax_of_means(pictures_of_the_program())
     assert found["name"] == "forms"
     assert [label for label, _ in found["answers"]] == [LABELS[i] for i in expected.argmax(axis=1)]
     assert [p for _, p in found["answers"]] == pytest.approx(expected.max(axis=1), abs=1e-5)

@@ -55,7 +55,7 @@ BAD = [
     Bad(
         "rank",
         lambda folder: write_onnx(folder / "model.onnx", shape=("n", 8, 3)),
-        "it must be (None, height, width, 3), RGB",
+        "it must be (None, height, width, colours) or (None, colours, height, width)",
     ),
     Bad(
         "no-softmax",

@@ -19,7 +19,7 @@ from imageserve.models.files import file_errors
 from imageserve.models.folder import FACTS_FILE
 from imageserve.models.foreign import first_line
 from imageserve.models.model import ScoringModel
-from imageserve.models.onnx_file import USUAL_OPSET
+from imageserve.models.onnx_file import USUAL_OPSET, VERSION_KEY
 from imageserve.models.runtimes import SOURCE_RUNTIME, Runtime
 from imageserve.models.source import LABELS_FILES
 from imageserve.preparation import encode_preparation
@@ -135,8 +135,6 @@ def write_onnx(model: ScoringModel, path: Path) -> None:
     try:
         import onnx
         import tf2onnx
-
-        from imageserve.models.onnx_model import VERSION_KEY
     except ImportError as error:
         raise ModelLoadError(
             f"nothing can be exported here ({first_line(error)}): pip install tensorflow "

@@ -26,12 +26,12 @@ def prepare_backend(engine: Engine) -> None:
         torch.set_num_threads(engine.computing_threads)
 
 
-def compiled_call(network: Any, input_size: tuple[int, int], engine: Engine) -> Scores:
+def compiled_call(network: Any, shape: tuple[int | None, ...], engine: Engine) -> Scores:
     """Compile a network for every batch size.
 
     Args:
-        network: maps pictures (n, height, width, 3), uint8, to scores (n, classes).
-        input_size: height and width.
+        network: maps pictures (n, height, width, colours), uint8, to scores (n, classes).
+        shape: of the pictures; n is None unless the network takes one number of them only.
         engine: its ``backend`` is the one that Keras runs on.
 
     The call raises ModelOutOfMemory where the device has too little memory for a batch.
@@ -40,7 +40,7 @@ def compiled_call(network: Any, input_size: tuple[int, int], engine: Engine) -> 
         return _on_jax(network)
     if engine.backend == "torch":
         return _on_torch(network)
-    return _on_tensorflow(network, input_size, engine.xla)
+    return _on_tensorflow(network, shape, engine.xla)
 
 
 def _prepare_tensorflow(threads: int) -> None:
@@ -61,14 +61,14 @@ def _prepare_tensorflow(threads: int) -> None:
             _logger.warning("cannot share %s with other workers: %s", gpu.name, foreign(error))
 
 
-def _on_tensorflow(network: Any, input_size: tuple[int, int], xla: bool) -> Scores:
+def _on_tensorflow(network: Any, shape: tuple[int | None, ...], xla: bool) -> Scores:
     import tensorflow as tf
 
     # One trace serves every batch size. XLA is off by default: it compiles each new batch size for
     # seconds, and can make a network slower on a CPU.
     call = tf.function(
         lambda images: network(images, training=False),
-        input_signature=[tf.TensorSpec((None, *input_size, 3), tf.uint8)],
+        input_signature=[tf.TensorSpec(shape, tf.uint8)],
         autograph=False,
         jit_compile=xla or None,
     )

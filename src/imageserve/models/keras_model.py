@@ -19,14 +19,17 @@ from imageserve.models.catalog import NETWORKS, Channels, Scaling
 from imageserve.models.files import check_file, content_version, read_labels
 from imageserve.models.foreign import first_line
 from imageserve.models.heads import LOGITS, OTHER, SIGMOID, SOFTMAX
+from imageserve.models.inputs import NCHW, Input, understood
 from imageserve.models.keras_backends import compiled_call, prepare_backend
 from imageserve.models.keras_file import no_keras_file, read_keras, remedy_for
 from imageserve.models.model import (
+    Pictures,
+    Probabilities,
+    Scores,
     ScoringModel,
-    check_input_type,
     check_output,
     check_probabilities,
-    checked_input_size,
+    in_pieces,
 )
 from imageserve.models.runtimes import KERAS, Engine
 from imageserve.models.source import Source, model_version
@@ -77,30 +80,31 @@ def load(source: Source, engine: Engine) -> KerasModel:
     A network of keras.applications gets the weights of the source: ``imagenet`` (downloaded once,
     kept in Keras's cache), ``random`` (the same each time, for tests) or the path of a weights file
     with as many classes as there are labels. A saved classifier has its own weights. It gets
-    float32 RGB of shape (n, height, width, 3), 0..255 unless its folder sets a scaling, and answers
-    with probabilities of shape (n, classes).
+    pictures in the type and layout that it declares, 0..255 unless its folder sets a scaling, and
+    answers with probabilities of shape (n, classes).
     """
     _check_backend(engine)
     prepare_backend(engine)
     labels = read_labels(source.labels)
     network = _unscaled(source, len(labels), engine)
-    size = checked_input_size(source.name, network.inputs, source.facts.input_size)
-    check_input_type(source.name, network.inputs[0].dtype, source.facts.scaling or "none")
+    taken = understood(source.name, network.inputs, source.facts, source.scaling)
     head, last = head_of(network)
     check_output(source.name, network.outputs, labels, head, _ONE_OUTPUT)
     _lower_precision(network, engine.precision)
     _raise_precision(last)
-    whole = _on_pixels(source.name, network, source.scaling, size)
+    whole = _on_pixels(source.name, network, taken)
+    shape = taken.preparation.shape
     weights = _version(source)
     model = KerasModel(
         source.name,
         model_version(source, weights, labels),
         KERAS.name,
-        source.facts.preparation(size),
+        taken.preparation,
         labels,
-        compiled_call(whole, size, engine),
+        _any_batch(compiled_call(whole, (taken.batch, *shape), engine), taken.batch),
         whole,
         head=head,
+        takes=taken,
         weights_version=source.facts.version or weights,
     )
     check_probabilities(model)
@@ -258,7 +262,7 @@ def _from_saved_model(source: Source, engine: Engine) -> Any:
 
 
 def _as_network(layer: Any, spec: Any) -> Any:
-    pixels = keras.Input(tuple(spec.shape[1:]), dtype=spec.dtype.name)
+    pixels = keras.Input(batch_shape=tuple(spec.shape), dtype=spec.dtype.name)
     answers = layer(pixels)
     # A signature answers with a dictionary, even where there is only one output.
     outputs = list(answers.values()) if isinstance(answers, dict) else [answers]
@@ -324,28 +328,43 @@ def _layers(network: Any) -> Iterator[Any]:
         yield from _layers(layer) if hasattr(layer, "layers") else (*inner, layer)
 
 
-def _on_pixels(name: str, network: Any, scaling: Scaling, size: tuple[int, int]) -> Any:
-    """Put the scaling in front of the network, so that pictures reach the device as uint8."""
-    pixels = keras.Input((*size, 3), dtype="uint8")
+def _on_pixels(name: str, network: Any, taken: Input) -> Any:
+    """Put scaling and layout in front of the network: pictures reach the device as uint8."""
+    pixels = keras.Input(taken.preparation.shape, batch_size=taken.batch, dtype="uint8")
     try:
-        numbers = keras.ops.cast(_scaled(pixels, scaling), network.inputs[0].dtype)
+        numbers = keras.ops.cast(_scaled(pixels, taken.scaling), taken.type)
+        if taken.layout == NCHW:
+            numbers = keras.ops.transpose(numbers, (0, 3, 1, 2))
         # A model may give its one output in a dictionary or a list.
         return keras.Model(pixels, keras.tree.flatten(network(numbers))[0])
     except ValueError as error:
+        height, width = taken.preparation.size
         raise ModelLoadError(
-            f"{name} cannot take pictures of {size[0]}x{size[1]} ({first_line(error)}): "
+            f"{name} cannot take pictures of {height}x{width} ({first_line(error)}): "
             "set an input size that it can"
         ) from error
 
 
+def _any_batch(call: Scores, batch: int | None) -> Scores:
+    """Let a call that takes exactly ``batch`` pictures take any number of them."""
+    if batch is None:
+        return call
+
+    def scores(images: Pictures) -> Probabilities:
+        answers = [call(piece) for piece in in_pieces(images, batch)]
+        return np.concatenate(answers)[: len(images)]
+
+    return scores
+
+
 def _scaled(pixels: Any, scaling: Scaling) -> Any:
-    """Build the scaling of pixels (n, height, width, 3)."""
+    """Build the scaling of pixels (n, height, width, colours)."""
     numbers = keras.ops.cast(pixels, "float32")
     if scaling.is_bgr:
         numbers = numbers[..., ::-1]
-    if scaling.factor != (1, 1, 1):
+    if {*scaling.factor} != {1.0}:
         numbers = numbers * _constant(scaling.factor)
-    if scaling.offset != (0, 0, 0):
+    if {*scaling.offset} != {0.0}:
         numbers = numbers + _constant(scaling.offset)
     return numbers
 

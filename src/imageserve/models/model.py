@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imageserve.errors import ModelLoadError, ModelOutOfMemory
-from imageserve.models.catalog import Scaling
-from imageserve.models.files import agreed_size
 from imageserve.models.foreign import first_line, foreign
 from imageserve.models.heads import LOGITS, OTHER, SOFTMAX, no_probabilities, not_served
+from imageserve.models.inputs import Input, only, shape_of
 from imageserve.predictions import Prediction
 from imageserve.preparation import Preparation
 
@@ -27,7 +26,6 @@ Scores = Callable[[Pictures], Probabilities]
 """One model call. Raises ModelOutOfMemory like ``Model.predict``."""
 
 _SUM_TOLERANCE = 1e-3
-_INPUT_TYPES = ("float32", "uint8", "int32", "float16", "bfloat16")
 
 
 class Model(Protocol):
@@ -78,6 +76,8 @@ class ScoringModel:
     scores: Scores
     head: str = field(default=OTHER, kw_only=True)
     """What makes its answers, one of `heads`."""
+    takes: Input | None = field(default=None, kw_only=True)
+    """What its input takes, and what is done to pictures before it; for people to look at."""
     weights_version: str = field(default="", kw_only=True)
     """The version of the weights alone; an exported file keeps it."""
 
@@ -126,50 +126,6 @@ def _best_classes(scores: Probabilities, top: int) -> tuple[NDArray[np.intp], Pr
     return chosen, np.take_along_axis(scores, chosen, axis=1)
 
 
-def checked_input_size(
-    name: str, inputs: Sequence[Any] | None, wanted: tuple[int, int] | None
-) -> tuple[int, int]:
-    """Return the (height, width) of the model's input, or ``wanted`` where it is open.
-
-    Raises ModelLoadError unless there is one input, of RGB pictures, of the wanted size.
-    """
-    shape = _shape_of(_only(name, "input", inputs, "save a model with one input"))
-    if len(shape) == 4 and shape[1] == 3 != shape[3]:
-        size = f"{shape[2]}, {shape[3]}"
-        raise ModelLoadError(
-            f"{name} takes the colours first, {foreign(shape)}: save keras.Sequential([keras.Input"
-            f"(({size}, 3)), keras.layers.Permute((3, 1, 2)), model])"
-        )
-    if len(shape) != 4 or shape[3] != 3:
-        raise ModelLoadError(
-            f"{name} takes input of shape {foreign(shape)}: it must be (None, height, width, 3), "
-            "RGB"
-        )
-    open_size = wanted or (None, None)
-    height, width = shape[1] or open_size[0], shape[2] or open_size[1]
-    if not height or not width:
-        raise ModelLoadError(
-            f"{name} takes pictures of any size: set the input size "
-            "(INPUT_SIZE, or input_size in the folder's imageserve.yaml)"
-        )
-    agreed_size(name, (height, width), wanted)
-    return height, width
-
-
-def check_input_type(name: str, dtype: str, scaling: str | Scaling) -> None:
-    """Raise ModelLoadError unless pixels can be given as this type, with this scaling."""
-    if dtype not in _INPUT_TYPES:
-        raise ModelLoadError(
-            f"{name} takes input of type {foreign(dtype)}: it must be one of "
-            f"{', '.join(_INPUT_TYPES)}"
-        )
-    if "int" in dtype and scaling != "none":
-        raise ModelLoadError(
-            f"{name} takes whole numbers ({dtype}) and its scaling {scaling!r} makes fractions: "
-            "set the scaling to none, or give the model a float32 input"
-        )
-
-
 def check_output(
     name: str, outputs: Sequence[Any] | None, labels: Sequence[str], head: str, remedy: str
 ) -> None:
@@ -182,7 +138,7 @@ def check_output(
         head: what makes the first output, one of `heads`.
         remedy: how to leave one of several outputs.
     """
-    shape = _shape_of(_only(name, "output", outputs, remedy))
+    shape = shape_of(only(name, "output", outputs, remedy))
     if shape and len(shape) != 2:
         raise ModelLoadError(
             f"{name} gives output of shape {foreign(shape)}: it must be (None, classes); "
@@ -245,6 +201,15 @@ def check_scores(model: ScoringModel, answers: Probabilities, pictures: int) -> 
         raise ModelLoadError(no_probabilities(name, model.head, lowest, highest, farthest))
 
 
+def in_pieces(images: Pictures, size: int) -> list[Pictures]:
+    """Divide a batch into parts of ``size`` pictures, the last one filled up with black ones."""
+    missing = -len(images) % size
+    if missing:
+        black = np.zeros((missing, *images.shape[1:]), images.dtype)
+        images = np.concatenate([images, black])
+    return [images[i : i + size] for i in range(0, len(images), size)]
+
+
 def if_memory(images: Pictures, error: Exception, *signs: str) -> Exception:
     """Return ModelOutOfMemory if the text of ``error`` has one of the signs, else ``error``."""
     return out_of_memory(images, error) if any(s in str(error) for s in signs) else error
@@ -254,16 +219,3 @@ def out_of_memory(images: Pictures, error: Exception) -> ModelOutOfMemory:
     return ModelOutOfMemory(
         f"too little device memory for a batch of {len(images)}: {first_line(error)}"
     )
-
-
-def _only(name: str, what: str, tensors: Sequence[Any] | None, remedy: str) -> Any:
-    """Return the only input or output. Raises ModelLoadError that says the remedy for several."""
-    if not tensors or len(tensors) != 1:
-        names = foreign(", ".join(str(tensor.name) for tensor in tensors or ()))
-        raise ModelLoadError(f"{name} declares {len(tensors or ())} {what}s ({names}): {remedy}")
-    return tensors[0]
-
-
-def _shape_of(tensor: Any) -> tuple[int | None, ...]:
-    # ONNX has names for the sides that are open.
-    return tuple(n if isinstance(n, int) else None for n in tensor.shape or ())

@@ -17,11 +17,15 @@ from imageserve.models.protobuf import BadMessage, Message
 
 Shape = tuple[int | None, ...]
 
+VERSION_KEY = "imageserve.version"
+"""The property of a file that imageserve wrote: the version of its source."""
+
 USUAL_OPSET, USUAL_IR = 17, 8
 """Of 2022: the first opset with LayerNormalization, which ConvNeXt uses."""
 
 # Numbers of fields in onnx.proto.
 _MODEL_IR, _MODEL_PRODUCER, _MODEL_GRAPH, _MODEL_OPSET, _MODEL_FUNCTION = 1, 2, 7, 8, 25
+_MODEL_PROPERTY = 14
 _GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_INPUT, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 11, 12, 15
 _NODE_INPUT, _NODE_OUTPUT, _NODE_TYPE, _NODE_ATTRIBUTE, _FUNCTION_NODE = 1, 2, 4, 5, 7
 _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
@@ -36,6 +40,25 @@ _HEADS = {
     "HardSigmoid": SIGMOID,
     **dict.fromkeys(("MatMul", "Gemm", "Add", "Conv", "LogSoftmax", "GlobalAveragePool"), LOGITS),
 }
+
+
+_TYPES = {
+    **{1: "float32", 10: "float16", 11: "float64", 16: "bfloat16"},
+    **{2: "uint8", 3: "int8", 4: "uint16", 5: "int16", 6: "int32", 7: "int64"},
+    **{8: "string", 9: "bool"},
+}
+"""How a file says what a tensor holds -> the name that NumPy has for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class OnnxInput:
+    """An input as a file declares it."""
+
+    name: str
+    shape: Shape
+    """None for sides that are open."""
+    dtype: str
+    """By its name in NumPy, where it has one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +78,10 @@ class OnnxFile:
     opset: int
     """The version of ONNX's own operators."""
     producer: str
-    input: Shape
-    """Of the first input; None for sides that are open."""
+    version: str
+    """What `VERSION_KEY` says; "" in a file that imageserve did not write."""
+    inputs: tuple[OnnxInput, ...]
+    """Without those that have a value in the file."""
     outputs: tuple[str, ...]
     head: str
     """What makes the first output, one of `heads`."""
@@ -131,7 +156,8 @@ def _read(model: Message, folder: Path) -> OnnxFile:
         ir_version=model.number(_MODEL_IR),
         opset=opsets.get("", 0) or opsets.get("ai.onnx", 0),
         producer=model.text(_MODEL_PRODUCER),
-        input=_shape(inputs[0]) if inputs else (),
+        version=_properties(model).get(VERSION_KEY, ""),
+        inputs=tuple(_input(each) for each in inputs),
         outputs=outputs,
         head=_head(graph, outputs[0]) if outputs else OTHER,
         external=tuple(_external(tensors, folder)),
@@ -150,12 +176,21 @@ def _chain(*parts: Iterator[Message]) -> Iterator[Message]:
         yield from part
 
 
-def _shape(value: Message) -> Shape:
+def _properties(model: Message) -> dict[str, str]:
+    return {each.text(1): each.text(2) for each in model.parts(_MODEL_PROPERTY)}
+
+
+def _input(value: Message) -> OnnxInput:
+    name = value.text(1)
     for type_ in value.parts(2):
         for tensor in type_.parts(1):
+            number = tensor.number(1)
+            dtype = _TYPES.get(number, f"{number} of ONNX")
             for shape in tensor.parts(2):
-                return tuple(side.number(1) or None for side in shape.parts(1))
-    return ()
+                sides = tuple(side.number(1) for side in shape.parts(1))
+                return OnnxInput(name, tuple(n if 0 < n < 2**31 else None for n in sides), dtype)
+            return OnnxInput(name, (), dtype)
+    return OnnxInput(name, (), "no tensor")
 
 
 def _head(graph: Message, output: str) -> str:

@@ -1,7 +1,7 @@
 """The runtime ONNX Runtime: an exported classifier as a Model. The only door to ONNX Runtime.
 
-It needs neither Keras nor TensorFlow. The scaling of pixels belongs inside the file, where
-``imageserve models export`` puts it.
+It needs neither Keras nor TensorFlow. A file that takes pictures as they are is loaded as it lies;
+in front of another one, scaling and layout are put into the graph, in memory.
 
 On a CPU there are two sessions. A large batch is split among threads that do not wait for each
 other, each with a few pictures; a small one is computed by all threads together.
@@ -14,6 +14,7 @@ import re
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,17 +24,18 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from imageserve.errors import ModelLoadError
+from imageserve.models.catalog import SCALINGS
 from imageserve.models.files import check_file, content_version, is_version, read_labels
 from imageserve.models.foreign import first_line, foreign
-from imageserve.models.heads import OTHER
+from imageserve.models.inputs import Input, understood
 from imageserve.models.model import (
     Pictures,
     Probabilities,
     ScoringModel,
     check_output,
     check_probabilities,
-    checked_input_size,
     if_memory,
+    in_pieces,
 )
 from imageserve.models.onnx_file import (
     USUAL_IR,
@@ -45,9 +47,6 @@ from imageserve.models.onnx_file import (
 )
 from imageserve.models.runtimes import KERAS, ONNX, Engine
 from imageserve.models.source import Source, model_version
-
-VERSION_KEY = "imageserve.version"
-"""The property of an exported file that holds the version of its source."""
 
 PIECE, LARGEST_PIECE = 2, 4
 """How many pictures one thread computes at once: usually, and at most.
@@ -63,7 +62,13 @@ only take memory."""
 _TOO_NEW = re.compile(r"Unsupported model IR version|only \*guarantees\* support")
 _NO_MAPS = "convert the classifier anew with options={'zipmap': False}"
 _SCORE_TYPES = ("tensor(float)", "tensor(float16)", "tensor(double)")
-_INPUT_TYPES: Mapping[str, type] = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
+_INPUT_TYPES: Mapping[str, type] = {
+    "tensor(uint8)": np.uint8,
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(int32)": np.int32,
+}
+_FOLDER_OF_WEIGHTS = "session.model_external_initializers_file_folder_path"
 _OPENVINO = "OpenVINOExecutionProvider"
 _PLAIN_CPU = "CPUExecutionProvider"
 _FASTEST_FIRST = ("CUDAExecutionProvider", _OPENVINO, _PLAIN_CPU)
@@ -89,43 +94,57 @@ def precisions() -> Sequence[str]:
 def load(source: Source, engine: Engine) -> ScoringModel:
     """Load an ``.onnx`` classifier; see ``RuntimeModule.load``.
 
-    It gets RGB 0..255 of shape (n, height, width, 3), uint8 or float32, and answers with
-    probabilities of shape (n, classes), for any n.
+    It gets pictures in the type, layout and scaling that its file and facts say, and answers with
+    probabilities of shape (n, classes).
     """
     assert source.path is not None
     labels = read_labels(source.labels)
     check_file("the model file", source.path)
     file = read_onnx(source.path)
+    if file is None:
+        raise ModelLoadError(
+            f"ONNX Runtime cannot load {source.path}, which is no ONNX file or cut short: copy it "
+            "anew, or export it anew with 'imageserve models export'"
+        )
     check_beside(source.path, file)
-    session = OnnxSession(source.path, engine.computing_threads, engine.precision)
-    head = file.head if file else OTHER
-    _check_layout(source, session.inputs)
-    size = checked_input_size(source.name, session.inputs, source.facts.input_size)
-    check_output(source.name, session.outputs, labels, head, _one_output(source.path, session))
+    taken = _taken(source, file)
+    session = OnnxSession(source.path, taken, engine)
+    remedy = _one_output(source.path, session)
+    check_output(source.name, session.outputs, labels, file.head, remedy)
     _check_output_type(source.name, session.outputs[0].type)
-    weights = _weights_version(source.path, file, session.properties.get(VERSION_KEY, ""))
+    weights = _weights_version(source.path, file)
     model = ScoringModel(
         source.name,
         model_version(source, weights, labels),
         ONNX.name,
-        source.facts.preparation(size),
+        taken.preparation,
         labels,
         session.scores,
-        head=head,
+        head=file.head,
+        takes=taken,
         weights_version=source.facts.version or weights,
     )
     check_probabilities(model)
     return model
 
 
-def _weights_version(path: Path, file: OnnxFile | None, kept: str) -> str:
+def _taken(source: Source, file: OnnxFile) -> Input:
+    """Return what the file takes; what imageserve wrote contains scaling and layout already."""
+    facts, scaling = source.facts, source.scaling
+    if file.version and [each.dtype for each in file.inputs] == ["uint8"]:
+        colour = None if facts.colour == "bgr" else facts.colour
+        facts, scaling = replace(facts, layout=None, colour=colour), SCALINGS["none"]
+    return understood(source.name, file.inputs, facts, scaling)
+
+
+def _weights_version(path: Path, file: OnnxFile) -> str:
     """Return the version that an export kept in the file, or that of its content.
 
     Of a file with weights beside it all is read: what is beside may have changed since the export.
     """
-    if file and file.external:
+    if file.external:
         return content_version(path, *(part.path for part in file.external))
-    return kept if is_version(kept) else content_version(path)
+    return file.version if is_version(file.version) else content_version(path)
 
 
 def _one_output(path: Path, session: "OnnxSession") -> str:
@@ -162,57 +181,31 @@ def _check_output_type(name: str, type_: str) -> None:
         )
 
 
-def _check_layout(source: Source, inputs: Sequence[Any]) -> None:
-    """Raise ModelLoadError unless pictures can be given to the model without any change."""
-    if not inputs:
-        return  # Looking at its size says so.
-    name, only = source.name, inputs[0]
-    if only.type not in _INPUT_TYPES:
-        type_ = foreign(only.type)
-        raise ModelLoadError(f"{name} takes input of {type_}: export it with uint8 or float32")
-    if only.type != "tensor(uint8)" and source.facts.scaling not in (None, "none"):
-        raise ModelLoadError(
-            f"{name} takes float32 and its folder asks for the scaling "
-            f"{source.facts.scaling!r}, which "
-            f"must be inside an {ONNX.file_ending} file: export it with 'imageserve models "
-            "export', or put the scaling into the graph and set it to none"
-        )
-    if len(only.shape) == 4 and only.shape[1] == 3 != only.shape[3]:
-        raise ModelLoadError(
-            f"{name} takes the colours first, {foreign(only.shape)}: export it with input of shape "
-            "(None, height, width, 3), a transpose in front of the network (in PyTorch "
-            "x.permute(0, 3, 1, 2))"
-        )
-    if only.shape and isinstance(only.shape[0], int):
-        raise ModelLoadError(
-            f"{name} takes batches of {only.shape[0]} only: export it with the first side of its "
-            "input left open (dynamic)"
-        )
-
-
 class OnnxSession:
     """A loaded file on the fastest device that is installed. Used by one thread."""
 
-    def __init__(self, path: Path, threads: int, precision: str) -> None:
-        """Load a file; on a CPU ``threads`` threads compute.
+    def __init__(self, path: Path, taken: Input, engine: Engine) -> None:
+        """Load a file, with what its input needs in front; on a CPU the engine's threads compute.
 
         Raises ModelLoadError where ONNX Runtime cannot load it, or lacks this precision here.
         """
-        if precision not in precisions():
+        if engine.precision not in precisions():
             raise ModelLoadError(
-                f"PRECISION={precision}: ONNX Runtime computes with {_fastest()} here, which has "
-                "only float32: install onnxruntime-openvino instead, leave PRECISION out, or set "
-                f"MODEL_RUNTIME={KERAS.name}"
+                f"PRECISION={engine.precision}: ONNX Runtime computes with {_fastest()} here, "
+                "which has only float32: install onnxruntime-openvino instead, leave PRECISION "
+                f"out, or set MODEL_RUNTIME={KERAS.name}"
             )
-        load = partial(_load_session, path, threads, precision)
+        self._threads = threads = engine.computing_threads
+        # Both sessions read the same bytes, which are freed then.
+        whole = None if taken.takes_bytes else _composed(path, taken)
+        load = partial(_load_session, path, whole, threads, engine.precision)
         self._together = load(streams=1)
         # Without a device for the fastest provider, ONNX Runtime takes another one.
         provider = self._together.get_providers()[0]
         _logger.info("ONNX Runtime computes with %s", provider)
         self.inputs = self._together.get_inputs()
         self.outputs = self._together.get_outputs()
-        self.properties = dict(self._together.get_modelmeta().custom_metadata_map)
-        self._threads = threads
+        self._batch = taken.batch
         self._apart = None
         if provider in _ON_CPU and threads <= MOST_THREADS_APART:
             self._apart = load(streams=threads) if threads > 1 else self._together
@@ -228,14 +221,31 @@ class OnnxSession:
 
     def _run(self, images: NDArray[Any]) -> NDArray[Any]:
         # With fewer pictures, threads that get one picture less than others idle too long.
-        if self._apart is None or len(images) < 2 * self._threads:
-            return self._answers(self._together, images)
-        size = piece_size(len(images), self._threads)
-        pieces = [images[i : i + size] for i in range(0, len(images), size)]
-        return np.concatenate(list(self._pool.map(partial(self._answers, self._apart), pieces)))
+        apart = self._apart if len(images) >= 2 * self._threads else None
+        if self._batch:
+            pieces = in_pieces(images, self._batch)
+        elif apart:
+            size = piece_size(len(images), self._threads)
+            pieces = [images[i : i + size] for i in range(0, len(images), size)]
+        else:
+            pieces = [images]
+        answer = partial(self._answers, apart or self._together)
+        answers = [*(self._pool.map if apart else map)(answer, pieces)]
+        return (np.concatenate(answers) if len(answers) > 1 else answers[0])[: len(images)]
 
     def _answers(self, session: Any, images: NDArray[Any]) -> NDArray[Any]:
         return np.asarray(session.run(None, {self.inputs[0].name: images})[0])
+
+
+def _composed(path: Path, taken: Input) -> bytes:
+    try:
+        from imageserve.models.onnx_graph import composed
+    except ImportError as error:
+        raise ModelLoadError(
+            f"{path} needs scaling or another layout in front of its graph, and the package that "
+            f"puts them there is missing ({first_line(error)}): pip install onnx"
+        ) from error
+    return composed(path, taken)
 
 
 def piece_size(n: int, threads: int) -> int:
@@ -254,16 +264,23 @@ def _started_pool(threads: int) -> ThreadPoolExecutor:
     return pool
 
 
-def _load_session(path: Path, threads: int, precision: str, *, streams: int) -> Any:
-    """Load a file for ``streams`` calls at once, which share the threads."""
+def _load_session(
+    path: Path, whole: bytes | None, threads: int, precision: str, *, streams: int
+) -> Any:
+    """Load a file for ``streams`` calls at once, which share the threads.
+
+    ``whole`` is what to load instead of its content; weights beside it are found all the same.
+    """
     provider = _fastest()
     own = _openvino_options(threads, streams, precision) if provider == _OPENVINO else {}
     providers = [(provider, own)]
     if provider != _PLAIN_CPU:
         providers.append((_PLAIN_CPU, {}))
     options = _session_options(threads // streams, has_arena=provider != _OPENVINO)
+    if whole is not None:
+        options.add_session_config_entry(_FOLDER_OF_WEIGHTS, str(path.parent))
     try:
-        return onnxruntime.InferenceSession(str(path), options, providers=providers)
+        return onnxruntime.InferenceSession(whole or str(path), options, providers=providers)
     except Exception as error:  # ONNX Runtime's errors have no base class of their own
         raise ModelLoadError(
             f"ONNX Runtime {onnxruntime.__version__} cannot load {path}{_remedy_for(path, error)}"

@@ -135,7 +135,7 @@ def _keras_input(path: Path) -> tuple[int | None, ...]:
 
 def _onnx_input(path: Path) -> tuple[int | None, ...]:
     found = read_onnx(path)
-    return found.input if found else ()
+    return found.inputs[0].shape if found and found.inputs else ()
 
 
 def _import_keras(engine: Engine) -> RuntimeModule:
