@@ -25,11 +25,13 @@ def write_onnx(
     ir_version: int = 9,
     beside: str | None = None,
     weights_are_inputs: bool = False,
+    apart: bool = False,
 ) -> Path:
     """Write a classifier that averages each colour and tells them apart by a seeded matrix.
 
     ``head`` is its last operation, ``answer`` the type of its numbers, and ``beside`` the file that
-    holds its weights. With a number as the first side it really takes only that many pictures.
+    holds its weights; ``apart`` leaves rows and columns of length 1 behind the classes. With a
+    number as the first side it really takes only that many pictures.
     """
     colours_first = len(shape) == 4 and shape[1] in (1, 3, 4) and shape[3] not in (1, 3, 4)
     colours = int(shape[1] if colours_first else shape[-1])
@@ -51,6 +53,9 @@ def write_onnx(
         helper.make_node(head or ("Softmax" if softmax else "Identity"), ["logits"], ["scores"]),
         helper.make_node("Cast", ["scores"], ["probabilities"], to=answer),
     ]
+    if apart:
+        nodes[-1].input[0] = "columns"
+        nodes.insert(-1, helper.make_node("Unsqueeze", ["scores", "sides"], ["columns"]))
     outputs = ["probabilities", "logits"] if twice else ["probabilities"]
     graph = helper.make_graph(
         nodes,
@@ -61,11 +66,16 @@ def write_onnx(
         ],
         [
             helper.make_tensor_value_info(
-                name, TensorProto.FLOAT if name == "logits" else answer, [shape[0], classes]
+                name,
+                TensorProto.FLOAT if name == "logits" else answer,
+                [shape[0], classes, 1, 1] if apart else [shape[0], classes],
             )
             for name in outputs
         ],
-        [numpy_helper.from_array(kernel, "kernel")],
+        [
+            numpy_helper.from_array(kernel, "kernel"),
+            *([numpy_helper.from_array(np.array([2, 3]), "sides")] if apart else []),
+        ],
     )
     return save(path, graph, opset, ir_version, beside)
 

@@ -12,8 +12,10 @@ from typing import Any
 
 import numpy as np
 
+from imageserve.models.answers import in_probabilities
 from imageserve.models.files import content_version, read_labels
-from imageserve.models.model import Pictures, Probabilities, ScoringModel, check_probabilities
+from imageserve.models.heads import OTHER
+from imageserve.models.model import Pictures, Probabilities, ScoringModel
 from imageserve.models.runtimes import Engine, Runtime, RuntimeModule
 from imageserve.models.source import Source
 from imageserve.preparation import Preparation
@@ -34,8 +36,7 @@ def load(source: Source, engine: Engine) -> ScoringModel:
     model = ScoringModel(
         source.name, version, "tally", Preparation((height, width)), labels, scores
     )
-    check_probabilities(model)
-    return model
+    return in_probabilities(model, OTHER)
 
 
 def _scores(content: dict[str, Any], images: Pictures) -> Probabilities:

@@ -158,14 +158,11 @@ def failing() -> Any:
         pytest.param(
             lambda: classifier(activation=None),
             None,
-            "end it with a softmax",
+            "add 'activation: softmax'",
             id="logits",
         ),
         pytest.param(
-            lambda: classifier(activation="sigmoid"), None, "not served yet", id="sigmoids"
-        ),
-        pytest.param(
-            with_negative_answers, None, "end it with a softmax", id="sums to 1, but negative"
+            with_negative_answers, None, "add 'activation: softmax'", id="sums to 1, but negative"
         ),
         pytest.param(with_nan_weights, None, "NaN or infinite numbers", id="broken weights"),
         pytest.param(failing, None, "fails on two plain pictures of 8x8", id="fails on pictures"),

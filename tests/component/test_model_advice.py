@@ -64,8 +64,6 @@ def ending(*last: Any, shape: tuple[int, ...] = (8, 8, 3)) -> Any:
 
 # -- heads ----------------------------------------------------------------------------------------
 
-NOT_YET = "not served yet"
-
 
 def in_keras(*last: Callable[[], Any]) -> Write:
     return lambda path: ending(*(layer() for layer in last)).save(path.with_suffix(".keras"))
@@ -83,46 +81,302 @@ def saved_model(activation: str, classes: int) -> Write:
     return write
 
 
+def folder_with(folder: Path, write: Write, labels: int, *facts: str) -> Path:
+    """Make a model folder, with these lines in its imageserve.yaml."""
+    folder.mkdir()
+    write(folder / "model")
+    if (folder / "model").is_dir():
+        (folder / "model").rename(folder / "saved_model")
+    write_labels(folder / "labels.txt", [f"label {n}" for n in range(labels)])
+    (folder / "imageserve.yaml").write_text("".join(f"{line}\n" for line in facts))
+    return folder
+
+
+def served(folder: Path) -> ScoringModel:
+    model = load_model(str(folder), weights="", labels_file=None)
+    assert isinstance(model, ScoringModel)
+    return model
+
+
+def refusal_of(folder: Path) -> str:
+    with pytest.raises(ModelLoadError) as caught:
+        served(folder)
+    said = str(caught.value)
+    assert len(said) < MOST_FOREIGN + 300
+    return said
+
+
+def yes(x: Any) -> Any:
+    return 1 / (1 + np.exp(-np.asarray(x, np.float64)))
+
+
+def one_of(x: Any) -> Any:
+    powers = np.exp(np.asarray(x, np.float64))
+    return powers / powers.sum(axis=1, keepdims=True)
+
+
+def no_and_yes(p: Any) -> Any:
+    return np.concatenate([1 - p, p], axis=1)
+
+
+def logits_of(path: Path, pixels: Any) -> Any:
+    """What the files of `in_keras` and `in_onnx` compute before their heads."""
+    if path.suffix == ".keras":
+        dense = next(
+            each for each in keras.saving.load_model(path).layers if isinstance(each, layers.Dense)
+        )
+        return pixels.mean(axis=(1, 2)) @ np.asarray(dense.kernel) + np.asarray(dense.bias)
+    return pixels.mean(axis=(1, 2)) @ numpy_helper.to_array(onnx.load(path).graph.initializer[0])
+
+
+ONLY_ONE, SEVERAL = False, True
+
+
 @pytest.mark.parametrize(
-    ("write", "labels"),
+    ("write", "labels", "facts", "expected", "multi_label"),
     [
-        pytest.param(in_keras(lambda: layers.Dense(3, "sigmoid")), 3, id="several labels"),
-        pytest.param(in_keras(lambda: layers.Dense(1, "sigmoid")), 1, id="yes or no, one label"),
-        pytest.param(in_keras(lambda: layers.Dense(1, "sigmoid")), 2, id="yes or no, two labels"),
         pytest.param(
-            in_keras(lambda: layers.Dense(3), lambda: layers.Activation("sigmoid")), 3, id="apart"
+            in_keras(lambda: layers.Dense(3)),
+            3,
+            ["activation: softmax"],
+            one_of,
+            ONLY_ONE,
+            id="logits in Keras",
         ),
-        pytest.param(in_onnx(head="Sigmoid"), 3, id="ONNX"),
-        pytest.param(in_onnx(head="Sigmoid", classes=1), 2, id="ONNX, yes or no"),
-        pytest.param(saved_model("sigmoid", 3), 3, id="SavedModel"),
+        pytest.param(
+            in_onnx(softmax=False),
+            3,
+            ["activation: softmax"],
+            one_of,
+            ONLY_ONE,
+            id="logits in ONNX",
+        ),
+        pytest.param(
+            in_onnx(head="LogSoftmax"),
+            3,
+            ["activation: softmax"],
+            one_of,
+            ONLY_ONE,
+            id="logarithms of probabilities",
+        ),
+        pytest.param(
+            in_keras(lambda: layers.Dense(3, "sigmoid")),
+            3,
+            [],
+            yes,
+            SEVERAL,
+            id="sigmoids in Keras",
+        ),
+        pytest.param(
+            in_keras(lambda: layers.Dense(3), lambda: layers.Activation("sigmoid")),
+            3,
+            [],
+            yes,
+            SEVERAL,
+            id="sigmoids apart",
+        ),
+        pytest.param(in_onnx(head="Sigmoid"), 3, [], yes, SEVERAL, id="sigmoids in ONNX"),
+        pytest.param(
+            in_onnx(head="Sigmoid"), 3, ["activation: none"], yes, SEVERAL, id="none said of them"
+        ),
+        pytest.param(
+            in_keras(lambda: layers.Dense(3)),
+            3,
+            ["activation: sigmoid"],
+            yes,
+            SEVERAL,
+            id="logits of sigmoids in Keras",
+        ),
+        pytest.param(
+            in_onnx(softmax=False),
+            3,
+            ["activation: sigmoid"],
+            yes,
+            SEVERAL,
+            id="logits of sigmoids in ONNX",
+        ),
+        pytest.param(
+            in_keras(lambda: layers.Dense(1, "sigmoid")),
+            2,
+            [],
+            lambda x: no_and_yes(yes(x)),
+            ONLY_ONE,
+            id="yes or no in Keras",
+        ),
+        pytest.param(
+            in_onnx(head="Sigmoid", classes=1),
+            2,
+            [],
+            lambda x: no_and_yes(yes(x)),
+            ONLY_ONE,
+            id="yes or no in ONNX",
+        ),
+        pytest.param(
+            in_onnx(softmax=False, classes=1),
+            2,
+            ["activation: sigmoid"],
+            lambda x: no_and_yes(yes(x)),
+            ONLY_ONE,
+            id="the logit of yes or no",
+        ),
+        pytest.param(
+            in_keras(lambda: layers.Dense(1, "sigmoid")), 1, [], yes, SEVERAL, id="one label alone"
+        ),
+        pytest.param(in_onnx(), 3, ["activation: none"], one_of, ONLY_ONE, id="none and softmax"),
+        pytest.param(
+            in_onnx(softmax=False, apart=True),
+            3,
+            ["activation: softmax"],
+            one_of,
+            ONLY_ONE,
+            id="sides of length 1 behind the classes",
+        ),
     ],
 )
-def test_sigmoids_are_not_served_yet_and_nobody_is_told_to_add_a_softmax(
-    tmp_path: Path, write: Write, labels: int
+def test_each_head_is_served_with_the_probabilities_that_it_means(
+    tmp_path: Path,
+    write: Write,
+    labels: int,
+    facts: list[str],
+    expected: Callable[[Any], Any],
+    multi_label: bool,
 ) -> None:
-    write(tmp_path / "mine")
-    (path,) = tmp_path.iterdir()
+    folder = folder_with(tmp_path / "mine", write, labels, *facts)
+    (path,) = folder.glob("model.*")
 
-    said = said_of(path, [f"label {n}" for n in range(labels)])
+    model = served(folder)
 
-    assert said.endswith(NOT_YET)
-    assert "sigmoid" in said
-    assert "softmax" not in said
+    answers = model.scores(pictures())
+    assert answers.dtype == np.float32
+    assert model.multi_label is multi_label
+    np.testing.assert_allclose(answers, expected(logits_of(path, pictures())), atol=2e-5)
 
 
 @pytest.mark.parametrize(
-    "write",
+    ("activation", "classes", "fact", "labels"),
     [
-        pytest.param(in_keras(lambda: layers.Dense(1)), id="Keras"),
-        pytest.param(in_onnx(softmax=False, classes=1), id="ONNX"),
-        pytest.param(saved_model("linear", 1), id="SavedModel"),
+        ("linear", 3, "activation: softmax", 3),
+        ("linear", 3, "activation: sigmoid", 3),
+        ("sigmoid", 3, "activation: none", 3),
+        ("sigmoid", 1, "activation: none", 2),
+        ("softmax", 3, "", 3),
     ],
 )
-def test_one_number_a_picture_is_not_served_yet(tmp_path: Path, write: Write) -> None:
-    write(tmp_path / "mine")
-    (path,) = tmp_path.iterdir()
+def test_a_saved_model_of_each_head_is_served(
+    tmp_path: Path, activation: str, classes: int, fact: str, labels: int
+) -> None:
+    folder = folder_with(tmp_path / "mine", saved_model(activation, classes), labels, fact)
 
-    assert said_of(path, ["cat"]).endswith(f"yes or no or a measure: such models are {NOT_YET}")
+    model = served(folder)
+
+    run = keras.layers.TFSMLayer(str(folder / "saved_model"), call_endpoint="serving_default")
+    raw = np.asarray(next(iter(run(pictures().astype(np.float32)).values())))
+    turn = {"activation: softmax": one_of, "activation: sigmoid": yes}.get(fact, np.asarray)
+    expected = no_and_yes(raw) if classes == 1 else turn(raw)
+    np.testing.assert_allclose(model.scores(pictures()), expected, atol=1e-5)
+    assert model.multi_label is (classes == 3 and "softmax" not in activation + fact)
+
+
+def test_logits_far_from_zero_make_no_endless_numbers(tmp_path: Path) -> None:
+    for activation in ("softmax", "sigmoid"):
+        write = in_onnx(softmax=False, weight=60.0)
+        folder = folder_with(tmp_path / activation, write, 3, f"activation: {activation}")
+        answers = served(folder).scores(pictures())
+        assert np.isfinite(answers).all()
+        assert (answers.min(), answers.max()) == (0, 1)
+
+
+LINES = (
+    "add 'activation: softmax' to imageserve.yaml in its folder (or to its entry in MODELS_FILE) "
+    "if one label holds for a picture, or 'activation: sigmoid' if several may"
+)
+
+
+@pytest.mark.parametrize(
+    ("write", "labels", "facts", "said"),
+    [
+        pytest.param(in_keras(lambda: layers.Dense(3)), 3, [], LINES, id="logits in Keras"),
+        pytest.param(in_onnx(softmax=False), 3, [], LINES, id="logits in ONNX"),
+        pytest.param(saved_model("linear", 3), 3, [], LINES, id="logits in a SavedModel"),
+        pytest.param(
+            in_onnx(head="LogSoftmax"), 3, [], "with logits, numbers from -", id="logarithms"
+        ),
+        pytest.param(
+            in_keras(lambda: layers.Dense(1)),
+            2,
+            [],
+            "add 'activation: sigmoid' to imageserve.yaml in its folder (or to its entry in "
+            "MODELS_FILE) if a sigmoid of it is the probability of the second of two labels; a "
+            "measure has no labels and is not served",
+            id="a measure",
+        ),
+        pytest.param(
+            saved_model("sigmoid", 1),
+            2,
+            [],
+            "add 'activation: none' to imageserve.yaml in its folder (or to its entry in "
+            "MODELS_FILE) if it is the probability of the second of two labels",
+            id="yes or no in a SavedModel",
+        ),
+        pytest.param(
+            saved_model("sigmoid", 3),
+            3,
+            [],
+            "add 'activation: none' to imageserve.yaml in its folder (or to its entry in "
+            "MODELS_FILE) if each is the probability of its label, as after a sigmoid",
+            id="sigmoids in a SavedModel",
+        ),
+        pytest.param(
+            in_onnx(),
+            3,
+            ["activation: softmax"],
+            "ends in a softmax, so its numbers are probabilities already: remove the line "
+            "'activation: softmax'",
+            id="softmax twice",
+        ),
+        pytest.param(
+            in_keras(lambda: layers.Dense(3, "sigmoid")),
+            3,
+            ["activation: sigmoid"],
+            "ends in a sigmoid, so its numbers are probabilities already: remove the line "
+            "'activation: sigmoid'",
+            id="sigmoid twice",
+        ),
+        pytest.param(
+            saved_model("sigmoid", 3),
+            3,
+            ["activation: sigmoid"],
+            "answers with numbers from 0 to 1, so its numbers are probabilities already",
+            id="sigmoid twice in a SavedModel",
+        ),
+        pytest.param(
+            in_onnx(softmax=False),
+            3,
+            ["activation: none"],
+            "and 'activation: none' says that they are probabilities: write softmax there if",
+            id="none of logits",
+        ),
+        pytest.param(
+            in_keras(lambda: layers.Dense(1, "sigmoid")),
+            3,
+            [],
+            "answers with one number a picture, and its labels file has 3 labels: name two, the "
+            "one that a number near 0 means first",
+            id="yes or no with three labels",
+        ),
+        pytest.param(
+            in_keras(lambda: layers.Dense(1)),
+            2,
+            ["activation: softmax"],
+            "has one class, so all pictures would get the same answer",
+            id="softmax of one number",
+        ),
+    ],
+)
+def test_a_head_that_cannot_be_served_is_named_with_the_line_to_write(
+    tmp_path: Path, write: Write, labels: int, facts: list[str], said: str
+) -> None:
+    assert said in refusal_of(folder_with(tmp_path / "mine", write, labels, *facts))
 
 
 @pytest.mark.parametrize(
@@ -138,20 +392,6 @@ def test_one_class_is_no_classifier(tmp_path: Path, write: Write) -> None:
     (path,) = tmp_path.iterdir()
 
     assert "has one class, so all pictures would get the same answer" in said_of(path, ["cat"])
-
-
-def test_logits_are_served_when_the_softmax_is_there_that_the_advice_names(tmp_path: Path) -> None:
-    network = ending(layers.Dense(3))
-    network.save(tmp_path / "mine.keras")
-
-    assert "end it with a softmax (keras.layers.Softmax()" in said_of(tmp_path / "mine.keras")
-
-    keras.Sequential([network, layers.Softmax()]).save(tmp_path / "mine.keras")
-    assert load(tmp_path / "mine.keras").head == "softmax"
-
-
-def test_logarithms_of_probabilities_are_logits(tmp_path: Path) -> None:
-    assert "with logits" in said_of(write_onnx(tmp_path / "mine.onnx", head="LogSoftmax"))
 
 
 def test_a_softmax_over_another_side_is_named(tmp_path: Path) -> None:

@@ -299,3 +299,26 @@ def test_drawn_pictures_tell_a_model_apart_from_a_constant() -> None:
     model = load_model("shapes", weights="", labels_file=None)
 
     assert np.ptp([answer[0].probability for answer in model.predict(pictures, 1)]) > 0.1
+
+
+def test_an_export_keeps_what_turns_its_numbers_into_probabilities(tmp_path: Path) -> None:
+    layers = keras.layers
+    keras.utils.set_random_seed(3)
+    last = [layers.Rescaling(1 / 255), layers.GlobalAveragePooling2D(), layers.Dense(3)]
+    source = tmp_path / "source"
+    source.mkdir()
+    keras.Sequential([keras.Input((8, 8, 3)), *last]).save(source / "model.keras")
+    (source / "labels.txt").write_text("a\nb\nc")
+    (source / "imageserve.yaml").write_text("activation: sigmoid")
+
+    run("export", str(source), "--to", str(tmp_path / "new"))
+
+    assert 'activation: "sigmoid"\n' in (tmp_path / "new" / "imageserve.yaml").read_text()
+    was, now = (
+        load_model(str(tmp_path / name), weights="", labels_file=None) for name in ("source", "new")
+    )
+    pictures = drawn_pictures((8, 8, 3), 4)
+    assert isinstance(was, ScoringModel)
+    assert isinstance(now, ScoringModel)
+    np.testing.assert_allclose(now.scores(pictures), was.scores(pictures), atol=1e-5)
+    assert now.multi_label

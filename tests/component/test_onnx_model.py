@@ -162,7 +162,7 @@ def only_a_folder(path: Path) -> Path:
         pytest.param(only_a_folder, r"mine\.onnx holds no model: put", id="a folder in its place"),
         pytest.param(
             lambda path: write_onnx(path, softmax=False),
-            "with logits, which are not served yet: end it with a softmax",
+            "with logits, numbers from .*: add 'activation: softmax' to imageserve.yaml",
             id="no softmax",
         ),
         pytest.param(

@@ -60,7 +60,7 @@ BAD = [
     Bad(
         "no-softmax",
         lambda folder: write_onnx(folder / "model.onnx", softmax=False),
-        "end it with a softmax (keras.layers.Softmax()",
+        "add 'activation: softmax' to imageserve.yaml",
     ),
     Bad(
         "nan",

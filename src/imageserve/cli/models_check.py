@@ -6,12 +6,13 @@ from pathlib import Path
 from imageserve.cli.models_load import default_runtime, load
 from imageserve.config.settings import Settings
 from imageserve.errors import ModelLoadError, RequestError
+from imageserve.models.answers import check_scores
 from imageserve.models.catalog import is_model_path
 from imageserve.models.comparison import agreement, as_pictures, drawn_pictures, scores_of
 from imageserve.models.entries import engine_of, worker_entry
 from imageserve.models.files import file_errors
 from imageserve.models.foreign import foreign, reason_of
-from imageserve.models.model import Pictures, Probabilities, ScoringModel, check_scores
+from imageserve.models.model import Pictures, Probabilities, ScoringModel
 from imageserve.models.runtimes import RUNTIMES, SOURCE_RUNTIME
 from imageserve.preparation import Preparation
 from imageserve.worker.runner import Runner

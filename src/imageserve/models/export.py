@@ -96,6 +96,8 @@ def _write(model: ScoringModel, runtime: Runtime, folder: Path) -> None:
         "interpolation": model.preparation.interpolation,
     }
     told = {"input_size": told.pop("size"), **told, "version": model.version}
+    # The file ends in the same numbers as its source.
+    told |= {"activation": model.activation} if model.activation else {}
     # What JSON writes of one value, YAML reads as the same.
     lines = (f"{key}: {json.dumps(value)}\n" for key, value in told.items())
     (folder / FACTS_FILE).write_text("".join(lines))

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from imageserve.errors import ModelLoadError
+from imageserve.models.answers import check_output, in_probabilities
 from imageserve.models.catalog import NETWORKS, Channels, Scaling
 from imageserve.models.files import check_file, content_version, read_labels
 from imageserve.models.foreign import first_line
-from imageserve.models.heads import LOGITS, OTHER, SIGMOID, SOFTMAX
+from imageserve.models.heads import LOGITS, OTHER, SIGMOID, SOFTMAX, Head
 from imageserve.models.inputs import NCHW, Input, understood
 from imageserve.models.keras_backends import compiled_call, prepare_backend
 from imageserve.models.keras_file import no_keras_file, read_keras, remedy_for
@@ -27,8 +28,6 @@ from imageserve.models.model import (
     Probabilities,
     Scores,
     ScoringModel,
-    check_output,
-    check_probabilities,
     in_pieces,
 )
 from imageserve.models.runtimes import KERAS, Engine
@@ -66,7 +65,7 @@ class KerasModel(ScoringModel):
     """A classifier that Keras runs."""
 
     network: Any
-    """Maps uint8 RGB pictures to probabilities."""
+    """Maps uint8 RGB pictures to the numbers that the file ends in."""
 
 
 def precisions() -> Sequence[str]:
@@ -81,15 +80,16 @@ def load(source: Source, engine: Engine) -> KerasModel:
     kept in Keras's cache), ``random`` (the same each time, for tests) or the path of a weights file
     with as many classes as there are labels. A saved classifier has its own weights. It gets
     pictures in the type and layout that it declares, 0..255 unless its folder sets a scaling, and
-    answers with probabilities of shape (n, classes).
+    answers with numbers of shape (n, classes), of which `in_probabilities` makes probabilities.
     """
     _check_backend(engine)
     prepare_backend(engine)
     labels = read_labels(source.labels)
     network = _unscaled(source, len(labels), engine)
     taken = understood(source.name, network.inputs, source.facts, source.scaling)
-    head, last = head_of(network)
-    check_output(source.name, network.outputs, labels, head, _ONE_OUTPUT)
+    kind, last = head_of(network)
+    head = Head(source.name, kind, source.facts.activation)
+    check_output(head, network.outputs, labels, _ONE_OUTPUT)
     _lower_precision(network, engine.precision)
     _raise_precision(last)
     whole = _on_pixels(source.name, network, taken)
@@ -103,12 +103,11 @@ def load(source: Source, engine: Engine) -> KerasModel:
         labels,
         _any_batch(compiled_call(whole, (taken.batch, *shape), engine), taken.batch),
         whole,
-        head=head,
         takes=taken,
+        activation=source.facts.activation,
         weights_version=source.facts.version or weights,
     )
-    check_probabilities(model)
-    return model
+    return in_probabilities(model, kind)
 
 
 def save_imagenet_weights(name: str, path: Path) -> None:

@@ -1,20 +1,19 @@
-"""What a model is to the rest of imageserve, and what must hold before one may serve.
+"""What a model is to the rest of imageserve.
 
-No runtime and no queue in here: a model gets decoded pictures and answers with labels. The checks
-look at declared shapes and at the answers to two plain pictures; each message says what to change.
+No runtime and no queue in here: a model gets decoded pictures and answers with labels. What must
+hold before one may serve is in `inputs` and `answers`.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imageserve.errors import ModelLoadError, ModelOutOfMemory
-from imageserve.models.foreign import first_line, foreign
-from imageserve.models.heads import LOGITS, OTHER, SOFTMAX, no_probabilities, not_served
-from imageserve.models.inputs import Input, only, shape_of
+from imageserve.errors import ModelOutOfMemory
+from imageserve.models.foreign import first_line
+from imageserve.models.inputs import Input
 from imageserve.predictions import Prediction
 from imageserve.preparation import Preparation
 
@@ -24,8 +23,6 @@ Probabilities = NDArray[np.float32]
 """One row for each picture: (n, classes)."""
 Scores = Callable[[Pictures], Probabilities]
 """One model call. Raises ModelOutOfMemory like ``Model.predict``."""
-
-_SUM_TOLERANCE = 1e-3
 
 
 class Model(Protocol):
@@ -74,10 +71,12 @@ class ScoringModel:
     preparation: Preparation
     labels: tuple[str, ...]
     scores: Scores
-    head: str = field(default=OTHER, kw_only=True)
-    """What makes its answers, one of `heads`."""
     takes: Input | None = field(default=None, kw_only=True)
     """What its input takes, and what is done to pictures before it; for people to look at."""
+    activation: str | None = field(default=None, kw_only=True)
+    """What its facts say is done to the numbers that its file ends in; an export keeps it."""
+    multi_label: bool = field(default=False, kw_only=True)
+    """Whether several labels may hold for one picture: then their probabilities do not add up."""
     weights_version: str = field(default="", kw_only=True)
     """The version of the weights alone; an exported file keeps it."""
 
@@ -124,81 +123,6 @@ def _best_classes(scores: Probabilities, top: int) -> tuple[NDArray[np.intp], Pr
     begins = np.searchsorted(rows, np.arange(n))  # lexsort leaves the rows where they are.
     chosen = candidates[order[begins[:, np.newaxis] + np.arange(kept)]]
     return chosen, np.take_along_axis(scores, chosen, axis=1)
-
-
-def check_output(
-    name: str, outputs: Sequence[Any] | None, labels: Sequence[str], head: str, remedy: str
-) -> None:
-    """Raise ModelLoadError unless there is one output, with one score for each label.
-
-    Args:
-        name: the model, for the message.
-        outputs: with a ``shape`` each, where it is known.
-        labels: as many as there should be classes.
-        head: what makes the first output, one of `heads`.
-        remedy: how to leave one of several outputs.
-    """
-    shape = shape_of(only(name, "output", outputs, remedy))
-    if shape and len(shape) != 2:
-        raise ModelLoadError(
-            f"{name} gives output of shape {foreign(shape)}: it must be (None, classes); "
-            "end it with a pooling or Flatten layer and a Dense layer with softmax"
-        )
-    classes = shape[1] if shape else None
-    # What one number of an unknown head is, only the answers tell.
-    if head != OTHER or classes != 1:
-        _check_classes(name, classes, labels, head)
-
-
-def _check_classes(name: str, classes: int | None, labels: Sequence[str], head: str) -> None:
-    problem = not_served(name, head, classes)
-    if problem:
-        raise ModelLoadError(problem)
-    if classes is not None and classes != len(labels):
-        raise ModelLoadError(
-            f"{name} has {classes} classes and its labels file {len(labels)} labels: "
-            "name a labels file with one label for each class, in class order"
-        )
-
-
-def check_probabilities(model: ScoringModel) -> None:
-    """Raise ModelLoadError unless the model answers two plain pictures with probabilities."""
-    shape = model.preparation.shape
-    height, width = model.preparation.size
-    ramp = np.arange(model.preparation.bytes).reshape(1, *shape) % 256
-    pictures = np.concatenate([np.zeros_like(ramp), ramp]).astype(np.uint8)
-    try:
-        answers = model.scores(pictures)
-    except Exception as error:  # a custom model can raise anything
-        raise ModelLoadError(
-            f"{model.name} fails on two plain pictures of {height}x{width} ({first_line(error)}): "
-            "try it with RGB 0..255 in the program that saved it"
-        ) from error
-    check_scores(model, answers, len(pictures))
-
-
-def check_scores(model: ScoringModel, answers: Probabilities, pictures: int) -> None:
-    """Raise ModelLoadError unless each row of ``answers`` holds one probability for each class."""
-    name = model.name
-    if answers.ndim == 2 and len(answers) == pictures:
-        head = model.head or (SOFTMAX if (answers == 1).all() else LOGITS)
-        _check_classes(name, answers.shape[1], model.labels, head)
-    if answers.shape != (pictures, model.classes):
-        raise ModelLoadError(
-            f"{name} answers with an array of shape {answers.shape} where "
-            f"{(pictures, model.classes)} is expected, one row a picture: keep the batch as the "
-            "first side of its output"
-        )
-    if not np.isfinite(answers).all():
-        raise ModelLoadError(
-            f"{name} answers with NaN or infinite numbers: its weights are broken, "
-            "train or export it anew"
-        )
-    totals = answers.sum(axis=1)
-    farthest = float(totals[np.abs(totals - 1).argmax()])
-    lowest, highest = float(answers.min()), float(answers.max())
-    if lowest < 0 or abs(farthest - 1) > _SUM_TOLERANCE:
-        raise ModelLoadError(no_probabilities(name, model.head, lowest, highest, farthest))
 
 
 def in_pieces(images: Pictures, size: int) -> list[Pictures]:

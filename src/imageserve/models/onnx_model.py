@@ -24,16 +24,16 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from imageserve.errors import ModelLoadError
+from imageserve.models.answers import check_output, in_probabilities
 from imageserve.models.catalog import SCALINGS
 from imageserve.models.files import check_file, content_version, is_version, read_labels
 from imageserve.models.foreign import first_line, foreign
+from imageserve.models.heads import Head
 from imageserve.models.inputs import Input, understood
 from imageserve.models.model import (
     Pictures,
     Probabilities,
     ScoringModel,
-    check_output,
-    check_probabilities,
     if_memory,
     in_pieces,
 )
@@ -95,7 +95,7 @@ def load(source: Source, engine: Engine) -> ScoringModel:
     """Load an ``.onnx`` classifier; see ``RuntimeModule.load``.
 
     It gets pictures in the type, layout and scaling that its file and facts say, and answers with
-    probabilities of shape (n, classes).
+    numbers of shape (n, classes).
     """
     assert source.path is not None
     labels = read_labels(source.labels)
@@ -109,8 +109,8 @@ def load(source: Source, engine: Engine) -> ScoringModel:
     check_beside(source.path, file)
     taken = _taken(source, file)
     session = OnnxSession(source.path, taken, engine)
-    remedy = _one_output(source.path, session)
-    check_output(source.name, session.outputs, labels, file.head, remedy)
+    head = Head(source.name, file.head, source.facts.activation)
+    check_output(head, session.outputs, labels, _one_output(source.path, session))
     _check_output_type(source.name, session.outputs[0].type)
     weights = _weights_version(source.path, file)
     model = ScoringModel(
@@ -120,12 +120,11 @@ def load(source: Source, engine: Engine) -> ScoringModel:
         taken.preparation,
         labels,
         session.scores,
-        head=file.head,
         takes=taken,
+        activation=source.facts.activation,
         weights_version=source.facts.version or weights,
     )
-    check_probabilities(model)
-    return model
+    return in_probabilities(model, head.kind)
 
 
 def _taken(source: Source, file: OnnxFile) -> Input:
