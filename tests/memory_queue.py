@@ -20,6 +20,7 @@ from imageserve.queue.consumer import Claim, Lease
 from imageserve.queue.keys import Keys
 from imageserve.queue.listener import Breaker, Tickets
 from imageserve.queue.monitor import PURGED, Monitor
+from imageserve.queue.preparations import encode_kept
 from imageserve.queue.producer import Admission, EnqueueCode, Limits, Producer, ProducerConfig
 from imageserve.queue.snapshot import SILENT_MS, Snapshot, WebInfo, WorkerInfo
 from imageserve.queue.wire import Finished, Job, Result, encode_open_job, readable, result_of_error
@@ -57,6 +58,7 @@ class MemoryQueue(RedisQueue):
         self._workers: dict[str, WorkerInfo] = {}
         self._web: dict[str, WebInfo] = {}
         self._desired = ""
+        self._kept = ""
 
     def enqueue(self, job: Job, pixels: bytes, timeout_ms: int, limits: Limits) -> Admission:
         with self._changed:
@@ -273,6 +275,7 @@ class MemoryQueue(RedisQueue):
         with self._changed:
             now = self._clock_ms()
             self._workers[info.id] = replace(info, last_seen=now)
+            self._kept = encode_kept(info) or self._kept
             for worker in list(self._workers.values()):
                 if worker.last_seen <= now - SILENT_MS:
                     del self._workers[worker.id]
@@ -312,6 +315,7 @@ class MemoryQueue(RedisQueue):
                 stats=dict(self._stats),
                 workers=tuple(self._workers.values()),
                 web=tuple(self._web.values()),
+                kept=self._kept,
             )
 
     def dead(self, count: int) -> list[dict[str, Any]]:

@@ -51,12 +51,13 @@ class QueueKeyTaken(QueueError):
 class QueueRefused(QueueError):
     """The queue does not take a job; ``retry_after_s`` says when another try makes sense."""
 
-    def __init__(self, reason: str, backlog: int, *, retry_after_s: int) -> None:
-        """``reason``: the name of an `EnqueueCode`, in small letters."""
-        super().__init__(f"{reason}: {backlog} jobs wait or are in work")
+    def __init__(self, reason: str, backlog: int, *, retry_after_s: int, why: str = "") -> None:
+        """``reason``: the name of an `EnqueueCode`, in small letters, or ``not_prepared``."""
+        super().__init__(f"{reason}: {why or f'{backlog} jobs wait or are in work'}")
         self.reason = reason
         self.backlog = backlog
         self.retry_after_s = retry_after_s
+        self.why = why
 
 
 class ClusterError(ImageserveError):

@@ -10,6 +10,7 @@ from tests.queues import RedisQueue
 from tests.redis_server import PATIENCE_S, QueueMaker, RedisServer, eventually
 
 from imageserve.errors import QueueUnavailable
+from imageserve.preparation import Preparation
 from imageserve.queue import listener as module
 from imageserve.queue.consumer import Lease
 from imageserve.queue.listener import ReplyListener, Ticket
@@ -326,7 +327,7 @@ def test_jobs_that_an_emptied_redis_has_lost_are_found_though_no_connection_ends
     producer = Producer(queue, tickets, listener.breaker, ProducerConfig(), lambda: now)
 
     def submitted() -> Ticket:
-        request = JobRequest("m", (1, 1, 3), 5, "trace")
+        request = JobRequest("m", Preparation((1, 1)), 5, "trace")
         return producer.submit(request, b"\0\0\0", 60_000, threading.Event())
 
     done, *lost = [submitted() for _ in range(4)]

@@ -24,6 +24,7 @@ from tests.redis_server import (
 )
 
 from imageserve.errors import QueueForbidden, QueueUnavailable
+from imageserve.preparation import Preparation
 from imageserve.queue.consumer import Lease
 from imageserve.queue.monitor import Monitor
 from imageserve.queue.producer import (
@@ -213,7 +214,9 @@ def answered_within(producer: Producer, queue: RedisQueue) -> float:
     """Submit one job, play the worker, and return the seconds until the ticket has its result."""
     woken = threading.Event()
     began = time.monotonic()
-    ticket = producer.submit(JobRequest("model", (1, 1, 3), 1, "trace"), b"\0\0\0", 8000, woken)
+    ticket = producer.submit(
+        JobRequest("model", Preparation((1, 1)), 1, "trace"), b"\0\0\0", 8000, woken
+    )
     assert finish(queue, ticket.job_id, producer._tickets.channel) == [True]
     assert woken.wait(8)
     producer.forget(ticket)

@@ -33,8 +33,10 @@ from tests.redis_server import (
 
 from imageserve.errors import QueueKeyTaken, QueueUnavailable
 from imageserve.predictions import Prediction
+from imageserve.preparation import Preparation
 from imageserve.queue.consumer import Claim, Consumer, Lease
 from imageserve.queue.keys import Keys
+from imageserve.queue.preparations import MOST_BYTES, in_force
 from imageserve.queue.producer import EnqueueCode, Limits
 from imageserve.queue.redis.queue import CLAIM, ENQUEUE, EXTEND, FINISH, HEARTBEAT, RELEASE
 from imageserve.queue.snapshot import WebInfo, WorkerInfo
@@ -200,12 +202,13 @@ def test_waiting_jobs_are_a_plain_list_of_json(queue: RedisQueue, client: "redis
     assert (fields[0]["v"], fields[0]["bytes"], fields[0]["shape"]) == (1, 12, [2, 2, 3])
 
 
-def test_every_key_expires_except_the_queue_its_counters_and_the_desired_version(
+def test_every_key_expires_except_the_queue_its_counters_and_what_is_known_of_its_model(
     queue: RedisQueue, client: "redis.Redis"
 ) -> None:
     # Every kind of key: redelivered jobs, leases, lost attempts, the dead, results, workers.
     put(queue, "done", "dead", "redelivered", "leased", "waits", "moved")
-    queue.heartbeat(WorkerInfo("w", "resnet50", (224, 224, 3), 32, {1: 9.5}, "running", "node"))
+    info = WorkerInfo("w", "resnet50", (224, 224, 3), 32, {1: 9.5}, "running", "node")
+    queue.heartbeat(replace(info, preparation=Preparation((224, 224))))
     queue.web_heartbeat(WebInfo("p", 45.0))
     queue.set_desired("resnet50@v2 1760000000000")
     queue.claim(3, LOST, redelivered=False)
@@ -222,6 +225,7 @@ def test_every_key_expires_except_the_queue_its_counters_and_the_desired_version
         KEYS.queue,
         KEYS.stats,
         KEYS.desired,
+        KEYS.preparation,
     }
 
 
@@ -899,6 +903,7 @@ def test_a_worker_of_an_older_release_has_no_version(
     info = WorkerInfo("w", "m", (1, 1, 3), 1, {1: 1.0}, "ready", "here", version="v2")
     queue.heartbeat(info)
     said = json.loads(client.hget(queue.keys.workers_info, "w") or b"")
+    assert "preparation" not in said
     for name in ("version", "loading", "problem", "answered"):
         del said[name]
     client.hset(queue.keys.workers_info, "w", json.dumps(said))
@@ -914,3 +919,56 @@ def test_a_desired_version_that_another_program_wrote_fails_no_heartbeat(
 
     assert queue.heartbeat(WorkerInfo("w", "m", (1, 1, 3), 1, {}, "ready", "here")) == ""
     assert [worker.id for worker in queue.snapshot().workers] == ["w"]
+
+
+CROP = Preparation((8, 8), resize="crop", resize_to=10, interpolation="bicubic")
+CROPPING = WorkerInfo("w", "m", (8, 8, 3), 1, {1: 1.0}, "ready", "here", preparation=CROP)
+
+
+def test_the_preparation_of_the_last_worker_is_kept_for_ever_and_small(
+    queue: RedisQueue, client: "redis.Redis"
+) -> None:
+    queue.heartbeat(CROPPING)
+    queue.leave("w")
+    queue.heartbeat(replace(CROPPING, id="old", preparation=None))
+    queue.leave("old")
+
+    seen = queue.snapshot()
+    assert in_force(seen, "m", None) == CROP
+    assert isinstance(in_force(seen, "n", None), str)
+    assert client.pttl(KEYS.preparation) == -1
+    assert len(client.get(KEYS.preparation) or b"") < MOST_BYTES
+    assert queue.heartbeat(replace(CROPPING, preparation=Preparation((4, 4)))) == ""
+    assert json.loads(queue.snapshot().kept)["preparation"] == {"size": [4, 4]}
+
+
+@pytest.mark.parametrize("kind", ["list", "no text", "no JSON", "half of it"])
+def test_a_kept_preparation_that_another_program_wrote_breaks_nothing(
+    kind: str, queue: RedisQueue, client: "redis.Redis"
+) -> None:
+    if kind == "list":
+        client.rpush(KEYS.preparation, "a list")
+    else:
+        contents = {"no text": b"\xff", "no JSON": b"{", "half of it": b'{"model": "m"}'}
+        client.set(KEYS.preparation, contents[kind])
+
+    assert in_force(queue.snapshot(), "m", Preparation((9, 9))) == Preparation((9, 9))
+    queue.heartbeat(CROPPING)
+    assert in_force(queue.snapshot(), "m", None) == CROP
+    queue.leave("w")
+    # A list is another program's data, and stays.
+    assert client.type(KEYS.preparation) == (b"list" if kind == "list" else b"string")
+    assert (in_force(queue.snapshot(), "m", None) == CROP) == (kind != "list")
+
+
+def test_a_preparation_of_a_later_release_is_known_to_be_unknown(
+    queue: RedisQueue, client: "redis.Redis"
+) -> None:
+    queue.heartbeat(CROPPING)
+    said = json.loads(client.hget(queue.keys.workers_info, "w") or b"")
+    said["preparation"]["rotate"] = 90
+    client.hset(queue.keys.workers_info, "w", json.dumps(said))
+
+    (found,) = queue.snapshot().workers
+    assert isinstance(found.preparation, str)
+    assert "rotate" in found.preparation

@@ -13,6 +13,7 @@ from tests.redis_server import QueueMaker, RedisServer, eventually
 
 from imageserve.cli import main
 from imageserve.errors import QueueForbidden, QueueKeyTaken
+from imageserve.preparation import Preparation
 from imageserve.queue import listener, self_test
 from imageserve.queue.consumer import Consumer, Lease
 from imageserve.queue.keys import Keys
@@ -58,7 +59,7 @@ def web(stage: Stage) -> None:
     self_test.EvictionWatch(stage.access, QUEUE).look()
     replies = stage.listen(stage.server, stage.queue, access=stage.access)
     producer = Producer(stage.queue, replies.tickets[QUEUE], replies.breaker, ProducerConfig())
-    request = JobRequest("m", (1, 1, 3), 1, "trace")
+    request = JobRequest("m", Preparation((1, 1)), 1, "trace")
     ticket = producer.submit(request, b"rgb", 60_000, threading.Event())
     stage.server.client().execute_command("CLIENT", "KILL", "TYPE", "pubsub")
     eventually(lambda: not replies.connected, "a lost connection")

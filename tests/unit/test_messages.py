@@ -11,7 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.memory_queue import encode_job
 
+from imageserve.config.choices import INTERPOLATIONS
 from imageserve.predictions import Prediction
+from imageserve.preparation import COLOURS, Preparation
 from imageserve.queue.snapshot import (
     Speed,
     WebInfo,
@@ -30,6 +32,7 @@ from imageserve.queue.wire import (
     decode_result,
     encode_open_job,
     encode_result,
+    encoding_of,
 )
 
 Read = TypeVar("Read")
@@ -44,6 +47,13 @@ counts = st.integers(1, 2**53 - 1)
 tenths = st.integers(0, 10**9).map(lambda n: n / 10)
 predictions = st.builds(Prediction, texts, st.floats(0, 1))
 
+preparations = st.builds(
+    Preparation,
+    st.tuples(sizes, sizes),
+    st.sampled_from(["squash", "crop", "pad"]),
+    interpolation=st.sampled_from(INTERPOLATIONS),
+    colour=st.sampled_from(list(COLOURS)),
+)
 jobs = st.builds(
     Job,
     id=texts,
@@ -55,6 +65,7 @@ jobs = st.builds(
     result_ttl_ms=counts,
     ts=times,
     deadline=times,
+    preparation=st.just("") | preparations.map(lambda each: each.fingerprint),
 )
 results = st.builds(
     Result,
@@ -64,7 +75,8 @@ results = st.builds(
     model_ms=tenths,
     batch=sizes,
     predictions=st.lists(predictions, min_size=1, max_size=5).map(tuple),
-    shape=st.none() | st.tuples(sizes, sizes, st.just(3)),
+    shape=st.none() | st.tuples(sizes, sizes, st.sampled_from([1, 3, 4])),
+    preparation=st.none() | preparations,
 )
 
 
@@ -135,6 +147,51 @@ def test_the_written_result_is_the_one_of_the_protocol() -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("preparation", "encoding"),
+    [
+        pytest.param(Preparation((8, 8)), "rgb8", id="squeezed"),
+        pytest.param(Preparation((8, 8), interpolation="lanczos"), "rgb8", id="resized otherwise"),
+        pytest.param(Preparation((8, 8), resize="crop"), "rgb8-prepared", id="cropped"),
+        pytest.param(Preparation((8, 8), resize="pad"), "rgb8-prepared", id="padded"),
+        pytest.param(Preparation((8, 8), antialias=False), "rgb8-prepared", id="not antialiased"),
+        pytest.param(Preparation((8, 8), colour="grey"), "grey8", id="grey"),
+        pytest.param(Preparation((8, 8), "crop", colour="rgba"), "rgba8", id="with alpha"),
+    ],
+)
+def test_pixels_that_a_worker_of_0_1_0_would_get_wrong_have_a_name_that_it_refuses(
+    preparation: Preparation, encoding: str
+) -> None:
+    assert encoding_of(preparation) == encoding
+    job = replace(
+        JOB,
+        shape=preparation.shape,
+        encoding=encoding,
+        preparation=preparation.fingerprint,
+    )
+    assert decode_job(encode_job(job)) == job
+    assert json.loads(encode_job(job))["preparation"] == preparation.fingerprint
+
+
+def test_a_shape_that_does_not_fit_the_encoding_is_refused() -> None:
+    grey = replace(JOB, shape=(8, 8, 1), encoding="grey8")
+    assert decode_job(encode_job(grey)) == grey
+    for wrong in (replace(grey, encoding="rgb8"), replace(JOB, encoding="rgba8")):
+        refused = decode_job(encode_job(wrong))
+        assert isinstance(refused, UnsupportedJob)
+        assert "does not fit" in refused.reason
+
+
+def test_a_changed_model_says_its_preparation_and_a_later_one_is_none() -> None:
+    crop = Preparation((8, 8), resize="crop", resize_to=10, colour="grey")
+    told = replace(
+        RESULT, predictions=(), error=ResultError("model_changed", "a"), preparation=crop
+    )
+    assert decode_result(encode_result(told)) == told
+    later = changed(encode_result(told), preparation={"size": [8, 8], "rotate": 90})
+    assert decode_result(later) == replace(told, preparation=None)
+
+
 def test_a_result_names_the_version_that_made_it_where_its_worker_knows_it() -> None:
     named = replace(RESULT, version="2026-02")
 
@@ -177,7 +234,10 @@ def test_a_job_of_another_version_can_be_answered() -> None:
         pytest.param("shape", "224x224x3", id="shape: text"),
         pytest.param("shape", [224, 224], id="shape: too short"),
         pytest.param("shape", [224, 224, 3, 1], id="shape: too long"),
-        pytest.param("shape", [224, 224, 4], id="shape: four channels"),
+        pytest.param("shape", [224, 224, 4], id="shape: four colours"),
+        pytest.param("shape", [224, 224, 2], id="shape: two colours"),
+        pytest.param("preparation", 7, id="preparation: a number"),
+        pytest.param("preparation", None, id="preparation: none"),
         pytest.param("shape", [0, 224, 3], id="shape: empty"),
         pytest.param("shape", [224.0, 224.0, 3], id="shape: fractions"),
         pytest.param("shape", {"h": 224}, id="shape: object"),
@@ -348,7 +408,14 @@ def refused_or(decode: Callable[[str], Read], text: str) -> Read | None:
     return None
 
 
-FAILED = replace(RESULT, predictions=(), error=ResultError("model_failed", "a"), shape=(8, 8, 3))
+CROP = Preparation((8, 8), resize="crop", resize_to=10, antialias=False)
+FAILED = replace(
+    RESULT,
+    predictions=(),
+    error=ResultError("model_changed", "a"),
+    shape=(8, 8, 3),
+    preparation=CROP,
+)
 
 
 @given(mutated(encode_result(RESULT)) | mutated(encode_result(FAILED)))
@@ -359,6 +426,7 @@ def test_a_mutated_result_is_refused_or_right_in_every_field(text: str) -> None:
     assert all(type(each) is str for each in (result.id, result.model, result.version))
     assert all(number(each) for each in (result.queue_ms, result.model_ms, result.batch))
     assert result.shape is None or shaped(result.shape)
+    assert result.preparation is None or shaped(result.preparation.shape)
     assert bool(result.predictions) != bool(result.error)
     assert all(type(p.label) is str and number(p.probability) for p in result.predictions)
     assert result.error is None or type(result.error.code) is type(result.error.message) is str
@@ -376,10 +444,13 @@ def test_a_mutated_job_is_refused_or_right_in_every_field(text: str) -> None:
         assert len(job.reason) < 200
     else:
         assert shaped(job.shape)
+        assert type(job.preparation) is str
         assert type(job.top) is type(job.deadline) is int
 
 
-WORKER = WorkerInfo("w", "m", (8, 8, 3), 4, {1: 5.0, 4: 10.0}, "ready", "host", version="v1")
+WORKER = WorkerInfo(
+    "w", "m", (8, 8, 3), 4, {1: 5.0, 4: 10.0}, "ready", "host", version="v1", preparation=CROP
+)
 
 
 @given(
@@ -389,13 +460,14 @@ WORKER = WorkerInfo("w", "m", (8, 8, 3), 4, {1: 5.0, 4: 10.0}, "ready", "host", 
 def test_a_mutated_heartbeat_is_left_out_or_counts_as_a_number(text: str, score: bytes) -> None:
     infos = [b"w", text.encode(), b"sound", encode_worker_info(WORKER).encode()]
     scores = [b"w", score, b"sound", b"7"]
-    shot = decode_snapshot([7, 0, 0, 0, 0, 0, b"", [], scores, infos, scores, infos])
+    shot = decode_snapshot([7, 0, 0, 0, 0, 0, b"", [], scores, infos, scores, infos, b""])
 
     assert shot.workers[-1].id == "sound"
     for worker in shot.workers:
         told = (worker.model, worker.state, worker.host, worker.version, worker.loading)
         assert all(type(each) is str for each in (*told, worker.problem, worker.answered))
         assert shaped(worker.shape)
+        assert worker.preparation is None or isinstance(worker.preparation, Preparation | str)
     assert number(shot.capacity_per_s)
     assert number(shot.web_capacity_per_s or 0)
     assert Speed.of(shot.tables).largest_backlog(3_600_000) > 0
@@ -403,7 +475,7 @@ def test_a_mutated_heartbeat_is_left_out_or_counts_as_a_number(text: str, score:
 
 @given(mutated(encode_job(JOB)) | texts.map(json.dumps))
 def test_the_age_of_a_mutated_job_is_a_number(text: str) -> None:
-    shot = decode_snapshot([2**53, 1, 0, 0, 0, 0, text.encode(), [], [], [], [], []])
+    shot = decode_snapshot([2**53, 1, 0, 0, 0, 0, text.encode(), [], [], [], [], [], b""])
     assert type(shot.oldest_ms) is int
     assert 0 <= shot.oldest_ms <= 2**53
 

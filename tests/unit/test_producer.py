@@ -8,6 +8,7 @@ import pytest
 from tests.memory_queue import MemoryQueue
 
 from imageserve.errors import QueueRefused, QueueUnavailable
+from imageserve.preparation import Preparation
 from imageserve.queue.consumer import Lease
 from imageserve.queue.listener import OUTAGE_S, SAME_OUTAGE_S, TRIAL_S, Breaker, Ticket, Tickets
 from imageserve.queue.producer import (
@@ -149,7 +150,7 @@ def test_a_reply_that_comes_late_is_never_taken_for_a_loss(bench: Bench) -> None
     assert bench.queue.looks == 3
 
 
-JOB = JobRequest("m", (1, 1, 3), 5, "trace")
+JOB = JobRequest("m", Preparation((1, 1)), 5, "trace")
 
 
 class Full:
@@ -362,7 +363,7 @@ def test_the_breaker_may_be_closed_by_another_thread_while_it_is_asked() -> None
 
 
 def submitted(producer: Producer) -> Ticket:
-    request = JobRequest("m", (1, 1, 3), 5, "trace")
+    request = JobRequest("m", Preparation((1, 1)), 5, "trace")
     return producer.submit(request, b"\0\0\0", 1000, threading.Event())
 
 

@@ -109,7 +109,7 @@ def test_retry_after_is_the_time_to_work_off_the_excess(
 @pytest.mark.parametrize("count", [b"many", b"1.5", b"-1", b"1_0", b" 7", b"", b"9" * 20])
 def test_a_counter_that_is_no_number_makes_the_snapshot_unreadable(count: bytes) -> None:
     with pytest.raises(QueueError, match="cannot be read"):
-        decode_snapshot([1, 0, 0, 0, 0, 0, b"", [b"accepted", count], [], [], [], []])
+        decode_snapshot([1, 0, 0, 0, 0, 0, b"", [b"accepted", count], [], [], [], [], b""])
 
 
 NOW = 1_760_000_000_000
@@ -141,5 +141,5 @@ def test_what_web_processes_could_decode(snapshot: Snapshot, per_s: float | None
 )
 def test_a_web_process_that_cannot_be_read_is_left_out(text: bytes) -> None:
     seen, info = [b"good", b"5", b"bad", b"5"], [b"good", b'{"per_s":2.5,"more":1}', b"bad", text]
-    found = decode_snapshot([5, 0, 0, 0, 0, 0, b"", [], [], [], [*seen, b"gone", b"5"], info])
+    found = decode_snapshot([5, 0, 0, 0, 0, 0, b"", [], [], [], [*seen, b"gone", b"5"], info, b""])
     assert found.web == (WebInfo("good", 2.5, 5),)

@@ -16,6 +16,7 @@ from typing import Any, TypeVar, cast
 from imageserve import metrics
 from imageserve.errors import QueueError, QueueUnavailable
 from imageserve.queue.keys import GUARD_MS
+from imageserve.queue.preparations import encode_kept
 from imageserve.queue.redis.connection import RedisBackoff
 from imageserve.queue.redis.queue import (
     BLOCK_S,
@@ -167,17 +168,16 @@ class ConsumerStore(RedisQueue):
 
     def heartbeat(self, info: WorkerInfo) -> str:
         """Publish that a worker lives; returns the desired version as text."""
-        return self._set_info(info.id, encode_worker_info(info))
+        return self._set_info(info.id, encode_worker_info(info), encode_kept(info))
 
     def leave(self, worker_id: str) -> None:
         """Remove a worker from the list of workers."""
-        self._set_info(worker_id, "")
+        self._set_info(worker_id, "", "")
 
-    def _set_info(self, worker_id: str, text: str) -> str:
-        keys = [self.keys.workers, self.keys.workers_info, self.keys.desired]
-        args: list[str | int | bytes] = [worker_id, text, SILENT_MS, GUARD_MS]
+    def _set_info(self, worker_id: str, text: str, kept: str) -> str:
+        args: list[str | int | bytes] = [worker_id, text, SILENT_MS, GUARD_MS, kept]
         with self.errors():
-            reply: Any = HEARTBEAT(self.client, keys, args)
+            reply: Any = HEARTBEAT(self.client, self.keys.of_heartbeat(), args)
         return texts([reply])[0] if reply else ""
 
 

@@ -9,11 +9,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from imageserve.preparation import COLOURS, LONGEST_SIDE
+
 LARGEST = 2**53
 """Numbers below this are the same in Python, in Lua and in Redis."""
-
-LONGEST_SIDE = 2**16
-"""No model takes a larger picture; one that a message asks for is not even reckoned."""
 
 
 def json_object(text: str | bytes) -> dict[str, Any]:
@@ -56,12 +55,12 @@ def is_count(value: Any) -> bool:
 
 
 def is_shape(value: Any) -> bool:
-    """Tell whether it is ``[height, width, 3]``."""
+    """Tell whether it is ``[height, width, colours]``."""
     return (
         isinstance(value, list)
         and len(value) == 3
         and all(type(n) is int and 0 < n <= LONGEST_SIDE for n in value)
-        and value[2] == 3
+        and value[2] in COLOURS.values()
     )
 
 
@@ -82,12 +81,12 @@ def amount_of(fields: Mapping[str, Any], name: str) -> float:
 
 
 def shape_of(fields: Mapping[str, Any], name: str) -> tuple[int, int, int]:
-    """Return height, width and channels. Raises ValueError."""
+    """Return height, width and colours. Raises ValueError."""
     value = fields.get(name)
     if not is_shape(value):
-        raise ValueError(f"{name!r} is not [height, width, 3]")
-    height, width, channels = value  # type: ignore[misc]
-    return height, width, channels
+        raise ValueError(f"{name!r} is not [height, width, colours]")
+    height, width, colours = value  # type: ignore[misc]
+    return height, width, colours
 
 
 def object_of(fields: Mapping[str, Any], name: str) -> dict[str, Any]:

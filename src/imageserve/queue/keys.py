@@ -21,6 +21,7 @@ key                       type     content                                      
 ``{Q}:web``               zset     web process id -> last seen, ms              pruned, 1 h guard
 ``{Q}:web:info``          hash     web process id -> WebInfo, JSON              pruned, 1 h guard
 ``{Q}:wanted``            string   the desired version of the model             none; one short text
+``{Q}:preparation``       string   model and preparation of the last worker     none; 1 KiB at most
 ``{Q}:reply:<process>``   channel  results for one web process
 ``{Q}:selftest:<uuid>:*``            the start-up self-test's own keys            a minute
 ========================  =======  ===========================================  ====================
@@ -50,6 +51,7 @@ class Keys:
         self.web = f"{prefix}:web"
         self.web_info = f"{prefix}:web:info"
         self.desired = f"{prefix}:wanted"
+        self.preparation = f"{prefix}:preparation"
 
     def nonce(self, job_id: str) -> str:
         return f"{self._prefix}:id:{job_id}"
@@ -75,7 +77,7 @@ class Keys:
             **dict.fromkeys((self.leases, self.workers, self.web), "zset"),
             **dict.fromkeys((self.inflight, self.attempts, self.stats), "hash"),
             **dict.fromkeys((self.workers_info, self.web_info), "hash"),
-            self.desired: "string",
+            **dict.fromkeys((self.desired, self.preparation), "string"),
         }
 
     def patterns(self) -> tuple[str, str]:
@@ -105,7 +107,13 @@ class Keys:
     def of_release(self) -> list[str]:
         return [self.queue, self.hold, self.leases, self.inflight, self.attempts, self.retry]
 
+    def of_heartbeat(self) -> list[str]:
+        return [self.workers, self.workers_info, self.desired, self.preparation]
+
+    def of_web_heartbeat(self) -> list[str]:
+        return [self.web, self.web_info, self.desired, self.preparation]
+
     def of_snapshot(self) -> list[str]:
         waiting = [self.queue, self.hold, self.retry]
         seen = [self.workers, self.workers_info, self.dead, self.web, self.web_info]
-        return [*waiting, self.leases, self.stats, *seen]
+        return [*waiting, self.leases, self.stats, *seen, self.preparation]

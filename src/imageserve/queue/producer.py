@@ -15,8 +15,10 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from imageserve.errors import QueueError, QueueRefused, QueueUnavailable
+from imageserve.preparation import Preparation
 from imageserve.queue.keys import GUARD_MS
 from imageserve.queue.listener import Breaker, ReplyListener, Ticket, Tickets, catch_up
+from imageserve.queue.preparations import in_force
 from imageserve.queue.redis.connection import RedisAccess, by_node
 from imageserve.queue.redis.queue import ENQUEUE, HEARTBEAT, REFUSE, RedisQueue
 from imageserve.queue.snapshot import (
@@ -29,7 +31,7 @@ from imageserve.queue.snapshot import (
     encode_web_info,
     retry_after_s,
 )
-from imageserve.queue.wire import Job, encode_open_job
+from imageserve.queue.wire import Job, encode_open_job, encoding_of
 
 log = logging.getLogger(__name__)
 
@@ -151,10 +153,9 @@ class ProducerStore(RedisQueue):
         self._set_web(web_id, "")
 
     def _set_web(self, web_id: str, text: str) -> None:
-        names = [self.keys.web, self.keys.web_info, self.keys.desired]
-        args: list[str | int | bytes] = [web_id, text, SILENT_MS, GUARD_MS]
+        args: list[str | int | bytes] = [web_id, text, SILENT_MS, GUARD_MS, ""]
         with self.errors():
-            HEARTBEAT(self.client, names, args)
+            HEARTBEAT(self.client, self.keys.of_web_heartbeat(), args)
 
 
 class AdmissionView:
@@ -164,6 +165,8 @@ class AdmissionView:
         self._store = store
         self._clock = clock
         self._snapshot: Snapshot | None = None
+        self._in_force: dict[str, Preparation | str] = {}
+        """Model -> how its pictures are prepared, as the snapshot says."""
         self._speed = Speed()
         self._read_at = float("-inf")
         self._tried_at = float("-inf")
@@ -194,6 +197,18 @@ class AdmissionView:
         self._is_refusing |= refusal is not None
         return refusal
 
+    def preparation(self, model: str, own: Preparation | None) -> Preparation | str:
+        """Return how pictures for a model are prepared, or why that is not known.
+
+        From the last snapshot, however old: a worker that needs another one says so.
+        """
+        known, snapshot = self._in_force, self._snapshot  # In this order: `look` sets them last.
+        if snapshot is None:
+            return own or "the queue could not be read yet"
+        if model not in known:
+            known[model] = in_force(snapshot, model, own)
+        return known[model]
+
     @property
     def run(self) -> str:
         """Changes when Redis may have lost the queue; "" before the first look."""
@@ -212,16 +227,16 @@ class AdmissionView:
         """Read the snapshot where the last one is no longer fresh.
 
         Raises QueueError, to the one request that reads for all; the others use the last snapshot
-        meanwhile. Of two reads at once the older reply could come last: its counters would seem to
-        have fallen, which is what a loss looks like.
+        meanwhile, or wait for the first. Of two reads at once the older reply could come last: its
+        counters would seem to have fallen, which is what a loss looks like.
         """
-        now = self._clock()
-        pause_s = FRESH_WHILE_REFUSING_S if self._is_refusing else FRESH_S
-        if now - self._tried_at <= pause_s or not self._reading.acquire(blocking=False):
+        if self._is_fresh() or not self._reading.acquire(blocking=self._snapshot is None):
             return
         try:
-            self._tried_at = now
-            self._snapshot = self._run.noted(self._store.snapshot())
+            if self._is_fresh():
+                return
+            self._tried_at = self._clock()
+            self._snapshot, self._in_force = self._run.noted(self._store.snapshot()), {}
             self._speed = Speed.of(self._snapshot.tables)
             self._read_at, self._is_refusing = self._clock(), False
             if warning := self._mixture.warning(self._snapshot.live_workers, self._read_at):
@@ -229,13 +244,18 @@ class AdmissionView:
         finally:
             self._reading.release()
 
+    def _is_fresh(self) -> bool:
+        pause_s = FRESH_WHILE_REFUSING_S if self._is_refusing else FRESH_S
+        return self._clock() - self._tried_at <= pause_s
+
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
     """What a client asks for one picture."""
 
     model: str
-    shape: tuple[int, int, int]
+    preparation: Preparation
+    """What was done to the picture."""
     top: int
     trace: str
     """The id of the HTTP request."""
@@ -277,6 +297,29 @@ class Producer:
         Raises QueueRefused, and QueueUnavailable where this is what notices an outage. Where
         nothing is raised, `submit` may still refuse.
         """
+        self._look()
+        limits = self._limits(timeout_ms)
+        refusal = self.admission.refusal(job_bytes, limits)
+        if refusal is not None:
+            self._count_refused()
+            raise self._refused(refusal, limits)
+
+    def preparation(self, model: str, own: Preparation | None) -> Preparation:
+        """Return how a picture for a model is prepared now; ``own`` is what settings say.
+
+        Raises QueueRefused where nobody has said it yet, and QueueUnavailable like
+        `check_admission`.
+        """
+        self._look()
+        found = self.admission.preparation(model, own)
+        if isinstance(found, Preparation):
+            return found
+        self.breaker.check()
+        self._count_refused()  # It is demand: a model that was scaled to zero is woken by it.
+        wait_s = retry_after_s(1, self.admission.capacity_per_s)
+        raise QueueRefused("not_prepared", 0, retry_after_s=wait_s, why=found)
+
+    def _look(self) -> None:
         try:
             self.admission.look()
         except QueueUnavailable as error:
@@ -284,12 +327,10 @@ class Producer:
             raise
         except QueueError as error:
             log.warning("admission is left to Redis: %s", error)
-        limits = self._limits(timeout_ms)
-        refusal = self.admission.refusal(job_bytes, limits)
-        if refusal is not None:
-            with contextlib.suppress(QueueError):
-                self._store.count_refused()
-            raise self._refused(refusal, limits)
+
+    def _count_refused(self) -> None:
+        with contextlib.suppress(QueueError):
+            self._store.count_refused()
 
     def submit(
         self, request: JobRequest, pixels: bytes, timeout_ms: int, wake: threading.Event
@@ -329,12 +370,14 @@ class Producer:
         return Job(
             id=job_id,
             model=request.model,
-            shape=request.shape,
+            shape=request.preparation.shape,
             top=request.top,
             reply=self._tickets.channel,
             trace=request.trace,
             # The result is stored before the deadline and must still be there a while after it.
             result_ttl_ms=timeout_ms + round(self._config.result_ttl_s * 1000),
+            encoding=encoding_of(request.preparation),
+            preparation=request.preparation.fingerprint,
         )
 
     def _enqueue(self, job: Job, pixels: bytes, timeout_ms: int, limits: Limits) -> Admission:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from imageserve.errors import QueueError
+from imageserve.preparation import Preparation, decode_preparation, encode_preparation
 from imageserve.queue.fields import amount_of, is_count, json_object, object_of, shape_of, text_of
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,9 @@ class WorkerInfo:
     """The last desired version that was handled, with success or not."""
     runtime: str = ""
     """What runs its model, such as ``onnx`` or ``stand-in``; old workers do not say it."""
+    preparation: Preparation | str | None = None
+    """What its model needs. None: workers of 0.1.0 do not say it. A text: why it cannot be read; a
+    later release may do more with pictures than this one can."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +93,8 @@ class Snapshot:
     web: tuple[WebInfo, ...] = ()
     oldest_deadline: int = 0
     """When the client of the job at the head stops waiting; 0 where no job is there or says so."""
+    kept: str = ""
+    """What ``{Q}:preparation`` holds; see `imageserve.queue.preparations`."""
 
     @property
     def waiting(self) -> int:
@@ -206,6 +212,10 @@ def encode_worker_info(info: WorkerInfo) -> str:
         f.name: getattr(info, f.name) for f in fields(info) if f.name not in ("id", "last_seen")
     }
     told["bucket_ms"] = {str(size): round(ms, 3) for size, ms in info.bucket_ms.items()}
+    if isinstance(info.preparation, Preparation):
+        told["preparation"] = encode_preparation(info.preparation)
+    else:
+        del told["preparation"]
     return json.dumps(told, separators=(",", ":"))
 
 
@@ -233,9 +243,19 @@ def decode_worker_info(worker_id: str, last_seen: int, text: str | bytes) -> Wor
             problem=text_of(told, "problem", ""),
             answered=text_of(told, "answered", ""),
             runtime=text_of(told, "runtime", ""),
+            preparation=_preparation(told),
         )
     except ValueError as error:
         raise ValueError(f"worker {worker_id[:80]!r} cannot be read: {error}") from error
+
+
+def _preparation(told: Mapping[str, Any]) -> Preparation | str | None:
+    if "preparation" not in told:
+        return None
+    try:
+        return decode_preparation(told["preparation"])
+    except ValueError as error:
+        return str(error)
 
 
 def _bucket_ms(told: Mapping[str, Any]) -> BucketMs:
@@ -262,7 +282,8 @@ def decode_snapshot(reply: Sequence[Any], run: str = "") -> Snapshot:
 
 
 def _decoded(reply: Sequence[Any], run: str) -> Snapshot:
-    now, queued, hold, retry, in_flight, dead, head, stats, seen, info, web, web_info = reply
+    now, queued, hold, retry, in_flight, dead, head, stats, seen, info, *rest = reply
+    web, web_info, kept = rest
     infos = dict(zip(texts(info[::2]), info[1::2], strict=True))
     oldest_ms, oldest_deadline = _times_of(head, now)
     workers = zip(texts(seen[::2]), seen[1::2], strict=True)
@@ -281,6 +302,7 @@ def _decoded(reply: Sequence[Any], run: str) -> Snapshot:
             if (worker := _worker(worker_id, score, infos.get(worker_id)))
         ),
         web=tuple(_web(web, web_info)),
+        kept=texts([kept])[0],
         run=run,
     )
 

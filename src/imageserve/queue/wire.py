@@ -7,10 +7,12 @@ Readers ignore unknown fields, so a later release can add some. A worker answers
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
 from imageserve.predictions import Prediction
+from imageserve.preparation import Preparation, decode_preparation, encode_preparation, plain
 from imageserve.queue.fields import (
     amount_of,
     is_amount,
@@ -26,6 +28,9 @@ from imageserve.queue.fields import (
 
 VERSION = 1
 ENCODING = "rgb8"
+"""What workers of every release can read. They take it for squeezed pictures: see `encoding_of`."""
+ENCODINGS: Mapping[str, int] = {ENCODING: 3, "rgb8-prepared": 3, "grey8": 1, "rgba8": 4}
+"""How pixels are written, one byte a colour -> colours."""
 
 LOST, UNREADABLE = "job_lost", "result_unreadable"
 """Errors that never cross the wire: Redis has lost the job; what answers it is no result. Either
@@ -46,10 +51,13 @@ class Job:
     """The id of the HTTP request that sent it."""
     result_ttl_ms: int
     encoding: str = ENCODING
+    """A key of `ENCODINGS`; it fits the shape."""
     ts: int = 0
     """When it was queued; set by the queue."""
     deadline: int = 0
     """When its client stops waiting; set by the queue."""
+    preparation: str = ""
+    """The fingerprint of what was done to the picture; old web processes do not say it."""
 
     @property
     def bytes(self) -> int:
@@ -92,6 +100,9 @@ class Result:
     """With ``model_changed``: the input shape of the model of the worker that answered."""
     version: str = ""
     """The version of the model that answered; empty where no model or an older worker did."""
+    preparation: Preparation | None = None
+    """With ``model_changed``: what the model of that worker needs; None where it does not say, or
+    says something that this release does not know."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +122,20 @@ class Finished:
 # -- jobs ---------------------------------------------------------------------------------------
 
 
+def encoding_of(preparation: Preparation) -> str:
+    """Return how pixels of this preparation are written.
+
+    Workers of 0.1.0 run all that is ``rgb8`` and know nothing of fingerprints. Other pixels than
+    squeezed ones have names that they refuse, so that no such worker answers for them.
+    """
+    if preparation == plain(preparation):
+        return ENCODING
+    return {"rgb": "rgb8-prepared", "grey": "grey8", "rgba": "rgba8"}[preparation.colour]
+
+
 def encode_open_job(job: Job) -> str:
     """Write a job without its closing brace: ENQUEUE adds ``ts`` and ``deadline``."""
-    fields = {
+    fields: dict[str, Any] = {
         "v": VERSION,
         "id": job.id,
         "model": job.model,
@@ -125,6 +147,8 @@ def encode_open_job(job: Job) -> str:
         "trace": job.trace,
         "result_ttl_ms": job.result_ttl_ms,
     }
+    if job.preparation:
+        fields["preparation"] = job.preparation
     return json.dumps(fields, separators=(",", ":"))[:-1]
 
 
@@ -150,13 +174,14 @@ def decode_job(text: str | bytes) -> Job | UnsupportedJob:
         encoding=fields["encoding"],
         ts=int(fields["ts"]),
         deadline=int(fields["deadline"]),
+        preparation=fields.get("preparation", ""),
     )
 
 
 _JOB_FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "model": (is_text, "a text"),
     "encoding": (is_text, "a text"),
-    "shape": (is_shape, "[height, width, 3]"),
+    "shape": (is_shape, "[height, width, colours]"),
     "top": (is_count, "a positive whole number"),
     "reply": (is_text, "a text"),
     "result_ttl_ms": (is_count, "a positive whole number"),
@@ -171,8 +196,13 @@ def _job_problem(fields: Mapping[str, Any]) -> str | None:
     for name, (is_right, right) in _JOB_FIELDS.items():
         if not is_right(fields.get(name)):
             return f"job field {name!r} is not {right}"
-    if fields["encoding"] != ENCODING:
-        return f"encoding {fields['encoding']!r:.40} is not supported, only {ENCODING!r}"
+    if not is_text(fields.get("preparation", "")):
+        return "job field 'preparation' is not a text"
+    if fields["encoding"] not in ENCODINGS:
+        able = ", ".join(ENCODINGS)
+        return f"encoding {fields['encoding']!r:.40} is not supported, only {able}"
+    if fields["shape"][2] != ENCODINGS[fields["encoding"]]:
+        return f"job field 'shape' does not fit the encoding {fields['encoding']!r}"
     return None
 
 
@@ -219,6 +249,8 @@ def encode_result(result: Result, claim: str = "") -> str:
         ]
     if result.shape is not None:
         fields["shape"] = result.shape
+    if result.preparation is not None:
+        fields["preparation"] = encode_preparation(result.preparation)
     return json.dumps(fields, separators=(",", ":"))
 
 
@@ -261,7 +293,14 @@ def _decoded_result(job_id: str, fields: Mapping[str, Any]) -> Result:
         error=error,
         shape=shape_of(fields, "shape") if "shape" in fields else None,
         version=text_of(fields, "version", ""),
+        preparation=_preparation(fields.get("preparation")),
     )
+
+
+def _preparation(told: Any) -> Preparation | None:
+    with suppress(ValueError):
+        return decode_preparation(told)
+    return None
 
 
 def _predictions(told: Any) -> tuple[Prediction, ...]:

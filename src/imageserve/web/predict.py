@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from imageserve import metrics
 from imageserve.backoff import Backoff
@@ -32,7 +32,7 @@ from imageserve.predictions import Prediction
 from imageserve.preparation import Preparation
 from imageserve.queue.listener import Ticket
 from imageserve.queue.producer import JobRequest, Producer
-from imageserve.queue.wire import LOST, UNREADABLE, ResultError
+from imageserve.queue.wire import ENCODING, LOST, UNREADABLE, ResultError, encoding_of
 from imageserve.web.decoder_process import Task
 from imageserve.web.decoders import Decoders
 from imageserve.web.greenlets import Wait
@@ -45,8 +45,8 @@ LOOP_S = 0.015
 """Processor time: what may take longer is decoded off the event loop, where it delays no probe."""
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
-"""Between the submissions of one picture, from the second repetition on. While workers of an old
-and a new input size serve side by side, it may meet the wrong one many times."""
+"""Between the submissions of one picture, from the second repetition on. While workers that need
+different preparations serve side by side, it may meet the wrong one many times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,17 +152,32 @@ class _Submitted:
         result = self.ticket.result
         if result is None or result.model == self.model:
             return ""
-        has_met_it = result.error is None or result.error.code == "model_changed"
+        has_met_it = result.error is None or result.error.code in _MET_ANOTHER
         return (result.model or "of no name") if has_met_it else ""
 
     @property
     def must_go_again(self) -> bool:
-        """Whether its job met another input size or was lost, and another try makes sense."""
+        """Whether its job met another preparation or was lost, and another try makes sense."""
         result = self.ticket.result
         if result is None or result.error is None or self.other_model:
             return False
+        if result.error.code == "unsupported_job":
+            # What a worker of 0.1.0 says of pixels that are prepared otherwise than it knows.
+            return encoding_of(self.preparation) != ENCODING
         return result.error.code in ("model_changed", LOST, UNREADABLE)
 
+    @property
+    def met(self) -> Preparation | None:
+        """What the worker needs that its job has met; None where it does not say."""
+        result = self.ticket.result
+        if result is None or result.preparation or not result.shape:
+            return result.preparation if result else None
+        # A worker of 0.1.0: it takes squeezed pictures.
+        return Preparation(result.shape[:2], interpolation=self.preparation.interpolation)
+
+
+_MET_ANOTHER = ("model_changed", "unsupported_job")
+"""What workers answer to jobs that are not for them."""
 
 _Slot = _Submitted | RequestError
 
@@ -209,31 +224,37 @@ class _Request:
         if isinstance(picture, RequestError):
             return picture
         try:
-            return self._send(picture, self._entry.name, self._entry.preparation)
+            return self._send(picture, None)
         except RequestError as error:
             return _without_frames(error)
 
-    def _send(self, picture: bytes, model: str, preparation: Preparation) -> _Submitted:
-        """Decode and queue one picture, after the end of an outage if there is one."""
+    def _send(self, picture: bytes, preparation: Preparation | None) -> _Submitted:
+        """Decode and queue one picture, after the end of an outage if there is one.
+
+        ``preparation``: by default the one that its model needs now.
+        """
         while True:
             try:
                 with self._room.turn(self._guest):
-                    return self._send_now(picture, model, preparation)
+                    return self._send_now(picture, preparation)
             except QueueUnavailable:
                 continue  # The room knows how often, and how long, that makes sense.
             except QueueRefused as refusal:
-                raise _not_admitted(refusal) from refusal
+                raise _not_admitted(refusal, self._entry.name) from refusal
             except QueueError as error:
                 raise _redis_unavailable() from error
 
-    def _send_now(self, picture: bytes, model: str, preparation: Preparation) -> _Submitted:
+    def _send_now(self, picture: bytes, preparation: Preparation | None) -> _Submitted:
         """Decode and queue one picture, unless the queue is known not to take it."""
+        model = self._entry.name
+        if preparation is None:
+            preparation = self._producer.preparation(model, self._entry.preparation)
         self._producer.check_admission(preparation.bytes, self._ms_left())
         began = time.monotonic()
         pixels = self._decode(picture, preparation)
         seconds = time.monotonic() - began
         metrics.decode_seconds.observe(seconds)
-        ticket = self._queue(model, preparation.shape, pixels)
+        ticket = self._queue(model, preparation, pixels)
         return _Submitted(picture, ticket, seconds * 1000, model, preparation)
 
     def _decode(self, data: bytes, preparation: Preparation) -> bytes:
@@ -253,11 +274,11 @@ class _Request:
     def _ms_left(self) -> int:
         return math.floor(self._seconds_left() * 1000)
 
-    def _queue(self, model: str, shape: tuple[int, int, int], pixels: bytes) -> Ticket:
+    def _queue(self, model: str, preparation: Preparation, pixels: bytes) -> Ticket:
         timeout_ms = self._ms_left()
         if timeout_ms <= 0:
             raise TimedOut("decoding took all the time there was")
-        request = JobRequest(model, shape, self._options.top, self._options.trace)
+        request = JobRequest(model, preparation, self._options.top, self._options.trace)
         return self._producer.submit(request, pixels, timeout_ms, self._wait.wake)
 
     def _wait_for_results(self) -> None:
@@ -288,19 +309,16 @@ class _Request:
         return max(0.0, min(due) - now) if due else None
 
     def _resubmitted(self, slot: _Submitted) -> _Slot:
-        """Queue a picture again, at the input size of the worker that its job has met.
+        """Queue a picture again, prepared for the worker that its job has met.
 
-        Every second time it keeps the size that it has: two workers of two sizes that take turns
-        would otherwise each be sent what the other one wants. It is decoded again: pixels that were
-        kept would double the memory of each picture in hand.
+        Every second time it keeps the preparation that it has: two workers that take turns would
+        otherwise each be sent what the other one wants. It is decoded again: pixels that were kept
+        would double the memory of each picture in hand.
         """
-        result = slot.ticket.result
         self._producer.forget(slot.ticket)
-        preparation = slot.preparation
-        if result is not None and result.shape is not None and slot.submissions % 2:
-            preparation = replace(preparation, size=result.shape[:2])
+        preparation = slot.met if slot.submissions % 2 else slot.preparation
         try:
-            again = self._send(slot.picture, slot.model, preparation)
+            again = self._send(slot.picture, preparation)
         except RequestError as error:
             return _without_frames(error)
         again.decode_ms, again.pauses = slot.decode_ms, slot.pauses
@@ -351,9 +369,12 @@ def _wrong_model(other: str, model: str, queue: str) -> RequestError:
     return Busy(message, retry_after_s=2)
 
 
-def _not_admitted(refusal: QueueRefused) -> RequestError:
+def _not_admitted(refusal: QueueRefused, model: str) -> RequestError:
     """Return the error for a job that the queue refused."""
     backlog, wait_s = refusal.backlog, refusal.retry_after_s
+    if refusal.reason == "not_prepared":
+        message = f"pictures for the model {model} cannot be prepared now: {refusal.why}"
+        return Busy(message, retry_after_s=wait_s)
     if refusal.reason == "would_time_out":
         message = f"{backlog} pictures are ahead: the answer would come too late"
         return WouldTimeOut(message, retry_after_s=wait_s)

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from imageserve import metrics
 from imageserve.predictions import Prediction
+from imageserve.preparation import Preparation, plain
 from imageserve.queue.consumer import Batch, ClaimedJob
 from imageserve.queue.wire import (
     Finished,
@@ -32,7 +33,7 @@ class Task:
 
     job: Job
     image: NDArray[np.uint8]
-    """(height, width, 3) RGB."""
+    """As `Preparation.shape` says."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,8 @@ class Work:
     batch: Batch
     tasks: tuple[Task, ...]
     answered: tuple[Finished, ...]
+    preparation: Preparation
+    """That of the model for which it is sorted."""
 
     def finished(
         self, outcomes: Sequence[Outcome], started_at: float, model: str
@@ -74,28 +77,30 @@ class Work:
         return [*done, *self.answered]
 
 
-def sort_batch(batch: Batch, model: str, shape: tuple[int, int, int]) -> Work:
+def sort_batch(batch: Batch, model: str, preparation: Preparation) -> Work:
     """Separate the jobs that this model can run from those that are answered without it."""
     tasks: list[Task] = []
     answered: list[Finished] = []
     for claimed in batch.jobs:
         job, pixels = claimed.job, claimed.pixels
-        refusal = _refusal(claimed, model, shape)
+        refusal = _refusal(claimed, model, preparation)
         if refusal is not None:
-            answered.append(_refused(job, batch.now, model, shape, refusal))
+            answered.append(_refused(job, batch.now, model, preparation, refusal))
         elif isinstance(job, Job) and pixels is not None:
-            image = np.frombuffer(pixels, np.uint8).reshape(shape)
+            image = np.frombuffer(pixels, np.uint8).reshape(preparation.shape)
             tasks.append(Task(job, image))
-    return Work(batch, tuple(tasks), tuple(answered))
+    return Work(batch, tuple(tasks), tuple(answered), preparation)
 
 
-def _refusal(claimed: ClaimedJob, model: str, shape: tuple[int, int, int]) -> ResultError | None:
+def _refusal(claimed: ClaimedJob, model: str, preparation: Preparation) -> ResultError | None:
     """Return why a job cannot be run here; None where it can."""
     job, pixels = claimed.job, claimed.pixels
     if isinstance(job, UnsupportedJob):
         return ResultError("unsupported_job", job.reason)
-    if job.model != model or job.shape != shape:
-        return ResultError("model_changed", f"this worker runs {model} at {list(shape)}")
+    if job.model != model or not _fits(job, preparation):
+        how = f"{preparation.resize}, {preparation.interpolation}, {preparation.colour}"
+        message = f"this worker runs {model} at {list(preparation.shape)} ({how})"
+        return ResultError("model_changed", message)
     if pixels is None:
         return ResultError("timed_out", "the job was cancelled, or its deadline has passed")
     if len(pixels) != job.bytes:
@@ -104,16 +109,27 @@ def _refusal(claimed: ClaimedJob, model: str, shape: tuple[int, int, int]) -> Re
     return None
 
 
+def _fits(job: Job, preparation: Preparation) -> bool:
+    """Tell whether the picture of a job is prepared as the model needs it."""
+    if job.shape != preparation.shape:
+        return False
+    if job.preparation:
+        return job.preparation == preparation.fingerprint
+    # Web processes of 0.1.0 do not say how: they squeeze, and their settings say how to resize.
+    return preparation == plain(preparation)
+
+
 def _refused(
     job: Job | UnsupportedJob,
     now: int,
     model: str,
-    shape: tuple[int, int, int],
+    preparation: Preparation,
     error: ResultError,
 ) -> Finished:
     done = result_of_error(job, error.code, error.message)
-    takes = shape if error.code == "model_changed" else None
-    result = replace(done.result, model=model, queue_ms=max(0, now - job.ts), shape=takes)
+    result = replace(done.result, model=model, queue_ms=max(0, now - job.ts))
+    if error.code == "model_changed":
+        result = replace(result, shape=preparation.shape, preparation=preparation)
     counter = "expired" if error.code == "timed_out" else "failed"
     return replace(done, result=result, counter=counter)
 

@@ -16,6 +16,7 @@ from time import monotonic
 
 from imageserve import metrics
 from imageserve.errors import QueueError, QueueUnavailable
+from imageserve.preparation import Preparation
 from imageserve.queue.consumer import Consumer
 from imageserve.queue.self_test import EvictionWatch
 from imageserve.queue.snapshot import HEARTBEAT_S, WorkerInfo
@@ -56,7 +57,6 @@ class Worker:
         self.runner = runner
         self._consumer = consumer
         self._config = config
-        self._shape = runner.model.preparation.shape
         self._reloader = reloader
         self._heartbeat = Heartbeat(consumer, self._info, reloader, watch)
         self._next_runner: Runner | None = None
@@ -66,6 +66,11 @@ class Worker:
     def stop(self) -> None:
         """Stop claiming: ``run`` returns when the batch in hand is finished."""
         self._consumer.stop(self._config.shutdown_s)
+
+    @property
+    def preparation(self) -> Preparation:
+        """What the model that serves needs."""
+        return self.runner.model.preparation
 
     @property
     def healthy(self) -> bool:
@@ -102,6 +107,7 @@ class Worker:
             if self._stopping:
                 redis_thread.submit(self._give_back, work)
                 return
+            work = self._sorted_anew(work)
             prefetched = redis_thread.submit(self._prefetch)
             started_at = monotonic()
             outcomes = self._run(work)
@@ -129,6 +135,12 @@ class Worker:
             self._change_runner()
         self._change_runner()
         return upcoming.result()
+
+    def _sorted_anew(self, work: Work) -> Work:
+        """Sort a batch again that was claimed before the model changed to another preparation."""
+        if work.preparation == self.preparation:
+            return work
+        return sort_batch(work.batch, self.name, self.preparation)
 
     def _run(self, work: Work) -> list[Outcome]:
         work.batch.started()
@@ -208,7 +220,7 @@ class Worker:
 
     def _claim(self, min_depth: int = 0) -> Work | None:
         batch = self._consumer.claim(self.runner.batch_size, min_depth=min_depth)
-        return None if batch is None else sort_batch(batch, self.name, self._shape)
+        return None if batch is None else sort_batch(batch, self.name, self.preparation)
 
     def _finish(self, work: Work, outcomes: list[Outcome], started_at: float) -> None:
         finished = work.finished(outcomes, started_at, self.name)
@@ -230,7 +242,7 @@ class Worker:
         return WorkerInfo(
             id=self._config.worker_id,
             model=self.name,
-            shape=self._shape,
+            shape=self.preparation.shape,
             batch_size=self.runner.batch_size,
             bucket_ms=dict(self.runner.times.ms),
             state=state,
@@ -240,6 +252,7 @@ class Worker:
             problem=reloader.problem if reloader else "",
             answered=reloader.answered if reloader else "",
             runtime=self.runner.model.runtime,
+            preparation=self.preparation,
         )
 
 
