@@ -10,8 +10,8 @@ from tests.queues import RedisQueue
 
 from bench.plan import say
 from bench.stacks import Redis
+from imageserve.queue.admission import EnqueueCode, Limits
 from imageserve.queue.keys import Keys
-from imageserve.queue.producer import EnqueueCode, Limits
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.wire import Job
 

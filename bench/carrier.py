@@ -13,8 +13,8 @@ from itertools import count
 from tests.queues import RedisQueue
 
 from imageserve.predictions import Prediction
+from imageserve.queue.admission import EnqueueCode, Limits
 from imageserve.queue.consumer import Lease
-from imageserve.queue.producer import EnqueueCode, Limits
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.wire import Finished, Job, Result, decode_job
 

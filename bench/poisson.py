@@ -24,7 +24,7 @@ import redis
 from tests.queues import RedisQueue
 
 from bench.processes import Bed, python
-from imageserve.queue.producer import EnqueueCode, Limits
+from imageserve.queue.admission import EnqueueCode, Limits
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.wire import Job, decode_result
 

@@ -16,12 +16,13 @@ from tests.queues import RedisQueue
 
 from imageserve.errors import QueueError
 from imageserve.models.entries import ModelEntry
+from imageserve.queue.admission import Admission, EnqueueCode, Limits
 from imageserve.queue.consumer import Claim, Lease
 from imageserve.queue.keys import Keys
 from imageserve.queue.listener import Breaker, Tickets
 from imageserve.queue.monitor import PURGED, Monitor
 from imageserve.queue.preparations import encode_kept
-from imageserve.queue.producer import Admission, EnqueueCode, Limits, Producer, ProducerConfig
+from imageserve.queue.producer import Producer, ProducerConfig
 from imageserve.queue.snapshot import SILENT_MS, Snapshot, WebInfo, WorkerInfo
 from imageserve.queue.wire import Finished, Job, Result, encode_open_job, readable, result_of_error
 from imageserve.web.predict import ServedModel

@@ -25,9 +25,9 @@ from imageserve.cli import run as run_command
 from imageserve.cli import web as web_command
 from imageserve.config.settings import Settings, table
 from imageserve.errors import QueueForbidden, QueueKeyTaken, QueueUnavailable
+from imageserve.queue.admission import Limits
 from imageserve.queue.consumer import Lease
 from imageserve.queue.monitor import Monitor
-from imageserve.queue.producer import Limits
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.self_test import check_server
 from imageserve.queue.snapshot import WorkerInfo

@@ -18,7 +18,7 @@ monkey.patch_all()
 import json, sys, time
 import gevent, redis
 from imageserve.queue.wire import Job
-from imageserve.queue.producer import Limits
+from imageserve.queue.admission import Limits
 from imageserve.queue.redis.connection import RedisAccess
 from tests.queues import RedisQueue
 from imageserve.web.greenlets import install_poll

@@ -8,8 +8,8 @@ from tests.memory_queue import MemoryQueue
 from tests.redis_server import eventually
 
 from imageserve.errors import QueueUnavailable
+from imageserve.queue.admission import Limits
 from imageserve.queue.consumer import LEAST_PATIENCE_S, Lease, LeaseKeeper
-from imageserve.queue.producer import Limits
 from imageserve.queue.wire import Job
 
 LEASE_MS = 30

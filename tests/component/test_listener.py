@@ -12,16 +12,10 @@ from tests.redis_server import PATIENCE_S, QueueMaker, RedisServer, eventually
 from imageserve.errors import QueueUnavailable
 from imageserve.preparation import Preparation
 from imageserve.queue import listener as module
+from imageserve.queue.admission import FRESH_S, Limits
 from imageserve.queue.consumer import Lease
 from imageserve.queue.listener import ReplyListener, Ticket
-from imageserve.queue.producer import (
-    FRESH_S,
-    JobRequest,
-    Limits,
-    Producer,
-    ProducerConfig,
-    connect_producers,
-)
+from imageserve.queue.producer import JobRequest, Producer, ProducerConfig, connect_producers
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.wire import (
     LOST,

@@ -12,10 +12,10 @@ from tests.queues import RedisQueue, monitored
 from tests.redis_server import DroppingProxy, QueueMaker, RedisServer, eventually
 
 from imageserve.errors import QueueError, QueueUnavailable
+from imageserve.queue.admission import Limits
 from imageserve.queue.consumer import Lease
 from imageserve.queue.keys import Keys
 from imageserve.queue.monitor import FirstJobWaiter, Monitor
-from imageserve.queue.producer import Limits
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.snapshot import Run, Snapshot
 from imageserve.queue.wire import Job, decode_job

@@ -10,8 +10,8 @@ from tests.memory_queue import MemoryMonitor, MemoryQueue
 from imageserve.errors import QueueUnavailable
 from imageserve.models.entries import ModelEntry
 from imageserve.preparation import Preparation
+from imageserve.queue.admission import Limits
 from imageserve.queue.consumer import Lease
-from imageserve.queue.producer import Limits
 from imageserve.queue.snapshot import Snapshot, WebInfo, WorkerInfo
 from imageserve.queue.wire import Job
 from imageserve.web.overview import Overview

@@ -39,9 +39,10 @@ from imageserve.models.entries import ModelEntry
 from imageserve.models.stand_in import stand_in_label
 from imageserve.predictions import Prediction
 from imageserve.preparation import Preparation
+from imageserve.queue.admission import Admission, EnqueueCode, Limits
 from imageserve.queue.consumer import Lease
 from imageserve.queue.listener import Breaker, Tickets
-from imageserve.queue.producer import Admission, EnqueueCode, Limits, Producer, ProducerConfig
+from imageserve.queue.producer import Producer, ProducerConfig
 from imageserve.queue.snapshot import WorkerInfo
 from imageserve.queue.wire import (
     LOST,

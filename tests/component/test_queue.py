@@ -18,9 +18,9 @@ from tests.queues import RedisQueue
 from tests.redis_server import QueueMaker, RedisServers, eventually, executables
 
 from imageserve.predictions import Prediction
+from imageserve.queue.admission import Admission, EnqueueCode, Limits, verdict_of
 from imageserve.queue.consumer import Claim, Lease
 from imageserve.queue.listener import Tickets
-from imageserve.queue.producer import Admission, EnqueueCode, Limits, verdict_of
 from imageserve.queue.snapshot import LIVE_MS, SILENT_MS, WorkerInfo
 from imageserve.queue.wire import (
     Finished,

@@ -25,16 +25,10 @@ from tests.redis_server import (
 
 from imageserve.errors import QueueForbidden, QueueUnavailable
 from imageserve.preparation import Preparation
+from imageserve.queue.admission import EnqueueCode, Limits
 from imageserve.queue.consumer import Lease
 from imageserve.queue.monitor import Monitor
-from imageserve.queue.producer import (
-    EnqueueCode,
-    JobRequest,
-    Limits,
-    Producer,
-    ProducerConfig,
-    connect_producers,
-)
+from imageserve.queue.producer import JobRequest, Producer, ProducerConfig, connect_producers
 from imageserve.queue.redis.connection import COMMAND_TIMEOUT_S, RedisAccess, connect
 from imageserve.queue.self_test import check_server
 from imageserve.queue.wire import Finished, Job, Result, ResultError

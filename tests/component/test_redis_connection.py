@@ -22,8 +22,8 @@ from tests.redis_server import (
 )
 
 from imageserve.errors import QueueForbidden, QueueUnavailable, SettingsError
+from imageserve.queue.admission import EnqueueCode, Limits
 from imageserve.queue.consumer import Lease
-from imageserve.queue.producer import EnqueueCode, Limits
 from imageserve.queue.redis.address import nodes, split_address
 from imageserve.queue.redis.connection import RedisAccess, connect, redis_errors
 from imageserve.queue.wire import Job

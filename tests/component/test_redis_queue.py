@@ -34,10 +34,10 @@ from tests.redis_server import (
 from imageserve.errors import QueueKeyTaken, QueueUnavailable
 from imageserve.predictions import Prediction
 from imageserve.preparation import Preparation
+from imageserve.queue.admission import EnqueueCode, Limits
 from imageserve.queue.consumer import Claim, Consumer, Lease
 from imageserve.queue.keys import Keys
 from imageserve.queue.preparations import MOST_BYTES, in_force
-from imageserve.queue.producer import EnqueueCode, Limits
 from imageserve.queue.redis.queue import CLAIM, ENQUEUE, EXTEND, FINISH, HEARTBEAT, RELEASE
 from imageserve.queue.snapshot import WebInfo, WorkerInfo
 from imageserve.queue.wire import (

@@ -15,10 +15,11 @@ from imageserve.cli import main
 from imageserve.errors import QueueForbidden, QueueKeyTaken
 from imageserve.preparation import Preparation
 from imageserve.queue import listener, self_test
+from imageserve.queue.admission import Limits
 from imageserve.queue.consumer import Consumer, Lease
 from imageserve.queue.keys import Keys
 from imageserve.queue.monitor import FirstJobWaiter, Monitor
-from imageserve.queue.producer import JobRequest, Limits, Producer, ProducerConfig
+from imageserve.queue.producer import JobRequest, Producer, ProducerConfig
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.rights import ROLES, acl_rules
 from imageserve.queue.self_test import check_server

@@ -33,8 +33,8 @@ from imageserve.errors import ModelLoadError, ModelOutOfMemory
 from imageserve.models.entries import ModelEntry
 from imageserve.predictions import Prediction
 from imageserve.preparation import Preparation
+from imageserve.queue.admission import Limits
 from imageserve.queue.consumer import Consumer, Lease
-from imageserve.queue.producer import Limits
 from imageserve.queue.snapshot import WorkerInfo
 from imageserve.queue.wire import DesiredVersion, Job, Result, encode_desired
 from imageserve.worker.loop import Worker, WorkerConfig

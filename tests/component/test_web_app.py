@@ -25,8 +25,9 @@ from imageserve.errors import QueueUnavailable, UploadTooSlow
 from imageserve.models.entries import ModelEntry
 from imageserve.models.stand_in import StandIn, stand_in_label
 from imageserve.preparation import Preparation
+from imageserve.queue.admission import Admission, EnqueueCode, Limits
 from imageserve.queue.consumer import Consumer, Lease
-from imageserve.queue.producer import Admission, EnqueueCode, Limits, ProducerConfig
+from imageserve.queue.producer import ProducerConfig
 from imageserve.queue.snapshot import Snapshot, WorkerInfo
 from imageserve.queue.wire import Job, Result
 from imageserve.web.api_keys import ApiKeys

@@ -23,8 +23,8 @@ from imageserve.errors import QueueError, QueueForbidden, QueueKeyTaken, QueueUn
 from imageserve.models.stand_in import StandIn, stand_in_label
 from imageserve.predictions import Prediction
 from imageserve.preparation import Preparation
+from imageserve.queue.admission import Limits
 from imageserve.queue.consumer import Claim, Consumer, Lease
-from imageserve.queue.producer import Limits
 from imageserve.queue.redis import connection
 from imageserve.queue.snapshot import WorkerInfo
 from imageserve.queue.wire import Job, Result

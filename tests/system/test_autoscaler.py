@@ -22,7 +22,7 @@ from tests.redis_server import RedisServer, eventually, free_port
 from tests.system.stack import START_S, Program, clean_environment
 
 from imageserve.cli import autoscaler_explain
-from imageserve.queue.producer import Limits
+from imageserve.queue.admission import Limits
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.snapshot import WorkerInfo
 from imageserve.queue.wire import Job

@@ -9,18 +9,16 @@ from tests.memory_queue import MemoryQueue
 
 from imageserve.errors import QueueRefused, QueueUnavailable
 from imageserve.preparation import Preparation
-from imageserve.queue.consumer import Lease
-from imageserve.queue.listener import OUTAGE_S, SAME_OUTAGE_S, TRIAL_S, Breaker, Ticket, Tickets
-from imageserve.queue.producer import (
+from imageserve.queue.admission import (
     FRESH_S,
     FRESH_WHILE_REFUSING_S,
     STALE_S,
     Admission,
     AdmissionView,
-    JobRequest,
-    Producer,
-    ProducerConfig,
 )
+from imageserve.queue.consumer import Lease
+from imageserve.queue.listener import OUTAGE_S, SAME_OUTAGE_S, TRIAL_S, Breaker, Ticket, Tickets
+from imageserve.queue.producer import JobRequest, Producer, ProducerConfig
 from imageserve.queue.snapshot import Snapshot, WorkerInfo
 
 

@@ -14,9 +14,10 @@ from typing import Any
 
 from imageserve import metrics
 from imageserve.errors import QueueError, QueueForbidden, QueueUnavailable
+from imageserve.queue.admission import EnqueueCode, Limits
 from imageserve.queue.consumer import ConsumerStore, Lease
 from imageserve.queue.keys import Keys
-from imageserve.queue.producer import EnqueueCode, Limits, ProducerStore
+from imageserve.queue.producer import ProducerStore
 from imageserve.queue.redis.connection import COMMAND_TIMEOUT_S, RedisAccess, connect, redis_errors
 from imageserve.queue.redis.queue import RedisQueue
 from imageserve.queue.snapshot import WorkerInfo
