@@ -26,6 +26,11 @@ COLOURS: Mapping[str, int] = {"rgb": 3, "grey": 1, "rgba": 4}
 LONGEST_SIDE = 2**16
 """No model takes a larger picture; one that a message asks for is not even reckoned."""
 
+_WHOLE_UP_TO = 8
+"""A picture of this ratio of its sides, or less, is resized as a whole before its middle is cut
+out. Of a longer one, only that part is resized: up to one pixel in a hundred then differs, by one
+or two of 255, because Pillow keeps the part's edges in float32."""
+
 Box = tuple[float, float, float, float]
 """Part of a picture, in its pixels: left, top, right, bottom."""
 
@@ -39,7 +44,8 @@ class Geometry:
     size: tuple[int, int]
     """Height and width that this part gets."""
     corner: tuple[int, int]
-    """Top and left of this part in the result; the rest of it is padding."""
+    """Top and left of this part in the result. Below 0: what is above and left of it is cut off.
+    The rest of the result is padding."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,17 +77,25 @@ class Preparation:
     def __post_init__(self) -> None:
         """Raise ValueError unless the fields fit together."""
         if self.resize_to is not None and self.resize == "pad":
-            raise ValueError("'resize_to' is for 'resize: crop' and 'resize: squash' only")
+            raise ValueError(
+                "'resize_to' is for 'resize: crop' and 'resize: squash': leave it out, or choose "
+                "one of these"
+            )
         if self.resize_to is not None and self.resize_to < max(self.size):
             raise ValueError(
-                f"'resize_to' is {self.resize_to}: it must not be less than a side of the input, "
-                f"{max(self.size)}"
+                f"'resize_to' is {self.resize_to} and a side of the input {max(self.size)}: make "
+                "'resize_to' at least as large, or leave it out"
             )
+        if self.crop_rounding != "even" and self.resize_to is None:
+            raise ValueError("'crop_rounding' is for 'resize_to': set this, or leave both out")
         if self.pad and self.resize != "pad":
-            raise ValueError("'pad' is for 'resize: pad' only")
+            raise ValueError("'pad' is for 'resize: pad': choose this, or leave 'pad' out")
         if not self.antialias and self.interpolation not in INTERPOLATIONS_WITHOUT_ANTIALIAS:
-            able = " and ".join(INTERPOLATIONS_WITHOUT_ANTIALIAS)
-            raise ValueError(f"'antialias: false' is for the interpolations {able} only")
+            able = " or ".join(INTERPOLATIONS_WITHOUT_ANTIALIAS)
+            raise ValueError(
+                f"'antialias: false' does not go with 'interpolation: {self.interpolation}': "
+                f"choose {able}, or leave 'antialias' out"
+            )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -104,30 +118,30 @@ class Preparation:
         if self.resize == "pad":
             return _padded(width, height, self.size)
         if self.resize_to is not None:
-            box = self._centre_box(width, height, self.resize_to)
-        elif self.resize == "squash":
-            box = (0, 0, width, height)
-        else:
-            box = _largest_box(width, height, self.size)
-        return Geometry(box, self.size, (0, 0))
+            return self._centred(width, height, self.resize_to)
+        if self.resize == "squash":
+            return Geometry((0, 0, width, height), self.size, (0, 0))
+        return Geometry(_largest_box(width, height, self.size), self.size, (0, 0))
 
-    def _centre_box(self, width: int, height: int, resize_to: int) -> Box:
-        """Return the part that is left when the resized picture is cut, in pixels of the picture.
+    def _centred(self, width: int, height: int, resize_to: int) -> Geometry:
+        """Return how the middle is cut out of the resized picture.
 
-        To resize this part gives the same pixels, and takes less time. The whole numbers are those
-        of ``torchvision.transforms.Resize``.
+        The whole numbers are those of ``torchvision.transforms.Resize``.
         """
         short, long = sorted((width, height))
         longer = resize_to if self.resize == "squash" else resize_to * long // short
-        resized = (resize_to, longer) if width <= height else (longer, resize_to)
-        left, right = self._centre(width, resized[0], self.size[1])
-        top, bottom = self._centre(height, resized[1], self.size[0])
-        return left, top, right, bottom
+        down, across = (longer, resize_to) if width <= height else (resize_to, longer)
+        top, left = self._cut_off(down, self.size[0]), self._cut_off(across, self.size[1])
+        if self.antialias and longer <= _WHOLE_UP_TO * resize_to:
+            return Geometry((0, 0, width, height), (down, across), (-top, -left))
+        bottom, right = top + self.size[0], left + self.size[1]
+        x, y = width / across, height / down
+        return Geometry((left * x, top * y, right * x, bottom * y), self.size, (0, 0))
 
-    def _centre(self, side: int, resized: int, cut: int) -> tuple[float, float]:
-        half = (resized - cut) / 2
-        begin = round(half) if self.crop_rounding == "even" else int(half)
-        return begin * side / resized, (begin + cut) * side / resized
+    def _cut_off(self, resized: int, kept: int) -> int:
+        """Return how many pixels are cut off before those that are kept."""
+        half = (resized - kept) / 2
+        return round(half) if self.crop_rounding == "even" else int(half)
 
 
 def plain(preparation: Preparation) -> Preparation:

@@ -1,6 +1,7 @@
 """No header costs much to read, and what the pixels will cost is reckoned before it is taken."""
 
 import gc
+import json
 import subprocess
 import sys
 import time
@@ -26,7 +27,7 @@ from tests.pictures import encoded, jpeg, photo, png, png_chunk
 from imageserve.config.choices import INTERPOLATIONS
 from imageserve.decoding import DecodingPolicy, decode, open_picture
 from imageserve.errors import ImageTooLarge, RequestError
-from imageserve.preparation import Preparation
+from imageserve.preparation import Preparation, encode_preparation
 
 POLICY = DecodingPolicy(fast_jpeg=True)
 SIZE = (224, 224)
@@ -35,8 +36,8 @@ SIZE = (224, 224)
 def processor_s(call: Callable[[], object]) -> float:
     """Return the processor time of the faster of two calls."""
     seconds = []
+    gc.collect()
     for _ in range(2):
-        gc.collect()
         began = time.process_time()
         with suppress(RequestError):
             call()
@@ -67,6 +68,35 @@ def test_costly_pixels_are_reckoned_as_costly(name: str) -> None:
     picture = open_picture(PIXELS[name](), POLICY)
     reckoned_s = picture.cost(Preparation(SIZE)).seconds
     assert processor_s(lambda: picture.to_pixels(Preparation(SIZE))) < 0.02 + 3 * reckoned_s
+
+
+PREPARATIONS = {
+    "crop": Preparation(SIZE, "crop", 256, "bicubic"),
+    "Keras's crop": Preparation(SIZE, "crop"),
+    "crop of a large picture": Preparation(SIZE, "crop", 1_024),
+    "bars": Preparation(SIZE, "pad"),
+    "grey": Preparation(SIZE, colour="grey"),
+    "RGBA": Preparation(SIZE, "crop", 256, colour="rgba"),
+    "nearest pixels": Preparation(SIZE, "crop", 1_024, antialias=False),
+}
+LONG = {
+    "wide": lambda: png_wide(60_000),
+    "tall": lambda: encoded(Image.new("RGB", (1, 60_000)), "PNG"),
+    "eight to one": lambda: encoded(photo(1_600, 200), "PNG"),
+    "a little longer": lambda: encoded(photo(200, 1_610), "PNG"),
+    "tiny": lambda: encoded(photo(8, 1), "PNG"),
+}
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_each_preparation_of_a_long_picture_is_reckoned_with(name: str) -> None:
+    picture = open_picture(LONG[name](), POLICY)
+
+    for preparation in PREPARATIONS.values():
+        cost = picture.cost(preparation)
+        taken_s = processor_s(lambda: picture.to_pixels(preparation))  # noqa: B023
+        assert taken_s < 0.02 + 3 * cost.seconds, preparation
+        assert cost.memory_bytes < 2**26, "a picture that fits would be refused"
 
 
 @pytest.mark.parametrize("data", [jpeg(), encoded(photo(160, 120), "PNG")], ids=["JPEG", "PNG"])
@@ -132,18 +162,18 @@ def test_more_memory_than_allowed_is_refused_before_it_is_taken() -> None:
 # Memory
 
 _MEASURED = """
-import re, sys
+import json, re, sys
 from pathlib import Path
 from imageserve.decoding import DecodingPolicy, open_picture
-from imageserve.preparation import Preparation
+from imageserve.preparation import decode_preparation
 
 def peak():  # ru_maxrss would begin at the peak of the process that started this one
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 
 picture = open_picture(sys.stdin.buffer.read(), DecodingPolicy())
-before = peak()
-picture.to_pixels(Preparation((224, 224), interpolation="lanczos"))
-print(peak() - before, picture.cost(Preparation((224, 224), interpolation="lanczos")).memory_bytes)
+before, preparation = peak(), decode_preparation(json.loads(sys.argv[1]))
+picture.to_pixels(preparation)
+print(peak() - before, picture.cost(preparation).memory_bytes)
 """
 
 
@@ -178,13 +208,32 @@ MEMORY: dict[str, Callable[[], bytes]] = {
 }
 
 
+PLAIN = Preparation(SIZE, interpolation="lanczos")
+OTHERS = {
+    "JPEG": ["crop of a large picture", "grey", "nearest pixels"],
+    "turned JPEG": ["RGBA"],
+    "CMYK JPEG": ["grey"],
+    "palette PNG": ["RGBA", "nearest pixels"],
+    "PNG with alpha": ["grey", "RGBA"],
+    "WebP with alpha": ["RGBA"],
+    "GIF": ["grey", "RGBA"],
+    "tall": ["crop", "bars"],
+}
+"""Pictures of `MEMORY` that are prepared in other ways than `PLAIN` as well."""
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize("name", MEMORY)
-def test_decoding_takes_no_more_memory_than_reckoned(name: str) -> None:
-    data = MEMORY[name]()
-    command = [sys.executable, "-c", _MEASURED]
+@pytest.mark.parametrize(
+    ("name", "preparation"),
+    [(name, PLAIN) for name in MEMORY]
+    + [(name, PREPARATIONS[how]) for name, others in OTHERS.items() for how in others],
+    ids=[*MEMORY, *(f"{name}, {how}" for name, others in OTHERS.items() for how in others)],
+)
+def test_decoding_takes_no_more_memory_than_reckoned(name: str, preparation: Preparation) -> None:
+    how = json.dumps(encode_preparation(preparation))
+    command = [sys.executable, "-c", _MEASURED, how]
     path = {"PYTHONPATH": ":".join(sys.path), "MALLOC_MMAP_THRESHOLD_": str(2**20)}
-    done = subprocess.run(command, input=data, capture_output=True, check=True, env=path)
+    done = subprocess.run(command, input=MEMORY[name](), capture_output=True, check=True, env=path)
     taken, reckoned = map(int, done.stdout.split())
     assert taken <= reckoned + 8 * 2**20
     assert reckoned <= 4 * taken + 16 * 2**20, "a picture that fits would be refused"

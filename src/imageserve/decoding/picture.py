@@ -30,12 +30,15 @@ _MOST_JPEG_SCANS = 100
 
 _RGB_BYTES = 4
 """Bytes of a pixel of three colours, as Pillow keeps it."""
+_FLOAT_BYTES = 4
 _SUPPORT = {"nearest": 0.0, "box": 0.5, "bilinear": 1.0, "hamming": 1.0, "bicubic": 2.0}
 _SUPPORT_OF_LANCZOS = 3.0
 """Radius of each way to resize, in pixels of the result."""
 _CONVERT_NS_PER_PIXEL = 5.0
 _RESIZE_NS_PER_PIXEL = 4.0
 """To resize by ``bilinear``; others in proportion to their radius."""
+_FLOAT_NS_PER_PIXEL = 20.0
+"""To resize without antialiasing."""
 _RESULT_NS_PER_PIXEL = 6.0
 _NS_PER_COEFFICIENT = 30.0
 _LEAST_S = 0.0005
@@ -89,17 +92,21 @@ class Picture:
 
         Raises ImageTooLarge where that is more memory than allowed.
         """
-        header, size = self._header, preparation.size
-        scale, support = self._scale(preparation), _support(preparation.interpolation)
+        header = self._header
+        scale, support = self._scale(preparation), _support(preparation)
         pixels = math.prod(_reduced(header.size, scale))
-        coefficients = _coefficients(max(header.size), size, support)
+        within = preparation.geometry(*header.upright_size)
+        left, top, right, bottom = within.box
+        sides = (bottom - top, within.size[0]), (right - left, within.size[1])
+        coefficients = sum(int(2 * support * max(pair)) + 2 * pair[1] for pair in sides)
         memory_bytes = (
             header.pixels * header.working_bytes_per_pixel
-            + pixels * _bytes_per_pixel(header)
+            + pixels * _bytes_per_pixel(header, preparation)
             + 2 * sum(map(len, header.parts))
             + 8 * coefficients
-            # What is resized in one direction, and the result.
-            + _RGB_BYTES * (header.size[header.orientation < 5] * size[1] + 2 * math.prod(size))
+            # What is resized in one direction, in both, and the result.
+            + _RGB_BYTES * int(bottom - top) * within.size[1]
+            + _RGB_BYTES * (math.prod(within.size) + math.prod(preparation.size))
         )
         if memory_bytes > self._policy.max_memory:
             raise ImageTooLarge(
@@ -107,8 +114,8 @@ class Picture:
                 f"at most {self._policy.max_memory} are allowed"
             )
         rest_ns = (
-            pixels * (_CONVERT_NS_PER_PIXEL + _RESIZE_NS_PER_PIXEL * max(1.0, support))
-            + math.prod(size) * (_RESULT_NS_PER_PIXEL + _RESIZE_NS_PER_PIXEL * support)
+            pixels * (_CONVERT_NS_PER_PIXEL + _ns_to_resize(preparation, max(1.0, support)))
+            + math.prod(within.size) * (_RESULT_NS_PER_PIXEL + _ns_to_resize(preparation, support))
             + coefficients * _NS_PER_COEFFICIENT
         )
         return Cost(_LEAST_S + header.decode_s + rest_ns / 1e9, memory_bytes)
@@ -226,21 +233,25 @@ def _reduced(size: tuple[int, int], scale: int) -> tuple[int, int]:
     return -(-size[0] // scale), -(-size[1] // scale)
 
 
-def _support(interpolation: str) -> float:
-    return _SUPPORT.get(interpolation, _SUPPORT_OF_LANCZOS)
+def _support(preparation: Preparation) -> float:
+    return _SUPPORT.get(preparation.interpolation, _SUPPORT_OF_LANCZOS)
 
 
-def _bytes_per_pixel(header: Header) -> int:
+def _ns_to_resize(preparation: Preparation, support: float) -> float:
+    """Return the time for each pixel before and after resizing."""
+    return _RESIZE_NS_PER_PIXEL * support if preparation.antialias else _FLOAT_NS_PER_PIXEL
+
+
+def _bytes_per_pixel(header: Header, preparation: Preparation) -> int:
     """Return the memory of all the pictures between the decoder and the resized one."""
     turned = header.bytes_per_pixel if header.orientation > 1 else 0
-    converted = 0 if header.is_rgb else _RGB_BYTES
+    # Also to grey after it was laid on white; with alpha, multiplied by it to be resized.
+    steps = (
+        (not header.is_rgb) + (preparation.colour == "grey") + (preparation.colour == "rgba") * 2
+    )
     with_alpha = _RGB_BYTES if header.is_transparent and header.bytes_per_pixel < _RGB_BYTES else 0
-    return header.bytes_per_pixel + turned + with_alpha + converted
-
-
-def _coefficients(side: int, size: tuple[int, int], support: float) -> int:
-    """Return how many numbers are computed to resize in both directions."""
-    return sum(int(2 * support * max(side, each)) + 2 * each for each in size)
+    one_colour = 0 if preparation.antialias else 1 + _FLOAT_BYTES
+    return header.bytes_per_pixel + turned + with_alpha + steps * _RGB_BYTES + one_colour
 
 
 # -- pixels ---------------------------------------------------------------------------------------
@@ -316,7 +327,7 @@ def _prepared(
     size = within.size[::-1]
     resampling = Image.Resampling[preparation.interpolation.upper()]
     if not preparation.antialias:
-        image = image.transform(size, Image.Transform.EXTENT, box, resampling)
+        image = _between_nearest(image, size, box, resampling)
     elif image.size != size or box != (0, 0, *size):
         image = image.resize(size, resampling, box)
     if within.size == preparation.size:
@@ -325,6 +336,20 @@ def _prepared(
     whole = Image.new(image.mode, preparation.size[::-1], bars[: len(image.getbands())])
     whole.paste(image, within.corner[::-1])
     return whole
+
+
+def _between_nearest(
+    image: Image.Image, size: tuple[int, int], box: Box, resampling: Image.Resampling
+) -> Image.Image:
+    """Resize without antialiasing. Pillow would round bytes down, so it gets floats."""
+    if resampling == Image.Resampling.NEAREST:
+        return image.transform(size, Image.Transform.EXTENT, box, resampling)
+    bands = []
+    for band in range(len(image.getbands())):
+        numbers = image.getchannel(band).convert("F")
+        numbers = numbers.transform(size, Image.Transform.EXTENT, box, resampling)
+        bands.append(numbers.point(lambda value: value * 1 + 0.5).convert("L"))
+    return Image.merge(image.mode, bands)
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
