@@ -25,7 +25,7 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=9), inner),
     max_leaves=5,
 )
-FIELDS = {
+FIELDS: dict[str, st.SearchStrategy[Any]] = {
     "size": st.lists(SIDES, min_size=2, max_size=2),
     "resize": st.sampled_from(RESIZES),
     "resize_to": SIDES,
@@ -40,7 +40,7 @@ FIELDS = {
 @st.composite
 def preparations(draw: st.DrawFn) -> Preparation:
     others = {key: value for key, value in FIELDS.items() if key != "size"}
-    told = draw(st.fixed_dictionaries({"size": FIELDS["size"]}, optional=others))
+    told: dict[str, Any] = draw(st.fixed_dictionaries({"size": FIELDS["size"]}, optional=others))
     try:
         return Preparation(**{**told, "size": tuple(told["size"])})
     except ValueError:

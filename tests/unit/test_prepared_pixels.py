@@ -129,7 +129,7 @@ def test_pixels_are_those_of_load_img(sides: tuple[int, int], how: str, mode: st
 @pytest.mark.parametrize(("mode", "colour"), [("RGB", "rgb"), ("L", "grey"), ("RGBA", "rgba")])
 def test_bars_are_those_of_pillow(sides: tuple[int, int], how: str, mode: str, colour: str) -> None:
     image = noisy(*sides, mode) if mode != "L" else noisy(*sides).convert("L")
-    bars = {"RGB": (9,) * 3, "L": 9, "RGBA": (9, 9, 9, 255)}[mode]
+    bars: Any = {"RGB": (9,) * 3, "L": 9, "RGBA": (9, 9, 9, 255)}[mode]
 
     for height, width in [(24, 24), (9, 31), (31, 8)]:
         expected = ImageOps.pad(image, (width, height), Image.Resampling[how.upper()], bars)
