@@ -13,6 +13,7 @@ from imageserve.cli.models_load import load, network_of
 from imageserve.cli.models_use import add_use
 from imageserve.config.choices import PRECISIONS
 from imageserve.config.settings import Settings
+from imageserve.errors import SettingsError
 from imageserve.models.catalog import KNOWN, NETWORKS
 from imageserve.models.entries import engine_of
 from imageserve.models.fetch import ENDING, download, fetch_weights
@@ -96,6 +97,26 @@ def _add_check(actions: "Actions[argparse.ArgumentParser]") -> None:
         metavar="FOLDER",
         help="compare the answers for these (default: for drawn pictures); needs Pillow",
     )
+    check.add_argument(
+        "--show",
+        type=Path,
+        metavar="FILE",
+        help="write a PNG: the first of the pictures, and beside it what the model gets of it",
+    )
+    check.add_argument(
+        "--accuracy",
+        type=Path,
+        metavar="FOLDER",
+        help="measure how often the first label is right, for FOLDER/LABEL/picture, where LABEL "
+        "is a label of the model, its id (wnid) or its number",
+    )
+    check.add_argument(
+        "--confusion",
+        type=Path,
+        metavar="FILE",
+        help="with --accuracy: write a CSV of which label is taken for which how often",
+    )
+    check.add_argument("--json", action="store_true", help="print JSON")
     check.set_defaults(action=_check)
 
 
@@ -203,7 +224,9 @@ def _fetch(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
 def _check(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from imageserve.cli.models_check import check
 
-    return check(settings_of(options, environ), options.pictures)
+    if options.confusion and not options.accuracy:
+        raise SettingsError("--confusion: needs --accuracy")
+    return check(options, settings_of(options, environ))
 
 
 def _export(options: argparse.Namespace, environ: Mapping[str, str]) -> int:

@@ -1,11 +1,24 @@
 """``imageserve models check``: prove that a model can be served, or say what is wrong."""
 
+import argparse
+import json
 import time
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from imageserve.cli.models_load import default_runtime, load
+from imageserve.cli.models_accuracy import (
+    as_json,
+    as_text,
+    labelled_pictures,
+    measure,
+    write_confusion,
+)
+from imageserve.cli.models_load import default_runtime, load, source_of
 from imageserve.config.settings import Settings
-from imageserve.errors import ModelLoadError, RequestError
+from imageserve.errors import ModelLoadError, RequestError, SettingsError
+from imageserve.models.accuracy import ids_of_classes
 from imageserve.models.answers import check_scores
 from imageserve.models.catalog import is_model_path
 from imageserve.models.comparison import agreement, as_pictures, drawn_pictures, scores_of
@@ -18,36 +31,60 @@ from imageserve.preparation import Preparation
 from imageserve.worker.runner import Runner
 
 
-def check(settings: Settings, folder: Path | None) -> int:
-    """Load, warm up and call the model of these settings, on the pictures in a folder."""
-    model = _loaded(settings)
-    runner = Runner(model, settings.batch_size)
-    try:
-        runner.warm_up()
-    except Exception as error:  # a model may raise anything
-        raise ModelLoadError(reason_of(error)) from error
-    times = ", ".join(f"{size}: {ms:.1f}" for size, ms in runner.times.ms.items())
-    _say("warm", f"ms of one call by batch size: {times}")
-    pictures = _pictures(folder, model)
+class Report:
+    """What has been found: printed line by line, or as one JSON object at the end."""
+
+    def __init__(self, *, is_json: bool) -> None:
+        self._told: dict[str, Any] | None = {} if is_json else None
+
+    def say(self, what: str, text: str, value: Any = None) -> None:
+        """Report something; ``value`` is what JSON has in place of the text."""
+        if self._told is None:
+            self.line(what, text)
+        else:
+            self._told[what] = text if value is None else value
+
+    def line(self, what: str, text: str) -> None:
+        """Print a line that JSON has no part for."""
+        if self._told is None:
+            print(f"{what:<8} {text}", flush=True)
+
+    def end(self) -> None:
+        if self._told is not None:
+            print(json.dumps(self._told, indent=2))
+
+
+def check(options: argparse.Namespace, settings: Settings) -> int:
+    """Load, warm up and call the model of these settings, and do what the options ask for."""
+    report = Report(is_json=options.json)
+    model = _loaded(settings, report)
+    if options.show:
+        _show(options.show, options.pictures, model, settings, report)
+    _warm_up(model, settings, report)
+    pictures = _pictures(options.pictures, model, settings)
     scores = scores_of(model.scores, pictures)
     check_scores(model, scores, len(pictures))
     labels = len(set(scores.argmax(axis=1).tolist()))
-    _say("answers", f"probabilities for {len(pictures)} pictures, {labels} different labels")
+    report.say("answers", f"probabilities for {len(pictures)} pictures, {labels} different labels")
     if model.runtime != SOURCE_RUNTIME.name or settings.precision != "float32":
-        _compare(settings, pictures, scores)
-    _say("result", f"{model.name} can be served")
+        _compare(settings, pictures, scores, report)
+    if options.accuracy:
+        _measure(options, model, settings, report)
+    report.say("result", f"{model.name} can be served")
+    report.end()
     return 0
 
 
-def _loaded(settings: Settings) -> ScoringModel:
+def _loaded(settings: Settings, report: Report) -> ScoringModel:
     began = time.monotonic()
     model = load(settings)
     height, width = model.preparation.size
-    _say("model", f"{model.name}, version {model.version}")
-    _say("engine", RUNTIMES[model.runtime].describe(engine_of(settings)))
-    _say("takes", f"pictures of {height}x{width} (height x width){_for_the_web(settings)}")
-    _say("labels", f"{model.classes}: {foreign(', '.join(model.labels[:4]))}, ...")
-    _say("loaded", f"in {time.monotonic() - began:.1f} s")
+    report.say("model", f"{model.name}, version {model.version}")
+    report.say("engine", RUNTIMES[model.runtime].describe(engine_of(settings)))
+    takes = f"pictures of {height}x{width} (height x width){_for_the_web(settings)}"
+    report.say("takes", takes)
+    report.say("labels", f"{model.classes}: {foreign(', '.join(model.labels[:4]))}, ...")
+    report.say("loaded", f"in {time.monotonic() - began:.1f} s")
     return model
 
 
@@ -61,41 +98,133 @@ def _for_the_web(settings: Settings) -> str:
     return f"; web servers that cannot read {entry.network} need {needed}"
 
 
-def _compare(settings: Settings, pictures: Pictures, scores: Probabilities) -> None:
+def _warm_up(model: ScoringModel, settings: Settings, report: Report) -> None:
+    runner = Runner(model, settings.batch_size)
+    try:
+        runner.warm_up()
+    except Exception as error:  # a model may raise anything
+        raise ModelLoadError(reason_of(error)) from error
+    times = ", ".join(f"{size}: {ms:.1f}" for size, ms in runner.times.ms.items())
+    report.say("warm", f"ms of one call by batch size: {times}", runner.times.ms)
+
+
+def _compare(settings: Settings, pictures: Pictures, scores: Probabilities, report: Report) -> None:
     """Say how far the answers agree with those of the source in float32."""
     if default_runtime(settings) is not SOURCE_RUNTIME:
-        _say("agrees", f"not compared: there is no {SOURCE_RUNTIME.title} model beside it")
+        title = SOURCE_RUNTIME.title
+        report.say("agrees", f"not compared: there is no {title} model beside it")
         return
     source = load(settings, runtime=SOURCE_RUNTIME.name, precision="float32")
     found = agreement(scores, scores_of(source.scores, pictures))
-    _say(
+    report.say(
         "agrees",
         f"with {SOURCE_RUNTIME.title} in float32: the same first label for {found.same_best} of "
         f"{found.pictures} pictures, probabilities within {found.largest_difference:.1g}",
     )
 
 
-def _pictures(folder: Path | None, model: ScoringModel) -> Pictures:
+# -- on pictures of the user's ---------------------------------------------------------------------
+
+
+def _pictures(folder: Path | None, model: ScoringModel, settings: Settings) -> Pictures:
     if folder is None:
         return drawn_pictures(model.preparation.shape)
-    files = sorted(path for path in folder.glob("*") if path.is_file())
-    found = [pixels for path in files if (pixels := _decoded(path, model.preparation))]
-    if not found:
-        raise ModelLoadError(f"{folder} holds no pictures: name a folder that does")
+    found = [pixels for _, pixels in _decodable(folder, model.preparation, settings)]
     return as_pictures(found, model.preparation.shape)
 
 
-def _decoded(path: Path, preparation: Preparation) -> bytes | None:
-    """Decode a picture as the web server does; None for a file that is no picture."""
-    from imageserve.decoding import DecodingPolicy, decode
+def _decodable(
+    folder: Path, preparation: Preparation, settings: Settings
+) -> Iterator[tuple[Path, bytes]]:
+    """Yield the pictures in a folder, decoded; at least one. Other files are left out."""
+    is_empty = True
+    for path in sorted(path for path in folder.glob("*") if path.is_file()):
+        try:
+            yield path, _decode(settings, preparation, path)
+            is_empty = False
+        except RequestError:
+            continue
+    if is_empty:
+        raise ModelLoadError(f"{folder} holds no pictures: name a folder that does")
 
+
+def _decode(settings: Settings, preparation: Preparation, path: Path) -> bytes:
+    """Decode a picture as the web server does."""
+    pixels: bytes = _decoding().decode(_content(path), preparation, _policy(settings))
+    return pixels
+
+
+def _content(path: Path) -> bytes:
     with file_errors(path):
-        data = path.read_bytes()
+        return path.read_bytes()
+
+
+def _decoding() -> Any:
+    """Return the package that decodes; an image of a worker has none."""
     try:
-        return decode(data, preparation, DecodingPolicy())
-    except RequestError:
-        return None
+        from imageserve import decoding
+    except ImportError as error:
+        raise ModelLoadError(
+            "pictures cannot be decoded here: pip install 'imageserve[web]', or leave out "
+            "--pictures, --show and --accuracy"
+        ) from error
+    return decoding
 
 
-def _say(what: str, text: str) -> None:
-    print(f"{what:<8} {text}", flush=True)
+def _policy(settings: Settings) -> Any:
+    return _decoding().DecodingPolicy(
+        settings.max_image_bytes,
+        settings.max_image_pixels,
+        settings.image_formats,
+        settings.fast_jpeg,
+        settings.max_image_side,
+        settings.decode_memory_bytes,
+    )
+
+
+def _show(
+    file: Path, folder: Path | None, model: ScoringModel, settings: Settings, report: Report
+) -> None:
+    """Write a picture, and what the model gets of it, into a PNG file."""
+    policy = _policy(settings)
+    from imageserve.decoding.before_after import before_and_after, drawn_picture
+
+    if folder:
+        path, _ = next(_decodable(folder, model.preparation, settings))
+        data, what = _content(path), str(path)
+    else:
+        data, what = drawn_picture(), "a drawn picture; --pictures names a folder with your own"
+    both = before_and_after(data, model.preparation, policy)
+    try:
+        file.write_bytes(both)
+    except OSError as error:
+        raise SettingsError(f"--show: {file} cannot be written: {error.strerror}") from error
+    report.say("shown", f"in {file}: {what}")
+
+
+def _measure(
+    options: argparse.Namespace, model: ScoringModel, settings: Settings, report: Report
+) -> None:
+    """Say how often the model is right about labelled pictures."""
+    ids = ids_of_classes(source_of(settings).labels, model.classes)
+    pictures = labelled_pictures(options.accuracy, model, ids)
+    _try_to_write(options.confusion)
+    decode = partial(_decode, settings, model.preparation)
+    found = measure(pictures, model, decode, settings.batch_size)
+    (_, text), *more = as_text(found, model.labels)
+    report.say("accuracy", text, as_json(found, model.labels))
+    for what, text in more:
+        report.line(what, text)
+    if options.confusion:
+        with options.confusion.open("w", encoding="utf-8", newline="") as file:
+            write_confusion(file, found.accuracy, model.labels)
+        report.say("written", f"{options.confusion}: what is taken for what, as CSV")
+
+
+def _try_to_write(file: Path | None) -> None:
+    """Raise SettingsError where a file cannot be written: now, not after all the pictures."""
+    try:
+        if file:
+            file.open("a").close()
+    except OSError as error:
+        raise SettingsError(f"--confusion: {file} cannot be written: {error.strerror}") from error

@@ -10,7 +10,7 @@ from imageserve.models import Engine, load_model
 from imageserve.models.entries import engine_of, given_facts, load_entry, worker_entry
 from imageserve.models.foreign import reason_of
 from imageserve.models.runtimes import RUNTIMES, Runtime
-from imageserve.models.source import find_source
+from imageserve.models.source import Source, find_source
 
 if TYPE_CHECKING:
     from imageserve.models.model import ScoringModel
@@ -21,6 +21,12 @@ def network_of(settings: Settings) -> str:
     return (
         worker_entry(settings).network if settings.models_file else settings.model or DEFAULT_MODEL
     )
+
+
+def source_of(settings: Settings) -> Source:
+    """Return what is loaded, as an entry of these settings has it."""
+    entry = worker_entry(settings)
+    return find_source(entry.network, entry.labels, settings.model_runtime, entry.given)
 
 
 def default_runtime(settings: Settings) -> Runtime:

@@ -87,6 +87,11 @@ class Picture:
     def pixels(self) -> int:
         return self._header.pixels
 
+    @property
+    def upright_size(self) -> tuple[int, int]:
+        """Width and height when it has been turned upright."""
+        return self._header.upright_size
+
     def cost(self, preparation: Preparation) -> Cost:
         """Reckon what ``to_pixels`` will take.
 
