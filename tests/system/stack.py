@@ -283,7 +283,8 @@ class Stack:
 
     def keys_without_expiry(self) -> list[bytes]:
         """Return the keys without an expiry, except those that may stay."""
-        allowed = {self.keys.queue.encode(), self.keys.stats.encode()}
+        may_stay = (self.keys.queue, self.keys.stats, self.keys.preparation)
+        allowed = {name.encode() for name in may_stay}
         return [
             key
             for key in self.db.scan_iter(count=1000)
