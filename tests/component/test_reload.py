@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.labels_only import LabelsOnly
 from tests.memory_queue import MemoryQueue
 from tests.queues import RedisQueue
 from tests.redis_server import (
@@ -47,7 +48,7 @@ BATCH_SIZE = 4
 HOUR_MS = 3_600_000
 
 
-class LabelModel:
+class LabelModel(LabelsOnly):
     """A model that has one label."""
 
     name = "shapes"

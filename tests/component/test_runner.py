@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.labels_only import LabelsOnly
 
 from imageserve import metrics
 from imageserve.errors import ModelOutOfMemory
@@ -22,7 +23,7 @@ RAISES = (255, 0, 255)
 NEEDS_ALL_MEMORY = (255, 255, 0)
 
 
-class Recording:
+class Recording(LabelsOnly):
     """A stand-in that notes the sizes of its calls, and breaks where it is told to."""
 
     name = "recording"
@@ -192,7 +193,7 @@ def test_a_picture_that_needs_all_memory_passes_alone() -> None:
     assert shown(Runner(Recording(), 4).run(batch)) == expected(batch)
 
 
-class _Wrong:
+class _Wrong(LabelsOnly):
     name = "wrong"
     version = "1"
     runtime = "test"
@@ -203,7 +204,7 @@ class _Wrong:
         return [()] * (len(images) + 1)
 
 
-class _NotFinite:
+class _NotFinite(LabelsOnly):
     """A network that makes NaN of one picture, as an overflow does."""
 
     name = "not finite"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from tests.labels_only import LabelsOnly
 from tests.memory_queue import MemoryQueue, encode_job
 from tests.redis_server import PATIENCE_S, eventually
 
@@ -36,7 +37,7 @@ BATCH_SIZE = 4
 HOUR_MS = 3_600_000
 
 
-class GatedModel:
+class GatedModel(LabelsOnly):
     """A stand-in that counts its calls, and waits in them while its gate is shut."""
 
     name = "gated"

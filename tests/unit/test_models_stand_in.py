@@ -8,7 +8,13 @@ from numpy.typing import NDArray
 
 import imageserve
 from imageserve.errors import ModelLoadError, ModelOutOfMemory
-from imageserve.models.stand_in import StandIn, is_stand_in, parse_stand_in, stand_in_label
+from imageserve.models.stand_in import (
+    StandIn,
+    is_stand_in,
+    parse_stand_in,
+    stand_in_class,
+    stand_in_label,
+)
 
 RAISES, DIES, NO_MEMORY = (255, 0, 255), (0, 255, 255), (255, 255, 0)
 
@@ -164,3 +170,26 @@ def test_without_the_option_nothing_is_poison(first_pixel: tuple[int, int, int])
     model = StandIn(batch_ms=0, image_ms=0)
 
     assert len(model.predict(poisoned(2, first_pixel), top=1)) == 2
+
+
+def test_its_scores_and_its_embedding_belong_to_the_picture() -> None:
+    model = parse_stand_in("stand-in:batch_ms=0,image_ms=0,classes=50,embedding=20")
+    pictures = np.stack([np.full((2, 2, 3), n, np.uint8) for n in range(3)])
+
+    answers, vectors = model.predict_more(pictures, 1, {"scores", "embedding"})
+
+    labels = [answer[0].label for answer in answers]
+    assert vectors["scores"].shape == (3, 50)
+    assert vectors["scores"].argmax(axis=1).tolist() == [stand_in_class(x, 50) for x in labels]
+    embedding = vectors["embedding"].astype(np.uint8).tolist()
+    assert [bytes(row) for row in embedding] == [(x * 2)[:20].encode() for x in labels]
+    assert model.outputs.vectors == ("scores", "embedding")
+
+
+def test_without_the_option_it_has_no_embedding() -> None:
+    model = parse_stand_in("stand-in:batch_ms=0,image_ms=0")
+
+    _, vectors = model.predict_more(np.zeros((1, 2, 2, 3), np.uint8), 1, {"embedding"})
+
+    assert model.outputs.vectors == ("scores",)
+    assert [*vectors] == ["scores"]

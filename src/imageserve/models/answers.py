@@ -20,6 +20,7 @@ from imageserve.models.model import (
     Probabilities,
     Scores,
     ScoringModel,
+    Vectors,
 )
 
 M = TypeVar("M", bound=ScoringModel)
@@ -59,37 +60,46 @@ def _check_classes(head: Head, classes: int, labels: Sequence[str]) -> None:
         raise ModelLoadError(problem)
 
 
-def in_probabilities(model: M, kind: str) -> M:
+def in_probabilities(model: M, kind: str, embedding: int = 0) -> M:
     """Return a model whose ``scores`` are probabilities, from one with the numbers it ends in.
 
-    ``kind`` is what makes these, one of `heads`. Raises ModelLoadError that says what to write
-    where it is not known how they become probabilities, or what is wrong with them.
+    ``kind`` is what makes these, one of `heads`. Behind them each row may hold the ``embedding``, a
+    vector of this length. Raises ModelLoadError that says what to write where it is not known how
+    the numbers become probabilities, or what is wrong with them.
     """
+    whole = model.scores
+    if embedding:
+        model = replace(model, scores=lambda images: whole(images)[:, :-embedding])
     head = Head(model.name, kind, model.activation)
-    pictures = _two_plain_pictures(model)
-    given = _numbers(model, pictures)
-    if given.shape[:1] != pictures.shape[:1]:
-        raise _no_batch(model.name, given, (len(pictures), model.classes))
-    steps: list[Step] = []
-    row = given
-    if given.ndim != 2:
-        steps, row = [_as_row], _as_row(given)
-        if row.shape[1] != max(given.shape[1:], default=1):
-            raise _no_row(model.name, (None, *given.shape[1:]))
-    _check_classes(head, row.shape[1], model.labels)
-    _check_finite(model.name, row)
-    numbers = _told(row)
-    problem = head.problem(numbers)
-    if problem:
-        raise ModelLoadError(problem)
-    steps += [_ACTIVATIONS[model.activation]] if model.activation in _ACTIVATIONS else []
+    steps, numbers = _understood(model, head)
     is_binary = numbers.classes == 1 and model.classes == 2
     steps += [_no_and_yes] if is_binary else []
     return replace(
         model,
         scores=_after(model.scores, steps) if steps else model.scores,
+        with_embedding=_both(whole, embedding, steps) if embedding else None,
         multi_label=head.is_multi_label(numbers) and not is_binary,
     )
+
+
+def _understood(model: ScoringModel, head: Head) -> tuple[list[Step], Numbers]:
+    """Return what makes rows of probabilities of the model's numbers, and how these look."""
+    pictures = _two_plain_pictures(model)
+    given = _numbers(model, pictures)
+    if given.shape[:1] != pictures.shape[:1]:
+        raise _no_batch(model.name, given, (len(pictures), model.classes))
+    rows = _as_row(given)
+    if rows.shape[1] != max(given.shape[1:], default=1):
+        raise _no_row(model.name, (None, *given.shape[1:]))
+    _check_classes(head, rows.shape[1], model.labels)
+    _check_finite(model.name, rows)
+    numbers = _told(rows)
+    problem = head.problem(numbers)
+    if problem:
+        raise ModelLoadError(problem)
+    steps: list[Step] = [_as_row] if given.ndim != 2 else []
+    steps += [_ACTIVATIONS[model.activation]] if model.activation in _ACTIVATIONS else []
+    return steps, numbers
 
 
 def check_scores(model: ScoringModel, answers: Probabilities, pictures: int) -> None:
@@ -154,6 +164,23 @@ def _after(scores: Scores, steps: Sequence[Step]) -> Scores:
         return numbers
 
     return probabilities
+
+
+def _both(
+    whole: Scores, embedding: int, steps: Sequence[Step]
+) -> Callable[[Pictures], tuple[Probabilities, Vectors]]:
+    def both(images: Pictures) -> tuple[Probabilities, Vectors]:
+        numbers, vectors = np.split(whole(images), [-embedding], axis=1)
+        for step in steps:
+            numbers = step(numbers)
+        return numbers, vectors
+
+    return both
+
+
+def in_one_row(*answers: NDArray[Any]) -> NDArray[np.float32]:
+    """Put several answers to the same pictures side by side: (n, numbers of all)."""
+    return np.concatenate([_as_row(np.asarray(each, np.float32)) for each in answers], axis=1)
 
 
 def softmax(numbers: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -97,7 +97,8 @@ def _write(model: ScoringModel, runtime: Runtime, folder: Path) -> None:
     }
     told = {"input_size": told.pop("size"), **told, "version": model.version}
     # The file ends in the same numbers as its source.
-    told |= {"activation": model.activation} if model.activation else {}
+    ends = {"activation": model.activation, "embedding": model.embedding}
+    told |= {key: value for key, value in ends.items() if value}
     # What JSON writes of one value, YAML reads as the same.
     lines = (f"{key}: {json.dumps(value)}\n" for key, value in told.items())
     (folder / FACTS_FILE).write_text("".join(lines))
@@ -158,12 +159,14 @@ def write_onnx(model: ScoringModel, path: Path) -> None:
 def _onnx_graph(model: ScoringModel, tf2onnx: Any) -> Any:
     logging.getLogger("tf2onnx").setLevel(logging.CRITICAL)
     frozen = _frozen(model)
-    images, probabilities = frozen.inputs[0].name, frozen.outputs[0].name
+    images, outputs = frozen.inputs[0].name, [each.name for each in frozen.outputs]
+    # The layer's name is that of the tensor: the facts then name the same thing for both.
+    names = ["probabilities", *([model.embedding] if model.embedding else [])]
     graph, _ = tf2onnx.convert.from_graph_def(
         frozen.graph.as_graph_def(add_shapes=True),
         input_names=[images],
-        output_names=[probabilities],
-        tensors_to_rename={images: "images", probabilities: "probabilities"},
+        output_names=outputs,
+        tensors_to_rename={images: "images", **dict(zip(outputs, names, strict=True))},
         opset=USUAL_OPSET,
     )
     return graph

@@ -18,7 +18,7 @@ from imageserve.errors import ModelLoadError
 from imageserve.models.answers import check_output, in_probabilities
 from imageserve.models.catalog import NETWORKS, Channels, Scaling
 from imageserve.models.files import check_file, content_version, read_labels
-from imageserve.models.foreign import first_line
+from imageserve.models.foreign import first_line, foreign
 from imageserve.models.heads import LOGITS, OTHER, SIGMOID, SOFTMAX, Head
 from imageserve.models.inputs import NCHW, Input, understood
 from imageserve.models.keras_backends import compiled_call, prepare_backend
@@ -65,7 +65,7 @@ class KerasModel(ScoringModel):
     """A classifier that Keras runs."""
 
     network: Any
-    """Maps uint8 RGB pictures to the numbers that the file ends in."""
+    """Maps uint8 RGB pictures to the numbers that the file ends in, and to the embedding if any."""
 
 
 def precisions() -> Sequence[str]:
@@ -92,8 +92,9 @@ def load(source: Source, engine: Engine) -> KerasModel:
     check_output(head, network.outputs, labels, _ONE_OUTPUT)
     _lower_precision(network, engine.precision)
     _raise_precision(last)
-    whole = _on_pixels(source.name, network, taken)
+    whole = _on_pixels(source.name, _with_embedding(source, network), taken)
     shape = taken.preparation.shape
+    *_, length = whole.outputs[1].shape if len(whole.outputs) > 1 else (0,)
     weights = _version(source)
     model = KerasModel(
         source.name,
@@ -101,13 +102,14 @@ def load(source: Source, engine: Engine) -> KerasModel:
         KERAS.name,
         taken.preparation,
         labels,
-        _any_batch(compiled_call(whole, (taken.batch, *shape), engine), taken.batch),
+        _any_batch(compiled_call(_in_one_row(whole), (taken.batch, *shape), engine), taken.batch),
         whole,
         takes=taken,
         activation=source.facts.activation,
+        embedding=source.facts.embedding,
         weights_version=source.facts.version or weights,
     )
-    return in_probabilities(model, kind)
+    return in_probabilities(model, kind, length)
 
 
 def save_imagenet_weights(name: str, path: Path) -> None:
@@ -335,13 +337,59 @@ def _on_pixels(name: str, network: Any, taken: Input) -> Any:
         if taken.layout == NCHW:
             numbers = keras.ops.transpose(numbers, (0, 3, 1, 2))
         # A model may give its one output in a dictionary or a list.
-        return keras.Model(pixels, keras.tree.flatten(network(numbers))[0])
+        outputs = keras.tree.flatten(network(numbers))
+        return keras.Model(pixels, outputs if len(outputs) > 1 else outputs[0])
     except ValueError as error:
         height, width = taken.preparation.size
         raise ModelLoadError(
             f"{name} cannot take pictures of {height}x{width} ({first_line(error)}): "
             "set an input size that it can"
         ) from error
+
+
+def _with_embedding(source: Source, network: Any) -> Any:
+    """Return the network with the layer that the facts name as a second output, as one row.
+
+    Raises ModelLoadError where there is no such layer, or it gives no row.
+    """
+    name = source.facts.embedding
+    if name is None:
+        return network
+    if source.path is not None and source.path.is_dir():
+        raise ModelLoadError(
+            f"{source.name} is a SavedModel, whose inner layers cannot be reached: save it as "
+            ".keras, or leave embedding out of imageserve.yaml"
+        )
+    graph = getattr(network, "_functional", None) or network  # That of a Sequential is inside it.
+    by_depth = sorted(graph._nodes_by_depth.items(), reverse=True)  # In the order of the data.
+    layers = {node.operation.name: node.outputs[0] for _, nodes in by_depth for node in nodes}
+    rows = {each: tensor for each, tensor in layers.items() if _is_row(tensor)}
+    if name not in rows:
+        what = "no layer" if name not in layers else "no vector in the layer"
+        last = foreign(", ".join([*rows][:-6:-1]), 200)
+        raise ModelLoadError(
+            f"{source.name} has {what} {foreign(name, 80)}: set embedding in imageserve.yaml to "
+            f"one that gives one vector a picture, such as {last}"
+        )
+    return keras.Model(network.inputs[0], [network.outputs[0], _as_row(rows[name])])
+
+
+def _is_row(tensor: Any) -> bool:
+    sides = [side for side in tensor.shape[1:] if side != 1]
+    return len(sides) == 1 and sides[0] is not None
+
+
+def _in_one_row(network: Any) -> Any:
+    """Put the embedding, if there is one, behind the other numbers: all calls give one array."""
+    if len(network.outputs) == 1:
+        return network
+    numbers, embedding = network.outputs
+    in_one_row = keras.ops.concatenate([_as_row(numbers), embedding], axis=1)
+    return keras.Model(network.inputs[0], in_one_row)
+
+
+def _as_row(tensor: Any) -> Any:
+    return keras.ops.cast(keras.ops.reshape(tensor, (-1, max(tensor.shape[1:]))), "float32")
 
 
 def _any_batch(call: Scores, batch: int | None) -> Scores:

@@ -4,7 +4,7 @@ No runtime and no queue in here: a model gets decoded pictures and answers with 
 hold before one may serve is in `inputs` and `answers`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,13 +14,15 @@ from numpy.typing import NDArray
 from imageserve.errors import ModelOutOfMemory
 from imageserve.models.foreign import first_line
 from imageserve.models.inputs import Input
-from imageserve.predictions import Prediction
+from imageserve.predictions import EMBEDDING, SCORES, Outputs, Prediction
 from imageserve.preparation import Preparation
 
 Pictures = NDArray[np.uint8]
 """Pictures of one shape, `Preparation.shape`: (n, height, width, colours), 0..255."""
 Probabilities = NDArray[np.float32]
 """One row for each picture: (n, classes)."""
+Vectors = NDArray[np.float32]
+"""One row for each picture: (n, numbers)."""
 Scores = Callable[[Pictures], Probabilities]
 """One model call. Raises ModelOutOfMemory like ``Model.predict``."""
 
@@ -46,6 +48,10 @@ class Model(Protocol):
     def classes(self) -> int:
         """Number of labels."""
 
+    @property
+    def outputs(self) -> Outputs:
+        """What it gives."""
+
     def predict(self, images: Pictures, top: int) -> list[tuple[Prediction, ...]]:
         """Classify pictures in one model call.
 
@@ -55,6 +61,11 @@ class Model(Protocol):
             ModelOutOfMemory: the device has too little memory for this batch; a smaller may pass.
             Exception: anything else means that the batch failed.
         """
+
+    def predict_more(
+        self, images: Pictures, top: int, wanted: Collection[str]
+    ) -> tuple[list[tuple[Prediction, ...]], Mapping[str, Vectors]]:
+        """Do what ``predict`` does, and return those of the ``wanted`` vectors that it gives."""
 
 
 @dataclass(eq=False)
@@ -71,12 +82,18 @@ class ScoringModel:
     preparation: Preparation
     labels: tuple[str, ...]
     scores: Scores
+    with_embedding: Callable[[Pictures], tuple[Probabilities, Vectors]] | None = field(
+        default=None, kw_only=True
+    )
+    """One call that gives the embedding as well; None where the facts name no inner layer."""
     takes: Input | None = field(default=None, kw_only=True)
     """What its input takes, and what is done to pictures before it; for people to look at."""
     activation: str | None = field(default=None, kw_only=True)
     """What its facts say is done to the numbers that its file ends in; an export keeps it."""
+    embedding: str | None = field(default=None, kw_only=True)
+    """The inner layer or tensor that its facts name; an export keeps it."""
     multi_label: bool = field(default=False, kw_only=True)
-    """Whether several labels may hold for one picture: then their probabilities do not add up."""
+    """See `Outputs`."""
     weights_version: str = field(default="", kw_only=True)
     """The version of the weights alone; an exported file keeps it."""
 
@@ -89,6 +106,25 @@ class ScoringModel:
         """Classify pictures in one call; see ``Model.predict``."""
         return best(self.scores(images), self.labels, top)
 
+    @property
+    def outputs(self) -> Outputs:
+        """What it gives."""
+        vectors = (SCORES, EMBEDDING) if self.with_embedding else (SCORES,)
+        return Outputs(vectors, self.multi_label)
+
+    def predict_more(
+        self, images: Pictures, top: int, wanted: Collection[str]
+    ) -> tuple[list[tuple[Prediction, ...]], Mapping[str, Vectors]]:
+        """Classify pictures and return vectors, in one call; see ``Model.predict_more``."""
+        vectors: dict[str, Vectors] = {}
+        if self.with_embedding and EMBEDDING in wanted:
+            scores, vectors[EMBEDDING] = self.with_embedding(images)
+            check_finite("embedding", vectors[EMBEDDING])
+        else:
+            scores = self.scores(images)
+        predictions = best(scores, self.labels, top)
+        return predictions, {SCORES: scores, **vectors}
+
 
 def best(scores: Probabilities, labels: Sequence[str], top: int) -> list[tuple[Prediction, ...]]:
     """Return the ``top`` likeliest labels of each row, best first.
@@ -98,14 +134,19 @@ def best(scores: Probabilities, labels: Sequence[str], top: int) -> list[tuple[P
     Raises:
         ValueError: a row holds NaN or an infinity, which cannot be sorted.
     """
-    broken = np.flatnonzero(~np.isfinite(scores).all(axis=1))
-    if broken.size:
-        raise ValueError(f"the scores are not finite for picture {broken.tolist()} of the batch")
+    check_finite("scores", scores)
     classes, kept = _best_classes(scores, top)
     return [
         tuple(Prediction(labels[i], p) for i, p in zip(*row, strict=True))
         for row in zip(classes.tolist(), kept.tolist(), strict=True)
     ]
+
+
+def check_finite(what: str, rows: Vectors) -> None:
+    """Raise ValueError where a row holds NaN or an infinity."""
+    broken = np.flatnonzero(~np.isfinite(rows).all(axis=1))
+    if broken.size:
+        raise ValueError(f"the {what} are not finite for picture {broken.tolist()} of the batch")
 
 
 def _best_classes(scores: Probabilities, top: int) -> tuple[NDArray[np.intp], Probabilities]:

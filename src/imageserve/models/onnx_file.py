@@ -83,11 +83,16 @@ class OnnxFile:
     inputs: tuple[OnnxInput, ...]
     """Without those that have a value in the file."""
     outputs: tuple[str, ...]
-    head: str
-    """What makes the first output, one of `heads`."""
+    heads: tuple[str, ...]
+    """What makes each output, one of `heads`."""
     external: tuple[External, ...]
     custom: tuple[str, ...]
     """The operations that neither ONNX nor ONNX Runtime defines, nor the file itself."""
+
+    @property
+    def head(self) -> str:
+        """What makes the first output, one of `heads`."""
+        return self.heads[0] if self.heads else OTHER
 
 
 def read_onnx(path: Path) -> OnnxFile | None:
@@ -159,7 +164,7 @@ def _read(model: Message, folder: Path) -> OnnxFile:
         version=_properties(model).get(VERSION_KEY, ""),
         inputs=tuple(_input(each) for each in inputs),
         outputs=outputs,
-        head=_head(graph, outputs[0]) if outputs else OTHER,
+        heads=tuple(_head(graph, output) for output in outputs),
         external=tuple(_external(tensors, folder)),
         custom=_custom(model, graph),
     )

@@ -1,4 +1,4 @@
-"""Adds to the graph of an ONNX classifier what is done to pictures before it.
+"""Adds to the graph of an ONNX classifier what is done to pictures before it, and an output.
 
 The only door to the package onnx. What is added runs where the graph runs, so pictures reach it as
 one byte a colour. The weights are left where they are: those beside a file stay there.
@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from imageserve.errors import ModelLoadError
-from imageserve.models.foreign import first_line
+from imageserve.models.foreign import first_line, foreign
 from imageserve.models.inputs import NCHW, Input
 
 PIXELS = "imageserve.pixels"
@@ -26,21 +26,26 @@ _OPSET_WITHOUT_ANY = 13
 """Of ONNX's own operators, for a file that uses none of them."""
 
 
-def composed(path: Path, taken: Input) -> bytes:
+def composed(path: Path, taken: Input, embedding: str | None) -> tuple[bytes, str | None]:
     """Return a file that takes bytes, without the weights that lie beside the original.
+
+    With it comes the name of the output that gives the ``embedding``, a tensor or node.
 
     Raises ModelLoadError where nothing can be added to it.
     """
     try:
         model = onnx.load(path, load_external_data=False)
-        put_in_front(model, taken)
-        return bytes(model.SerializeToString())
+        if not taken.takes_bytes:
+            put_in_front(model, taken)
+        inner = None if embedding is None else with_output(path, model, embedding)
+        return bytes(model.SerializeToString()), inner
     except ModelLoadError:
         raise
     except Exception as error:  # protobuf and onnx have no errors in common
         raise ModelLoadError(
-            f"the scaling and layout of {path} cannot be put into its graph ({first_line(error)}): "
-            "export it with uint8 input of shape (None, height, width, colours), and both inside"
+            f"scaling, layout or embedding of {path} cannot be put into its graph "
+            f"({first_line(error)}): export it with uint8 input of shape (None, height, width, "
+            "colours), and all of that inside"
         ) from error
 
 
@@ -68,6 +73,26 @@ def put_in_front(model: Any, taken: Input) -> None:
     behind = list(graph.node)
     del graph.node[:]
     graph.node.extend([*nodes, *behind])
+
+
+def with_output(path: Path, model: Any, name: str) -> str:
+    """Make an output of the tensor of this name, or of the first one that a node of it makes.
+
+    Returns the tensor's name. Raises ModelLoadError where there is neither.
+    """
+    graph = model.graph
+    tensors = {made: made for node in graph.node for made in node.output}
+    nodes = {node.name: node.output[0] for node in graph.node if node.name and node.output}
+    found: str | None = tensors.get(name) or nodes.get(name)
+    if found is None:
+        near = ", ".join([*tensors][:-6:-1])
+        raise ModelLoadError(
+            f"{path} has no tensor or node {foreign(name, 80)}: set embedding in imageserve.yaml "
+            f"to one of its graph, such as {foreign(near, 200)}"
+        )
+    if found not in {each.name for each in graph.output}:
+        graph.output.append(onnx.ValueInfoProto(name=found))
+    return found
 
 
 def _check_opset(model: Any) -> None:

@@ -24,11 +24,11 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from imageserve.errors import ModelLoadError
-from imageserve.models.answers import check_output, in_probabilities
+from imageserve.models.answers import check_output, in_one_row, in_probabilities
 from imageserve.models.catalog import SCALINGS
 from imageserve.models.files import check_file, content_version, is_version, read_labels
 from imageserve.models.foreign import first_line, foreign
-from imageserve.models.heads import Head
+from imageserve.models.heads import OTHER, Head
 from imageserve.models.inputs import Input, understood
 from imageserve.models.model import (
     Pictures,
@@ -108,8 +108,8 @@ def load(source: Source, engine: Engine) -> ScoringModel:
         )
     check_beside(source.path, file)
     taken = _taken(source, file)
-    session = OnnxSession(source.path, taken, engine)
-    head = Head(source.name, file.head, source.facts.activation)
+    session = OnnxSession(source.path, taken, engine, source.facts.embedding)
+    head = Head(source.name, _kind(file, session.outputs), source.facts.activation)
     check_output(head, session.outputs, labels, _one_output(source.path, session))
     _check_output_type(source.name, session.outputs[0].type)
     weights = _weights_version(source.path, file)
@@ -122,9 +122,28 @@ def load(source: Source, engine: Engine) -> ScoringModel:
         session.scores,
         takes=taken,
         activation=source.facts.activation,
+        embedding=source.facts.embedding,
         weights_version=source.facts.version or weights,
     )
-    return in_probabilities(model, head.kind)
+    return in_probabilities(model, head.kind, _embedding_length(source, session))
+
+
+def _kind(file: OnnxFile, outputs: Sequence[Any]) -> str:
+    """Return what makes the output that is not the embedding."""
+    kinds = dict(zip(file.outputs, file.heads, strict=True))
+    return str(kinds.get(outputs[0].name, OTHER)) if outputs else OTHER
+
+
+def _embedding_length(source: Source, session: "OnnxSession") -> int:
+    """Return how many numbers the embedding has; 0 where there is none."""
+    sides = session.embedding_sides()
+    if sum(side != 1 for side in sides) > 1:
+        raise ModelLoadError(
+            f"{source.name} has no vector in the tensor {foreign(source.facts.embedding, 80)} but "
+            f"{foreign(sides)} numbers a picture: set embedding in imageserve.yaml to one behind "
+            "the pooling"
+        )
+    return math.prod(sides) if sides else 0
 
 
 def _taken(source: Source, file: OnnxFile) -> Input:
@@ -183,8 +202,12 @@ def _check_output_type(name: str, type_: str) -> None:
 class OnnxSession:
     """A loaded file on the fastest device that is installed. Used by one thread."""
 
-    def __init__(self, path: Path, taken: Input, engine: Engine) -> None:
+    def __init__(
+        self, path: Path, taken: Input, engine: Engine, embedding: str | None = None
+    ) -> None:
         """Load a file, with what its input needs in front; on a CPU the engine's threads compute.
+
+        ``embedding`` is a tensor or node of the graph, which becomes an output if it is none.
 
         Raises ModelLoadError where ONNX Runtime cannot load it, or lacks this precision here.
         """
@@ -196,14 +219,17 @@ class OnnxSession:
             )
         self._threads = threads = engine.computing_threads
         # Both sessions read the same bytes, which are freed then.
-        whole = None if taken.takes_bytes else _composed(path, taken)
+        whole, inner = _composed(path, taken, embedding)
         load = partial(_load_session, path, whole, threads, engine.precision)
         self._together = load(streams=1)
         # Without a device for the fastest provider, ONNX Runtime takes another one.
         provider = self._together.get_providers()[0]
         _logger.info("ONNX Runtime computes with %s", provider)
         self.inputs = self._together.get_inputs()
-        self.outputs = self._together.get_outputs()
+        outputs = self._together.get_outputs()
+        self.outputs = [each for each in outputs if each.name != inner]
+        """Without the embedding."""
+        self._names = [each.name for each in self.outputs[:1]] + ([inner] if inner else [])
         self._batch = taken.batch
         self._apart = None
         if provider in _ON_CPU and threads <= MOST_THREADS_APART:
@@ -233,18 +259,32 @@ class OnnxSession:
         return (np.concatenate(answers) if len(answers) > 1 else answers[0])[: len(images)]
 
     def _answers(self, session: Any, images: NDArray[Any]) -> NDArray[Any]:
-        return np.asarray(session.run(None, {self.inputs[0].name: images})[0])
+        first, *more = session.run(self._names, {self.inputs[0].name: images})
+        return in_one_row(first, *more) if more else np.asarray(first)
+
+    def embedding_sides(self) -> tuple[int, ...]:
+        """Return the sides of the embedding of one picture; () where there is none."""
+        *_, name = self._names
+        if len(self._names) < 2:
+            return ()
+        sides = [side if isinstance(side, int) else 1 for side in self.inputs[0].shape]
+        black: NDArray[Any] = np.zeros(sides, _INPUT_TYPES[self.inputs[0].type])
+        (found,) = self._together.run([name], {self.inputs[0].name: black})
+        return tuple(found.shape[1:])
 
 
-def _composed(path: Path, taken: Input) -> bytes:
+def _composed(path: Path, taken: Input, embedding: str | None) -> tuple[bytes | None, str | None]:
+    """Return the file with what is added to it, None where nothing is, and the inner tensor."""
+    if taken.takes_bytes and embedding is None:
+        return None, None
     try:
         from imageserve.models.onnx_graph import composed
     except ImportError as error:
         raise ModelLoadError(
-            f"{path} needs scaling or another layout in front of its graph, and the package that "
-            f"puts them there is missing ({first_line(error)}): pip install onnx"
+            f"{path} needs scaling, another layout or an embedding in its graph, and the package "
+            f"that puts them there is missing ({first_line(error)}): pip install onnx"
         ) from error
-    return composed(path, taken)
+    return composed(path, taken, embedding)
 
 
 def piece_size(n: int, threads: int) -> int:

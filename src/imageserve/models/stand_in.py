@@ -8,14 +8,14 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from imageserve.config.choices import DEFAULT_INTERPOLATION
 from imageserve.errors import ModelLoadError, ModelOutOfMemory
 from imageserve.models.files import agreed_size
-from imageserve.predictions import Prediction
+from imageserve.predictions import EMBEDDING, SCORES, Outputs, Prediction
 from imageserve.preparation import Preparation
 
 if TYPE_CHECKING:
@@ -52,7 +52,14 @@ class StandIn:
     sleep: Callable[[float], object] = time.sleep
     name: str = "stand-in"
     classes: int = 1000
+    embedding: int = 0
+    """The length of its embedding; 0: it has none."""
     runtime: str = RUNTIME
+
+    @property
+    def outputs(self) -> Outputs:
+        """Scores, and the embedding if it has one."""
+        return Outputs((SCORES, EMBEDDING) if self.embedding else (SCORES,))
 
     def predict(self, images: "NDArray[np.uint8]", top: int) -> list[tuple[Prediction, ...]]:
         """Sleep for the declared time, then answer; see ``Model.predict``."""
@@ -64,6 +71,32 @@ class StandIn:
             (Prediction(stand_in_label(image.tobytes()), _PROBABILITY), *fillers)
             for image in images
         ]
+
+    def predict_more(
+        self, images: "NDArray[np.uint8]", top: int, wanted: Collection[str]
+    ) -> "tuple[list[tuple[Prediction, ...]], Mapping[str, NDArray[np.float32]]]":
+        """Answer with the numbers of each picture's label too; see ``Model.predict_more``.
+
+        Of the scores the one at `stand_in_class` is the highest. The embedding repeats the bytes of
+        the label.
+        """
+        import numpy as np
+
+        answers = self.predict(images, top)
+        labels = [answer[0].label for answer in answers]
+        scores = np.full((len(images), self.classes), 0, np.float32)
+        for row, label in zip(scores, labels, strict=True):
+            row[stand_in_class(label, self.classes)] = _PROBABILITY
+        vectors = {SCORES: scores}
+        if EMBEDDING in self.outputs.vectors and EMBEDDING in wanted:
+            rows = [np.resize(np.frombuffer(x.encode(), np.uint8), self.embedding) for x in labels]
+            vectors[EMBEDDING] = np.stack(rows).astype(np.float32)
+        return answers, vectors
+
+
+def stand_in_class(label: str, classes: int) -> int:
+    """Return the place of the highest score of a picture that has this label."""
+    return int(label, 16) % classes
 
 
 def is_stand_in(model: str) -> bool:
@@ -77,7 +110,8 @@ def parse_stand_in(
     """Make the stand-in for a name such as ``stand-in:batch_ms=400,image_ms=0,size=64``.
 
     Options are ``batch_ms`` and ``image_ms`` (milliseconds), ``size`` (pixels, for height and
-    width), ``poison`` (0 or 1) and ``version`` (a whole number). ``input_size`` and
+    width), ``classes``, ``embedding`` (numbers, 0 for none), ``poison`` (0 or 1) and ``version`` (a
+    whole number). ``input_size`` and
     ``interpolation`` are those that the settings demand, if any.
 
     Raises ModelLoadError where an option is unknown or wrong, or ``size`` differs from
@@ -119,6 +153,8 @@ _OPTIONS: dict[str, tuple[str, Callable[[float], bool], Callable[[float], object
     "batch_ms": ("milliseconds, 0 or more", _is_duration, float),
     "image_ms": ("milliseconds, 0 or more", _is_duration, float),
     "size": ("whole pixels, 1 to 4096", lambda x: x in range(1, 4097), lambda x: (int(x), int(x))),
+    "classes": ("1 to 1000000", lambda x: x in range(1, 10**6 + 1), int),
+    "embedding": ("numbers, 0 to 1000000", lambda x: x in range(10**6 + 1), int),
     "poison": ("0 or 1", lambda x: x in (0, 1), bool),
     "version": (
         "a whole number, 0 or more",

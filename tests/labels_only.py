@@ -1,0 +1,23 @@
+"""What a model of a test is made of that gives labels alone."""
+
+from collections.abc import Collection, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from imageserve.predictions import Outputs, Prediction
+
+
+class LabelsOnly:
+    """Give ``predict`` and the attributes of a model; the rest is here."""
+
+    outputs = Outputs()
+
+    def predict(self, images: NDArray[np.uint8], top: int) -> list[tuple[Prediction, ...]]:
+        raise NotImplementedError
+
+    def predict_more(
+        self, images: NDArray[np.uint8], top: int, wanted: Collection[str]
+    ) -> tuple[list[tuple[Prediction, ...]], Mapping[str, NDArray[np.float32]]]:
+        del wanted
+        return self.predict(images, top), {}
