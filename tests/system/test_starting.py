@@ -49,6 +49,19 @@ def test_web_and_worker_wait_for_redis_and_then_serve(unstarted: Stack) -> None:
     assert len(worker.lines("Redis does not answer")) == 1
 
 
+def test_a_link_in_the_run_dir_is_not_followed(unstarted: Stack, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.write_text("of somebody else")
+    run_dir = Path(unstarted.env["RUN_DIR"])
+    run_dir.mkdir()
+    (run_dir / "draining").symlink_to(theirs)
+
+    unstarted.start_web(wait=False)
+
+    unstarted.wait_for(lambda: unstarted.http.status_of("/healthz") == 200, "it lives", 60)
+    assert theirs.read_text() == "of somebody else"
+
+
 def run(command: str, **env: str) -> "subprocess.CompletedProcess[str]":
     settings = {"LOG_FORMAT": "json", "METRICS_PORT": "0", "MODEL": "stand-in", **env}
     return subprocess.run(

@@ -1,9 +1,12 @@
 """Workers that share a queue, are killed, crash and freeze: every job is answered exactly once."""
 
+import json
 import signal
 import time
 from collections import Counter
 from functools import partial
+from itertools import cycle
+from typing import Any, cast
 
 from tests.system.client import Reply, at_once, in_background
 from tests.system.conftest import MakeStack
@@ -12,6 +15,14 @@ from tests.system.stack import Program, Stack
 
 ONE_AT_A_TIME = {"MODEL": "stand-in:batch_ms=600,image_ms=0,size=64", "BATCH_SIZE": "1"}
 """Slow enough to be caught in the middle of a batch."""
+
+NO_ANSWERS: list[dict[str, Any]] = [
+    {"predictions": [{"label": 5, "probability": "x"}]},
+    {"predictions": [{"label": "a", "probability": float("nan")}]},
+    {"predictions": []},
+    {"error": {"code": "model_failed", "message": ["a"]}},
+    {"predictions": [{"label": "a", "probability": 1.0}], "queue_ms": "soon"},
+]
 
 
 def assert_labels(replies: list[Reply], pictures: list[Sample]) -> None:
@@ -202,3 +213,28 @@ def test_a_worker_stops_when_told_even_while_redis_is_away(make_stack: MakeStack
     stack.wait_for(lambda: worker.lines("Redis does not answer"), "the worker notices")
     worker.send(signal.SIGTERM)
     assert worker.wait(15) == 0
+
+
+def test_an_answer_that_is_none_is_not_believed(make_stack: MakeStack) -> None:
+    stack = make_stack(workers=0)
+
+    def answer(wrong: dict[str, Any]) -> None:
+        """Take one job, and write what no worker would."""
+        if entry := stack.db.lpop(stack.keys.queue):
+            job = json.loads(cast(bytes, entry))
+            result = {"v": 1, "id": job["id"], "model": job["model"], "batch": 1, "model_ms": 1}
+            text = json.dumps({**result, "queue_ms": 1, **wrong})
+            stack.db.set(stack.keys.result(job["id"]), text, px=10_000)
+            stack.db.publish(job["reply"], text)
+
+    picture = samples(1)[0].data
+    asking = [partial(stack.http.predict, picture, X_Request_Timeout="1")] * 20
+    with in_background(asking) as futures:
+        for wrong in cycle(NO_ANSWERS):
+            if all(future.done() for future in futures):
+                break
+            answer(wrong)
+            time.sleep(0.002)
+    outcomes = {(reply.status, reply.code) for reply in (future.result() for future in futures)}
+    assert outcomes <= {(503, "busy"), (504, "timed_out")}
+    assert len(stack.web.lines("cannot be read")) > len(NO_ANSWERS)
