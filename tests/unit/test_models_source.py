@@ -148,7 +148,7 @@ def test_what_the_settings_say_overrides_what_the_folder_says(tmp_path: Path) ->
     [
         pytest.param(
             [],
-            "holds no model: put model.keras, saved_model/ or model.onnx into it",
+            "holds no model: put model.keras, saved_model/, model.onnx or onnx/model.onnx into it",
             id="empty",
         ),
         pytest.param(

@@ -15,7 +15,7 @@ from imageserve.cli.models_accuracy import (
     measure,
     write_confusion,
 )
-from imageserve.cli.models_load import default_runtime, load, source_of
+from imageserve.cli.models_load import default_runtime, load, network_of, source_of
 from imageserve.config.settings import Settings
 from imageserve.errors import ModelLoadError, RequestError, SettingsError
 from imageserve.models.accuracy import ids_of_classes
@@ -24,7 +24,9 @@ from imageserve.models.catalog import is_model_path
 from imageserve.models.comparison import agreement, as_pictures, drawn_pictures, scores_of
 from imageserve.models.entries import engine_of, worker_entry
 from imageserve.models.files import file_errors
+from imageserve.models.folder import written_by
 from imageserve.models.foreign import foreign, reason_of
+from imageserve.models.huggingface import CONFIG_FILE
 from imageserve.models.model import Pictures, Probabilities, ScoringModel
 from imageserve.models.runtimes import RUNTIMES, SOURCE_RUNTIME
 from imageserve.preparation import Preparation
@@ -79,13 +81,20 @@ def _loaded(settings: Settings, report: Report) -> ScoringModel:
     began = time.monotonic()
     model = load(settings)
     height, width = model.preparation.size
-    report.say("model", f"{model.name}, version {model.version}")
+    report.say("model", f"{model.name}, version {model.version}{_described_by(settings)}")
     report.say("engine", RUNTIMES[model.runtime].describe(engine_of(settings)))
     takes = f"pictures of {height}x{width} (height x width){_for_the_web(settings)}"
     report.say("takes", takes)
     report.say("labels", f"{model.classes}: {foreign(', '.join(model.labels[:4]))}, ...")
     report.say("loaded", f"in {time.monotonic() - began:.1f} s")
     return model
+
+
+def _described_by(settings: Settings) -> str:
+    """Say which library's files describe the model, where that is not imageserve.yaml alone."""
+    folder = Path(network_of(settings))
+    library = written_by(folder) if folder.is_dir() else None
+    return f", described by the {CONFIG_FILE} of {library}" if library else ""
 
 
 def _for_the_web(settings: Settings) -> str:

@@ -7,8 +7,10 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from imageserve.errors import ModelLoadError
+from imageserve.models.huggingface import labels_of, origin
 
 IMAGENET_LABELS = Path(__file__).with_name("imagenet_class_index.json")
 
@@ -52,7 +54,9 @@ def only_file(folder: Path, *names: str) -> Path | None:
     """
     found = [folder / name for name in names if (folder / name).exists()]
     if len(found) > 1:
-        raise ModelLoadError(f"{folder} holds {' and '.join(p.name for p in found)}: keep one")
+        raise ModelLoadError(
+            f"{folder} holds {' and '.join(str(p.relative_to(folder)) for p in found)}: keep one"
+        )
     return found[0] if found else None
 
 
@@ -76,7 +80,8 @@ def read_labels(path: Path) -> tuple[str, ...]:
     """Read the labels in the order of the classes.
 
     A file that ends in ``.json`` maps each class number to an id and a label, as in
-    ``{"0": ["n01440764", "tench"]}``; any other file holds one label a line.
+    ``{"0": ["n01440764", "tench"]}``, or is the ``config.json`` of a Hugging Face folder; any other
+    file holds one label a line.
 
     Raises ModelLoadError where the file is missing, or holds anything else.
     """
@@ -138,8 +143,9 @@ def _from_json(text: str) -> tuple[str, ...]:
     expected = 'write {"0": ["id of class 0", "label of class 0"], ...}'
     try:
         classes = json.loads(text)
-        pairs = [classes[str(i)] for i in range(len(classes))]
-        labels = tuple(label for _, label in pairs)
+        own = labels_of(classes) if origin(classes) else None
+        pairs = [] if own else [classes[str(i)] for i in range(len(classes))]
+        labels: tuple[Any, ...] = own or tuple(label for _, label in pairs)
     except (ValueError, KeyError, IndexError, TypeError) as error:
         raise ValueError(f"it is not ImageNet-style JSON ({error!r}); {expected}") from error
     # A string of two letters unpacks like a pair.

@@ -7,9 +7,13 @@
     ├── labels.txt   or  labels.json
     └── imageserve.yaml      optional: how pictures are prepared, what the answers are, the version
 
+A folder of Hugging Face says most of it in ``config.json`` and ``preprocessor_config.json``;
+``imageserve.yaml`` overrides them.
+
 This module loads no model, so web processes read the facts as well.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -31,6 +35,12 @@ from imageserve.config.reader import (
 from imageserve.errors import ModelLoadError, SettingsError
 from imageserve.models.catalog import SCALINGS, Scaling
 from imageserve.models.files import file_errors, is_version
+from imageserve.models.huggingface import (
+    CONFIG_FILE,
+    PROCESSOR_FILE,
+    described,
+    origin,
+)
 from imageserve.preparation import Preparation
 
 FACTS_FILE = "imageserve.yaml"
@@ -162,15 +172,51 @@ _facts = optional(fields_of({**FACTS, "version": _version}))
 
 
 def read_facts(folder: Path) -> ModelFacts:
-    """Read the folder's ``imageserve.yaml``, which may be missing.
+    """Read the folder's ``imageserve.yaml``, which may be missing, and what it overrides.
 
-    Raises ModelLoadError that says what it must hold.
+    Raises ModelLoadError that says what they must hold.
     """
     path = folder / FACTS_FILE
     with file_errors(path):
-        if not path.exists():
-            return NO_FACTS
+        is_there = path.exists()
     try:
-        return ModelFacts(**(read_file(path, _facts) or {}))
+        own = ModelFacts(**(read_file(path, _facts) or {})) if is_there else NO_FACTS
+        return own.over(_huggingface_facts(folder))
     except SettingsError as error:
         raise ModelLoadError(str(error)) from error
+
+
+def written_by(folder: Path) -> str | None:
+    """Return the library whose files describe the model of a folder: transformers or timm.
+
+    None where it is no folder of Hugging Face. Raises ModelLoadError.
+    """
+    return origin(_json(folder / CONFIG_FILE))
+
+
+def huggingface_labels(folder: Path) -> Path | None:
+    """Return the file of a Hugging Face folder that names its labels. Raises ModelLoadError."""
+    config = _json(folder / CONFIG_FILE)
+    has_labels = origin(config) and (config.get("id2label") or config.get("label_names"))
+    return folder / CONFIG_FILE if has_labels else None
+
+
+def _huggingface_facts(folder: Path) -> ModelFacts:
+    config = _json(folder / CONFIG_FILE)
+    if origin(config) is None:
+        return NO_FACTS
+    told = described(str(folder), config, _json(folder / PROCESSOR_FILE))
+    try:
+        return ModelFacts(**fields_of(FACTS)(told))
+    except SettingsError as error:
+        raise SettingsError(f"{folder / PROCESSOR_FILE}: as {FACTS_FILE}, {error}") from error
+
+
+def _json(path: Path) -> Any:
+    """Return the content of a JSON file, None where there is none. Raises ModelLoadError."""
+    with file_errors(path):
+        content = path.read_bytes() if path.is_file() else b"null"
+    try:
+        return json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise ModelLoadError(f"{path} is no JSON, or cut short: copy it anew") from error

@@ -18,7 +18,7 @@ from imageserve.models.catalog import (
     unknown_model,
 )
 from imageserve.models.files import file_errors, only_file
-from imageserve.models.folder import NO_FACTS, ModelFacts, read_facts
+from imageserve.models.folder import NO_FACTS, ModelFacts, huggingface_labels, read_facts
 from imageserve.models.keras_file import hdf5_remedy
 from imageserve.models.runtimes import (
     KERAS,
@@ -155,7 +155,7 @@ def _folder(path: Path, labels: Path | None, given: ModelFacts, wanted: Runtime 
     with file_errors(f"the model folder {path}"):
         models = _models_in(path)
         facts = read_facts(path)
-        own_labels = only_file(path, *LABELS_FILES)
+        own_labels = only_file(path, *LABELS_FILES) or huggingface_labels(path)
     first = RUNTIMES[next(iter(models))]
     chosen = wanted or first
     if chosen.name not in models:
