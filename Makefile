@@ -32,10 +32,10 @@ $(VENV)/dev.stamp: locks/dev.txt locks/helm.txt $(VENV)/local.stamp
 	.venv-security/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/security.txt
 	@touch $@
 
-# PyTorch alone; it uses the other packages of $(VENV). Its wheel is large, and only one test file needs it.
+# PyTorch alone; it uses the other packages of $(VENV). Its wheel is large, and only tests/torch needs it.
 .venv-torch/stamp: $(VENV)/dev.stamp | python
 	test -x .venv-torch/bin/python || $(PYTHON) -m venv .venv-torch
-	.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 torchvision==0.28.0
 	purelib='import sysconfig; print(sysconfig.get_path("purelib"))'; \
 		$(BIN)/python -c "$$purelib" >"$$(.venv-torch/bin/python -c "$$purelib")/beside.pth"
 	@touch $@
@@ -68,7 +68,7 @@ check: $(VENV)/dev.stamp  ## formatting, lint, import walls, types, sizes, spell
 check-security: $(VENV)/dev.stamp .venv-security/stamp  ## check chart and images with checkov
 	CHECKOV=$(CURDIR)/.venv-security/bin/checkov $(BIN)/python -m pytest tests/chart/test_checkov.py
 
-test-torch: .venv-torch/stamp  ## test Keras on PyTorch, in a separate environment
+test-torch: .venv-torch/stamp  ## test Keras on PyTorch, and pixels against torchvision, in a separate environment
 	.venv-torch/bin/python -m pytest tests/torch $(ARGS)
 
 test-e2e: $(VENV)/dev.stamp  ## install the chart on the cluster of KUBECONFIG and test it
