@@ -47,12 +47,18 @@ $(VENV)/dev.stamp: locks/dev.txt locks/helm.txt $(VENV)/local.stamp
 		$(BIN)/python -c "$$purelib" >"$$(.venv-mutants/bin/python -c "$$purelib")/beside.pth"
 	@touch $@
 
-install: $(VENV)/dev.stamp  ## install everything into .venv
+# A real S3 server for the tests of `imageserve models fetch`.
+.venv-s3/stamp: locks/s3.txt | python
+	test -x .venv-s3/bin/python || $(PYTHON) -m venv .venv-s3
+	.venv-s3/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/s3.txt
+	@touch $@
+
+install: $(VENV)/dev.stamp .venv-s3/stamp  ## install everything into .venv
 
 run: $(VENV)/local.stamp  ## start Redis, web server and one worker; Ctrl-C stops them
 	$(BIN)/imageserve run $(ARGS)
 
-test: $(VENV)/dev.stamp  ## run all tests
+test: $(VENV)/dev.stamp .venv-s3/stamp  ## run all tests
 	$(BIN)/python -m pytest $(ARGS)
 
 check: $(VENV)/dev.stamp  ## formatting, lint, import walls, types, sizes, spelling, chart documentation
@@ -106,8 +112,8 @@ NOT_OURS = --no-emit-package imageserve
 
 lock: $(VENV)/dev.stamp  ## write the lock files with hashes (UPGRADE=--upgrade for newer versions)
 	$(UV_COMPILE) --extra web --output-file locks/web.txt
-	$(UV_COMPILE) --extra worker --output-file locks/worker.txt
-	$(UV_COMPILE) --extra onnx --output-file locks/worker-onnx.txt
+	$(UV_COMPILE) --extra worker --extra fetch --output-file locks/worker.txt
+	$(UV_COMPILE) --extra onnx --extra fetch --output-file locks/worker-onnx.txt
 	$(UV_COMPILE) --extra autoscaler --output-file locks/autoscaler.txt
 	$(subst pyproject.toml,loadtest/pyproject.toml,$(UV_COMPILE)) $(NOT_OURS) --output-file locks/loadtest.txt
 	$(UV_COMPILE) loadtest/pyproject.toml $(NOT_OURS) --extra local --extra plots --output-file locks/local.txt
@@ -115,11 +121,12 @@ lock: $(VENV)/dev.stamp  ## write the lock files with hashes (UPGRADE=--upgrade 
 	$(UV_COMPILE) images/model/cuda.in --constraint locks/worker.txt --output-file locks/worker-cuda.txt
 	$(subst pyproject.toml,locks/helm.in,$(UV_COMPILE)) --no-deps --output-file locks/helm.txt
 	$(subst pyproject.toml,locks/security.in,$(UV_COMPILE)) --output-file locks/security.txt
+	$(subst pyproject.toml,locks/s3.in,$(UV_COMPILE)) --output-file locks/s3.txt
 	$(subst pyproject.toml,locks/mutants.in,$(UV_COMPILE)) --constraint locks/dev.txt --output-file locks/mutants.txt
 	for peer in mosec litserve bentoml; do \
 		$(subst pyproject.toml,bench/peers/$$peer.in,$(UV_COMPILE)) --output-file bench/peers/$$peer.txt || exit 1; done
 	$(subst pyproject.toml,images/build-backend.in,$(UV_COMPILE)) --output-file images/build-backend.txt
 
 clean:  ## remove the environments and all generated files
-	rm -rf $(VENV) .venv-mutants .venv-peers build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-mutants .venv-peers .venv-s3 build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -13,6 +13,7 @@ import pytest
 
 import imageserve
 from imageserve.cli import models as command
+from imageserve.cli import models_fetch
 from imageserve.errors import ModelLoadError
 from imageserve.models import Engine, fetch
 from imageserve.models.fetch import download, fetch_weights
@@ -131,7 +132,7 @@ def test_only_networks_have_weights_to_fetch(tmp_path: Path, name: str) -> None:
 def test_the_command_fetches_every_name_and_says_where_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(command, "download", lambda name, path, engine: save(name, path))
+    monkeypatch.setattr(models_fetch, "download", lambda name, path, engine: save(name, path))
     fetch_weights("resnet50", tmp_path, save)
 
     assert command.main(["fetch", "resnet50", "mobilenet_v2", "--to", str(tmp_path)], {}) == 0

@@ -6,17 +6,16 @@ Only the action that is asked for imports a runtime: ``list`` and ``use`` work i
 import argparse
 import os
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 
+from imageserve.cli.models_fetch import add_fetch
 from imageserve.cli.models_load import load, network_of
 from imageserve.cli.models_use import add_use
 from imageserve.config.choices import PRECISIONS
 from imageserve.config.settings import Settings
 from imageserve.errors import SettingsError
 from imageserve.models.catalog import KNOWN, NETWORKS
-from imageserve.models.entries import engine_of
-from imageserve.models.fetch import ENDING, download, fetch_weights
+from imageserve.models.fetch import ENDING
 from imageserve.models.runtimes import (
     RUNTIMES,
     SOURCE_RUNTIME,
@@ -45,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Find models, prepare them for serving, and change the model that is served.",
     )
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    for add in (_add_list, _add_fetch, _add_check, _add_export, _add_bench, add_use):
+    for add in (_add_list, add_fetch, _add_check, _add_export, _add_bench, add_use):
         add(actions)
     return parser
 
@@ -62,22 +61,6 @@ def _add_list(actions: "Actions[argparse.ArgumentParser]") -> None:
         "--in", dest="folder", type=Path, metavar="DIR", help="look for fetched weights here, too"
     )
     listing.set_defaults(action=_list)
-
-
-def _add_fetch(actions: "Actions[argparse.ArgumentParser]") -> None:
-    about = "download the ImageNet weights of a network into a folder"
-    fetch = actions.add_parser(
-        "fetch",
-        help=about,
-        description=f"{about.capitalize()}, with a checksum beside them. Weights that are already "
-        "there are checked and kept.",
-        epilog="A worker then serves them with MODEL=NAME MODEL_WEIGHTS=DIR/NAME.weights.h5. "
-        "Keras keeps its download under KERAS_HOME (~/.keras).",
-    )
-    about = "networks; 'imageserve models list' shows them"
-    fetch.add_argument("names", nargs="+", metavar="NAME", help=about)
-    fetch.add_argument("--to", required=True, type=Path, metavar="DIR", help="the folder")
-    fetch.set_defaults(action=_fetch)
 
 
 def _add_check(actions: "Actions[argparse.ArgumentParser]") -> None:
@@ -210,15 +193,6 @@ def _weights(name: str, folder: Path | None, environ: Mapping[str, str]) -> str:
     keras_home = environ.get("KERAS_HOME") or os.path.expanduser("~/.keras")
     cached = Path(keras_home, "models", NETWORKS[name].cached)
     return f"downloaded: {cached}" if cached.is_file() else "not here"
-
-
-def _fetch(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    save = partial(download, engine=engine_of(Settings.from_env(environ)))
-    for name in options.names:
-        done = fetch_weights(name, options.to, save)
-        what = "fetched" if done.is_new else "already there, checksum right"
-        print(f"{done.path}: {what}, {done.size / 2**20:.1f} MiB, sha256 {done.sha256}")
-    return 0
 
 
 def _check(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
