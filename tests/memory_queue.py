@@ -123,6 +123,11 @@ class MemoryQueue(RedisQueue):
             for job_id in job_ids:
                 self._pixels.pop(job_id, None)
 
+    def remove_results(self, job_ids: Sequence[str]) -> None:
+        with self._changed:
+            for job_id in job_ids:
+                self._results.pop(job_id, None)
+
     def results(self, job_ids: Sequence[str]) -> list[Result | None]:
         with self._changed:
             now = self._clock_ms()

@@ -2,6 +2,8 @@
 
 import itertools
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +13,7 @@ from tests.labels_only import LabelsOnly
 from imageserve import metrics
 from imageserve.errors import ModelOutOfMemory
 from imageserve.models.model import Model, best
-from imageserve.models.stand_in import StandIn, stand_in_label
+from imageserve.models.stand_in import StandIn, stand_in_class, stand_in_label
 from imageserve.predictions import Prediction
 from imageserve.preparation import Preparation
 from imageserve.queue.wire import Job
@@ -302,3 +304,45 @@ def test_it_knows_how_long_a_call_has_been_running() -> None:
     assert during == [7.0, 7.0]
     assert [outcome.model_ms for outcome in outcomes] == [7000.0, 7000.0]
     assert runner.running_s == 0.0
+
+
+# -- vectors --------------------------------------------------------------------------------------
+
+
+def test_each_picture_gets_the_vector_that_it_wants_and_others_none() -> None:
+    model = StandIn(Preparation((2, 2)), embedding=6, classes=9, sleep=lambda _: None)
+    wants = ["scores", "", "embedding", "something later"]
+    batch = [
+        Task(replace(each.job, want=want), each.image)
+        for each, want in zip(tasks(4), wants, strict=True)
+    ]
+
+    outcomes = Runner(model, 4).run(batch)
+
+    assert shown(outcomes) == expected(batch)
+    scores, nothing, embedding, unknown = (
+        np.frombuffer(outcome.vector, "<f4") for outcome in outcomes
+    )
+    assert int(scores.argmax()) == stand_in_class(outcomes[0].predictions[0].label, 9)
+    assert (
+        bytes(embedding.astype(np.uint8).tolist()).decode()
+        == (outcomes[2].predictions[0].label[:6])
+    )
+    assert nothing.size == unknown.size == 0
+
+
+def test_vectors_of_a_batch_are_made_only_where_one_is_wanted() -> None:
+    class Counting(StandIn):
+        calls = 0
+
+        def predict_more(self, *args: Any) -> Any:
+            self.calls += 1
+            return super().predict_more(*args)
+
+    model = Counting(Preparation((2, 2)), sleep=lambda _: None)
+    runner = Runner(model, 4)
+
+    runner.warm_up()
+    runner.run(tasks(4))
+
+    assert model.calls == 0

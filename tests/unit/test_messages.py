@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.memory_queue import encode_job
 
 from imageserve.config.choices import INTERPOLATIONS
-from imageserve.predictions import Prediction
+from imageserve.predictions import Outputs, Prediction
 from imageserve.preparation import COLOURS, Preparation
 from imageserve.queue.snapshot import (
     Speed,
@@ -66,6 +66,8 @@ jobs = st.builds(
     ts=times,
     deadline=times,
     preparation=st.just("") | preparations.map(lambda each: each.fingerprint),
+    least=st.floats(0, 1),
+    want=texts,
 )
 results = st.builds(
     Result,
@@ -77,6 +79,7 @@ results = st.builds(
     predictions=st.lists(predictions, min_size=1, max_size=5).map(tuple),
     shape=st.none() | st.tuples(sizes, sizes, st.sampled_from([1, 3, 4])),
     preparation=st.none() | preparations,
+    vector=st.binary(max_size=40).map(lambda data: data * 4),
 )
 
 
@@ -444,12 +447,23 @@ def test_a_mutated_job_is_refused_or_right_in_every_field(text: str) -> None:
         assert len(job.reason) < 200
     else:
         assert shaped(job.shape)
-        assert type(job.preparation) is str
+        assert type(job.preparation) is type(job.want) is str
+        assert number(job.least)
         assert type(job.top) is type(job.deadline) is int
 
 
 WORKER = WorkerInfo(
-    "w", "m", (8, 8, 3), 4, {1: 5.0, 4: 10.0}, "ready", "host", version="v1", preparation=CROP
+    "w",
+    "m",
+    (8, 8, 3),
+    4,
+    {1: 5.0, 4: 10.0},
+    "ready",
+    "host",
+    version="v1",
+    preparation=CROP,
+    outputs=Outputs(("scores",), True),
+    classes=3,
 )
 
 
@@ -468,6 +482,8 @@ def test_a_mutated_heartbeat_is_left_out_or_counts_as_a_number(text: str, score:
         assert all(type(each) is str for each in (*told, worker.problem, worker.answered))
         assert shaped(worker.shape)
         assert worker.preparation is None or isinstance(worker.preparation, Preparation | str)
+        assert type(worker.classes) is int
+        assert all(type(each) is str for each in (worker.outputs or Outputs()).vectors)
     assert number(shot.capacity_per_s)
     assert number(shot.web_capacity_per_s or 0)
     assert Speed.of(shot.tables).largest_backlog(3_600_000) > 0

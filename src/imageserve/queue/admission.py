@@ -14,6 +14,7 @@ from enum import IntEnum
 
 from imageserve.errors import QueueError
 from imageserve.preparation import Preparation
+from imageserve.queue.outputs import missing
 from imageserve.queue.preparations import in_force
 from imageserve.queue.redis.queue import RedisQueue
 from imageserve.queue.snapshot import Mixture, Run, Snapshot, Speed
@@ -136,6 +137,11 @@ class AdmissionView:
         if model not in known:
             known[model] = in_force(snapshot, model, own)
         return known[model]
+
+    def missing(self, model: str, output: str) -> tuple[str, str] | None:
+        """Say why an output cannot be asked of a model, from the last snapshot; see `missing`."""
+        snapshot = self._recent()
+        return None if snapshot is None else missing(snapshot, model, output)
 
     @property
     def run(self) -> str:

@@ -21,6 +21,7 @@ from imageserve.queue.listener import Breaker, ReplyListener, Ticket, Tickets, c
 from imageserve.queue.redis.connection import RedisAccess, by_node
 from imageserve.queue.redis.queue import ENQUEUE, HEARTBEAT, REFUSE, RedisQueue
 from imageserve.queue.snapshot import (
+    HEARTBEAT_S,
     SILENT_MS,
     WebInfo,
     encode_web_info,
@@ -74,6 +75,12 @@ class ProducerStore(RedisQueue):
             with self.errors():
                 self.client.unlink(*map(self.keys.pixels, job_ids))
 
+    def remove_results(self, job_ids: Sequence[str]) -> None:
+        """Remove stored results."""
+        if job_ids:
+            with self.errors():
+                self.client.unlink(*map(self.keys.result, job_ids))
+
     def web_heartbeat(self, info: WebInfo) -> None:
         """Tell what a web process could decode, and forget those that are gone."""
         self._set_web(info.id, encode_web_info(info))
@@ -98,6 +105,9 @@ class JobRequest:
     top: int
     trace: str
     """The id of the HTTP request."""
+    least: float = 0.0
+    want: str = ""
+    """See `Job`, and so for the one before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +168,15 @@ class Producer:
         wait_s = retry_after_s(1, self.admission.capacity_per_s)
         raise QueueRefused("not_prepared", 0, retry_after_s=wait_s, why=found)
 
+    def check_output(self, model: str, output: str) -> None:
+        """Raise QueueRefused where a model's workers do not all give an output.
+
+        Its reason is `NEVER` or `NOT_YET`. Where Redis is away, nothing is raised.
+        """
+        if found := self.admission.missing(model, output):
+            reason, why = found
+            raise QueueRefused(reason, 0, retry_after_s=round(HEARTBEAT_S), why=why)
+
     def _look(self) -> None:
         try:
             self.admission.look()
@@ -217,6 +236,8 @@ class Producer:
             result_ttl_ms=timeout_ms + round(self._config.result_ttl_s * 1000),
             encoding=encoding_of(request.preparation),
             preparation=request.preparation.fingerprint,
+            least=request.least,
+            want=request.want,
         )
 
     def _enqueue(self, job: Job, pixels: bytes, timeout_ms: int, limits: Limits) -> Admission:
@@ -286,6 +307,11 @@ class Producer:
     def forget(self, ticket: Ticket) -> None:
         """Stop listening for the result of a ticket."""
         self._tickets.remove(ticket)
+
+    def remove_results(self, tickets: Sequence[Ticket]) -> None:
+        """Remove stored results that were read: long ones would fill Redis until they expire."""
+        with contextlib.suppress(QueueError):  # They expire.
+            self._store.remove_results([ticket.job_id for ticket in tickets])
 
 
 def connect_producers(

@@ -15,8 +15,17 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from imageserve.errors import QueueError
+from imageserve.predictions import Outputs
 from imageserve.preparation import Preparation, decode_preparation, encode_preparation
-from imageserve.queue.fields import amount_of, is_count, json_object, object_of, shape_of, text_of
+from imageserve.queue.fields import (
+    amount_of,
+    is_count,
+    is_text,
+    json_object,
+    object_of,
+    shape_of,
+    text_of,
+)
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +69,10 @@ class WorkerInfo:
     preparation: Preparation | str | None = None
     """What its model needs. None: workers of 0.1.0 do not say it. A text: why it cannot be read; a
     later release may do more with pictures than this one can."""
+    outputs: Outputs | None = None
+    """What its model gives; None: workers of 0.1.0 do not say it."""
+    classes: int = 0
+    """Number of its labels; 0 where it does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,6 +229,9 @@ def encode_worker_info(info: WorkerInfo) -> str:
         told["preparation"] = encode_preparation(info.preparation)
     else:
         del told["preparation"]
+    del told["outputs"]
+    if info.outputs is not None:
+        told |= {"outputs": info.outputs.vectors, "multi_label": info.outputs.multi_label}
     return json.dumps(told, separators=(",", ":"))
 
 
@@ -244,6 +260,8 @@ def decode_worker_info(worker_id: str, last_seen: int, text: str | bytes) -> Wor
             answered=text_of(told, "answered", ""),
             runtime=text_of(told, "runtime", ""),
             preparation=_preparation(told),
+            outputs=_outputs(told),
+            classes=int(amount_of(told, "classes")),
         )
     except ValueError as error:
         raise ValueError(f"worker {worker_id[:80]!r} cannot be read: {error}") from error
@@ -256,6 +274,15 @@ def _preparation(told: Mapping[str, Any]) -> Preparation | str | None:
         return decode_preparation(told["preparation"])
     except ValueError as error:
         return str(error)
+
+
+def _outputs(told: Mapping[str, Any]) -> Outputs | None:
+    if "outputs" not in told:
+        return None
+    vectors = told["outputs"]
+    if not (isinstance(vectors, list) and all(map(is_text, vectors))):
+        raise ValueError("'outputs' is no list of texts")
+    return Outputs(tuple(vectors), told.get("multi_label") is True)
 
 
 def _bucket_ms(told: Mapping[str, Any]) -> BucketMs:

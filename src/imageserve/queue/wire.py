@@ -4,6 +4,7 @@ Readers ignore unknown fields, so a later release can add some. A worker answers
 ``v`` with ``unsupported_job``. Times are milliseconds of the Redis clock.
 """
 
+import base64
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -58,6 +59,10 @@ class Job:
     """When its client stops waiting; set by the queue."""
     preparation: str = ""
     """The fingerprint of what was done to the picture; old web processes do not say it."""
+    least: float = 0.0
+    """Labels of a lower probability are not asked for."""
+    want: str = ""
+    """The vector that is asked for, one of `VECTORS`; "" for labels alone."""
 
     @property
     def bytes(self) -> int:
@@ -103,6 +108,8 @@ class Result:
     preparation: Preparation | None = None
     """With ``model_changed``: what the model of that worker needs; None where it does not say, or
     says something that this release does not know."""
+    vector: bytes = b""
+    """What the job wants: float32, little-endian. Empty where its worker does not give that."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +156,10 @@ def encode_open_job(job: Job) -> str:
     }
     if job.preparation:
         fields["preparation"] = job.preparation
+    if job.least:
+        fields["min"] = job.least
+    if job.want:
+        fields["want"] = job.want
     return json.dumps(fields, separators=(",", ":"))[:-1]
 
 
@@ -175,29 +186,33 @@ def decode_job(text: str | bytes) -> Job | UnsupportedJob:
         ts=int(fields["ts"]),
         deadline=int(fields["deadline"]),
         preparation=fields.get("preparation", ""),
+        least=fields.get("min", 0.0),
+        want=fields.get("want", ""),
     )
 
 
-_JOB_FIELDS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "model": (is_text, "a text"),
-    "encoding": (is_text, "a text"),
-    "shape": (is_shape, "[height, width, colours]"),
-    "top": (is_count, "a positive whole number"),
-    "reply": (is_text, "a text"),
-    "result_ttl_ms": (is_count, "a positive whole number"),
-    "ts": (is_amount, "milliseconds"),
-    "deadline": (is_amount, "milliseconds"),
+_JOB_FIELDS: Mapping[str, tuple[Callable[[Any], bool], str, Any]] = {
+    "model": (is_text, "a text", None),
+    "encoding": (is_text, "a text", None),
+    "shape": (is_shape, "[height, width, colours]", None),
+    "top": (is_count, "a positive whole number", None),
+    "reply": (is_text, "a text", None),
+    "result_ttl_ms": (is_count, "a positive whole number", None),
+    "ts": (is_amount, "milliseconds", None),
+    "deadline": (is_amount, "milliseconds", None),
+    "preparation": (is_text, "a text", ""),
+    "min": (is_amount, "a number from 0", 0),
+    "want": (is_text, "a text", ""),
 }
+"""Name -> what it must be, and what stands for it where it may be left out."""
 
 
 def _job_problem(fields: Mapping[str, Any]) -> str | None:
     if type(fields.get("v")) is not int or fields["v"] != VERSION:
         return f"job version {fields.get('v')!r:.40} is not supported, only {VERSION}"
-    for name, (is_right, right) in _JOB_FIELDS.items():
-        if not is_right(fields.get(name)):
+    for name, (is_right, right, default) in _JOB_FIELDS.items():
+        if not is_right(fields.get(name, default)):
             return f"job field {name!r} is not {right}"
-    if not is_text(fields.get("preparation", "")):
-        return "job field 'preparation' is not a text"
     if fields["encoding"] not in ENCODINGS:
         able = ", ".join(ENCODINGS)
         return f"encoding {fields['encoding']!r:.40} is not supported, only {able}"
@@ -247,6 +262,8 @@ def encode_result(result: Result, claim: str = "") -> str:
         fields["predictions"] = [
             {"label": p.label, "probability": p.probability} for p in result.predictions
         ]
+    if result.vector:
+        fields["vector"] = base64.b64encode(result.vector).decode()
     if result.shape is not None:
         fields["shape"] = result.shape
     if result.preparation is not None:
@@ -294,7 +311,15 @@ def _decoded_result(job_id: str, fields: Mapping[str, Any]) -> Result:
         shape=shape_of(fields, "shape") if "shape" in fields else None,
         version=text_of(fields, "version", ""),
         preparation=_preparation(fields.get("preparation")),
+        vector=_vector(text_of(fields, "vector", "")),
     )
+
+
+def _vector(told: str) -> bytes:
+    vector = base64.b64decode(told, validate=True)
+    if len(vector) % 4:
+        raise ValueError("'vector' holds no float32 numbers")
+    return vector
 
 
 def _preparation(told: Any) -> Preparation | None:

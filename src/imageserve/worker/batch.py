@@ -15,6 +15,7 @@ from imageserve import metrics
 from imageserve.predictions import Prediction
 from imageserve.preparation import Preparation, plain
 from imageserve.queue.consumer import Batch, ClaimedJob
+from imageserve.queue.outputs import asked_labels, bounded
 from imageserve.queue.wire import (
     Finished,
     Job,
@@ -49,6 +50,8 @@ class Outcome:
     """Pictures in that call."""
     version: str = ""
     """The version of the model."""
+    vector: bytes = b""
+    """What the task wants, as `Result` has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,13 +145,14 @@ def _finished(job: Job, outcome: Outcome, queue_ms: float, model: str) -> Finish
         queue_ms=max(0.0, queue_ms),
         model_ms=outcome.model_ms,
         batch=outcome.batch,
-        predictions=outcome.predictions[: job.top],
+        predictions=asked_labels(job, outcome.predictions),
         error=error,
         version=outcome.version,
+        vector=outcome.vector,
     )
     counter = "completed" if error is None else "failed"
     dead = outcome.error or ""
-    return Finished(job.id, job.reply, result, job.result_ttl_ms, counter, dead)
+    return bounded(Finished(job.id, job.reply, result, job.result_ttl_ms, counter, dead))
 
 
 def report(

@@ -253,6 +253,8 @@ class Worker:
             answered=reloader.answered if reloader else "",
             runtime=self.runner.model.runtime,
             preparation=self.preparation,
+            outputs=self.runner.model.outputs,
+            classes=self.runner.model.classes,
         )
 
 

@@ -9,7 +9,7 @@ way down would outlast the batch's lease.
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,11 @@ from imageserve.worker.batch import Outcome, Task
 
 log = logging.getLogger(__name__)
 
+
+Vectors = Mapping[str, NDArray[np.float32]]
+"""Those that some task wants, by name: (pictures, numbers)."""
+LABELS_ONLY = frozenset(("",))
+"""What the tasks of a batch want of which none wants a vector."""
 
 WEIGHT = 0.1
 """Weight of the newest measurement in the running mean of a bucket's time."""
@@ -163,7 +168,7 @@ class Runner:
             return self._halves(tasks)
         began = self._clock()
         try:
-            predictions = self._predict_tasks(tasks)
+            answers = self._predict_tasks(tasks)
         except ModelOutOfMemory:
             if len(tasks) == 1:
                 return [self._failure("out of memory", began)]
@@ -179,7 +184,10 @@ class Runner:
             log.warning("a batch of %d failed (%s): halving it", len(tasks), foreign(error))
             return self._halves(tasks)
         model_ms = (self._clock() - began) * 1000
-        return [Outcome(found, None, model_ms, len(tasks), self.version) for found in predictions]
+        return [
+            Outcome(labels, None, model_ms, len(tasks), self.version, vector)
+            for labels, vector in answers
+        ]
 
     def _halves(self, tasks: Sequence[Task]) -> list[Outcome]:
         middle = (len(tasks) + 1) // 2
@@ -194,14 +202,19 @@ class Runner:
         self.times.shrink(fitting)
         metrics.batch_limit.labels(self.name).set(fitting)
 
-    def _predict_tasks(self, tasks: Sequence[Task]) -> list[tuple[Prediction, ...]]:
+    def _predict_tasks(self, tasks: Sequence[Task]) -> list[tuple[tuple[Prediction, ...], bytes]]:
+        """Return labels and the wanted vector of each task."""
         bucket = self.times.bucket(len(tasks))
         images = self._buffer(bucket)
         np.stack([task.image for task in tasks], out=images[: len(tasks)])
+        wanted = {task.job.want for task in tasks}
         began = self._clock()
-        predictions = self._predict(images, max(task.job.top for task in tasks))
+        predictions, vectors = self._predict(images, max(task.job.top for task in tasks), wanted)
         self._measured(bucket, len(tasks), self._clock() - began)
-        return predictions[: len(tasks)]
+        rows = [b""] * len(tasks)
+        if vectors:
+            rows = [_row(vectors, task.job.want, place) for place, task in enumerate(tasks)]
+        return list(zip(predictions, rows, strict=False))
 
     def _buffer(self, bucket: int) -> NDArray[np.uint8]:
         """Return the array that batches of this bucket are run from.
@@ -214,15 +227,21 @@ class Runner:
             self._buffers[bucket] = np.zeros((bucket, *self.model.preparation.shape), np.uint8)
         return self._buffers[bucket]
 
-    def _predict(self, images: NDArray[np.uint8], top: int) -> list[tuple[Prediction, ...]]:
+    def _predict(
+        self, images: NDArray[np.uint8], top: int, wanted: Collection[str] = LABELS_ONLY
+    ) -> tuple[list[tuple[Prediction, ...]], Vectors]:
         self._call_began = self._clock()
+        vectors: Vectors = {}
         try:
-            predictions = self.model.predict(images, top)
+            if wanted == LABELS_ONLY:
+                predictions = self.model.predict(images, top)
+            else:
+                predictions, vectors = self.model.predict_more(images, top, wanted)
         finally:
             self._call_began = None
         if len(predictions) != len(images):
             raise ValueError(f"the model gave {len(predictions)} answers to {len(images)} pictures")
-        return predictions
+        return predictions, vectors
 
     def _measured(self, bucket: int, n: int, seconds: float) -> None:
         self.times.update(bucket, seconds * 1000)
@@ -230,3 +249,8 @@ class Runner:
         metrics.batch_size.labels(self.name).observe(n)
         metrics.batch_padding.labels(self.name).inc(bucket - n)
         metrics.model_seconds.labels(self.name).observe(seconds)
+
+
+def _row(vectors: Vectors, wanted: str, place: int) -> bytes:
+    """Return one row as float32, little-endian; empty where the model does not give it."""
+    return vectors[wanted][place].astype("<f4").tobytes() if wanted in vectors else b""
