@@ -132,6 +132,9 @@ def test_the_models_are_shown_with_queue_size_and_live_workers(bench: Bench) -> 
         "interpolation": "bicubic",
         "workers": 1,
         "runtime": "onnx",
+        "outputs": None,
+        "multi_label": None,
+        "classes": None,
         "stand_in": False,
     }
     assert bench.overview.models()["idle"]["workers"] == 0

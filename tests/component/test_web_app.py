@@ -24,6 +24,7 @@ from imageserve.decoding import DecodingPolicy, decode
 from imageserve.errors import QueueUnavailable, UploadTooSlow
 from imageserve.models.entries import ModelEntry
 from imageserve.models.stand_in import StandIn, stand_in_label
+from imageserve.predictions import Outputs
 from imageserve.preparation import Preparation
 from imageserve.queue.admission import Admission, EnqueueCode, Limits
 from imageserve.queue.consumer import Consumer, Lease
@@ -115,8 +116,8 @@ class Site:
         return self.app().test_client()
 
     @contextmanager
-    def worker(self) -> Iterator[None]:
-        model = StandIn(Preparation(SIZE), poison=True, sleep=lambda _: None)
+    def worker(self, **options: Any) -> Iterator[None]:
+        model = StandIn(Preparation(SIZE), poison=True, sleep=lambda _: None, **options)
         consumer = Consumer(self.queue, "m", Lease())
         worker = Worker(consumer, Runner(model, 4), "m", WorkerConfig("w", "h"))
         thread = threading.Thread(target=worker.run, name="worker")
@@ -680,6 +681,7 @@ def test_once_stopping_new_requests_are_refused(site: Site) -> None:
 
 def test_the_models_are_listed_with_their_queue_size_and_workers(site: Site) -> None:
     info = WorkerInfo("w", "m", (8, 8, 3), 4, {4: 20.0}, "ready", "node", runtime="keras")
+    info = replace(info, outputs=Outputs(("scores",), multi_label=True), classes=14)
     site.queue.heartbeat(info)
 
     models = site.client().get("/models").get_json()["models"]
@@ -691,9 +693,13 @@ def test_the_models_are_listed_with_their_queue_size_and_workers(site: Site) -> 
         "interpolation": "bilinear",
         "workers": 1,
         "runtime": "keras",
+        "outputs": ["labels", "scores"],
+        "multi_label": True,
+        "classes": 14,
         "stand_in": False,
     }
     assert models["n"]["workers"] == 0
+    assert models["n"]["outputs"] is models["n"]["multi_label"] is models["n"]["classes"] is None
 
 
 def test_the_metrics_are_prometheus_text(client: FlaskClient) -> None:

@@ -5,12 +5,15 @@ import re
 import pytest
 
 from imageserve.errors import BadParameter
-from imageserve.web.app import (
+from imageserve.web.answers import version_header
+from imageserve.web.edge import request_id
+from imageserve.web.parameters import (
+    checked_min,
+    checked_output,
     checked_timeout_s,
     checked_top,
-    version_header,
+    read_options,
 )
-from imageserve.web.edge import request_id
 
 
 @pytest.mark.parametrize(
@@ -20,6 +23,7 @@ from imageserve.web.edge import request_id
         pytest.param("1", 1, id="one"),
         pytest.param("007", 7, id="leading zeros"),
         pytest.param("100000", 100_000, id="the most"),
+        pytest.param("all", 100_000, id="all"),
     ],
 )
 def test_top_is_a_whole_number(text: str | None, expected: int) -> None:
@@ -35,6 +39,7 @@ def test_top_is_a_whole_number(text: str | None, expected: int) -> None:
         pytest.param("+1", id="a sign"),
         pytest.param("1.0", id="a fraction"),
         pytest.param("five", id="a word"),
+        pytest.param("ALL", id="all in capitals"),
         pytest.param("\u0663", id="a digit that is not ASCII"),
         pytest.param("\u00b2", id="a superscript"),
         pytest.param("100001", id="too many"),
@@ -44,10 +49,85 @@ def test_top_is_a_whole_number(text: str | None, expected: int) -> None:
     ],
 )
 def test_any_other_top_is_refused(text: str) -> None:
-    with pytest.raises(BadParameter, match="top must be a whole number from 1, not") as caught:
+    with pytest.raises(
+        BadParameter, match="top must be a whole number from 1, or all, not"
+    ) as caught:
         checked_top(text)
 
     assert len(str(caught.value)) < 120, "what was sent is not repeated at length"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [(None, 0), ("0", 0), ("1", 1), ("0.3", 0.3), ("1.0", 1), ("00.25", 0.25)],
+)
+def test_min_is_a_probability(text: str | None, expected: float) -> None:
+    assert checked_min(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "-0.1",
+        "+0.1",
+        "1.1",
+        ".5",
+        "5.",
+        "1e-3",
+        "nan",
+        "inf",
+        "30%",
+        "0,3",
+        "\u0663",
+        "0." + "0" * 5000,
+    ],
+)
+def test_any_other_min_is_refused(text: str) -> None:
+    with pytest.raises(BadParameter, match="min must be a probability from 0 to 1, not") as caught:
+        checked_min(text)
+
+    assert len(str(caught.value)) < 120
+
+
+@pytest.mark.parametrize("text", ["labels", "scores", "embedding"])
+def test_output_is_one_of_three(text: str) -> None:
+    assert checked_output(text) == text
+
+
+@pytest.mark.parametrize("text", ["", "Scores", "logits", "x" * 5000])
+def test_any_other_output_is_refused(text: str) -> None:
+    with pytest.raises(
+        BadParameter, match="must be one of labels, scores, embedding, not"
+    ) as found:
+        checked_output(text)
+
+    assert len(str(found.value)) < 120
+
+
+@pytest.mark.parametrize(
+    ("query", "top", "least", "output"),
+    [
+        pytest.param({}, 5, 0, "labels", id="nothing"),
+        pytest.param({"min": "0.3"}, 100_000, 0.3, "labels", id="all labels that are likely"),
+        pytest.param({"min": "0.3", "top": "2"}, 2, 0.3, "labels", id="at most two of them"),
+        pytest.param({"output": "labels", "top": "all"}, 100_000, 0, "labels", id="all labels"),
+        pytest.param({"output": "scores"}, 5, 0, "scores", id="a vector"),
+    ],
+)
+def test_a_query_is_read_as_a_whole(
+    query: dict[str, str], top: int, least: float, output: str
+) -> None:
+    options = read_options(query, None, 30.0, "id-1")
+
+    assert (options.top, options.least, options.output) == (top, least, output)
+    assert (options.model, options.timeout_s, options.trace) == (None, 30.0, "id-1")
+
+
+@pytest.mark.parametrize("query", [{"top": "3"}, {"min": "0.3"}])
+def test_labels_of_a_vector_cannot_be_chosen(query: dict[str, str]) -> None:
+    with pytest.raises(BadParameter, match="top and min choose labels, and output=scores has none"):
+        read_options({"output": "scores", **query}, None, 30.0, "id-1")
 
 
 @pytest.mark.parametrize(

@@ -6,11 +6,9 @@ adds the headers, counts and logs. The predictor does the rest.
 
 import json
 import logging
-import math
-import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -21,7 +19,6 @@ from werkzeug.exceptions import HTTPException
 
 from imageserve import metrics
 from imageserve.errors import (
-    BadParameter,
     BadRequest,
     Busy,
     MethodNotAllowed,
@@ -30,12 +27,15 @@ from imageserve.errors import (
     ShuttingDown,
     told,
 )
+from imageserve.predictions import LABELS
 from imageserve.queue.monitor import Monitor
+from imageserve.web.answers import as_bytes, as_json, timings, version_header
 from imageserve.web.api_keys import ApiKeys
-from imageserve.web.edge import HARMLESS_TEXT, error_body, request_id
+from imageserve.web.edge import error_body, request_id
 from imageserve.web.greenlets import Wait, watch_hang_up
 from imageserve.web.lifecycle import Lifecycle
 from imageserve.web.overview import Overview
+from imageserve.web.parameters import read_options
 from imageserve.web.predict import Answer, ClassifyOptions, ClientGone, Predictor
 from imageserve.web.upload import UploadLimits, UploadMemory, UploadReader, has_body
 
@@ -43,8 +43,7 @@ log = logging.getLogger(__name__)
 
 PROBES = ("/healthz", "/readyz", "/metrics")
 
-DEFAULT_TOP = 5
-"""Labels of an answer."""
+JSON, BYTES = "application/json", "application/octet-stream"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +134,10 @@ def _add_predict(app: Flask, predictor: Predictor, config: WebConfig, lifecycle:
             headers = request.headers
             config.api_keys.check(headers.get("Authorization", ""), headers.get("X-API-Key", ""))
         slots.check()
-        options = _read_options(config.request_timeout_s)
-        predictor.model(options.model)
+        timeout = request.headers.get("X-Request-Timeout")
+        longest_s, its_id = config.request_timeout_s, g.call.request_id
+        options = read_options(request.args, timeout, longest_s, its_id)
+        predictor.check(options)
         with memory.account() as account:
             upload = reader.read(request.environ, account)
             call: _Call = g.call
@@ -146,44 +147,6 @@ def _add_predict(app: Flask, predictor: Predictor, config: WebConfig, lifecycle:
             predictor.line.check(is_read=True)
             with slots.taken():
                 return _predict(predictor, upload.pictures, options)
-
-
-def _read_options(longest_s: float) -> ClassifyOptions:
-    return ClassifyOptions(
-        model=request.args.get("model"),
-        top=checked_top(request.args.get("top")),
-        timeout_s=checked_timeout_s(request.headers.get("X-Request-Timeout"), longest_s),
-        trace=g.call.request_id,
-    )
-
-
-def checked_top(text: str | None) -> int:
-    """Read ``?top=``.
-
-    Raises BadParameter where it is not a whole number from 1.
-    """
-    if text is None:
-        return DEFAULT_TOP
-    # The length first: Python refuses to read numbers of thousands of digits.
-    if len(text) > 9 or not re.fullmatch("[0-9]+", text) or not 1 <= int(text) <= 100_000:
-        raise BadParameter(f"top must be a whole number from 1, not {told(text, 40)}")
-    return int(text)
-
-
-def checked_timeout_s(text: str | None, longest_s: float) -> float:
-    """Read ``X-Request-Timeout``: it may shorten the deadline, never lengthen it.
-
-    Raises BadParameter where it is not a positive number of seconds.
-    """
-    if text is None:
-        return longest_s
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not seconds > 0:
-        raise BadParameter(f"X-Request-Timeout must be seconds above 0, not {told(text, 40)}")
-    return min(seconds, longest_s)
 
 
 def _predict(
@@ -198,59 +161,25 @@ def _predict(
             answers = predictor.predict(pictures, options, wait)
     finally:
         stop_watching()
-    return _respond(answers)
+    return _respond(answers, options.output)
 
 
-def _respond(answers: list[Answer | RequestError]) -> Response:
+def _respond(answers: list[Answer | RequestError], output: str) -> Response:
     call: _Call = g.call
     call.pictures = len(answers)
     good = [answer for answer in answers if isinstance(answer, Answer)]
-    call.timings = _timings(good)
+    call.timings = timings(good)
     call.version = version_header(answer.version for answer in good)
-    if len(answers) == 1:
-        return _json(_success(answers[0]))
-    return _json({"success": True, "results": _results(answers)})
-
-
-def _success(answer: Answer | RequestError) -> dict[str, Any]:
-    if isinstance(answer, RequestError):
-        raise answer
-    predictions = [{"label": p.label, "probability": p.probability} for p in answer.predictions]
-    return {"success": True, "predictions": predictions}
-
-
-def _results(answers: list[Answer | RequestError]) -> list[dict[str, Any]]:
-    """Return one result per picture.
-
-    Raises the first server error (5xx) where no picture got an answer: then the whole request is
-    worth sending again, and its status should say so.
-    """
-    ours = [a for a in answers if isinstance(a, RequestError) and a.status >= 500]
-    if ours and not any(isinstance(answer, Answer) for answer in answers):
-        raise ours[0]
-    return [
-        error_body(answer) if isinstance(answer, RequestError) else _success(answer)
-        for answer in answers
-    ]
-
-
-def _timings(answers: list[Answer]) -> dict[str, float]:
-    """Return where the time went, in ms: pictures are decoded in turn, and wait side by side."""
-    if not answers:
-        return {}
-    return {
-        "decode": sum(answer.decode_ms for answer in answers),
-        "queue": max(answer.queue_ms for answer in answers),
-        "model": max(answer.model_ms for answer in answers),
-    }
-
-
-def version_header(versions: Iterable[str]) -> str:
-    """Return ``X-Model-Version``: several versions, where the model was changed meanwhile.
-
-    Versions come from outside, through Redis; one that does not fit into a header is left out.
-    """
-    return ", ".join(text for text in dict.fromkeys(versions) if HARMLESS_TEXT.fullmatch(text))
+    if output == LABELS:
+        return _json(as_json(answers, output))
+    as_told = request.accept_mimetypes.best_match([JSON, BYTES], default=JSON)
+    if as_told == BYTES and (found := as_bytes(answers)):
+        body, shape = found
+        response = Response(body, content_type=BYTES, headers={"X-Shape": shape})
+    else:
+        response = _json(as_json(answers, output))
+    response.vary.add("Accept")
+    return response
 
 
 # -- what is served, and probes -------------------------------------------------------------------
@@ -334,7 +263,7 @@ def _error(error: RequestError) -> Response:
 
 
 def _json(body: Mapping[str, Any], status: int = 200) -> Response:
-    return Response(json.dumps(body) + "\n", status, content_type="application/json")
+    return Response(json.dumps(body) + "\n", status, content_type=JSON)
 
 
 # -- headers, metrics and log line of every request -----------------------------------------------

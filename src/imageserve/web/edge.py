@@ -212,7 +212,7 @@ _ALLOWED = {
     "X-Request-Timeout",
     "Access-Control-Max-Age": "600",
 }
-_EXPOSED = "Retry-After, Server-Timing, X-Model-Version, X-Request-Id"
+_EXPOSED = "Retry-After, Server-Timing, X-Model-Version, X-Request-Id, X-Shape"
 
 
 class Cors:

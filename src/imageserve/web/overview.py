@@ -1,6 +1,6 @@
 """What is served and how it is doing: read from the queues when a client asks."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imageserve.errors import QueueError
@@ -8,7 +8,8 @@ from imageserve.metrics import Readings
 from imageserve.models.entries import ModelEntry
 from imageserve.models.stand_in import RUNTIME, is_stand_in
 from imageserve.queue.monitor import Monitor
-from imageserve.queue.snapshot import Snapshot
+from imageserve.queue.outputs import given_by_all
+from imageserve.queue.snapshot import Snapshot, WorkerInfo
 
 
 class Overview:
@@ -69,7 +70,20 @@ def _model(entry: ModelEntry, snapshot: Snapshot | None) -> dict[str, Any]:
         "interpolation": entry.preparation.interpolation,
         "workers": len(workers) if snapshot else None,
         "runtime": next(iter(told)) if len(told) == 1 else None,
+        **_outputs(workers),
         "stand_in": told == {RUNTIME} if told else is_stand_in(entry.network),
+    }
+
+
+def _outputs(workers: Sequence[WorkerInfo]) -> dict[str, Any]:
+    """Return what all workers give, and how; None where they do not say, or not the same."""
+    known = [worker.outputs for worker in workers if worker.outputs]
+    kinds = {outputs.multi_label for outputs in known}
+    classes = {worker.classes for worker in workers} - {0}
+    return {
+        "outputs": given_by_all(workers) if known else None,
+        "multi_label": kinds.pop() if len(kinds) == 1 else None,
+        "classes": classes.pop() if len(classes) == 1 else None,
     }
 
 

@@ -15,28 +15,30 @@ from imageserve.backoff import Backoff
 from imageserve.decoding import DecodingPolicy, open_picture
 from imageserve.errors import (
     Busy,
-    ModelFailed,
     QueueError,
-    QueueFull,
     QueueRefused,
     QueueUnavailable,
-    RedisUnavailable,
     RequestError,
     TimedOut,
     UnknownModel,
-    WouldTimeOut,
     told,
 )
 from imageserve.models.entries import ModelEntry
-from imageserve.predictions import Prediction
+from imageserve.predictions import LABELS, Prediction
 from imageserve.preparation import Preparation
 from imageserve.queue.listener import Ticket
 from imageserve.queue.producer import JobRequest, Producer
-from imageserve.queue.wire import ENCODING, LOST, UNREADABLE, ResultError, encoding_of
+from imageserve.queue.wire import ENCODING, LOST, UNREADABLE, encoding_of
 from imageserve.web.decoder_process import Task
 from imageserve.web.decoders import Decoders
 from imageserve.web.greenlets import Wait
 from imageserve.web.line import DecodeLine
+from imageserve.web.refusals import (
+    not_admitted,
+    not_classified,
+    redis_unavailable,
+    wrong_model,
+)
 from imageserve.web.waiting_room import Guest, WaitingRoom
 
 log = logging.getLogger(__name__)
@@ -58,6 +60,10 @@ class ClassifyOptions:
     timeout_s: float
     trace: str
     """The id of the HTTP request."""
+    least: float = 0.0
+    """Labels of a lower probability are not asked for."""
+    output: str = LABELS
+    """One of `LABELS` and `VECTORS`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,8 @@ class Answer:
     model_ms: float
     version: str = ""
     """The version of the model that answered; empty where its worker does not say."""
+    vector: bytes = b""
+    """As `Result` has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +125,19 @@ class Predictor:
                 f"there is no model {told(name, 80)}; served are {', '.join(self.models)}"
             )
         return self.models[name]
+
+    def check(self, options: ClassifyOptions) -> None:
+        """Say, before an upload is read, what cannot be answered.
+
+        Raises UnknownModel, BadParameter and Busy.
+        """
+        served = self.model(options.model)
+        if options.output == LABELS:
+            return
+        try:
+            served.producer.check_output(served.entry.name, options.output)
+        except QueueRefused as refusal:
+            raise not_admitted(refusal, served.entry.name) from refusal
 
     def predict(
         self, pictures: Sequence[bytes | RequestError], options: ClassifyOptions, wait: Wait
@@ -195,6 +216,7 @@ class _Request:
         self._producer = served.producer
         self._room = served.room
         self._options = options
+        self._want = "" if options.output == LABELS else options.output
         self._wait = wait
         now = time.monotonic()
         self._deadline = now + options.timeout_s
@@ -209,10 +231,12 @@ class _Request:
                 self._slots.append(self._submit(picture))
             self._wait_for_results()
             self._close_open()
-            return [_answer(slot, self._entry.queue) for slot in self._slots]
+            return [_answer(slot, self._entry.queue, self._options) for slot in self._slots]
         finally:
             for slot in self._submitted():
                 self._producer.forget(slot.ticket)
+            if self._want:
+                self._producer.remove_results([slot.ticket for slot in self._submitted()])
 
     def _submitted(self) -> list[_Submitted]:
         return [slot for slot in self._slots if isinstance(slot, _Submitted)]
@@ -240,9 +264,9 @@ class _Request:
             except QueueUnavailable:
                 continue  # The room knows how often, and how long, that makes sense.
             except QueueRefused as refusal:
-                raise _not_admitted(refusal, self._entry.name) from refusal
+                raise not_admitted(refusal, self._entry.name) from refusal
             except QueueError as error:
-                raise _redis_unavailable() from error
+                raise redis_unavailable() from error
 
     def _send_now(self, picture: bytes, preparation: Preparation | None) -> _Submitted:
         """Decode and queue one picture, unless the queue is known not to take it."""
@@ -278,7 +302,9 @@ class _Request:
         timeout_ms = self._ms_left()
         if timeout_ms <= 0:
             raise TimedOut("decoding took all the time there was")
-        request = JobRequest(model, preparation, self._options.top, self._options.trace)
+        asked = self._options
+        top = 1 if self._want else asked.top
+        request = JobRequest(model, preparation, top, asked.trace, asked.least, self._want)
         return self._producer.submit(request, pixels, timeout_ms, self._wait.wake)
 
     def _wait_for_results(self) -> None:
@@ -339,7 +365,7 @@ class _Request:
             for index, slot in enumerate(self._slots):
                 if isinstance(slot, _Submitted) and slot.ticket.result is None:
                     self._producer.forget(slot.ticket)
-                    self._slots[index] = _redis_unavailable()
+                    self._slots[index] = redis_unavailable()
         if self._wait.gone:
             raise ClientGone
 
@@ -347,66 +373,30 @@ class _Request:
 # -- answers and errors --------------------------------------------------------------------------
 
 
-def _answer(slot: _Slot, queue: str) -> Answer | RequestError:
+def _answer(slot: _Slot, queue: str, asked: ClassifyOptions) -> Answer | RequestError:
     if isinstance(slot, RequestError):
         return slot
     if slot.other_model:
-        return _wrong_model(slot.other_model, slot.model, queue)
+        return wrong_model(slot.other_model, slot.model, queue)
     result = slot.ticket.result
     if result is None:
         return TimedOut("no result came in time; the job is cancelled")
     if result.error is not None:
         return not_classified(result.error)
+    if asked.output != LABELS and not result.vector:
+        message = f"a worker that gives no {asked.output} took the picture; send it again"
+        return Busy(message, retry_after_s=1)
+    labels = result.predictions
+    if asked.least:  # Workers give one label at least, those of 0.1.0 all.
+        labels = tuple(each for each in labels if each.probability >= asked.least)
     return Answer(
-        result.predictions, slot.decode_ms, result.queue_ms, result.model_ms, result.version
+        labels,
+        slot.decode_ms,
+        result.queue_ms,
+        result.model_ms,
+        result.version,
+        result.vector,
     )
-
-
-def _wrong_model(other: str, model: str, queue: str) -> RequestError:
-    """Return the error for a job that met a worker of another model, which must not answer it."""
-    name = told(other, 80)
-    message = f"the model {name} works on the queue {queue} of the model {model}"
-    return Busy(message, retry_after_s=2)
-
-
-def _not_admitted(refusal: QueueRefused, model: str) -> RequestError:
-    """Return the error for a job that the queue refused."""
-    backlog, wait_s = refusal.backlog, refusal.retry_after_s
-    if refusal.reason == "not_prepared":
-        message = f"pictures for the model {model} cannot be prepared now: {refusal.why}"
-        return Busy(message, retry_after_s=wait_s)
-    if refusal.reason == "would_time_out":
-        message = f"{backlog} pictures are ahead: the answer would come too late"
-        return WouldTimeOut(message, retry_after_s=wait_s)
-    if refusal.reason == "collision":
-        return Busy("no free job id was found", retry_after_s=wait_s)
-    if refusal.reason == "pixels_lost":
-        return Busy("Redis lost the picture; send it again", retry_after_s=wait_s)
-    if refusal.reason == "no_room":
-        return QueueFull("Redis is out of memory", retry_after_s=wait_s)
-    return QueueFull(f"{backlog} pictures are waiting, which is the limit", retry_after_s=wait_s)
-
-
-def not_classified(error: ResultError) -> RequestError:
-    """Return the error for a job whose result has no labels."""
-    if error.code == "model_failed":
-        return ModelFailed(error.message)
-    if error.code == "timed_out":
-        return TimedOut("the deadline passed before the picture was run")
-    if error.code == "busy":
-        return Busy(error.message, retry_after_s=1)
-    if error.code == LOST:
-        return _redis_unavailable()
-    if error.code in ("model_changed", "unsupported_job"):
-        # A rollout is under way, and this picture met the wrong side of it each time.
-        return Busy("the model is being changed; send the picture again", retry_after_s=1)
-    if error.code != UNREADABLE:
-        log.error("a result has an error that this version does not know: %.40r", error.code)
-    return Busy("the answer cannot be read; send the picture again", retry_after_s=1)
-
-
-def _redis_unavailable() -> RequestError:
-    return RedisUnavailable("the queue cannot be reached at the moment", retry_after_s=2)
 
 
 def _count(model: str, answer: Answer | RequestError) -> None:

@@ -1,0 +1,78 @@
+"""What the answers of a request become: JSON, or the bytes of vectors. Pure."""
+
+import sys
+from array import array
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from imageserve.errors import RequestError
+from imageserve.predictions import LABELS
+from imageserve.web.edge import HARMLESS_TEXT, error_body
+from imageserve.web.predict import Answer
+
+FLOAT_BYTES = 4
+
+
+def as_json(answers: Sequence[Answer | RequestError], output: str) -> dict[str, Any]:
+    """Return the body for one picture, or for several.
+
+    Raises the error of a single picture, and the first server error (5xx) where no picture got an
+    answer: then the whole request is worth sending again, and its status should say so.
+    """
+    if len(answers) == 1:
+        return _success(answers[0], output)
+    ours = [a for a in answers if isinstance(a, RequestError) and a.status >= 500]
+    if ours and not any(isinstance(answer, Answer) for answer in answers):
+        raise ours[0]
+    results = [
+        error_body(answer) if isinstance(answer, RequestError) else _success(answer, output)
+        for answer in answers
+    ]
+    return {"success": True, "results": results}
+
+
+def _success(answer: Answer | RequestError, output: str) -> dict[str, Any]:
+    if isinstance(answer, RequestError):
+        raise answer
+    if output != LABELS:
+        return {"success": True, output: _numbers(answer.vector)}
+    predictions = [{"label": p.label, "probability": p.probability} for p in answer.predictions]
+    return {"success": True, "predictions": predictions}
+
+
+def _numbers(vector: bytes) -> list[float]:
+    numbers = array("f", vector)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers.tolist()
+
+
+def as_bytes(answers: Sequence[Answer | RequestError]) -> tuple[bytes, str] | None:
+    """Return the vectors of all pictures, and their shape as ``X-Shape`` tells it.
+
+    None where one has an error, or another length: then only JSON can say it.
+    """
+    vectors = [answer.vector for answer in answers if isinstance(answer, Answer)]
+    if len(vectors) < len(answers) or len({len(vector) for vector in vectors}) != 1:
+        return None
+    length = str(len(vectors[0]) // FLOAT_BYTES)
+    return b"".join(vectors), length if len(vectors) == 1 else f"{len(vectors)},{length}"
+
+
+def timings(answers: Sequence[Answer]) -> dict[str, float]:
+    """Return where the time went, in ms: pictures are decoded in turn, and wait side by side."""
+    if not answers:
+        return {}
+    return {
+        "decode": sum(answer.decode_ms for answer in answers),
+        "queue": max(answer.queue_ms for answer in answers),
+        "model": max(answer.model_ms for answer in answers),
+    }
+
+
+def version_header(versions: Iterable[str]) -> str:
+    """Return ``X-Model-Version``: several versions, where the model was changed meanwhile.
+
+    Versions come from outside, through Redis; one that does not fit into a header is left out.
+    """
+    return ", ".join(text for text in dict.fromkeys(versions) if HARMLESS_TEXT.fullmatch(text))

@@ -1,0 +1,73 @@
+"""What clients are told of pictures that the queue refuses, or that come back without labels."""
+
+import logging
+from collections.abc import Mapping
+
+from imageserve.errors import (
+    BadParameter,
+    Busy,
+    ModelFailed,
+    QueueFull,
+    QueueRefused,
+    RedisUnavailable,
+    RequestError,
+    TimedOut,
+    WouldTimeOut,
+    told,
+)
+from imageserve.queue.outputs import NEVER, NOT_YET
+from imageserve.queue.wire import LOST, UNREADABLE, ResultError
+
+log = logging.getLogger(__name__)
+
+
+def wrong_model(other: str, model: str, queue: str) -> RequestError:
+    """Return the error for a job that met a worker of another model, which must not answer it."""
+    name = told(other, 80)
+    message = f"the model {name} works on the queue {queue} of the model {model}"
+    return Busy(message, retry_after_s=2)
+
+
+_NOT_ADMITTED: Mapping[str, tuple[type[RequestError], str]] = {
+    NOT_YET: (Busy, "{why}"),
+    "not_prepared": (Busy, "pictures for the model {model} cannot be prepared now: {why}"),
+    "would_time_out": (
+        WouldTimeOut,
+        "{backlog} pictures are ahead: the answer would come too late",
+    ),
+    "collision": (Busy, "no free job id was found"),
+    "pixels_lost": (Busy, "Redis lost the picture; send it again"),
+    "no_room": (QueueFull, "Redis is out of memory"),
+}
+_FULL = QueueFull, "{backlog} pictures are waiting, which is the limit"
+
+
+def not_admitted(refusal: QueueRefused, model: str) -> RequestError:
+    """Return the error for a job that the queue refused."""
+    if refusal.reason == NEVER:
+        return BadParameter(refusal.why)
+    error, sentence = _NOT_ADMITTED.get(refusal.reason, _FULL)
+    message = sentence.format(why=refusal.why, model=model, backlog=refusal.backlog)
+    return error(message, retry_after_s=refusal.retry_after_s)
+
+
+def not_classified(error: ResultError) -> RequestError:
+    """Return the error for a job whose result has no labels."""
+    if error.code == "model_failed":
+        return ModelFailed(error.message)
+    if error.code == "timed_out":
+        return TimedOut("the deadline passed before the picture was run")
+    if error.code == "busy":
+        return Busy(error.message, retry_after_s=1)
+    if error.code == LOST:
+        return redis_unavailable()
+    if error.code in ("model_changed", "unsupported_job"):
+        # A rollout is under way, and this picture met the wrong side of it each time.
+        return Busy("the model is being changed; send the picture again", retry_after_s=1)
+    if error.code != UNREADABLE:
+        log.error("a result has an error that this version does not know: %.40r", error.code)
+    return Busy("the answer cannot be read; send the picture again", retry_after_s=1)
+
+
+def redis_unavailable() -> RequestError:
+    return RedisUnavailable("the queue cannot be reached at the moment", retry_after_s=2)
