@@ -53,3 +53,9 @@ def test_a_browser_that_asks_first_is_told(
         assert told[ORIGIN] == HERE
         assert "POST" in told["Access-Control-Allow-Methods"]
         assert "Content-Type" in told["Access-Control-Allow-Headers"]
+
+
+def test_a_page_may_read_the_headers_that_answers_carry() -> None:
+    told = Cors([HERE]).headers(HERE)["Access-Control-Expose-Headers"].split(", ")
+
+    assert {"X-Shape", "X-Model-Version", "X-Request-Id", "Retry-After"} <= {*told}
