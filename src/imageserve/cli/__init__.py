@@ -24,7 +24,7 @@ COMMANDS = {
     "autoscaler": "keep as many pods of each model as its queue needs",
     "classify": "send pictures to a running server and print their labels",
     "loadtest": "measure a running server and check its answers",
-    "models": "list, fetch, check, export, measure and change models",
+    "models": "list, fetch, check, export, import, measure and change models",
     "queue": "show a queue and its dead list, or empty it",
     "drain": "prepare the web server on this machine for its end (preStop hook)",
     "settings": "print every setting, its default and its meaning",

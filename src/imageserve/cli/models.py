@@ -1,4 +1,4 @@
-"""``imageserve models``: list, fetch, check, export, measure and change models.
+"""``imageserve models``: list, fetch, check, export, import, measure and change models.
 
 Only the action that is asked for imports a runtime: ``list`` and ``use`` work in any image.
 """
@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from imageserve.cli.models_fetch import add_fetch
+from imageserve.cli.models_import import add_import
 from imageserve.cli.models_load import load, network_of
 from imageserve.cli.models_use import add_use
 from imageserve.config.choices import PRECISIONS
@@ -44,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Find models, prepare them for serving, and change the model that is served.",
     )
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    for add in (_add_list, add_fetch, _add_check, _add_export, _add_bench, add_use):
+    for add in (_add_list, add_fetch, _add_check, _add_export, add_import, _add_bench, add_use):
         add(actions)
     return parser
 

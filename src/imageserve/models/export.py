@@ -4,10 +4,9 @@ The only door to tf2onnx and onnx. Exporting needs TensorFlow, which traces the 
 written is served without it.
 """
 
-import json
 import logging
 import os
-import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -16,21 +15,17 @@ from imageserve.errors import ModelLoadError
 from imageserve.models import Engine, load_model
 from imageserve.models.comparison import Agreement, agreement, drawn_pictures, scores_of
 from imageserve.models.files import file_errors
-from imageserve.models.folder import FACTS_FILE
+from imageserve.models.folder import FACTS_FILE, LABELS_FILES, new_files, write_beside
 from imageserve.models.foreign import first_line
 from imageserve.models.model import ScoringModel
 from imageserve.models.onnx_file import USUAL_OPSET, VERSION_KEY
 from imageserve.models.runtimes import SOURCE_RUNTIME, Runtime
-from imageserve.models.source import LABELS_FILES
-from imageserve.preparation import encode_preparation
 
 TOLERANCE = 1e-4
 """How far a probability of the exported model may be from that of its source."""
 
 SOURCE_BACKEND = "tensorflow"
 """The backend of Keras whose models can be exported."""
-
-_LABELS = LABELS_FILES[0]
 
 
 def export(
@@ -51,19 +46,10 @@ def export(
     Raises:
         ModelLoadError: it cannot be written, or does not answer as its source does.
     """
-    file = runtime.folder_files[0]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
-            made = Path(temporary, folder.resolve().name)
-            _write(model, runtime, made)
-            found = _verified(model, runtime, made)
-            # The facts come last: they say that the rest is complete.
-            for name in [file] if only_model else [file, _LABELS, FACTS_FILE]:
-                os.replace(made / name, folder / name)
-    except OSError as error:
-        raise ModelLoadError(f"{folder} cannot be used: {error}") from error
-    return found
+    but = (LABELS_FILES[0], FACTS_FILE) if only_model else ()
+    with new_files(folder, without=but) as made:
+        _write(model, runtime, made)
+        return _verified(model, runtime, made)
 
 
 def holds_source(folder: Path, model: str) -> bool:
@@ -86,22 +72,22 @@ def load_exported(folder: Path, runtime: Runtime, engine: Engine) -> ScoringMode
     return cast(ScoringModel, model)
 
 
+def check_labels(written: ScoringModel, labels: Sequence[str]) -> None:
+    """Raise ModelLoadError where labels are read otherwise than they were written."""
+    if written.labels != tuple(labels):
+        raise ModelLoadError(
+            "a label is empty, or has a line break or spaces at its ends: correct it"
+        )
+
+
 def _write(model: ScoringModel, runtime: Runtime, folder: Path) -> None:
     assert runtime.write is not None
-    folder.mkdir()
     runtime.write(model, folder / runtime.folder_files[0])
-    (folder / _LABELS).write_bytes("".join(f"{label}\n" for label in model.labels).encode())
-    told = {
-        **encode_preparation(model.preparation),
-        "interpolation": model.preparation.interpolation,
-    }
-    told = {"input_size": told.pop("size"), **told, "version": model.version}
+    others = {"version": model.version}
     # The file ends in the same numbers as its source.
     ends = {"activation": model.activation, "embedding": model.embedding}
-    told |= {key: value for key, value in ends.items() if value}
-    # What JSON writes of one value, YAML reads as the same.
-    lines = (f"{key}: {json.dumps(value)}\n" for key, value in told.items())
-    (folder / FACTS_FILE).write_text("".join(lines))
+    others |= {key: value for key, value in ends.items() if value}
+    write_beside(folder, model.labels, model.preparation, **others)
 
 
 def _verified(model: ScoringModel, runtime: Runtime, folder: Path) -> Agreement:
@@ -110,10 +96,7 @@ def _verified(model: ScoringModel, runtime: Runtime, folder: Path) -> Agreement:
     Raises ModelLoadError where the two differ.
     """
     written = load_exported(folder, runtime, Engine())
-    if written.labels != model.labels:
-        raise ModelLoadError(
-            "a label is empty, or has a line break or spaces at its ends: correct it"
-        )
+    check_labels(written, model.labels)
     pictures = drawn_pictures(model.preparation.shape)
     expected = scores_of(model.scores, pictures)
     found = agreement(scores_of(written.scores, pictures), expected)
@@ -186,9 +169,10 @@ def _frozen(model: ScoringModel) -> Any:
     from imageserve.models.keras_model import KerasModel
 
     assert isinstance(model, KerasModel), "only Keras has a graph to trace"
+    batch = model.takes.batch if model.takes else None
     call = tf.function(
         lambda images: model.network(images, training=False),
-        input_signature=[tf.TensorSpec((None, *model.preparation.shape), tf.uint8, name="images")],
+        input_signature=[tf.TensorSpec((batch, *model.preparation.shape), tf.uint8, name="images")],
         autograph=False,
     )
     return convert_variables_to_constants_v2(call.get_concrete_function())

@@ -14,7 +14,10 @@ This module loads no model, so web processes read the facts as well.
 """
 
 import json
-from collections.abc import Mapping
+import os
+import tempfile
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -41,9 +44,11 @@ from imageserve.models.huggingface import (
     described,
     origin,
 )
-from imageserve.preparation import Preparation
+from imageserve.preparation import Preparation, encode_preparation
 
 FACTS_FILE = "imageserve.yaml"
+LABELS_FILES = ("labels.txt", "labels.json")
+"""The names that the labels may have; the first is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +86,14 @@ class ModelFacts:
         return replace(
             others, **{name: value for name, value in given.items() if value is not None}
         )
+
+    @property
+    def arithmetic(self) -> Scaling:
+        """What is done to the pixels before the network; its order of colours included."""
+        scaling = self.scaling
+        if not isinstance(scaling, Scaling):
+            scaling = SCALINGS[scaling or "none"]
+        return replace(scaling, is_bgr=True) if self.colour == "bgr" else scaling
 
     def preparation(self, size: tuple[int, int]) -> Preparation:
         """Return how pictures are prepared for a model of this height and width.
@@ -220,3 +233,41 @@ def _json(path: Path) -> Any:
         return json.loads(content)
     except (ValueError, RecursionError) as error:
         raise ModelLoadError(f"{path} is no JSON, or cut short: copy it anew") from error
+
+
+# -- writing --------------------------------------------------------------------------------------
+
+
+@contextmanager
+def new_files(folder: Path, *, without: Collection[str] = ()) -> Iterator[Path]:
+    """Yield an empty folder of the same name. What it holds then is moved into ``folder``.
+
+    Where the block fails, nothing is moved. ``folder`` is created if it is missing; files of these
+    names in it are replaced, one by one. Those of ``without`` are not moved.
+
+    Raises ModelLoadError where the folder cannot be used.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as temporary:
+            made = Path(temporary, folder.resolve().name)
+            made.mkdir()
+            yield made
+            names = {path.name for path in made.iterdir()} - {*without}
+            # The facts come last: they say that the rest is complete.
+            for name in sorted(names, key=lambda name: (name == FACTS_FILE, name)):
+                os.replace(made / name, folder / name)
+    except OSError as error:
+        raise ModelLoadError(f"{folder} cannot be used: {error}") from error
+
+
+def write_beside(
+    folder: Path, labels: Sequence[str], preparation: Preparation, **others: str
+) -> None:
+    """Write what belongs to a model's file: its labels, and its facts. Raises OSError."""
+    (folder / LABELS_FILES[0]).write_bytes("".join(f"{label}\n" for label in labels).encode())
+    told = encode_preparation(preparation)
+    told = {"input_size": told.pop("size"), "interpolation": preparation.interpolation, **told}
+    # What JSON writes of one value, YAML reads as the same.
+    lines = (f"{key}: {json.dumps(value)}\n" for key, value in (told | others).items())
+    (folder / FACTS_FILE).write_text("".join(lines))

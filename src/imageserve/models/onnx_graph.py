@@ -1,10 +1,10 @@
-"""Adds to the graph of an ONNX classifier what is done to pictures before it, and an output.
+"""Adds to the graph of an ONNX classifier what is done before and behind it, and an output.
 
-The only door to the package onnx. What is added runs where the graph runs, so pictures reach it as
-one byte a colour. The weights are left where they are: those beside a file stay there.
+Beside `export` the only door to the package onnx. What is added runs where the graph runs, so
+pictures reach it as one byte a colour.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,17 @@ from imageserve.models.inputs import NCHW, Input
 
 PIXELS = "imageserve.pixels"
 """The new input: uint8 of shape (n, height, width, colours)."""
+
+PROBABILITIES = "imageserve.probabilities"
+"""The new output: float32 of shape (n, classes)."""
+
+MOST_INSIDE = 2**31 - 2**24
+"""Bytes of weights that one file can hold; of more, ONNX wants a second file."""
+
+_ACTIVATIONS: Mapping[str, tuple[str, dict[str, int]]] = {
+    "softmax": ("Softmax", {"axis": 1}),
+    "sigmoid": ("Sigmoid", {}),
+}
 
 LEAST_OPSET = 7
 """From this one on (2018), operations widen their smaller input."""
@@ -49,6 +60,71 @@ def composed(path: Path, taken: Input, embedding: str | None) -> tuple[bytes, st
         ) from error
 
 
+def read(path: Path, output: str | None = None) -> Any:
+    """Read a file with all its weights, as an ``onnx.ModelProto``.
+
+    With the name of one of its outputs, the others are dropped. Raises ModelLoadError.
+    """
+    try:
+        model = onnx.load(path)
+    except Exception as error:  # protobuf and onnx have no errors in common
+        raise ModelLoadError(
+            f"{path} cannot be read as ONNX ({first_line(error)}): copy it anew, with the files "
+            "beside it that hold its weights"
+        ) from error
+    if output is not None:
+        kept = [each for each in model.graph.output if each.name == output]
+        del model.graph.output[:]
+        model.graph.output.extend(kept)
+    return model
+
+
+def has_16_bits(model: Any) -> bool:
+    """Whether a model computes with numbers of 16 bits."""
+    inputs = [each.type.tensor_type.elem_type for each in model.graph.input]
+    weights = [tensor.data_type for tensor in model.graph.initializer]
+    return bool({TensorProto.FLOAT16, TensorProto.BFLOAT16}.intersection([*inputs, *weights]))
+
+
+def write(model: Any, path: Path, properties: Mapping[str, str]) -> None:
+    """Write a model with these properties; many weights go into a second file, ``path``.data.
+
+    Raises ModelLoadError where it is no valid ONNX, and OSError.
+    """
+    known = {each.key: each.value for each in model.metadata_props}
+    helper.set_model_props(model, {**known, **properties})
+    weights = sum(len(tensor.raw_data) for tensor in model.graph.initializer)
+    beside = f"{path.name}.data"
+    try:
+        onnx.save(model, path, save_as_external_data=weights > MOST_INSIDE, location=beside)
+    except OSError:
+        raise
+    except Exception as error:  # protobuf and onnx have no errors in common
+        raise ModelLoadError(
+            f"the graph cannot be written ({first_line(error)}): export the original anew with "
+            "opset 17"
+        ) from error
+
+
+def put_behind(model: Any, activation: str) -> None:
+    """Let a model of one output end in ``activation``: float32 of shape (n, classes)."""
+    old = model.graph.output[0]
+    tensor = old.type.tensor_type
+    steps: list[tuple[str, Any, dict[str, Any]]] = []
+    if tensor.elem_type != TensorProto.FLOAT:
+        steps.append(("Cast", None, {"to": TensorProto.FLOAT}))
+    sides = len(tensor.shape.dim)
+    if sides != 2:
+        steps.append(("Flatten", None, {"axis": 1}))
+    kind, attributes = _ACTIVATIONS[activation]
+    steps.append((kind, None, attributes))
+    model.graph.node.extend(_chain(steps, old.name, PROBABILITIES, PROBABILITIES))
+    new = helper.make_tensor_value_info(PROBABILITIES, TensorProto.FLOAT, [None, None])
+    for i in range(2 if sides == 2 else min(sides, 1)):
+        new.type.tensor_type.shape.dim[i].CopyFrom(tensor.shape.dim[i])
+    old.CopyFrom(new)
+
+
 def put_in_front(model: Any, taken: Input) -> None:
     """Let a model take uint8 pictures (n, height, width, colours), by nodes in front of its graph.
 
@@ -63,7 +139,8 @@ def put_in_front(model: Any, taken: Input) -> None:
     weights = {tensor.name for tensor in graph.initializer}
     (place,) = (i for i, each in enumerate(graph.input) if each.name not in weights)
     old = graph.input[place]
-    nodes = list(_nodes(taken, old.name, old.type.tensor_type.elem_type))
+    steps = list(_steps(taken, old.type.tensor_type.elem_type))
+    nodes = list(_chain(steps, PIXELS, old.name, PIXELS))
     pixels = helper.make_tensor_value_info(
         PIXELS, TensorProto.UINT8, [None, *taken.preparation.shape]
     )
@@ -106,24 +183,25 @@ def _check_opset(model: Any) -> None:
         )
 
 
-def _nodes(taken: Input, last: str, type_: int) -> Iterator[Any]:
-    """Yield the nodes from `PIXELS` to the tensor ``last`` of this type.
+def _chain(
+    steps: Sequence[tuple[str, Any, dict[str, Any]]], first: str, last: str, prefix: str
+) -> Iterator[Any]:
+    """Yield the nodes of these steps, from one tensor to another; new names begin with ``prefix``.
 
-    Bytes are moved before they become numbers of four bytes each.
+    A step is an operation, the constant that it takes as well, and its attributes.
     """
-    steps = list(_steps(taken, type_))
-    tensors = [PIXELS, *(f"{PIXELS}.{i}" for i in range(1, len(steps))), last]
+    tensors = [first, *(f"{prefix}.{i}" for i in range(1, len(steps))), last]
     for i, (kind, constant, attributes) in enumerate(steps):
         inputs = [tensors[i]]
         if constant is not None:
-            inputs.append(f"{PIXELS}.{kind.lower()}")
+            inputs.append(f"{prefix}.{kind.lower()}")
             value = numpy_helper.from_array(constant)
             yield helper.make_node("Constant", [], [inputs[1]], value=value)
         yield helper.make_node(kind, inputs, [tensors[i + 1]], **attributes)
 
 
 def _steps(taken: Input, type_: int) -> Iterator[tuple[str, Any, dict[str, Any]]]:
-    """Yield operation, constant and attributes of each step."""
+    """Yield what is done to bytes; they are moved before they become numbers of four bytes."""
     is_first = taken.layout == NCHW
     type_now = TensorProto.UINT8
     if is_first:

@@ -12,7 +12,7 @@ import logging
 import math
 import re
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -45,7 +45,7 @@ from imageserve.models.onnx_file import (
     read_onnx,
     weights_elsewhere,
 )
-from imageserve.models.runtimes import KERAS, ONNX, Engine
+from imageserve.models.runtimes import KERAS, ONNX, Engine, usable_processors
 from imageserve.models.source import Source, model_version
 
 PIECE, LARGEST_PIECE = 2, 4
@@ -273,6 +273,27 @@ class OnnxSession:
         return tuple(found.shape[1:])
 
 
+def plain_call(
+    path: Path, output: str | None = None, batch: int | None = None
+) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """Return a call of a file as it lies, by ONNX Runtime's own kernels: what it takes to scores.
+
+    ``output`` names one of several, ``batch`` is the only number of rows that it takes. Raises
+    ModelLoadError where ONNX Runtime cannot load it.
+    """
+    session = _load_session(
+        path, None, usable_processors(), "float32", streams=1, provider=_PLAIN_CPU
+    )
+    taken = session.get_inputs()[0].name
+
+    def call(rows: NDArray[Any]) -> NDArray[Any]:
+        pieces = in_pieces(rows, batch or len(rows))
+        answers = [session.run([output] if output else None, {taken: each})[0] for each in pieces]
+        return np.concatenate(answers)[: len(rows)]
+
+    return call
+
+
 def _composed(path: Path, taken: Input, embedding: str | None) -> tuple[bytes | None, str | None]:
     """Return the file with what is added to it, None where nothing is, and the inner tensor."""
     if taken.takes_bytes and embedding is None:
@@ -304,13 +325,20 @@ def _started_pool(threads: int) -> ThreadPoolExecutor:
 
 
 def _load_session(
-    path: Path, whole: bytes | None, threads: int, precision: str, *, streams: int
+    path: Path,
+    whole: bytes | None,
+    threads: int,
+    precision: str,
+    *,
+    streams: int,
+    provider: str | None = None,
 ) -> Any:
     """Load a file for ``streams`` calls at once, which share the threads.
 
-    ``whole`` is what to load instead of its content; weights beside it are found all the same.
+    ``whole`` is what to load instead of its content; weights beside it are found all the same. The
+    fastest ``provider`` computes unless one is named.
     """
-    provider = _fastest()
+    provider = provider or _fastest()
     own = _openvino_options(threads, streams, precision) if provider == _OPENVINO else {}
     providers = [(provider, own)]
     if provider != _PLAIN_CPU:

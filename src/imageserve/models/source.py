@@ -10,7 +10,6 @@ from pathlib import Path
 from imageserve.errors import ModelLoadError
 from imageserve.models.catalog import (
     KNOWN,
-    SCALINGS,
     Scaling,
     is_model_file,
     is_model_path,
@@ -18,7 +17,13 @@ from imageserve.models.catalog import (
     unknown_model,
 )
 from imageserve.models.files import file_errors, only_file
-from imageserve.models.folder import NO_FACTS, ModelFacts, huggingface_labels, read_facts
+from imageserve.models.folder import (
+    LABELS_FILES,
+    NO_FACTS,
+    ModelFacts,
+    huggingface_labels,
+    read_facts,
+)
 from imageserve.models.keras_file import hdf5_remedy
 from imageserve.models.runtimes import (
     KERAS,
@@ -29,10 +34,6 @@ from imageserve.models.runtimes import (
     folder_files,
     runtime_of_file,
 )
-
-LABELS_FILES = ("labels.txt", "labels.json")
-"""The names that the labels may have in a model folder; `models export` writes the first."""
-
 
 _OLD_ENDINGS = (".h5", ".hdf5")
 _COLOURS = (1, 3, 4)
@@ -61,10 +62,7 @@ class Source:
     @property
     def scaling(self) -> Scaling:
         """What is done to the pixels before the network; its order of colours included."""
-        scaling = self.facts.scaling
-        if not isinstance(scaling, Scaling):
-            scaling = SCALINGS[scaling or "none"]
-        return replace(scaling, is_bgr=True) if self.facts.colour == "bgr" else scaling
+        return self.facts.arithmetic
 
 
 def find_source(
