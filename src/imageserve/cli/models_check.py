@@ -3,7 +3,7 @@
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,12 @@ from imageserve.models.files import file_errors
 from imageserve.models.folder import written_by
 from imageserve.models.foreign import foreign, reason_of
 from imageserve.models.huggingface import CONFIG_FILE
-from imageserve.models.model import Pictures, Probabilities, ScoringModel
+from imageserve.models.model import Pictures, Probabilities, ScoringModel, best
 from imageserve.models.runtimes import RUNTIMES, SOURCE_RUNTIME
 from imageserve.preparation import Preparation
 from imageserve.worker.runner import Runner
+
+_ANSWERS_SHOWN, _LABELS_SHOWN = 5, 3
 
 
 class Report:
@@ -63,11 +65,10 @@ def check(options: argparse.Namespace, settings: Settings) -> int:
     if options.show:
         _show(options.show, options.pictures, model, settings, report)
     _warm_up(model, settings, report)
-    pictures = _pictures(options.pictures, model, settings)
+    names, pictures = _pictures(options.pictures, model, settings)
     scores = scores_of(model.scores, pictures)
     check_scores(model, scores, len(pictures))
-    labels = len(set(scores.argmax(axis=1).tolist()))
-    report.say("answers", f"probabilities for {len(pictures)} pictures, {labels} different labels")
+    _answers(names, model, scores, report)
     if model.runtime != SOURCE_RUNTIME.name or settings.precision != "float32":
         _compare(settings, pictures, scores, report)
     if options.accuracy:
@@ -117,6 +118,21 @@ def _warm_up(model: ScoringModel, settings: Settings, report: Report) -> None:
     report.say("warm", f"ms of one call by batch size: {times}", runner.times.ms)
 
 
+def _answers(
+    names: Sequence[str], model: ScoringModel, scores: Probabilities, report: Report
+) -> None:
+    """Say how the pictures are answered, the first of them one by one where they have names."""
+    labels = len(set(scores.argmax(axis=1).tolist()))
+    first = best(scores[:_ANSWERS_SHOWN], model.labels, _LABELS_SHOWN)
+    answers = dict(zip(names, first, strict=False))
+    text = f"probabilities for {len(scores)} pictures, {labels} different labels"
+    shown = {name: {each.label: each.probability for each in a} for name, a in answers.items()}
+    report.say("answers", text, {"pictures": len(scores), "labels": labels, "first": shown})
+    for name, answer in answers.items():
+        labels_and = ", ".join(f"{each.label} {each.probability:.4f}" for each in answer)
+        report.line("", f"{foreign(name, 40)}: {foreign(labels_and)}")
+
+
 def _compare(settings: Settings, pictures: Pictures, scores: Probabilities, report: Report) -> None:
     """Say how far the answers agree with those of the source in float32."""
     if default_runtime(settings) is not SOURCE_RUNTIME:
@@ -135,11 +151,14 @@ def _compare(settings: Settings, pictures: Pictures, scores: Probabilities, repo
 # -- on pictures of the user's ---------------------------------------------------------------------
 
 
-def _pictures(folder: Path | None, model: ScoringModel, settings: Settings) -> Pictures:
+def _pictures(
+    folder: Path | None, model: ScoringModel, settings: Settings
+) -> tuple[Sequence[str], Pictures]:
+    """Return the names and pixels of the pictures in a folder; drawn ones have no names."""
     if folder is None:
-        return drawn_pictures(model.preparation.shape)
-    found = [pixels for _, pixels in _decodable(folder, model.preparation, settings)]
-    return as_pictures(found, model.preparation.shape)
+        return (), drawn_pictures(model.preparation.shape)
+    found = {path.name: px for path, px in _decodable(folder, model.preparation, settings)}
+    return list(found), as_pictures(list(found.values()), model.preparation.shape)
 
 
 def _decodable(
