@@ -73,7 +73,7 @@ def test_the_models_file_has_the_defaults_of_an_entry(
 
     (entry,) = model_entries(settings_of(*web, objects, tmp_path)).values()
 
-    assert entry == ModelEntry(entry.name, entry.queue, Preparation(entry.input_size))
+    assert entry == ModelEntry(entry.name, entry.queue, Preparation((96, 96)))
 
 
 def test_the_scaling_file_has_the_defaults_of_scaling_and_policy(

@@ -106,7 +106,7 @@ def start(environ: Environ) -> None:
     assert entry == worker_entry(settings)
     process = WorkerProcess(settings)
     made = Reloader(Versions(entry, None), process._prepare).first("")
-    assert made.model.preparation.size == entry.input_size
+    assert entry.preparation in (None, made.model.preparation)
 
 
 @pytest.mark.usefixtures("capsys")
@@ -150,23 +150,9 @@ def test_what_the_check_passes_of_several_models_starts_too(tmp_path: Path) -> N
 
     assert outcome(environ) == ""
     start(environ)
-    assert worker_entry(Settings.from_env(environ)).preparation.interpolation == "box"
-
-
-def test_what_a_web_server_needs_that_cannot_read_the_folder_is_printed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    folder = tmp_path / "forms"
-    folder.mkdir()
-    environ = Given("onnx", "interpolation: box", "3", "folder").write(folder)
-
-    assert outcome(environ) == ""
-
-    said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert said["takes"] == (
-        "pictures of 8x8 (height x width); web servers that cannot read "
-        f"{folder} need INPUT_SIZE=8x8 INTERPOLATION=box"
-    )
+    known = worker_entry(Settings.from_env(environ)).preparation
+    assert known is not None
+    assert known.interpolation == "box"
 
 
 def test_a_model_without_a_size_is_told_its_own_fault_first(tmp_path: Path) -> None:

@@ -71,6 +71,7 @@ class Bench:
                 "node-" + worker,
                 version="v7",
                 runtime=runtime,
+                preparation=Preparation((224, 320), interpolation="bicubic"),
             )
         )
 
@@ -112,7 +113,7 @@ def test_the_status_shows_backlog_workers_and_expected_wait(bench: Bench) -> Non
 
 
 def worker(name: str, state: str, last_seen_ms: int) -> dict[str, Any]:
-    said = {"id": name, "host": f"node-{name}", "state": state, "version": "v7"}
+    said = {"id": name, "host": f"node-{name}", "state": state, "version": "v7", "problem": ""}
     return {**said, "last_seen_ms": last_seen_ms}
 
 
@@ -130,6 +131,16 @@ def test_the_models_are_shown_with_queue_size_and_live_workers(bench: Bench) -> 
         "queue": "busy_queue",
         "input_size": [224, 320],
         "interpolation": "bicubic",
+        "preparation": {
+            "size": (224, 320),
+            "resize": "squash",
+            "resize_to": None,
+            "interpolation": "bicubic",
+            "antialias": True,
+            "colour": "rgb",
+            "pad": 0,
+            "crop_rounding": "even",
+        },
         "workers": 1,
         "runtime": "onnx",
         "outputs": None,
@@ -163,6 +174,26 @@ def test_the_models_say_what_is_served_under_whatever_name(
     model = Overview({"pictures": entry}, MemoryMonitor(queue)).models()["pictures"]
 
     assert (model["runtime"], model["stand_in"]) == shown
+
+
+def test_the_models_show_the_preparation_that_counts_now() -> None:
+    queue = QueueWithOutages("q", lambda: 1_760_000_000_000)
+    entry = ModelEntry("m", queue.name, None)
+    overview = Overview({"m": entry}, MemoryMonitor(queue))
+
+    def shown() -> tuple[Any, ...]:
+        model = overview.models()["m"]
+        return model["input_size"], model["interpolation"], model["preparation"]
+
+    assert shown() == (None, None, None)
+    info = WorkerInfo("w", "m", (8, 6, 3), 1, {1: 1.0}, "ready", "node")
+    queue.heartbeat(replace(info, preparation=Preparation((8, 6), "crop")))
+    assert shown()[:2] == ([8, 6], "bilinear")
+    assert shown()[2]["resize"] == "crop"
+    queue.heartbeat(replace(info, preparation="of a later release"))
+    assert shown() == (None, None, None)
+    queue.away = True
+    assert shown() == (None, None, None)
 
 
 def test_the_metrics_have_the_values_of_the_status(bench: Bench) -> None:

@@ -43,7 +43,7 @@ from imageserve.queue.admission import Admission, EnqueueCode, Limits
 from imageserve.queue.consumer import Lease
 from imageserve.queue.listener import Breaker, Tickets
 from imageserve.queue.producer import Producer, ProducerConfig
-from imageserve.queue.snapshot import WorkerInfo
+from imageserve.queue.snapshot import Snapshot, WorkerInfo
 from imageserve.queue.wire import (
     LOST,
     UNREADABLE,
@@ -75,8 +75,16 @@ Answers = list[Answer | RequestError]
 A, B, C = (jpeg(32, 24, seed) for seed in range(3))
 
 
+CROP = Preparation(SIZE, resize="crop", resize_to=10, interpolation="bicubic")
+GREY = Preparation((4, 6), resize="pad", colour="grey")
+
+
 def label(picture: bytes, size: tuple[int, int] = SIZE) -> str:
-    return stand_in_label(decode(picture, Preparation(size), DecodingPolicy()))
+    return prepared_label(picture, Preparation(size))
+
+
+def prepared_label(picture: bytes, preparation: Preparation) -> str:
+    return stand_in_label(decode(picture, preparation, DecodingPolicy()))
 
 
 class UnreliableQueue(MemoryQueue):
@@ -99,6 +107,10 @@ class UnreliableQueue(MemoryQueue):
         if self.codes and (code := self.codes.pop(0)) is not EnqueueCode.ACCEPTED:
             return Admission(code, 7)
         return super().enqueue(job, pixels, timeout_ms, limits)
+
+    def snapshot(self) -> Snapshot:
+        self._check("snapshot")
+        return super().snapshot()
 
     def cancel(self, job_ids: Sequence[str]) -> None:
         self._check("cancel")
@@ -489,6 +501,142 @@ def test_a_model_of_another_name_is_never_believed(bench: Bench, result: dict[st
     assert len(bench.queue.limits) == 1
 
 
+def told(preparation: Preparation, model: str = "m") -> dict[str, Any]:
+    return {**changed(preparation.size, model), "preparation": preparation}
+
+
+def prepared(job: Job) -> tuple[tuple[int, int, int], str, str]:
+    return job.shape, job.encoding, job.preparation
+
+
+def test_a_picture_that_met_another_preparation_is_queued_once_more_with_it(bench: Bench) -> None:
+    request = bench.begin(A)
+    bench.answer_all(1, **told(GREY))
+
+    (again,) = bench.answer_all(1)
+
+    assert prepared(again) == ((4, 6, 1), "grey8", GREY.fingerprint)
+    assert labels(done(request)) == [prepared_label(A, GREY)]
+
+
+def test_two_preparations_side_by_side_are_tried_in_turns(bench: Bench) -> None:
+    own = Preparation(SIZE)
+    request = bench.begin(A)
+    tried = []
+    for other in (CROP, own, own, CROP):
+        (job,) = bench.take(1)
+        tried.append(job.preparation)
+        bench.answer(job, **told(other))
+    bench.answer_all(1)
+
+    # Those that meet what they are not: adopt, keep, adopt, keep.
+    assert tried == [each.fingerprint for each in (own, CROP, CROP, own)]
+    assert labels(done(request)) == [label(A)]
+
+
+REFUSED = {"error": ResultError("unsupported_job", "encoding 'rgb8-prepared'"), "predictions": ()}
+
+
+def test_a_worker_of_0_1_0_that_comes_back_is_sent_squeezed_pictures(bench: Bench) -> None:
+    worker(bench, {1: 1.0}, preparation=CROP)
+    request = bench.begin(A)
+    (job,) = bench.take(1)
+    assert prepared(job) == ((8, 8, 3), "rgb8-prepared", CROP.fingerprint)
+    worker(bench, {1: 1.0})
+    bench.predictor.models["m"].producer.admission.expire()
+
+    bench.answer(job, **REFUSED)
+
+    (again,) = bench.answer_all(1)
+    assert prepared(again) == ((8, 8, 3), "rgb8", Preparation(SIZE).fingerprint)
+    assert labels(done(request)) == [label(A)]
+
+
+def test_a_squeezed_picture_that_is_not_supported_is_not_sent_again(bench: Bench) -> None:
+    request = bench.begin(A)
+    bench.answer_all(1, **REFUSED)
+
+    assert isinstance(refusal(done(request)), Busy)
+    assert bench.queue.snapshot().queued == 0
+
+
+# -- how pictures are prepared --------------------------------------------------------------------
+
+
+def test_pictures_are_prepared_as_the_workers_say(bench: Bench) -> None:
+    worker(bench, {1: 1.0}, preparation=CROP)
+    request = bench.begin(A)
+
+    (job,) = bench.answer_all(1)
+
+    assert prepared(job) == ((8, 8, 3), "rgb8-prepared", CROP.fingerprint)
+    assert labels(done(request)) == [prepared_label(A, CROP)]
+
+
+def test_a_model_at_zero_gets_what_its_last_worker_needed_whatever_settings_say(
+    bench: Bench,
+) -> None:
+    bench.entry = ModelEntry("m", "image_queue", None)
+    bench.predictor = bench.make()
+    worker(bench, {1: 1.0}, preparation=GREY)
+    bench.queue.leave("w")
+    request = bench.begin(A)
+
+    (job,) = bench.answer_all(1)
+
+    assert job.preparation == GREY.fingerprint
+    assert labels(done(request)) == [prepared_label(A, GREY)]
+
+
+@pytest.mark.parametrize(
+    ("says", "said"),
+    [
+        pytest.param(None, "no worker of it has been seen yet", id="nobody"),
+        pytest.param("'rotate' is not known here", "update this one", id="a later release"),
+    ],
+)
+def test_what_nobody_knows_how_to_prepare_is_refused_and_counts_as_demand(
+    bench: Bench, says: str | None, said: str
+) -> None:
+    bench.entry = ModelEntry("m", "image_queue", None)
+    bench.predictor = bench.make()
+    if says:
+        worker(bench, {1: 1000.0}, preparation=says)
+
+    answer = refusal(bench.predict(A))
+
+    assert isinstance(answer, Busy)
+    assert "pictures for the model m cannot be prepared now" in answer.message
+    assert said in answer.message
+    assert answer.retry_after_s == (1 if says else 5)
+    assert bench.queue.snapshot().stats["rejected"] == 1
+    assert bench.queue.snapshot().queued == 0
+    # The first worker is noticed soon.
+    worker(bench, {1: 1.0}, preparation=CROP)
+    eventually(lambda: not bench.predictor.models["m"].producer.admission._is_fresh(), "a look")
+    request = bench.begin(A)
+    bench.answer_all(1)
+    assert labels(done(request)) == [prepared_label(A, CROP)]
+
+
+def test_what_needs_a_worker_waits_for_a_redis_that_is_away_like_all_else(bench: Bench) -> None:
+    bench.entry = ModelEntry("m", "image_queue", None)
+    worker(bench, {1: 1.0}, preparation=CROP)
+    bench.queue.failing = {"snapshot", "enqueue"}
+    bench.patience_s = LONG_S
+    bench.predictor = bench.make()
+    requests = [bench.begin(picture) for picture in (A, B)]
+    eventually(lambda: waiting(bench) == 2, "requests that wait")
+
+    bench.queue.failing = set()
+
+    bench.answer_all(2)
+    assert [labels(done(each)) for each in requests] == [
+        [prepared_label(A, CROP)],
+        [prepared_label(B, CROP)],
+    ]
+
+
 def test_what_a_foreign_model_is_called_is_quoted_in_one_line_and_shortened(bench: Bench) -> None:
     request = bench.begin(A)
     bench.answer_all(1, **changed(SIZE, "n\r\nX: y" + 500 * "z"))
@@ -589,9 +737,11 @@ def test_bytes_are_limited_too(bench: Bench, monkeypatch: pytest.MonkeyPatch) ->
     assert labels(done(request)) == [label(A), label(B), "queue_full"]
 
 
-def worker(bench: Bench, bucket_ms: dict[int, float]) -> None:
+def worker(
+    bench: Bench, bucket_ms: dict[int, float], preparation: Preparation | str | None = None
+) -> None:
     info = WorkerInfo("w", "m", (8, 8, 3), 10, bucket_ms, "ready", "host")
-    bench.queue.heartbeat(info)
+    bench.queue.heartbeat(replace(info, preparation=preparation))
 
 
 def test_what_could_not_be_done_in_time_is_refused_with_a_computed_time(bench: Bench) -> None:

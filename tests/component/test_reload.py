@@ -141,16 +141,16 @@ class Stage:
         (info,) = self.queue.snapshot().workers
         return info
 
-    def ask(self) -> Result:
+    def ask(self, size: tuple[int, int] = SIZE) -> Result:
         """Send one picture and return its result."""
-        return self.results(self.send(1))[0]
+        return self.results(self.send(1, size))[0]
 
-    def send(self, count: int) -> list[str]:
+    def send(self, count: int, size: tuple[int, int] = SIZE) -> list[str]:
         ids = [f"job-{self._sent + n}" for n in range(count)]
         self._sent += count
         for job_id in ids:
-            job = Job(job_id, "shapes", (*SIZE, 3), 1, "reply", "trace", HOUR_MS)
-            self.queue.enqueue(job, bytes(8 * 8 * 3), HOUR_MS, Limits())
+            job = Job(job_id, "shapes", (*size, 3), 1, "reply", "trace", HOUR_MS)
+            self.queue.enqueue(job, bytes(job.bytes), HOUR_MS, Limits())
         return ids
 
     def results(self, ids: list[str]) -> list[Result]:
@@ -159,6 +159,9 @@ class Stage:
 
     def serves(self, label: str) -> None:
         eventually(lambda: label_of(self.ask()) == label, f"answers of {label}")
+
+    def serves_pictures_of(self, size: tuple[int, int]) -> None:
+        eventually(lambda: not self.ask(size).error, f"answers to pictures of {size}")
 
     def has_problem(self, words: str) -> None:
         eventually(lambda: words in self.info.problem, f"the problem {words!r}")
@@ -260,6 +263,29 @@ def test_no_batch_mixes_two_versions_and_no_job_is_lost(
     assert all(len(set(versions)) <= 1 for versions in ours)
 
 
+def test_a_version_that_needs_other_pictures_is_taken_and_the_old_ones_are_sent_back(
+    stage: Stage,
+) -> None:
+    stage.version("v2", "large")
+    stage.start()
+    assert label_of(stage.ask()) == "built-in"
+    ids = stage.send(3 * BATCH_SIZE)
+    stage.use("v2")
+    stage.serves_pictures_of((16, 16))
+
+    found = [
+        (each.error.code if each.error else "", each.preparation) for each in stage.results(ids)
+    ]
+    assert set(found) <= {("", None), ("model_changed", Preparation((16, 16)))}
+    assert stage.info.preparation == Preparation((16, 16))
+    assert stage.info.shape == (16, 16, 3)
+    assert label_of(stage.ask((16, 16))) == "large"
+
+    stage.use("")
+    stage.serves_pictures_of(SIZE)
+    assert label_of(stage.ask()) == "built-in"
+
+
 def test_an_idle_worker_changes_without_a_job(twin: Stage) -> None:
     twin.version("v2", "two")
     twin.start()
@@ -317,7 +343,6 @@ def test_lines_and_metrics_tell_of_a_change(twin: Stage, caplog: pytest.LogCaptu
     [
         pytest.param("corrupt", "Keras cannot load it: save it anew", id="cannot be loaded"),
         pytest.param("broken", "fails: RuntimeError: no such operation", id="cannot be run"),
-        pytest.param("large", "v2 takes pictures of 16x16 and shapes is served at 8x8", id="size"),
         pytest.param("greedy", "with batches of 1 only, not 4: restart the workers", id="memory"),
     ],
 )
@@ -616,13 +641,13 @@ def test_a_worker_that_stops_while_it_loads_does_not_wait_for_it(twin: Stage) ->
 
 
 def test_models_are_released_with_the_failure_that_they_caused(twin: Stage) -> None:
-    twin.version("v2", "large")
+    twin.version("v2", "greedy")
     twin.start()
     twin.use("v2")
-    twin.has_problem("16x16")
+    twin.has_problem("with batches of 1 only")
 
     def released() -> bool:
         gc.collect()
-        return twin.models["large"]() is None
+        return twin.models["greedy"]() is None
 
     eventually(released, "the model that was refused to be gone")

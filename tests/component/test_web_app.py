@@ -687,6 +687,7 @@ def test_the_models_are_listed_with_their_queue_size_and_workers(site: Site) -> 
     models = site.client().get("/models").get_json()["models"]
 
     assert list(models) == ["m", "n"], "the default first"
+    assert models["m"].pop("preparation")["resize"] == "squash"
     assert models["m"] == {
         "queue": "image_queue",
         "input_size": [8, 8],

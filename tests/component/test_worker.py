@@ -9,6 +9,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -29,12 +30,14 @@ from imageserve.queue.consumer import Claim, Consumer, Lease
 from imageserve.queue.redis import connection
 from imageserve.queue.snapshot import WorkerInfo
 from imageserve.queue.wire import Job, Result
+from imageserve.worker import loop
 from imageserve.worker.loop import Worker, WorkerConfig
 from imageserve.worker.runner import Runner
 
 SHAPE = (2, 2, 3)
 BATCH_SIZE = 4
 HOUR_MS = 3_600_000
+CROP = Preparation(SHAPE[:2], resize="crop", interpolation="bicubic")
 
 
 class GatedModel(LabelsOnly):
@@ -43,10 +46,10 @@ class GatedModel(LabelsOnly):
     name = "gated"
     version = "1"
     runtime = "test"
-    preparation = Preparation(SHAPE[:2])
     classes = 1000
 
     def __init__(self) -> None:
+        self.preparation = Preparation(SHAPE[:2])
         self.calls = 0
         self.entered = threading.Semaphore(0)
         self.gate = threading.Event()
@@ -346,20 +349,141 @@ def test_a_job_past_its_deadline_is_dropped_and_counted(bench: Bench) -> None:
     [
         pytest.param({"model": "another"}, id="of another model"),
         pytest.param({"shape": (1, 4, 3)}, id="of another shape"),
+        pytest.param({"preparation": CROP.fingerprint}, id="of another preparation"),
+        pytest.param(
+            {"shape": (2, 6, 1), "encoding": "grey8", "preparation": CROP.fingerprint},
+            id="of other colours",
+        ),
     ],
 )
-def test_a_job_for_another_model_is_answered_with_the_shape_that_runs_here(
+def test_a_job_for_another_model_is_answered_with_what_runs_here(
     bench: Bench, facts: dict[str, Any]
 ) -> None:
     bench.send("other", **facts)
-    bench.send("ours")
+    bench.send("ours", preparation=Preparation(SHAPE[:2]).fingerprint)
+    bench.send("old")
 
     bench.start()
 
     result = bench.result("other")
     assert result.error is not None
     assert (result.error.code, result.model, result.shape) == ("model_changed", "gated", SHAPE)
+    assert result.preparation == Preparation(SHAPE[:2])
+    bench.assert_answered("ours", "old")
+
+
+@pytest.mark.parametrize(
+    ("preparation", "is_run"),
+    [
+        pytest.param(Preparation(SHAPE[:2], interpolation="box"), True, id="squeezed"),
+        pytest.param(CROP, False, id="cropped"),
+        pytest.param(Preparation(SHAPE[:2], antialias=False), False, id="not antialiased"),
+    ],
+)
+def test_a_job_of_a_web_process_of_0_1_0_is_run_where_its_model_wants_squeezed_pictures(
+    bench: Bench, preparation: Preparation, is_run: bool
+) -> None:
+    bench.model.preparation = preparation
+    bench.send("old")
+
+    bench.start()
+
+    result = bench.result("old")
+    assert bool(result.predictions) == is_run
+    assert result.preparation == (None if is_run else preparation)
+
+
+def test_a_batch_that_was_claimed_for_the_model_before_is_not_run_by_the_next(
+    bench: Bench,
+) -> None:
+    """The one in hand is run by the old model, the prefetched one is sent back."""
+    names = [f"job-{n}" for n in range(2 * BATCH_SIZE)]
+    bench.model.gate.clear()
+    bench.send(*names)
+    worker = bench.start()
+    bench.in_a_batch()
+    eventually(lambda: len(bench.queue.claims) == 2, "the look ahead")
+    cropping = GatedModel()
+    cropping.preparation = CROP
+    with ThreadPoolExecutor(1) as thread:
+        change = thread.submit(worker.change_to, Runner(cropping, BATCH_SIZE))
+        eventually(lambda: worker._next_runner is not None, "the change")
+        bench.model.gate.set()
+        assert change.result(PATIENCE_S)
+
+    bench.assert_answered(*names[:BATCH_SIZE])
+    for name in names[BATCH_SIZE:]:
+        result = bench.result(name)
+        assert result.error is not None
+        assert (result.error.code, result.preparation) == ("model_changed", CROP)
+    assert cropping.calls == 0
+    bench.send("new", preparation=CROP.fingerprint, encoding="rgb8-prepared")
+    bench.assert_answered("new")
+
+
+# -- beside workers of release 0.1.0 --------------------------------------------------------------
+
+
+OLD = WorkerInfo("old", "gated", SHAPE, 4, {4: 8.0}, "ready", "old-host")
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "STAND_BY_S", 0.01)
+
+
+def own_info(bench: Bench) -> WorkerInfo:
+    return next(each for each in bench.queue.snapshot().workers if each.id == "w-1")
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_worker_that_needs_more_than_0_1_0_knows_stands_by_until_the_last_old_one_has_ended(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.model.preparation = CROP
+    bench.queue.heartbeat(OLD)
+    bench.send("waits", preparation=CROP.fingerprint, encoding="rgb8-prepared")
+
+    worker = bench.start()
+
+    eventually(lambda: worker.problem and own_info(bench).problem, "what it says")
+    assert "stands by, because workers of release 0.1.0 serve gated on old-host" in worker.problem
+    assert own_info(bench).problem == worker.problem
+    assert bench.queue.snapshot().capacity_per_s == 500, "it takes no jobs, so it adds nothing"
+    assert bench.queue.snapshot().queued == 1
+    bench.queue.leave("old")
+    bench.assert_answered("waits")
+    assert worker.problem == ""
+    assert len([r for r in caplog.records if r.getMessage().startswith("stands by")]) == 1
+
+    bench.queue.heartbeat(OLD)
+    worker.publish()
+    eventually(lambda: worker.problem, "an old one that comes back to be noticed")
+    bench.queue.heartbeat(replace(OLD, state="stopping"))
+    eventually(lambda: not worker.problem, "its end to be noticed")
+
+
+@pytest.mark.parametrize(
+    ("preparation", "other"),
+    [
+        pytest.param(Preparation(SHAPE[:2], interpolation="box"), {}, id="squeezed pictures"),
+        pytest.param(CROP, {"model": "another"}, id="an old one of another model"),
+        pytest.param(CROP, {"preparation": Preparation((9, 9))}, id="a new one"),
+        pytest.param(CROP, {"preparation": "of a later release"}, id="a later one"),
+        pytest.param(CROP, {"state": "stopping"}, id="an old one that ends"),
+    ],
+)
+def test_nothing_else_makes_a_worker_stand_by(
+    bench: Bench, preparation: Preparation, other: dict[str, Any]
+) -> None:
+    bench.model.preparation = preparation
+    bench.queue.heartbeat(replace(OLD, **other))
+    bench.send("ours", preparation=preparation.fingerprint)
+
+    worker = bench.start()
+
     bench.assert_answered("ours")
+    assert worker.problem == ""
 
 
 def test_a_job_of_an_unknown_version_is_answered_unsupported(bench: Bench) -> None:

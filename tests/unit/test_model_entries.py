@@ -96,9 +96,9 @@ def test_plain_settings_are_one_model(environ: dict[str, str], expected: ModelEn
 
 
 @pytest.mark.parametrize("model", ["flowers.keras", "flowers.onnx", "./flowers"])
-def test_a_file_or_folder_without_a_size_needs_the_setting(model: str) -> None:
-    with pytest.raises(SettingsError, match=f"INPUT_SIZE: must be given for '{model}'"):
-        model_entries(settings(MODEL=model))
+@pytest.mark.parametrize("interpolation", ["", "box"])
+def test_what_a_file_elsewhere_needs_is_not_known(model: str, interpolation: str) -> None:
+    assert worker_entry(settings(MODEL=model, INTERPOLATION=interpolation)).preparation is None
 
 
 FACTS = "input_size: [120, 160]\ninterpolation: bicubic"
@@ -120,10 +120,9 @@ def test_size_and_interpolation_come_from_the_folder(tmp_path: Path) -> None:
         "flowers", "image_queue", Preparation((120, 160), interpolation="bicubic"), folder
     )
     assert entry == expected
-    assert (
-        worker_entry(settings(MODEL=f"{folder}/", INTERPOLATION="box")).preparation.interpolation
-        == "box"
-    )
+    over = worker_entry(settings(MODEL=f"{folder}/", INTERPOLATION="box"))
+    assert over.preparation == Preparation((120, 160), interpolation="box")
+    assert over.given == ModelFacts(interpolation="box")
 
 
 def test_values_that_an_entry_lacks_come_from_its_folder(tmp_path: Path) -> None:
@@ -143,15 +142,26 @@ def test_values_that_an_entry_lacks_come_from_its_folder(tmp_path: Path) -> None
     )
 
 
-def test_a_folder_that_cannot_be_read_stops_with_its_reason(tmp_path: Path) -> None:
-    folder = flowers(tmp_path, "size: 7")
+@pytest.mark.parametrize(
+    "facts",
+    [
+        pytest.param("size: 7", id="an unknown key"),
+        pytest.param("input_size: 9\nresize_to: 8\nresize: crop", id="sizes that do not fit"),
+    ],
+)
+def test_what_a_folder_says_wrong_is_left_to_who_loads_it(tmp_path: Path, facts: str) -> None:
+    folder = flowers(tmp_path, facts)
 
-    with pytest.raises(
-        SettingsError, match=r"MODEL: .*imageserve\.yaml: size: is unknown; known are input"
-    ):
-        worker_entry(settings(MODEL=folder))
-    # If the setting gives the size, loading the model fails instead, and is tried again.
-    assert worker_entry(settings(MODEL=folder, INPUT_SIZE="64")).input_size == (64, 64)
+    assert worker_entry(settings(MODEL=folder)).preparation is None
+    file = from_file(tmp_path, f"f: {{queue: q, network: {folder}}}")
+    assert worker_entry(file).preparation is None
+
+
+def test_settings_that_do_not_fit_together_stop_with_their_reason(tmp_path: Path) -> None:
+    content = "f: {queue: q, network: f.onnx, input_size: 9, resize: crop, resize_to: 8}"
+
+    with pytest.raises(SettingsError, match="'resize_to' is 8 and a side of the input 9"):
+        worker_entry(from_file(tmp_path, content))
 
 
 def test_a_model_is_loaded_under_the_name_of_its_entry() -> None:
@@ -268,7 +278,6 @@ SHAPES = "network: shapes"
             "shapes: {queue: q, interpolation: cubic}", "interpolation: must be one of", id="cubic"
         ),
         pytest.param("shapes: {queue: q, input_size: big}", "input_size: must be", id="size: text"),
-        pytest.param("f: {queue: q, network: f.keras}", "f.input_size: must be given", id="a file"),
         pytest.param(
             f"a: {{queue: q, {SHAPES}}}\nb: {{queue: q, {SHAPES}}}", "share a queue", id="shared"
         ),

@@ -148,6 +148,55 @@ def test_a_reply_that_comes_late_is_never_taken_for_a_loss(bench: Bench) -> None
     assert bench.queue.looks == 3
 
 
+def test_requests_that_come_before_the_first_look_wait_for_it(bench: Bench) -> None:
+    crop = Preparation((8, 8), "crop")
+    reading, go_on = threading.Event(), threading.Event()
+    bench.queue.heartbeat(
+        WorkerInfo("w", "m", (8, 8, 3), 1, {1: 1.0}, "ready", "host", preparation=crop)
+    )
+
+    def meanwhile() -> None:
+        reading.set()
+        assert go_on.wait(10)
+
+    bench.queue.meanwhile = meanwhile
+    found: list[Preparation | str] = []
+
+    def ask() -> None:
+        bench.view.look()
+        found.append(bench.view.preparation("m", None))
+
+    first, second = threading.Thread(target=ask), threading.Thread(target=ask)
+    first.start()
+    assert reading.wait(10)
+    second.start()
+    second.join(0.05)
+    assert second.is_alive()
+    go_on.set()
+    for thread in (first, second):
+        thread.join(10)
+    assert (found, bench.queue.looks) == ([crop, crop], 1)
+
+
+def test_a_preparation_is_found_once_for_each_look_and_outlives_an_outage(bench: Bench) -> None:
+    own, other = Preparation((4, 4)), Preparation((8, 8), "crop")
+    info = WorkerInfo("w", "m", (8, 8, 3), 1, {1: 1.0}, "ready", "host", preparation=other)
+    assert bench.view.preparation("m", own) == own
+    assert isinstance(bench.view.preparation("m", None), str)
+    bench.queue.heartbeat(info)
+    bench.now += FRESH_WHILE_REFUSING_S + 0.01
+    bench.view.look()
+    found = bench.view.preparation("m", own)
+    assert found == other
+    assert bench.view.preparation("m", own) is found
+
+    bench.queue.away = True
+    bench.now += 10 * STALE_S
+    with pytest.raises(QueueUnavailable):
+        bench.view.look()
+    assert bench.view.preparation("m", own) == other
+
+
 JOB = JobRequest("m", Preparation((1, 1)), 5, "trace")
 
 

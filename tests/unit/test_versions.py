@@ -90,31 +90,6 @@ def test_folders_that_cannot_be_read_are_named_with_a_remedy() -> None:
         Versions(an_entry(f"{UNREADABLE}/"), None).find(None)
 
 
-@pytest.mark.parametrize(
-    ("yaml", "message"),
-    [
-        pytest.param("input_size: 128", "takes pictures of 128x128 .* 96x96", id="another size"),
-        pytest.param("interpolation: box", "resized by box .* bilinear", id="resized otherwise"),
-        pytest.param("input: 96", "input: is unknown", id="a file that cannot be used"),
-    ],
-)
-def test_a_version_for_other_pictures_is_refused(tmp_path: Path, yaml: str, message: str) -> None:
-    a_folder(tmp_path / "shapes" / "v2", yaml)
-    versions = Versions(an_entry(), str(tmp_path))
-
-    with pytest.raises(ModelLoadError, match=message):
-        versions.check_pictures(versions.find(V2))
-
-
-@pytest.mark.parametrize("yaml", [None, "", "input_size: 96\ninterpolation: bilinear\n"])
-def test_a_version_for_the_same_pictures_is_not(tmp_path: Path, yaml: str | None) -> None:
-    a_folder(tmp_path / "shapes" / "v2", yaml)
-    versions = Versions(an_entry(), str(tmp_path))
-
-    versions.check_pictures(versions.find(V2))
-    versions.check_pictures(versions.find(None))
-
-
 def test_the_same_version_set_again_is_the_same_model_but_a_new_desired_version(
     tmp_path: Path,
 ) -> None:

@@ -20,9 +20,8 @@ from imageserve.config.settings import Settings
 from imageserve.errors import ModelLoadError, RequestError, SettingsError
 from imageserve.models.accuracy import ids_of_classes
 from imageserve.models.answers import check_scores
-from imageserve.models.catalog import is_model_path
 from imageserve.models.comparison import agreement, as_pictures, drawn_pictures, scores_of
-from imageserve.models.entries import engine_of, worker_entry
+from imageserve.models.entries import engine_of
 from imageserve.models.files import file_errors
 from imageserve.models.folder import written_by
 from imageserve.models.foreign import foreign, reason_of
@@ -84,8 +83,7 @@ def _loaded(settings: Settings, report: Report) -> ScoringModel:
     height, width = model.preparation.size
     report.say("model", f"{model.name}, version {model.version}{_described_by(settings)}")
     report.say("engine", RUNTIMES[model.runtime].describe(engine_of(settings)))
-    takes = f"pictures of {height}x{width} (height x width){_for_the_web(settings)}"
-    report.say("takes", takes)
+    report.say("takes", f"pictures of {height}x{width} (height x width)")
     report.say("labels", f"{model.classes}: {foreign(', '.join(model.labels[:4]))}, ...")
     report.say("loaded", f"in {time.monotonic() - began:.1f} s")
     return model
@@ -96,16 +94,6 @@ def _described_by(settings: Settings) -> str:
     folder = Path(network_of(settings))
     library = written_by(folder) if folder.is_dir() else None
     return f", described by the {CONFIG_FILE} of {library}" if library else ""
-
-
-def _for_the_web(settings: Settings) -> str:
-    """Say what web servers need that cannot read the model's file, as in a cluster."""
-    entry = worker_entry(settings)
-    if settings.models_file or not is_model_path(entry.network):
-        return ""
-    height, width = entry.input_size
-    needed = f"INPUT_SIZE={height}x{width} INTERPOLATION={entry.preparation.interpolation}"
-    return f"; web servers that cannot read {entry.network} need {needed}"
 
 
 def _warm_up(model: ScoringModel, settings: Settings, report: Report) -> None:

@@ -1,11 +1,12 @@
 """Which models are served: one from plain settings, or several from MODELS_FILE.
 
-Web processes and workers read the same entries, so both know a model's queue and input size; only
-workers load it. What the settings leave out is taken from the ``imageserve.yaml`` of the model's
-folder, then from what the model's file declares; a web process may have neither.
+Web processes and workers read the same entries; only workers load the models. What the settings
+leave out is taken from the ``imageserve.yaml`` of the model's folder, then from what the model's
+file declares. A web process may have neither: it learns from the workers what pictures need.
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -38,19 +39,15 @@ class ModelEntry:
 
     name: str
     queue: str
-    preparation: Preparation
-    """What pictures need as far as settings and files say, before a worker has said it."""
+    preparation: Preparation | None
+    """What pictures need as settings and files say, which counts before a worker has said it. None
+    where they do not say the input size."""
     network: str = choices.DEFAULT_MODEL
     """What to load: a network's name or the path of a model's file or folder."""
     weights: str = choices.DEFAULT_WEIGHTS
     labels: str | None = None
     given: ModelFacts = NO_FACTS
     """What the settings say of the model: they override what is beside its file."""
-
-    @property
-    def input_size(self) -> tuple[int, int]:
-        """Height and width in pixels."""
-        return self.preparation.size
 
 
 def model_entries(settings: Settings) -> dict[str, ModelEntry]:
@@ -114,7 +111,7 @@ def _single(settings: Settings) -> ModelEntry:
     network = settings.model or choices.DEFAULT_MODEL
     name = short_name(network) or Path(network).resolve().name
     others = {"queue": settings.image_queue, "labels": settings.model_labels}
-    return _entry(settings, name, network, others, given_facts(settings), ("MODEL", "INPUT_SIZE"))
+    return _entry(settings, name, network, others, given_facts(settings), "MODEL")
 
 
 # Whether the labels file exists is for the worker to find out: web processes do not have it.
@@ -136,7 +133,7 @@ def _from_file(settings: Settings, name: str, content: Any) -> ModelEntry:
     given = ModelFacts(**told)
     if given.interpolation is None:
         given = replace(given, interpolation=settings.interpolation)
-    return _entry(settings, name, network, others, given, ("network", "input_size"))
+    return _entry(settings, name, network, others, given, "network")
 
 
 def _entry(
@@ -145,28 +142,16 @@ def _entry(
     network: str,
     others: Mapping[str, Any],
     given: ModelFacts,
-    keys: tuple[str, str],
+    key: str,
 ) -> ModelEntry:
-    """Complete an entry with what the model's folder says.
+    """Complete an entry. ``others`` has the queue, weights and labels; ``key`` named the network.
 
-    ``others`` has the queue, weights and labels; ``keys`` are the names of network and input size
-    for errors.
+    Raises SettingsError.
     """
-    network_key, size_key = keys
-    known_size = _known_size(network_key, network)
-    is_needed = not (given.input_size or known_size)
-    facts = given.over(_facts(network_key, network, is_needed=is_needed))
-    input_size = facts.input_size or known_size
-    if input_size is None and is_model_path(network):
-        input_size = declared_size(network, settings.model_runtime)
-    if input_size is None:
-        raise SettingsError(
-            f"{size_key}: must be given for {network!r}, whose files do not say it here"
-        )
     return ModelEntry(
         name=name,
         queue=others["queue"],
-        preparation=_preparation(network_key, facts, input_size),
+        preparation=_preparation(settings, network, given, key),
         network=network,
         weights=others.get("weights") or settings.model_weights,
         labels=others.get("labels"),
@@ -174,26 +159,26 @@ def _entry(
     )
 
 
-def _preparation(key: str, facts: ModelFacts, size: tuple[int, int]) -> Preparation:
+def _preparation(
+    settings: Settings, network: str, given: ModelFacts, key: str
+) -> Preparation | None:
+    try:
+        known_size = default_input_size(network)
+    except ModelLoadError as error:
+        raise SettingsError(f"{key}: {error}") from error
+    beside, declared = NO_FACTS, None
+    if is_model_path(network):
+        # Loading the model reports what cannot be read, and is tried again.
+        with suppress(ModelLoadError):
+            beside = read_facts(Path(network))
+        declared = declared_size(network, settings.model_runtime)
+    facts = given.over(beside)
+    size = facts.input_size or known_size or declared
+    if size is None:
+        return None
     try:
         return facts.preparation(size)
     except ModelLoadError as error:
-        raise SettingsError(f"{key}: {error}") from error
-
-
-def _known_size(key: str, network: str) -> tuple[int, int] | None:
-    try:
-        return default_input_size(network)
-    except ModelLoadError as error:
-        raise SettingsError(f"{key}: {error}") from error
-
-
-def _facts(key: str, network: str, *, is_needed: bool) -> ModelFacts:
-    if not is_model_path(network):
-        return NO_FACTS
-    try:
-        return read_facts(Path(network))
-    except ModelLoadError as error:
-        if not is_needed:
-            return NO_FACTS  # Loading the model reports the error, and is tried again.
+        if given == NO_FACTS:
+            return None
         raise SettingsError(f"{key}: {error}") from error

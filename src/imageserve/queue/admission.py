@@ -129,13 +129,19 @@ class AdmissionView:
     def preparation(self, model: str, own: Preparation | None) -> Preparation | str:
         """Return how pictures for a model are prepared, or why that is not known.
 
-        From the last snapshot, however old: a worker that needs another one says so.
+        From the last snapshot, however old: a worker that needs another one says so. Raises
+        QueueError where it is needed and there is none.
         """
         known, snapshot = self._in_force, self._snapshot  # In this order: `look` sets them last.
+        if snapshot is None and own is None:
+            self.expire()
+            self.look()
+            known, snapshot = self._in_force, self._snapshot
         if snapshot is None:
-            return own or "the queue could not be read yet"
+            return own or "the state of its queue could not be read yet"
         if model not in known:
             known[model] = in_force(snapshot, model, own)
+        self._is_refusing |= isinstance(known[model], str)
         return known[model]
 
     def missing(self, model: str, output: str) -> tuple[str, str] | None:
@@ -164,7 +170,10 @@ class AdmissionView:
         meanwhile, or wait for the first. Of two reads at once the older reply could come last: its
         counters would seem to have fallen, which is what a loss looks like.
         """
-        if self._is_fresh() or not self._reading.acquire(blocking=self._snapshot is None):
+        is_first = self._snapshot is None
+        if not is_first and self._is_fresh():
+            return
+        if not self._reading.acquire(blocking=is_first):
             return
         try:
             if self._is_fresh():

@@ -356,6 +356,11 @@ class Consumer:
         """Publish that this worker lives; returns the desired version. Raises QueueError."""
         return self.store.heartbeat(info)
 
+    def others_of_0_1_0(self, model: str) -> list[WorkerInfo]:
+        """Return the live workers of a model that tell no preparation. Raises QueueError."""
+        workers = self.store.snapshot().live_workers
+        return [each for each in workers if each.model == model and each.preparation is None]
+
     def leave(self, worker_id: str) -> None:
         """Remove this worker from the list of workers. Raises QueueError."""
         token, taken = "", []

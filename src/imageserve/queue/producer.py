@@ -160,10 +160,13 @@ class Producer:
         `check_admission`.
         """
         self._look()
-        found = self.admission.preparation(model, own)
+        try:
+            found = self.admission.preparation(model, own)
+        except QueueUnavailable as error:
+            self._note_outage(error)
+            raise
         if isinstance(found, Preparation):
             return found
-        self.breaker.check()
         self._count_refused()  # It is demand: a model that was scaled to zero is woken by it.
         wait_s = retry_after_s(1, self.admission.capacity_per_s)
         raise QueueRefused("not_prepared", 0, retry_after_s=wait_s, why=found)

@@ -1,14 +1,17 @@
 """What is served and how it is doing: read from the queues when a client asks."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from imageserve.errors import QueueError
 from imageserve.metrics import Readings
 from imageserve.models.entries import ModelEntry
 from imageserve.models.stand_in import RUNTIME, is_stand_in
+from imageserve.preparation import Preparation
 from imageserve.queue.monitor import Monitor
 from imageserve.queue.outputs import given_by_all
+from imageserve.queue.preparations import in_force
 from imageserve.queue.snapshot import Snapshot, WorkerInfo
 
 
@@ -64,10 +67,15 @@ def _model(entry: ModelEntry, snapshot: Snapshot | None) -> dict[str, Any]:
     # What runs is what the workers say. Where none lives, or old ones are silent, the settings of
     # the web process say whether a stand-in is to run.
     told = {worker.runtime for worker in workers} - {""}
+    preparation: Preparation | str | None = entry.preparation
+    if snapshot:
+        preparation = in_force(snapshot, entry.name, entry.preparation)
+    known = preparation if isinstance(preparation, Preparation) else None
     return {
         "queue": entry.queue,
-        "input_size": list(entry.input_size),
-        "interpolation": entry.preparation.interpolation,
+        "input_size": list(known.size) if known else None,
+        "interpolation": known.interpolation if known else None,
+        "preparation": asdict(known) if known else None,
         "workers": len(workers) if snapshot else None,
         "runtime": next(iter(told)) if len(told) == 1 else None,
         **_outputs(workers),
@@ -107,6 +115,7 @@ def _status(snapshot: Snapshot) -> dict[str, Any]:
                 "state": worker.state,
                 "last_seen_ms": snapshot.now - worker.last_seen,
                 "version": worker.version,
+                "problem": worker.problem,
             }
             for worker in snapshot.workers
         ],

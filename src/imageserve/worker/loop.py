@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from time import monotonic
@@ -23,11 +24,15 @@ from imageserve.queue.snapshot import HEARTBEAT_S, WorkerInfo
 from imageserve.worker.batch import Outcome, Work, busy_time_ms, report, sort_batch
 from imageserve.worker.reload import Reloader
 from imageserve.worker.runner import Runner
+from imageserve.worker.stand_by import StandBy
 
 log = logging.getLogger(__name__)
 
 LAST_HEARTBEAT_S = 2.0
 """How long a worker that stops waits until its last heartbeat is sent."""
+
+STAND_BY_S = 1.0
+"""How often a worker that stands by looks whether it still must."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +63,8 @@ class Worker:
         self._consumer = consumer
         self._config = config
         self._reloader = reloader
-        self._heartbeat = Heartbeat(consumer, self._info, reloader, watch)
+        self._stand_by = StandBy(consumer, name)
+        self._heartbeat = Heartbeat(consumer, self._info, reloader, watch, self._look_at_others)
         self._next_runner: Runner | None = None
         self._wake = threading.Event()
         self._changed = threading.Event()
@@ -71,6 +77,11 @@ class Worker:
     def preparation(self) -> Preparation:
         """What the model that serves needs."""
         return self.runner.model.preparation
+
+    @property
+    def problem(self) -> str:
+        """Why it takes no jobs, or does not serve the version that it should; "" where it does."""
+        return self._stand_by.problem or (self._reloader.problem if self._reloader else "")
 
     @property
     def healthy(self) -> bool:
@@ -198,6 +209,10 @@ class Worker:
         return None
 
     def _take(self) -> Work | None:
+        if self._stand_by.must(self.preparation):
+            self._consumer.stopping.wait(STAND_BY_S)
+            self._look_at_others()
+            return None
         delay_s = self._config.batch_delay_s
         work = self._claim(min_depth=self.runner.batch_size if delay_s else 0)
         if work is None:
@@ -213,6 +228,8 @@ class Worker:
         if self._stopping:
             return None
         try:
+            if self._stand_by.must(self.preparation):
+                return None
             return self._claim(min_depth=self.runner.batch_size)
         except QueueError as error:
             self._consumer.connection.failed(error)
@@ -221,6 +238,9 @@ class Worker:
     def _claim(self, min_depth: int = 0) -> Work | None:
         batch = self._consumer.claim(self.runner.batch_size, min_depth=min_depth)
         return None if batch is None else sort_batch(batch, self.name, self.preparation)
+
+    def _look_at_others(self) -> None:
+        self._stand_by.look(self.preparation)
 
     def _finish(self, work: Work, outcomes: list[Outcome], started_at: float) -> None:
         finished = work.finished(outcomes, started_at, self.name)
@@ -244,12 +264,13 @@ class Worker:
             model=self.name,
             shape=self.preparation.shape,
             batch_size=self.runner.batch_size,
-            bucket_ms=dict(self.runner.times.ms),
+            # One that takes no jobs adds nothing to what the workers can do together.
+            bucket_ms={} if self._stand_by.problem else dict(self.runner.times.ms),
             state=state,
             host=self._config.host,
             version=self.runner.version,
             loading=reloader.loading if reloader else "",
-            problem=reloader.problem if reloader else "",
+            problem=self.problem,
             answered=reloader.answered if reloader else "",
             runtime=self.runner.model.runtime,
             preparation=self.preparation,
@@ -276,12 +297,14 @@ class Heartbeat:
         info: Callable[[str], WorkerInfo],
         reloader: Reloader | None,
         watch: EvictionWatch | None,
+        look: Callable[[], None],
     ) -> None:
-        """``info`` describes the worker, given its state."""
+        """``info`` describes the worker, given its state; ``look`` looks at the other workers."""
         self._consumer = consumer
         self._info = info
         self._reloader = reloader
         self._watch = watch
+        self._look = look
         self._refusal = ""
         self._one_at_a_time = threading.Lock()
         self._thread = threading.Thread(target=self._run, name="heartbeat", daemon=True)
@@ -307,6 +330,8 @@ class Heartbeat:
 
     def _publish(self, state: str) -> None:
         try:
+            with suppress(QueueError):  # What prevents a look must not hide this worker.
+                self._look()
             desired = self._consumer.heartbeat(self._info(state))
             if self._reloader is not None:
                 self._reloader.set_desired(desired)

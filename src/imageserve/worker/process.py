@@ -100,7 +100,9 @@ class WorkerProcess:
                         self._is_healthy(), b"ok\n", b"the model hangs\n"
                     ),
                     "/readyz": lambda: state_answer(
-                        self._is_ready(), b"ready\n", f"{self._refused or 'not ready'}\n".encode()
+                        self._is_ready(),
+                        f"ready{self._but()}\n".encode(),
+                        f"{self._refused or 'not ready'}\n".encode(),
                     ),
                     "/metrics": lambda: (200, metrics.CONTENT_TYPE, metrics.exposition()),
                 },
@@ -116,6 +118,10 @@ class WorkerProcess:
     def _is_ready(self) -> bool:
         worker = self._worker
         return worker is not None and worker.met_redis and not self._stopping.is_set()
+
+    def _but(self) -> str:
+        # It is ready all the same: a rollout must go on, and end what it waits for.
+        return f": {self._worker.problem}" if self._worker and self._worker.problem else ""
 
     # -- the model ----------------------------------------------------------------------------
 

@@ -18,7 +18,7 @@ from imageserve.errors import ModelError, ModelLoadError
 from imageserve.models.foreign import foreign, reason_of
 from imageserve.queue.wire import decode_desired
 from imageserve.worker.runner import Runner
-from imageserve.worker.versions import Candidate, Versions, other_input_size
+from imageserve.worker.versions import Candidate, Versions
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,6 @@ class Reloader:
         if desired:
             try:
                 candidate = self._find(desired)
-                self._versions.check_pictures(candidate)
                 runner = self._first(candidate)
                 self._settle(desired, "", None)
                 return runner
@@ -166,7 +165,6 @@ class Reloader:
 
     def _load_and_hand_over(self, desired: str, candidate: Candidate, worker: WorkerHandle) -> bool:
         """Return whether the worker runs it now. Keeps no reference to a model, old or new."""
-        self._versions.check_pictures(candidate)
         runner = self._prepare(candidate, True)
         self._check(candidate, runner, worker)
         if not self._is_still(candidate, desired):
@@ -181,9 +179,6 @@ class Reloader:
             return False  # It is gone meanwhile: the next check says so.
 
     def _check(self, candidate: Candidate, runner: Runner, worker: WorkerHandle) -> None:
-        entry = self._versions.entry
-        if runner.model.preparation.size != entry.input_size:
-            raise other_input_size(candidate.shown, runner.model.preparation.size, entry)
         if runner.batch_size < worker.batch_size:
             raise ModelLoadError(
                 f"beside the model that serves, {candidate.shown} fits into memory with batches "

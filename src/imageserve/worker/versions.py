@@ -15,7 +15,7 @@ from imageserve.errors import ModelLoadError
 from imageserve.models.catalog import is_model_path
 from imageserve.models.entries import ModelEntry
 from imageserve.models.files import file_errors
-from imageserve.models.folder import FACTS_FILE, NO_FACTS, read_facts
+from imageserve.models.folder import FACTS_FILE
 from imageserve.models.onnx_file import external_files
 from imageserve.queue.wire import DesiredVersion
 
@@ -100,37 +100,6 @@ class Versions:
                 f"there is no folder {folder}: put the version there, or choose one of: {there}"
             )
         return folder
-
-    def check_pictures(self, candidate: Candidate) -> None:
-        """Check that a model folder takes the pictures that the web server makes.
-
-        Waiting pictures were resized for the entry, and the web server goes on doing so.
-
-        Raises:
-            ModelLoadError: its size or interpolation differs from the entry's.
-        """
-        folder, entry = Path(candidate.entry.network), self.entry
-        interpolation = entry.preparation.interpolation
-        facts = read_facts(folder) if folder.is_dir() else NO_FACTS
-        if facts.input_size is not None and facts.input_size != entry.input_size:
-            raise other_input_size(candidate.shown, facts.input_size, entry)
-        if facts.interpolation not in (None, interpolation):
-            raise ModelLoadError(
-                f"{candidate.shown} wants pictures resized by {facts.interpolation} and "
-                f"{entry.name} is served with {interpolation}: give it an entry of its own "
-                "in MODELS_FILE"
-            )
-
-
-def other_input_size(shown: str, size: tuple[int, int], entry: ModelEntry) -> ModelLoadError:
-    """Make the error that says why a version may not change the size of the pictures."""
-    height, width = size
-    return ModelLoadError(
-        f"{shown} takes pictures of {height}x{width} and {entry.name} is served at "
-        f"{entry.input_size[0]}x{entry.input_size[1]}, the size of those that wait: give it an "
-        "entry of its own in MODELS_FILE, or change the input size of web servers and workers and "
-        "restart them"
-    )
 
 
 def _folders(parent: Path) -> list[str]:
