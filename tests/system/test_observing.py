@@ -97,7 +97,7 @@ def test_status_shows_queue_and_workers(stack: Stack) -> None:
     assert model["expected_wait_ms"] == 0
     assert model["capacity_per_s"] > 0
     (worker,) = model["workers"]
-    assert worker.keys() == {"id", "host", "state", "last_seen_ms", "version"}
+    assert worker.keys() == {"id", "host", "state", "last_seen_ms", "version", "problem"}
     assert worker["state"] in ("ready", "busy")  # A heartbeat may fall into a batch.
     assert 0 <= worker["last_seen_ms"] < 15_000
 
