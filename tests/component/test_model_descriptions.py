@@ -13,10 +13,11 @@ from tests.onnx_files import save, write_labels, write_onnx
 
 from imageserve.models import load_model, onnx_file
 from imageserve.models.entries import ModelEntry
+from imageserve.models.folder import NO_FACTS
 from imageserve.models.heads import LOGITS, OTHER, SIGMOID, SOFTMAX
 from imageserve.models.keras_file import read_keras, saved_model_input
 from imageserve.models.onnx_file import External, OnnxFile, read_onnx
-from imageserve.models.source import declared_size
+from imageserve.models.source import declared_facts
 from imageserve.preparation import Preparation
 from imageserve.worker.versions import MOST_FILES, Versions, fingerprint_of
 
@@ -61,38 +62,45 @@ def test_the_size_that_a_keras_file_declares_is_the_one_it_is_loaded_with(
 
     loaded = load_model(str(path), weights="", labels_file=write_labels(tmp_path / "l.txt"))
 
-    assert declared_size(str(path), None) == loaded.preparation.size == (8, 12)
+    assert declared_facts(str(path), None).input_size == loaded.preparation.size == (8, 12)
 
 
 def test_the_size_of_a_saved_model_is_read_from_its_signature(tmp_path: Path) -> None:
     functional().export(tmp_path / "saved_model", format="tf_saved_model", verbose=False)
     functional((None, None, 3)).export(tmp_path / "open", format="tf_saved_model", verbose=False)
 
-    assert declared_size(f"{tmp_path}/", None) == (8, 12)
+    assert declared_facts(f"{tmp_path}/", None).input_size == (8, 12)
     assert saved_model_input(tmp_path / "open") == (None, None, None, 3)
 
 
 @pytest.mark.parametrize(
-    ("shape", "size"),
+    ("shape", "size", "colour"),
     [
-        pytest.param(("n", 8, 12, 3), (8, 12), id="fixed"),
-        pytest.param(("n", 3, 8, 12), (8, 12), id="colours first"),
-        pytest.param(("n", "h", "w", 3), None, id="open"),
-        pytest.param(("n", 8, 3), None, id="no picture"),
+        pytest.param(("n", 8, 12, 3), (8, 12), None, id="fixed"),
+        pytest.param(("n", 3, 8, 12), (8, 12), None, id="colours first"),
+        pytest.param(("n", 1, 8, 12), (8, 12), "grey", id="one colour"),
+        pytest.param((1, 8, 12, 4), (8, 12), "rgba", id="four colours"),
+        pytest.param(("n", "h", "w", 3), None, None, id="open"),
+        pytest.param(("n", 8, 3), None, None, id="no picture"),
     ],
 )
-def test_the_size_of_an_onnx_file(
-    tmp_path: Path, shape: tuple[int | str, ...], size: tuple[int, int] | None
+def test_the_size_and_colours_of_an_onnx_file(
+    tmp_path: Path,
+    shape: tuple[int | str, ...],
+    size: tuple[int, int] | None,
+    colour: str | None,
 ) -> None:
-    assert declared_size(str(write_onnx(tmp_path / "forms.onnx", shape=shape)), None) == size
+    path = write_onnx(tmp_path / "forms.onnx", shape=shape)
+    found = declared_facts(str(path), None)
+    assert (found.input_size, found.colour) == (size, colour)
 
 
 def test_a_folder_with_two_models_is_asked_about_the_one_that_is_run(tmp_path: Path) -> None:
     functional().save(tmp_path / "model.keras")
     write_onnx(tmp_path / "model.onnx")
 
-    assert declared_size(f"{tmp_path}/", None) == (8, 12)
-    assert declared_size(f"{tmp_path}/", "onnx") == (8, 8)
+    assert declared_facts(f"{tmp_path}/", None).input_size == (8, 12)
+    assert declared_facts(f"{tmp_path}/", "onnx").input_size == (8, 8)
 
 
 def test_a_file_of_keras_2_tells_its_writer_and_its_size() -> None:
@@ -228,7 +236,7 @@ def test_no_damage_of_a_file_makes_reading_it_fail(tmp_path: Path, ending: str) 
     whole = path.read_bytes()
     for seed in range(300):
         path.write_bytes(damaged(whole, seed))
-        declared_size(str(path), None)
+        declared_facts(str(path), None)
         read_keras(path)
         read_onnx(path)
-    assert declared_size(str(tmp_path / "nothing.onnx"), None) is None
+    assert declared_facts(str(tmp_path / "nothing.onnx"), None) == NO_FACTS

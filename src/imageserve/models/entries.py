@@ -26,7 +26,7 @@ from imageserve.errors import ModelLoadError, SettingsError
 from imageserve.models import Engine, load_model
 from imageserve.models.catalog import default_input_size, is_model_path, short_name
 from imageserve.models.folder import FACTS, NO_FACTS, ModelFacts, read_facts
-from imageserve.models.source import declared_size
+from imageserve.models.source import declared_facts
 from imageserve.preparation import Preparation
 
 if TYPE_CHECKING:
@@ -166,14 +166,14 @@ def _preparation(
         known_size = default_input_size(network)
     except ModelLoadError as error:
         raise SettingsError(f"{key}: {error}") from error
-    beside, declared = NO_FACTS, None
+    beside = NO_FACTS
     if is_model_path(network):
         # Loading the model reports what cannot be read, and is tried again.
         with suppress(ModelLoadError):
             beside = read_facts(Path(network))
-        declared = declared_size(network, settings.model_runtime)
+        beside = beside.over(declared_facts(network, settings.model_runtime))
     facts = given.over(beside)
-    size = facts.input_size or known_size or declared
+    size = facts.input_size or known_size
     if size is None:
         return None
     try:

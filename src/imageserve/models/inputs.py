@@ -16,8 +16,8 @@ from imageserve.preparation import COLOURS, Preparation
 
 NHWC, NCHW = "nhwc", "nchw"
 INPUT_TYPES = ("float32", "float16", "uint8", "int32", "bfloat16")
-_COLOURS_BY_NUMBER = {number: colour for colour, number in COLOURS.items()}
-_AXES = {NHWC: (3, 1, 2), NCHW: (1, 2, 3)}
+COLOURS_BY_NUMBER = {number: colour for colour, number in COLOURS.items()}
+AXES = {NHWC: (3, 1, 2), NCHW: (1, 2, 3)}
 """Layout -> the places of colours, height and width in a shape."""
 
 
@@ -70,7 +70,7 @@ def understood(
     declared = only(name, "input", inputs, "save a model with one input")
     shape = shape_of(declared)
     layout = _layout(name, shape, facts.layout)
-    colour = _colour(name, shape[_AXES[layout][0]], facts.colour)
+    colour = _colour(name, shape[AXES[layout][0]], facts.colour)
     size = _size(name, shape, layout, facts.input_size)
     taken = Input(
         replace(facts, colour=colour).preparation(size),
@@ -99,7 +99,7 @@ def shape_of(tensor: Any) -> tuple[int | None, ...]:
 
 def declared_layout(shape: Sequence[int | None]) -> str:
     """Return the layout that a shape of four sides has: colours first only where no other fits."""
-    return NCHW if shape[1] in _COLOURS_BY_NUMBER and shape[3] not in _COLOURS_BY_NUMBER else NHWC
+    return NCHW if shape[1] in COLOURS_BY_NUMBER and shape[3] not in COLOURS_BY_NUMBER else NHWC
 
 
 def _layout(name: str, shape: tuple[int | None, ...], said: str | None) -> str:
@@ -114,11 +114,11 @@ def _layout(name: str, shape: tuple[int | None, ...], said: str | None) -> str:
             "colours come last or first, with layout: nhwc or layout: nchw"
         )
     layout = said or declared_layout(shape)
-    colours = shape[_AXES[layout][0]]
-    if colours is None or colours in _COLOURS_BY_NUMBER:
+    colours = shape[AXES[layout][0]]
+    if colours is None or colours in COLOURS_BY_NUMBER:
         return layout
     other = NCHW if layout == NHWC else NHWC
-    if shape[_AXES[other][0]] in _COLOURS_BY_NUMBER:
+    if shape[AXES[other][0]] in COLOURS_BY_NUMBER:
         raise ModelLoadError(
             f"{name} takes input of shape {foreign(shape)}, which is not the layout {layout}: set "
             f"layout: {other}, or leave it out"
@@ -133,7 +133,7 @@ def _colour(name: str, number: int | None, said: str | None) -> str:
     """Return the key of `COLOURS`, or ``bgr``, that the model takes."""
     if number is None:
         return "rgb" if said in (None, "bgr") else said
-    own = _COLOURS_BY_NUMBER[number]
+    own = COLOURS_BY_NUMBER[number]
     if said is not None and said != own and (said, own) != ("bgr", "rgb"):
         both = " or bgr" if own == "rgb" else ""
         raise ModelLoadError(
@@ -147,7 +147,7 @@ def _size(
     name: str, shape: tuple[int | None, ...], layout: str, said: tuple[int, int] | None
 ) -> tuple[int, int]:
     """Return the (height, width) of the model's input, or what is said where it is open."""
-    _, *sides = _AXES[layout]
+    _, *sides = AXES[layout]
     open_size = said or (None, None)
     height, width = (shape[side] or wanted for side, wanted in zip(sides, open_size, strict=True))
     if not height or not width:

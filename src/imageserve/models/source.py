@@ -24,6 +24,7 @@ from imageserve.models.folder import (
     huggingface_labels,
     read_facts,
 )
+from imageserve.models.inputs import AXES, COLOURS_BY_NUMBER, declared_layout
 from imageserve.models.keras_file import hdf5_remedy
 from imageserve.models.runtimes import (
     KERAS,
@@ -36,7 +37,6 @@ from imageserve.models.runtimes import (
 )
 
 _OLD_ENDINGS = (".h5", ".hdf5")
-_COLOURS = (1, 3, 4)
 _MOST_OF_WEIGHTS = 55
 """So that the whole version has 64 characters at most."""
 
@@ -103,10 +103,11 @@ def model_version(source: Source, weights: str, labels: Sequence[str]) -> str:
     return f"{weights[:_MOST_OF_WEIGHTS]}-{sha256[:8]}"
 
 
-def declared_size(model: str, runtime: str | None) -> tuple[int, int] | None:
-    """Return the (height, width) that a model's file or folder declares, without loading it.
+def declared_facts(model: str, runtime: str | None) -> ModelFacts:
+    """Return what a model's file or folder declares of its pictures, without loading it.
 
-    None where it is open, or cannot be read: then loading the model says why.
+    That is their size and, where there are not three, their colours; nothing where these are open
+    or cannot be read: then loading the model says why.
     """
     with suppress(ModelLoadError, OSError):
         path = Path(model)
@@ -115,16 +116,19 @@ def declared_size(model: str, runtime: str | None) -> tuple[int, int] | None:
             models = _models_in(path)
             own = RUNTIMES[runtime if runtime in models else next(iter(models))]
             path = models[own.name]
-        return _size_in(own.read_input(path))
-    return None
+        return _facts_in(own.read_input(path))
+    return NO_FACTS
 
 
-def _size_in(shape: tuple[int | None, ...]) -> tuple[int, int] | None:
+def _facts_in(shape: tuple[int | None, ...]) -> ModelFacts:
     if len(shape) != 4:
-        return None
-    is_colours_first = shape[1] in _COLOURS and shape[3] not in _COLOURS
-    height, width = shape[2:] if is_colours_first else shape[1:3]
-    return (height, width) if height and width and min(height, width) > 0 else None
+        return NO_FACTS
+    colours, height, width = (shape[axis] for axis in AXES[declared_layout(shape)])
+    colour = COLOURS_BY_NUMBER.get(colours or 3)
+    return ModelFacts(
+        input_size=(height, width) if height and width and min(height, width) > 0 else None,
+        colour=None if colour == "rgb" else colour,
+    )
 
 
 def _known(model: str, labels: Path | None, given: ModelFacts, wanted: Runtime | None) -> Source:
