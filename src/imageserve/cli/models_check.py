@@ -16,6 +16,7 @@ from imageserve.cli.models_accuracy import (
     write_confusion,
 )
 from imageserve.cli.models_load import default_runtime, load, network_of, source_of
+from imageserve.cli.models_understood import understood
 from imageserve.config.settings import Settings
 from imageserve.errors import ModelLoadError, RequestError, SettingsError
 from imageserve.models.accuracy import ids_of_classes
@@ -81,10 +82,14 @@ def _loaded(settings: Settings, report: Report) -> ScoringModel:
     began = time.monotonic()
     model = load(settings)
     height, width = model.preparation.size
-    report.say("model", f"{model.name}, version {model.version}{_described_by(settings)}")
+    text = f"{model.name}, version {model.version}{_described_by(settings)}"
+    report.say("model", text, {"name": model.name, "version": model.version})
     report.say("engine", RUNTIMES[model.runtime].describe(engine_of(settings)))
     report.say("takes", f"pictures of {height}x{width} (height x width)")
-    report.say("labels", f"{model.classes}: {foreign(', '.join(model.labels[:4]))}, ...")
+    for what, text, value in understood(model, settings):
+        report.say(what, text, value)
+    first = foreign(", ".join(model.labels[:4]))
+    report.say("labels", f"{model.classes}: {first}, ...", model.classes)
     report.say("loaded", f"in {time.monotonic() - began:.1f} s")
     return model
 

@@ -189,12 +189,21 @@ def read_facts(folder: Path) -> ModelFacts:
 
     Raises ModelLoadError that says what they must hold.
     """
+    own, beneath = facts_by_file(folder).values()
+    return own.over(beneath)
+
+
+def facts_by_file(folder: Path) -> dict[str, ModelFacts]:
+    """Return what each file of the folder says, by its name: the first one overrides the second.
+
+    Raises ModelLoadError that says what they must hold.
+    """
     path = folder / FACTS_FILE
     with file_errors(path):
         is_there = path.exists()
     try:
         own = ModelFacts(**(read_file(path, _facts) or {})) if is_there else NO_FACTS
-        return own.over(_huggingface_facts(folder))
+        return {FACTS_FILE: own, PROCESSOR_FILE: _huggingface_facts(folder)}
     except SettingsError as error:
         raise ModelLoadError(str(error)) from error
 
