@@ -64,11 +64,16 @@ def test_list_shows_every_known_model_and_where_its_weights_are(
 def test_check_says_what_was_proved(capsys: pytest.CaptureFixture[str]) -> None:
     run("check", "shapes", "--pictures", str(SAMPLES), BATCH_SIZE="4")
 
-    said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+    lines = capsys.readouterr().out.splitlines()
+    said = dict(line.split(maxsplit=1) for line in lines if line[0] != " ")
     assert list(said) == [
         "model",
         "engine",
         "takes",
+        "prepared",
+        "input",
+        "gives",
+        "from",
         "labels",
         "loaded",
         "warm",
@@ -81,6 +86,9 @@ def test_check_says_what_was_proved(capsys: pytest.CaptureFixture[str]) -> None:
     assert "1: " in said["warm"]
     assert " 4: " in said["warm"]
     assert said["answers"] == "probabilities for 28 pictures, 14 different labels"
+    first = [line.strip() for line in lines if line[0] == " "]
+    assert len(first) == 5
+    assert first[0].startswith("arrow-1.jpg: arrow ")
     assert said["result"] == "shapes can be served"
 
 
