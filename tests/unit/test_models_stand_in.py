@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 import imageserve
 from imageserve.errors import ModelLoadError, ModelOutOfMemory
+from imageserve.models.folder import ModelFacts
 from imageserve.models.stand_in import (
     StandIn,
     is_stand_in,
@@ -15,6 +16,7 @@ from imageserve.models.stand_in import (
     stand_in_class,
     stand_in_label,
 )
+from imageserve.preparation import Preparation
 
 RAISES, DIES, NO_MEMORY = (255, 0, 255), (0, 255, 255), (255, 255, 0)
 
@@ -93,7 +95,15 @@ def test_a_call_takes_the_declared_time(model: str, n: int, expected_ms: float) 
 def test_the_size_comes_from_the_name_or_the_settings(
     model: str, demanded: tuple[int, int] | None, expected: tuple[int, int]
 ) -> None:
-    assert parse_stand_in(model, demanded).preparation.size == expected
+    assert parse_stand_in(model, ModelFacts(demanded)).preparation.size == expected
+
+
+def test_the_settings_say_how_its_pictures_are_prepared() -> None:
+    given = ModelFacts(interpolation="box", resize="crop", colour="grey")
+
+    made = parse_stand_in("stand-in:size=64", given)
+
+    assert made.preparation == Preparation((64, 64), "crop", interpolation="box", colour="grey")
 
 
 @pytest.mark.parametrize(
@@ -118,7 +128,7 @@ def test_a_wrong_option_is_named_with_what_is_allowed(model: str, message: str) 
 
 def test_a_size_other_than_the_settings_demand_is_refused() -> None:
     with pytest.raises(ModelLoadError, match=r"64x64 .* and the settings demand 224x224"):
-        parse_stand_in("stand-in:size=64", (224, 224))
+        parse_stand_in("stand-in:size=64", ModelFacts((224, 224)))
 
 
 @pytest.mark.parametrize(

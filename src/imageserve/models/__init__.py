@@ -42,7 +42,7 @@ def load_model(
         ModelLoadError: the model cannot be used; the message says what to change.
     """
     if is_stand_in(name):
-        return parse_stand_in(name, given.input_size, given.interpolation)
+        return parse_stand_in(name, given)
     source = find_source(name, labels_file, engine.runtime, given)
     runtime = RUNTIMES[source.runtime]
     runtime.check(engine)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from imageserve.config.choices import DEFAULT_INTERPOLATION
 from imageserve.errors import ModelLoadError, ModelOutOfMemory
 from imageserve.models.files import agreed_size
 from imageserve.predictions import EMBEDDING, SCORES, Outputs, Prediction
@@ -21,6 +20,8 @@ from imageserve.preparation import Preparation
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from imageserve.models.folder import ModelFacts
 
 RUNTIME = "stand-in"
 """What runs it: the name beside those of `RUNTIMES`."""
@@ -104,25 +105,21 @@ def is_stand_in(model: str) -> bool:
     return model == "stand-in" or model.startswith("stand-in:")
 
 
-def parse_stand_in(
-    model: str, input_size: tuple[int, int] | None = None, interpolation: str | None = None
-) -> StandIn:
+def parse_stand_in(model: str, given: "ModelFacts | None" = None) -> StandIn:
     """Make the stand-in for a name such as ``stand-in:batch_ms=400,image_ms=0,size=64``.
 
     Options are ``batch_ms`` and ``image_ms`` (milliseconds), ``size`` (pixels, for height and
     width), ``classes``, ``embedding`` (numbers, 0 for none), ``poison`` (0 or 1) and ``version`` (a
-    whole number). ``input_size`` and
-    ``interpolation`` are those that the settings demand, if any.
+    whole number). ``given`` is what the settings say of its pictures.
 
-    Raises ModelLoadError where an option is unknown or wrong, or ``size`` differs from
-    ``input_size``.
+    Raises ModelLoadError where an option is unknown or wrong, or ``size`` differs from the size
+    that is given.
     """
     _, _, written = model.partition(":")
     options = dict(_option(model, part) for part in written.split(",")) if ":" in model else {}
-    size = agreed_size(model, options.pop("size", None), input_size)
-    preparation = Preparation(
-        size or (224, 224), interpolation=interpolation or DEFAULT_INTERPOLATION
-    )
+    size = agreed_size(model, options.pop("size", None), given.input_size if given else None)
+    size = size or (224, 224)
+    preparation = given.preparation(size) if given else Preparation(size)
     return StandIn(preparation, **options)
 
 
