@@ -88,6 +88,14 @@ ALL_ON: dict[str, Any] = {
             "scaling": {"minReplicas": 0, "podStartSeconds": 20, "deletionCost": True},
             "image": {"repository": "other/model", "tag": "1.2.3"},
         },
+        "flowers": {
+            "inputSize": 224,
+            "fetch": {
+                "source": "s3://models/flowers/2026-02",
+                "existingSecret": "store",
+                "extraEnv": [{"name": "AWS_ENDPOINT_URL", "value": "https://store.test"}],
+            },
+        },
     },
     "defaultModel": "shapes",
     "autoscaler": {
@@ -114,8 +122,8 @@ ALL_ON: dict[str, Any] = {
     "redis": {
         "persistence": {"enabled": True, "storageClassName": "fast", "keep": True},
         "podDisruptionBudget": ON,
-        "maxmemory": "1Gi",
-        "resources": {"limits": {"memory": "2Gi"}},
+        "maxmemory": "2Gi",
+        "resources": {"limits": {"memory": "4Gi"}},
         "extraConfig": ["slowlog-max-len 256"],
     },
     "ingress": {
@@ -179,7 +187,7 @@ DEFAULT = Situation("default", (PASSWORD,))
 EVERYTHING = Situation(
     "all-on",
     (ALL_ON, PASSWORD),
-    outside=("Secret/pictures-tls", "PersistentVolumeClaim/weights"),
+    outside=("Secret/pictures-tls", "Secret/store", "PersistentVolumeClaim/weights"),
 )
 KEDA = Situation("keda", (MODES["keda"], PASSWORD))
 SITUATIONS = (
@@ -361,6 +369,55 @@ SITUATIONS = (
             PASSWORD,
         ),
         outside=("PersistentVolumeClaim/versions",),
+    ),
+    Situation(
+        "a model that is fetched into versions",
+        (
+            {
+                "models": {
+                    "shapes": {"enabled": False},
+                    "flowers": {
+                        "inputSize": 224,
+                        "versions": {"dir": "/models/", "existingClaim": "versions"},
+                        "fetch": {
+                            "source": "https://models.test/flowers.tar.gz",
+                            "sha256": DIGEST.removeprefix("sha256:"),
+                            "version": "2026-02",
+                            "extraEnv": [{"name": "SSL_CERT_FILE", "value": "/ca/ca.crt"}],
+                        },
+                        "extraVolumes": [{"name": "ca", "secret": {"secretName": "ca"}}],
+                        "extraVolumeMounts": [{"name": "ca", "mountPath": "/ca"}],
+                    },
+                }
+            },
+            PASSWORD,
+        ),
+        outside=("PersistentVolumeClaim/versions", "Secret/ca"),
+    ),
+    Situation(
+        "a model in an image",
+        (
+            {
+                "models": {
+                    "shapes": {"enabled": False},
+                    "flowers": {
+                        "network": "/models/flowers",
+                        "inputSize": 224,
+                        "extraVolumes": [
+                            {
+                                "name": "flowers",
+                                "image": {"reference": f"registry.test/flowers@{DIGEST}"},
+                            }
+                        ],
+                        "extraVolumeMounts": [
+                            {"name": "flowers", "mountPath": "/models/flowers", "readOnly": True}
+                        ],
+                    },
+                }
+            },
+            PASSWORD,
+        ),
+        oldest="1.35.0",
     ),
     Situation(
         "a slice of a GPU",

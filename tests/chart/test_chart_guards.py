@@ -75,6 +75,30 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (models(a={"network": "/models/flowers"}), "models.a: a model folder needs inputSize"),
     (
+        shapes(fetch={"source": "s3://models/flowers"}),
+        "models.shapes: fetch.source takes the place of network: leave network out",
+    ),
+    (
+        models(a={"inputSize": 8, "fetch": {"source": "https://host.test/a.zip"}}),
+        "models.a: fetch.source from https:// needs fetch.sha256",
+    ),
+    (
+        models(a={"network": "stand-in", "fetch": {"existingSecret": "s"}}),
+        "models.a: fetch needs source",
+    ),
+    (
+        models(
+            a={
+                "inputSize": 8,
+                "fetch": {
+                    "source": "hf://owner/name",
+                    "extraEnv": [{"name": "LOG_LEVEL", "value": "debug"}],
+                },
+            }
+        ),
+        "models.a.fetch.extraEnv: set twice: LOG_LEVEL",
+    ),
+    (
         shapes(versions={"existingClaim": "c"}),
         "models.shapes: versions.existingClaim needs versions.dir",
     ),

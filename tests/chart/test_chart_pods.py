@@ -189,7 +189,7 @@ def test_a_start_may_take_as_long_as_the_values_say(
 def test_probes_are_patient(helm4: Helm, situation: Situation) -> None:
     for pod in pod_templates(situation.render(helm4)):
         if pod.serves:
-            for container in pod.containers:
+            for container in pod.spec["containers"]:
                 assert budget(container, "startup") >= 30
                 # A busy pod must not be killed for a late answer.
                 assert budget(container, "liveness") >= 30
@@ -400,3 +400,66 @@ def test_a_change_restarts_the_pods_that_it_concerns(
     helm4: Helm, values: Any, expected: set[str]
 ) -> None:
     assert restarted(helm4, values) == expected
+
+
+def fetching(helm: Helm, **model: Any) -> tuple[Object, Object]:
+    """Return the container that fetches a model, and the spec of its pod."""
+    fetch = {"source": "s3://models/flowers", **model.pop("fetch", {})}
+    flowers = {"inputSize": 8, "fetch": fetch, **model}
+    objects = helm.render({"models": {"shapes": {"enabled": False}, "flowers": flowers}}, PASSWORD)
+    (pod,) = [pod for pod in pod_templates(objects) if "initContainers" in pod.spec]
+    (container,) = pod.spec["initContainers"]
+    return container, pod.spec
+
+
+def mounts(container: Object) -> dict[str, Object]:
+    return {each["name"]: each for each in container["volumeMounts"]}
+
+
+def test_a_model_is_fetched_before_its_worker_starts(helm4: Helm) -> None:
+    container, spec = fetching(helm4, fetch={"version": "2", "existingSecret": "store"})
+    (worker,) = spec["containers"]
+    folder = "/var/lib/imageserve/models/flowers/2"
+
+    assert container["args"] == ["models", "fetch", "s3://models/flowers", "--to", folder]
+    assert container["envFrom"] == [{"secretRef": {"name": "store"}}]
+    assert "envFrom" not in worker, "the worker has no credentials"
+    assert (container["image"], container["securityContext"]) == (
+        worker["image"],
+        worker["securityContext"],
+    )
+    assert mounts(worker)["versions"] == {**mounts(container)["versions"], "readOnly": True}
+    (volume,) = [each for each in spec["volumes"] if each["name"] == "versions"]
+    assert volume == {"name": "versions", "emptyDir": {"sizeLimit": "4Gi"}}
+
+
+def test_a_model_is_fetched_into_the_claim_of_versions(helm4: Helm) -> None:
+    versions = {"dir": "/models/", "existingClaim": "c"}
+    fetch = {"source": "https://h.test/a.zip", "sha256": "0" * 64, "version": "2"}
+    container, spec = fetching(helm4, versions=versions, fetch=fetch)
+    (worker,) = spec["containers"]
+
+    assert container["args"][3:] == ["--to", "/models/flowers/2", "--sha256", "0" * 64]
+    assert {"name": "versions", "persistentVolumeClaim": {"claimName": "c"}} in spec["volumes"]
+    assert "readOnly" not in mounts(container)["versions"]
+    assert mounts(worker)["versions"]["readOnly"] is True
+
+
+def test_another_source_or_checksum_gets_another_folder(helm4: Helm) -> None:
+    fetches: list[dict[str, str]] = [{}, {"source": "s3://models/roses"}, {"sha256": "0" * 64}]
+    folders = {fetching(helm4, fetch=each)[0]["args"][4] for each in fetches}
+
+    assert len(folders) == 3
+
+
+def test_a_model_in_an_image_is_mounted_as_it_is(helm4: Helm) -> None:
+    (situation,) = [each for each in SITUATIONS if each.name == "a model in an image"]
+    (pod,) = [
+        pod
+        for pod in pod_templates(situation.render(helm4))
+        if pod.labels["app.kubernetes.io/component"] == "model"
+    ]
+
+    (volume,) = [each for each in pod.spec["volumes"] if "image" in each]
+    assert volume["image"]["reference"].endswith(DIGEST)
+    assert mounts(pod.spec["containers"][0])["flowers"]["mountPath"] == "/models/flowers"

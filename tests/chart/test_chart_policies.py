@@ -221,6 +221,44 @@ def test_a_model_that_downloads_gives_no_access_to_another(helm4: Helm) -> None:
     assert not release.may(pod_peer(pods["shapes"], NS), INTERNET, 443)
 
 
+FETCHING: dict[str, Any] = {
+    "models": {"flowers": {"inputSize": 8, "fetch": {"source": "s3://models/flowers"}}},
+    "defaultModel": "shapes",
+    "limits": {"queueBytesLimit": "64Mi"},
+}
+
+
+def test_only_pods_that_fetch_their_model_reach_a_store(helm4: Helm) -> None:
+    objects = helm4.render(FETCHING, PASSWORD, namespace=NS)
+    pods = {p.labels["imageserve-model"]: p for p in pod_templates(objects) if "model" in str(p)}
+    release = Release(objects)
+
+    flowers, shapes = (pod_peer(pods[name], NS) for name in ("flowers", "shapes"))
+    assert release.may(flowers, INTERNET, 443)
+    assert not release.may(flowers, INTERNET, 80)
+    assert not release.may(flowers, INTRANET, 443)
+    assert not release.may(shapes, INTERNET, 443)
+    assert "initContainers" not in pods["shapes"].spec
+
+
+def test_a_store_inside_the_cluster_can_be_named(helm4: Helm) -> None:
+    store = Peer("10.1.2.3", "stores", {"app": "minio"})
+    policy = {
+        "to": [
+            {
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "stores"}},
+                "podSelector": {"matchLabels": {"app": "minio"}},
+            }
+        ],
+        "ports": [9000],
+    }
+    values = {"networkPolicy": {"fetch": policy}}
+    release = Release(helm4.render(FETCHING, values, PASSWORD, namespace=NS))
+
+    assert [release.may(pod, store, 9000) for pod in release.all("model")].count(True) == 1
+    assert not any(release.may(pod, INTERNET, 443) for pod in release.all("model"))
+
+
 def test_who_may_call_can_be_narrowed(helm4: Helm) -> None:
     gateways = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "gateways"}}}
     values = {"networkPolicy": {"web": {"from": [gateways]}, "metrics": {"from": [gateways]}}}

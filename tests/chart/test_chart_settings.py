@@ -22,8 +22,16 @@ from imageserve.preparation import Preparation
 from imageserve.web.api_keys import ApiKeys
 
 SETTINGS = set(variables())
-#: Read by others than imageserve: the C library, Keras, TensorFlow, redis-cli; one of a test's own.
-OTHERS = {"HOME", "KERAS_HOME", "TF_FORCE_GPU_ALLOW_GROWTH", "REDISCLI_AUTH", "TZ"}
+#: Read by others than imageserve: the C library, Keras, TensorFlow, redis-cli, what reads from stores.
+OTHERS = {
+    "HOME",
+    "KERAS_HOME",
+    "TF_FORCE_GPU_ALLOW_GROWTH",
+    "REDISCLI_AUTH",
+    "TZ",
+    "AWS_ENDPOINT_URL",
+    "SSL_CERT_FILE",
+}
 FILES = ("MODELS_FILE", "REDIS_CA_FILE", "API_KEYS_FILE", "SCALING_FILE")
 #: The programs that know the models.
 SERVING = ("web", "worker")

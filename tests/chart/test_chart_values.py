@@ -172,6 +172,16 @@ WHERE: dict[str, tuple[Any, ...]] = {
     "modelDefaults.gpu.count": (PASSWORD,),
     "modelDefaults.versions": ({"modelDefaults": {"versions": {"dir": "/v"}}}, PASSWORD),
     "modelDefaults.versions.dir": (PASSWORD,),
+    "modelDefaults.fetch": (
+        {
+            "models": {
+                "shapes": {"enabled": False},
+                "flowers": {"inputSize": 8, "fetch": {"source": "s3://models/flowers"}},
+            }
+        },
+        PASSWORD,
+    ),
+    "modelDefaults.fetch.source": (PASSWORD,),
     "modelDefaults.scaling.replicas": (MODES["none"], PASSWORD),
     "modelDefaults.scaling.allowColdTimeouts": (
         {"modelDefaults": {"scaling": {"minReplicas": 0, "allowColdTimeouts": True}}},
@@ -222,6 +232,9 @@ OTHERS: dict[str, Any] = {
     "modelDefaults.precision": "bfloat16",
     "modelDefaults.versions.dir": "/versions",
     "modelDefaults.weightsDownload": "always",
+    "modelDefaults.fetch.source": "hf://owner/name",
+    "modelDefaults.fetch.sha256": "unchecked",
+    "networkPolicy.fetch.ports": [8443],
     "modelDefaults.gpu.resourceName": "amd.com/gpu",
     "web.corsOrigins": ["https://app.test"],
     "web.service.type": "LoadBalancer",

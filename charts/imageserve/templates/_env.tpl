@@ -150,6 +150,11 @@
 {{- end }}
 {{- end -}}
 
+{{/* Of the container that fetches a model; its settings are those of the libraries. */}}
+{{- define "imageserve.fetchEnv" -}}
+{{ include "imageserve.logEnv" . }}
+{{- end -}}
+
 {{- define "imageserve.autoscalerEnv" -}}
 {{ include "imageserve.redisClientEnv" . }}
 - name: SCALING_FILE

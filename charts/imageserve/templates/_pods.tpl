@@ -120,11 +120,17 @@ One volume with the models file or the scaling file, the API keys and the certif
 - name: tmp
   emptyDir:
     sizeLimit: 1Gi
-{{- with $model.versions.existingClaim }}
+{{- if $model.versions.existingClaim }}
 - name: versions
   persistentVolumeClaim:
-    claimName: {{ . | quote }}
+    claimName: {{ $model.versions.existingClaim | quote }}
+    {{- if not $model.fetch.source }}
     readOnly: true
+    {{- end }}
+{{- else if $model.fetch.source }}
+- name: versions
+  emptyDir:
+    sizeLimit: {{ $model.fetch.sizeLimit }}
 {{- end }}
 {{- with $model.shm.sizeLimit }}
 - name: shm
@@ -148,11 +154,55 @@ One volume with the models file or the scaling file, the API keys and the certif
 - name: versions
   mountPath: {{ $model.versions.dir | quote }}
   readOnly: true
+{{- else if $model.fetch.source }}
+- name: versions
+  mountPath: {{ $model.fetchedTo }}
+  readOnly: true
 {{- end }}
 {{- if $model.shm.sizeLimit }}
 - name: shm
   mountPath: /dev/shm
 {{- end }}
+{{- end -}}
+
+{{/* The container that fetches a model into the volume of versions: (list . $model) */}}
+{{- define "imageserve.fetchContainer" -}}
+{{- $root := index . 0 -}}
+{{- $model := index . 1 -}}
+{{- $fetch := $model.fetch -}}
+- name: fetch
+  image: {{ include "imageserve.ownImage" (list $root $model.image) | quote }}
+  imagePullPolicy: {{ default $root.Values.image.pullPolicy $model.image.pullPolicy }}
+  args:
+    - models
+    - fetch
+    - {{ $fetch.source | quote }}
+    - --to
+    - {{ $model.network | quote }}
+    {{- with $fetch.sha256 }}
+    - --sha256
+    - {{ . | quote }}
+    {{- end }}
+  env:
+    {{- include "imageserve.fetchEnv" $root | nindent 4 }}
+    {{- with $fetch.extraEnv }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  {{- with $fetch.existingSecret }}
+  envFrom:
+    - secretRef:
+        name: {{ . | quote }}
+  {{- end }}
+  resources:
+    {{- toYaml $fetch.resources | nindent 4 }}
+  securityContext:
+    {{- toYaml $model.securityContext | nindent 4 }}
+  volumeMounts:
+    - name: versions
+      mountPath: {{ $model.fetchedTo | quote }}
+    {{- with $model.extraVolumeMounts }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
 {{- end -}}
 
 {{- define "imageserve.autoscalerVolumes" -}}

@@ -78,6 +78,13 @@ first, the others follow by name.
 {{- $_ := set $model "name" $name -}}
 {{- $_ := set $model "slug" $slug -}}
 {{- $_ := set $model "fullname" (include "imageserve.name" (list $ (printf "model-%s" $slug))) -}}
+{{- if $model.fetch.source -}}
+{{- $_ := set $model "fetchedNetwork" $model.network -}}
+{{- $version := printf "%s %s" $model.fetch.source $model.fetch.sha256 | sha256sum | trunc 12 -}}
+{{- $keptIn := ternary $model.versions.dir "" (ne $model.versions.existingClaim "") -}}
+{{- $_ := set $model "fetchedTo" (default "/var/lib/imageserve/models" $keptIn) -}}
+{{- $_ := set $model "network" (printf "%s/%s/%s" (trimSuffix "/" $model.fetchedTo) $name (default $version $model.fetch.version)) -}}
+{{- end -}}
 {{- $_ := set $model "network" (default $name $model.network) -}}
 {{- $_ := set $model "queue" (default (printf "image_queue_%s" $name) $model.queue) -}}
 {{- $_ := set $model "hasGpu" (or (gt (int $model.gpu.count) 0) (gt (len $model.gpu.resourceClaims) 0)) -}}
