@@ -75,7 +75,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (models(a={"network": "/models/flowers"}), "models.a: a model folder needs inputSize"),
     (
-        shapes(fetch={"source": "s3://models/flowers"}),
+        shapes(inputSize=8, fetch={"source": "s3://models/flowers"}),
         "models.shapes: fetch.source takes the place of network: leave network out",
     ),
     (

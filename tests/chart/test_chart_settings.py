@@ -22,7 +22,7 @@ from imageserve.preparation import Preparation
 from imageserve.web.api_keys import ApiKeys
 
 SETTINGS = set(variables())
-#: Read by others than imageserve: the C library, Keras, TensorFlow, redis-cli, what reads from stores.
+#: Read by others than imageserve: the C library, Keras, TensorFlow, redis-cli, obstore.
 OTHERS = {
     "HOME",
     "KERAS_HOME",

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import json
 import os
 import signal
 import subprocess
@@ -25,8 +26,11 @@ from tests.model_server import (
 from tests.redis_server import eventually
 
 from imageserve.cli import models as command
+from imageserve.cli import models_fetch
 from imageserve.errors import ModelLoadError
 from imageserve.models import archives, remote
+from imageserve.models.fetch_folder import FetchedFolder, fetch_folder
+from imageserve.models.fetch_source import parse_origin
 
 FILES = {"model.onnx": b"graph " * 1000, "labels.txt": b"red\ngreen\n", "imageserve.yaml": b"{}"}
 SOURCE = Path(command.__file__).parents[2]
@@ -322,6 +326,78 @@ def test_sigterm_leaves_nothing(web: ModelServer, tmp_path: Path) -> None:
     assert names_in(tmp_path) == []
 
 
+def test_two_that_fetch_at_the_same_time_agree(web: ModelServer, tmp_path: Path) -> None:
+    web.files["/flowers.zip"] = zip_of(FILES)
+    origin, to = parse_origin(f"{web.url}/flowers.zip"), tmp_path / "1"
+    others: list[FetchedFolder] = []
+
+    def told(come: int, total: int) -> None:
+        if not others:
+            others.append(fetch_folder(origin, to, "unchecked", lambda *_: None, {}))
+
+    done = fetch_folder(origin, to, "unchecked", told, {})
+
+    assert ([each.is_new for each in others], done.is_new) == ([True], False)
+    assert done.sha256 == others[0].sha256
+    assert contents(to) == FILES
+    assert names_in(tmp_path) == ["1", "1.sha256"]
+
+
+def test_what_a_killed_process_left_is_removed_after_a_day(
+    web: ModelServer, tmp_path: Path
+) -> None:
+    web.files["/flowers.zip"] = zip_of(FILES)
+    for name in (".fetch-1-old", ".fetch-1-young", ".fetch-2-old"):
+        (tmp_path / name / "part").mkdir(parents=True)
+        if name.endswith("old"):
+            os.utime(tmp_path / name, (0, 0))
+
+    fetch(f"{web.url}/flowers.zip", tmp_path / "1", "unchecked")
+
+    assert names_in(tmp_path) == [".fetch-1-young", ".fetch-2-old", "1", "1.sha256"]
+
+
+def test_a_server_may_not_send_us_to_one_without_tls(web: ModelServer, tmp_path: Path) -> None:
+    web.moved["/model.onnx"] = "http://localhost:1/model.onnx"
+
+    with pytest.raises(ModelLoadError, match="it is, or leads to, an address without TLS"):
+        fetch(f"{web.url}/model.onnx", tmp_path / "1", "unchecked")
+
+
+def test_a_terminal_shows_how_far_it_is(
+    web: ModelServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(models_fetch, "SHOWN_EVERY_S", 0)
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True  # type: ignore[method-assign]
+    monkeypatch.setattr(sys, "stderr", terminal)
+    web.files["/model.onnx"] = bytes(2 * 2**20)
+
+    fetch(f"{web.url}/model.onnx", tmp_path / "1", "unchecked")
+
+    assert "\r2.0 MiB" in terminal.getvalue()
+    assert terminal.getvalue().endswith("\n")
+
+
+def test_all_that_is_printed_in_a_pod_is_json(web: ModelServer, tmp_path: Path) -> None:
+    web.files["/model.onnx"] = b"graph"
+    web.answers["/model.onnx"] = [503]
+    fetching = [sys.executable, "-m", "imageserve", "models", "fetch"]
+    env = {**os.environ, "PYTHONPATH": str(SOURCE), "LOG_FORMAT": "json"}
+
+    lines: list[str] = []
+    for source in (f"{web.url}/model.onnx", f"{web.url}/none.onnx"):
+        command_line = [*fetching, source, "--sha256", "unchecked", "--to", str(tmp_path / "1")]
+        ended = subprocess.run(command_line, env=env, capture_output=True, check=False)
+        lines += (ended.stdout + ended.stderr).decode().splitlines()
+    said = [json.loads(line) for line in lines]
+
+    assert [each["level"] for each in said] == ["warning", "info", "critical"]
+    assert said[0]["reason"] == "the server answers 503 Service Unavailable: try again later"
+    assert (said[1]["message"], said[1]["bytes"]) == ("fetched", 5)
+    assert "1 was fetched from" in said[2]["message"]
+
+
 def linked(kind: bytes) -> bytes:
     file = io.BytesIO()
     with tarfile.open(fileobj=file, mode="w:gz") as tar:
@@ -426,7 +502,7 @@ def test_an_address_of_s3_without_tls_must_be_allowed(
 ) -> None:
     monkeypatch.delenv("AWS_ALLOW_HTTP")
 
-    with pytest.raises(ModelLoadError, match="set AWS_ALLOW_HTTP=true"):
+    with pytest.raises(ModelLoadError, match=r"without TLS: .* AWS_ALLOW_HTTP=true"):
         fetch("s3://models/flowers/1", tmp_path / "1")
 
 

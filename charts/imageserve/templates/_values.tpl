@@ -78,6 +78,8 @@ first, the others follow by name.
 {{- $_ := set $model "name" $name -}}
 {{- $_ := set $model "slug" $slug -}}
 {{- $_ := set $model "fullname" (include "imageserve.name" (list $ (printf "model-%s" $slug))) -}}
+{{- include "imageserve.needed" $model.fetch -}}
+{{- include "imageserve.needed" $model.fetch.source -}}
 {{- if $model.fetch.source -}}
 {{- $_ := set $model "fetchedNetwork" $model.network -}}
 {{- $version := printf "%s %s" $model.fetch.source $model.fetch.sha256 | sha256sum | trunc 12 -}}

@@ -82,7 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return int(_command(arguments[0])(arguments[1:], os.environ))
     except ImageserveError as error:
-        _report(arguments[0], error)
+        _report(arguments, error)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -92,9 +92,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 141
 
 
-def _report(command: str, error: ImageserveError) -> None:
-    """Say why a command ends. All that a service prints is JSON, where its log is to be JSON."""
-    if command in SERVICES and os.environ.get("LOG_FORMAT") == "json":
+def _report(arguments: Sequence[str], error: ImageserveError) -> None:
+    """Say why a command ends. All that a pod prints is JSON, where its log is to be JSON."""
+    command = arguments[0]
+    runs_in_pods = command in SERVICES or list(arguments[:2]) == ["models", "fetch"]
+    if runs_in_pods and os.environ.get("LOG_FORMAT") == "json":
         setup_logging("info", "json")  # It may have failed before it did so itself.
         log.critical("imageserve %s: %s", command, error)
     else:

@@ -16,7 +16,7 @@ from imageserve.errors import ModelLoadError
 from imageserve.logger import setup_logging
 from imageserve.models.entries import engine_of
 from imageserve.models.fetch import download, fetch_weights
-from imageserve.models.fetch_folder import UNCHECKED, fetch_folder
+from imageserve.models.fetch_folder import UNCHECKED, FetchedFolder, fetch_folder
 from imageserve.models.fetch_source import is_address, parse_origin
 
 log = logging.getLogger(__name__)
@@ -93,12 +93,18 @@ def _fetch(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     with _stopped_by_sigterm(), _Progress(sys.stderr) as progress:
         origin = parse_origin(options.sources[0])
         done = fetch_folder(origin, options.to, options.sha256, progress.told, environ)
-    what = "fetched" if done.is_new else "already there, checksums right"
-    print(
-        f"{done.path}: {what}, {done.files} files, {done.size / 2**20:.1f} MiB, "
-        f"sha256 {done.sha256}"
-    )
+    _say(done, in_log=settings.log_format == "json")
     return 0
+
+
+def _say(done: FetchedFolder, *, in_log: bool) -> None:
+    what = "fetched" if done.is_new else "already there, checksums right"
+    if in_log:
+        fields = {"path": str(done.path), "files": done.files, "bytes": done.size}
+        log.info(what, extra={"fields": {**fields, "sha256": done.sha256}})
+    else:
+        size = f"{done.size / 2**20:.1f} MiB"
+        print(f"{done.path}: {what}, {done.files} files, {size}, sha256 {done.sha256}")
 
 
 def _fetch_weights(options: argparse.Namespace, settings: Settings) -> int:

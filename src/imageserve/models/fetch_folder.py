@@ -11,7 +11,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,8 +119,9 @@ def _hidden(folder: Path) -> Iterator[Path]:
 def _remove_forgotten(folder: Path) -> None:
     """Remove what a process left that was killed at fetching this version."""
     for each in folder.parent.glob(f"{_HIDDEN}{folder.name}-*"):
-        if time.time() - each.stat().st_mtime > _FORGOTTEN_S:
-            shutil.rmtree(each, ignore_errors=True)
+        with suppress(FileNotFoundError):  # Another process has just finished.
+            if time.time() - each.stat().st_mtime > _FORGOTTEN_S:
+                shutil.rmtree(each, ignore_errors=True)
 
 
 def _download(

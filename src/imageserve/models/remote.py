@@ -182,11 +182,12 @@ def _open(address: str, headers: Mapping[str, str]) -> "ObjectStore":
     retry: Any = {"max_retries": 0, "retry_timeout": timedelta(seconds=30)}
     options: Any
     client = {"timeout": "7days", "connect_timeout": "10s", "read_timeout": "30s"}
-    if address.startswith(("https://", "http://")):
-        # An http address is that of a HF_ENDPOINT.
-        options = {**client, "default_headers": dict(headers), "allow_http": True}
+    scheme = address.partition("://")[0]
+    if scheme in ("https", "http"):
+        # An http address is that of a HF_ENDPOINT; from https no server may send us to http.
+        options = {**client, "default_headers": dict(headers), "allow_http": scheme == "http"}
         return HTTPStore.from_url(address, client_options=options, retry_config=retry)
-    prefix = _PREFIXES.get(address.partition("://")[0], "AWS")
+    prefix = _PREFIXES.get(scheme, "AWS")
     # With options of ours, the library does not look for this one itself.
     may_be_http = os.environ.get(f"{prefix}_ALLOW_HTTP", "").lower() in ("true", "1")
     options = {**client, "allow_http": may_be_http}

@@ -14,7 +14,8 @@ _METADATA = "169.254.169.254"
 
 _REASONS = {
     ("NoSuchBucket", "ContainerNotFound"): "there is no such bucket: correct the address",
-    ("BadScheme",): "the store's address is not https: set AWS_ALLOW_HTTP=true to allow that",
+    ("BadScheme",): "it is, or leads to, an address without TLS: for an object store "
+    "AWS_ALLOW_HTTP=true (GOOGLE_ALLOW_HTTP, AZURE_ALLOW_HTTP) allows it",
     ("MissingAccount",): "the storage account is not named: set AZURE_STORAGE_ACCOUNT_NAME",
     ("MissingContentLength",): "the server does not say how long the file is: use one that does "
     "(Content-Length)",
