@@ -2,6 +2,7 @@
 
 import io
 import pickle
+import re
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -13,6 +14,9 @@ import pytest
 from tests.imagenet import CROPPED_ANSWERS, PHOTOGRAPHS, SQUEEZED_ANSWERS, squeeze
 from tests.system.stack import Stack, running
 
+from imageserve.cli import models
+
+ROOT = Path(__file__).parents[2]
 ANSWERS = {"imagenet": CROPPED_ANSWERS, "squeezed": SQUEEZED_ANSWERS}
 
 
@@ -45,6 +49,25 @@ def test_a_photograph_gets_the_answer_of_pytorch(stack: Stack, name: str, photog
     told = {each["label"]: each["probability"] for each in reply.json["predictions"]}
     assert told == pytest.approx(ANSWERS[name][photograph], abs=1e-4)
     assert list(told) == list(ANSWERS[name][photograph])
+
+
+def test_the_documented_check_is_what_the_check_says(
+    stack: Stack, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = (ROOT / "docs" / "models.md").read_text(encoding="utf-8")
+    block = re.search(r"<!-- imagenet check -->\n```\n(.*?)```", text, re.DOTALL)
+    assert block
+    folder = stack.directory / "imagenet"
+
+    assert models.main(["check", str(folder), "--pictures", str(PHOTOGRAPHS)], {}) == 0
+
+    said = capsys.readouterr().out.splitlines()
+    # Checksums depend on the version of onnx, and times on the machine.
+    changing = ("model", "loaded", "warm")
+    documented = block[1].splitlines()
+    assert [each for each in said if not each.startswith(changing)] == [
+        each for each in documented if not each.startswith(changing)
+    ]
 
 
 def test_a_file_that_holds_more_than_weights_is_not_read(

@@ -168,9 +168,10 @@ def as_text(found: Measured, labels: tuple[str, ...]) -> Iterator[tuple[str, str
         wrong = accuracy.pictures - accuracy.right
         yield "mistakes", f"{wrong}; the commonest:"
     totals = accuracy.of_class
+    longest = max((len(labels[right]) for right, _, _ in worst), default=0)
     for right, best, number in worst:
         times = f"{number} of {totals[right]}"
-        yield "", f"{times:>13}  {labels[right]}  taken for  {labels[best]}"
+        yield "", f"{times:>13}  {labels[right]:<{longest}}  taken for  {labels[best]}"
 
 
 def as_json(found: Measured, labels: tuple[str, ...]) -> dict[str, Any]:
