@@ -9,6 +9,9 @@ from tests.system.client import at_once, in_background
 from tests.system.conftest import MakeStack
 from tests.system.samples import label_of, samples
 
+from imageserve.decoding import DecodingPolicy, decode
+from imageserve.models.stand_in import stand_in_label
+from imageserve.preparation import Preparation
 from imageserve.queue.admission import FRESH_S
 
 NEW_SIZE = 32
@@ -75,6 +78,64 @@ def test_two_services_on_one_queue_never_answer_with_the_model_of_the_other(
     stack.wait_for(
         lambda: stack.web.lines("several models work on the queue image_queue"), "a warning"
     )
+
+
+def test_two_versions_that_need_different_pictures_each_get_theirs(
+    make_stack: MakeStack, tmp_path: Path
+) -> None:
+    stack = make_stack(workers=1)
+    stack.start_worker(MODELS_FILE=str(cropping(tmp_path)), MODEL="stand-in")
+    pictures = samples(60)
+    calls = [partial(stack.http.predict, p.data) for p in pictures]
+
+    replies = at_once(calls, most=8)
+
+    versions = [reply.headers["x-model-version"] for reply in replies]
+    assert set(versions) == {"1", "2"}
+    for picture, reply, version in zip(pictures, replies, versions, strict=True):
+        expected = picture.label if version == "1" else cropped_label(picture.data)
+        assert reply.labels[0] == expected
+
+
+def test_a_model_at_zero_is_woken_by_pictures_that_are_prepared_for_it(
+    make_stack: MakeStack, tmp_path: Path
+) -> None:
+    elsewhere = tmp_path / "web.yaml"
+    elsewhere.write_text("stand-in: {queue: image_queue, network: /models/elsewhere/}\n")
+    stack = make_stack(workers=0, MODELS_FILE=str(elsewhere), MODEL="")
+    file = str(cropping(tmp_path))
+    picture, other = samples(2)
+
+    refused = stack.http.predict(picture.data)
+    assert (refused.status, refused.code, refused.retry_after_s) == (503, "busy", 5)
+    assert "no worker of it has been seen yet" in refused.text
+    assert stack.stats() == {"rejected": 1}, "demand, from which the autoscaler starts the first"
+    assert stack.http.get("/models").json["models"]["stand-in"]["input_size"] is None
+
+    worker = stack.start_worker(MODELS_FILE=file, MODEL="stand-in")
+    stack.wait_for(lambda: stack.http.predict(picture.data).status == 200, "the first answer")
+    worker.send(signal.SIGTERM)
+    assert worker.wait() == 0
+    accepted = stack.count("accepted")
+    with in_background([partial(stack.http.predict, other.data)]) as (future,):
+        stack.wait_for(stack.waiting, "a picture that waits for a worker")
+        stack.start_worker(wait=False, MODELS_FILE=file, MODEL="stand-in")
+    assert future.result().labels[0] == cropped_label(other.data)
+    assert stack.count("accepted") == accepted + 1
+
+
+def cropping(directory: Path) -> Path:
+    path = directory / "cropping.yaml"
+    path.write_text(
+        "stand-in: {queue: image_queue, network: 'stand-in:batch_ms=5,image_ms=0,version=2', "
+        "input_size: 64, resize: crop, resize_to: 80}\n"
+    )
+    return path
+
+
+def cropped_label(data: bytes) -> str:
+    how = Preparation((64, 64), resize="crop", resize_to=80)
+    return stand_in_label(decode(data, how, DecodingPolicy()))
 
 
 def new_model(directory: Path, name: str = "stand-in", *, size: int = NEW_SIZE) -> Path:

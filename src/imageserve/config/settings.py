@@ -82,8 +82,8 @@ class Settings:
     input_size: tuple[int, int] | None = setting(
         None,
         image_size,
-        "Height and width of the model's input, `224` or `224x320`. Needed where a "
-        "web process cannot read the model's file, or the file leaves it open.",
+        "Height and width of the model's input, `224` or `224x320`, where its file leaves them "
+        "open. Web processes learn it from the workers.",
         shown="the model's own",
     )
     interpolation: str | None = setting(
