@@ -24,6 +24,7 @@ IDS = ("n01484850", "n02012849", "n03126707", "n02124075")
         pytest.param(["n02012849", "Egyptian cat"], LABELS, IDS, [1, 3], id="ids and labels"),
         pytest.param(["0", "03", "1"], LABELS, IDS, [0, 3, 1], id="numbers"),
         pytest.param(["7", "3"], ("3", "5", "7"), (), [2, 0], id="labels that are numbers"),
+        pytest.param(["n1", "n2"], ("n2", "n1"), ("n1", "n2"), [1, 0], id="labels before ids"),
         pytest.param(["a-b", "a b"], ("a b", "a-b"), (), [1, 0], id="exactly before alike"),
     ],
 )

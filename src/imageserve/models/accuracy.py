@@ -5,7 +5,7 @@ Whoever calls it finds and decodes the pictures, so any number of them takes no 
 
 import json
 import re
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -31,6 +31,8 @@ class Accuracy:
 
     answers: Counter[tuple[int, int]] = field(default_factory=Counter)
     """(right class, likeliest class) -> pictures."""
+    right: int = 0
+    """Pictures whose likeliest label is the right one."""
     among_few: int = 0
     """Pictures whose right class is one of the `FEW` likeliest."""
 
@@ -40,17 +42,14 @@ class Accuracy:
         own = np.take_along_axis(scores, right, axis=1)
         earlier = np.arange(scores.shape[1]) < right
         before = (scores > own) | ((scores == own) & earlier)
-        self.among_few += int((before.sum(axis=1) < FEW).sum())
+        ranks = before.sum(axis=1)
+        self.right += int((ranks == 0).sum())
+        self.among_few += int((ranks < FEW).sum())
         self.answers.update(zip(classes, scores.argmax(axis=1).tolist(), strict=True))
 
     @property
     def pictures(self) -> int:
         return self.answers.total()
-
-    @property
-    def right(self) -> int:
-        """Pictures whose likeliest label is the right one."""
-        return sum(n for (right, best), n in self.answers.items() if right == best)
 
     @property
     def of_class(self) -> Mapping[int, int]:
@@ -102,11 +101,9 @@ def classes_of_folders(
     if all(re.fullmatch("[0-9]+", name) for name in names) and not {*names} <= {*labels}:
         found = {name: int(name) for name in names if int(name) < len(labels)}
     else:
-        of_name = defaultdict(set)
-        for number, label in enumerate(labels):
-            of_name[_plain(label)].add(number)
-        exactly = {label: n for n, label in enumerate(labels) if labels.count(label) == 1}
-        known = {name: _class(name, exactly, of_name, ids) for name in names}
+        exactly = {each: number for number, each in enumerate(ids)} | _only_once(labels)
+        nearly = _only_once([*map(_plain, labels)])
+        known = {name: exactly.get(name, nearly.get(_plain(name))) for name in names}
         found = {name: number for name, number in known.items() if number is not None}
     strange = [name for name in names if name not in found]
     if strange:
@@ -114,15 +111,10 @@ def classes_of_folders(
     return found
 
 
-def _class(
-    name: str, exactly: Mapping[str, int], of_name: Mapping[str, set[int]], ids: Sequence[str]
-) -> int | None:
-    if name in exactly:
-        return exactly[name]
-    if name in ids:
-        return ids.index(name)
-    numbers = of_name.get(_plain(name), set())
-    return next(iter(numbers)) if len(numbers) == 1 else None
+def _only_once(labels: Sequence[str]) -> dict[str, int]:
+    """Return the class of each label that no other class has."""
+    times = Counter(labels)
+    return {label: number for number, label in enumerate(labels) if times[label] == 1}
 
 
 def _plain(name: str) -> str:
@@ -133,7 +125,8 @@ def _unknown(
     strange: Sequence[str], names: Sequence[str], labels: Sequence[str], ids: Sequence[str]
 ) -> str:
     more = f" and {len(strange) - _SHOWN} more" if len(strange) > _SHOWN else ""
-    several = [name for name in strange if [*map(_plain, labels)].count(_plain(name)) > 1]
+    times = Counter(map(_plain, labels))
+    several = [name for name in strange if times[_plain(name)] > 1]
     is_doubled = "; two classes have the label " + foreign(several[0]) if several else ""
     by_id = f", its id ({ids[0]})" if ids else ""
     return (
