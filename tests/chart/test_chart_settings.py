@@ -15,7 +15,7 @@ from tests.chart.situations import EVERYTHING, KEYS, PASSWORD, SITUATIONS, Situa
 from imageserve.config.settings import Settings, variables
 from imageserve.errors import Forbidden
 from imageserve.models import Engine
-from imageserve.models.catalog import NETWORKS
+from imageserve.models.catalog import NETWORKS, Scaling
 from imageserve.models.entries import ModelEntry, engine_of, model_entries, worker_entry
 from imageserve.models.folder import ModelFacts
 from imageserve.preparation import Preparation
@@ -200,6 +200,54 @@ def test_the_values_of_a_model_reach_the_programs(helm4: Helm, tmp_path: Path) -
         "/models/cats.txt",
         ModelFacts((160, 320), "bicubic"),
     )
+
+
+def test_how_pictures_are_prepared_reaches_the_programs(helm4: Helm, tmp_path: Path) -> None:
+    means = [0.485, 0.456, 0.406]
+    own = {
+        "network": "/models/cats",
+        "inputSize": 224,
+        "resize": "crop",
+        "resizeTo": 256,
+        "cropRounding": "down",
+        "antialias": False,
+        "colour": "bgr",
+        "layout": "nchw",
+        "pixelScaling": {"divide": 255, "mean": means, "std": 0.5},
+        "activation": "sigmoid",
+        "embedding": "avg_pool",
+    }
+    bars = {"network": "stand-in", "resize": "pad", "pad": 0, "pixelScaling": "-1..1"}
+    objects = helm4.render(
+        *_models(shapes={"enabled": False}, cats=own, bars=bars), {"defaultModel": "cats"}
+    )
+    web = next(programs(objects, "web"))
+
+    entries = model_entries(settings_of(*web, objects, tmp_path))
+
+    assert entries["cats"].given == ModelFacts(
+        (224, 224),
+        scaling=Scaling((1 / (255 * 0.5),) * 3, tuple(-mean / 0.5 for mean in means)),
+        resize="crop",
+        resize_to=256,
+        antialias=False,
+        crop_rounding="down",
+        colour="bgr",
+        layout="nchw",
+        activation="sigmoid",
+        embedding="avg_pool",
+    )
+    assert entries["bars"].given == ModelFacts(scaling="-1..1", resize="pad", pad=0)
+
+
+def test_web_pods_start_without_knowing_how_pictures_of_a_folder_are_prepared(
+    helm4: Helm, tmp_path: Path
+) -> None:
+    own = {"network": "/models/cats", "pad": 114, "cropRounding": "down"}
+    objects = helm4.render(*_models(shapes={"enabled": False}, cats=own))
+    web = next(programs(objects, "web"))
+
+    assert model_entries(settings_of(*web, objects, tmp_path))["cats"].preparation is None
 
 
 def test_the_engine_of_a_model_reaches_the_programs(helm4: Helm, tmp_path: Path) -> None:

@@ -157,6 +157,18 @@ def test_what_a_folder_says_wrong_is_left_to_who_loads_it(tmp_path: Path, facts:
     assert worker_entry(file).preparation is None
 
 
+@pytest.mark.parametrize("facts", ["resize: crop\nresize_to: 32\ninput_size: 32", "pad: [", ""])
+def test_settings_that_need_their_folder_are_left_to_who_loads_it(
+    tmp_path: Path, facts: str
+) -> None:
+    folder = flowers(tmp_path, facts)
+    bars = from_file(tmp_path, f"f: {{queue: q, network: {folder}, input_size: 64, pad: 114}}")
+
+    assert worker_entry(bars).preparation is None
+    if facts.startswith("resize"):
+        assert worker_entry(settings(MODEL=folder, INPUT_SIZE="64")).preparation is None
+
+
 def test_settings_that_do_not_fit_together_stop_with_their_reason(tmp_path: Path) -> None:
     content = "f: {queue: q, network: f.onnx, input_size: 9, resize: crop, resize_to: 8}"
 

@@ -110,15 +110,16 @@ first, the others follow by name.
 {{ .name | quote }}:
   queue: {{ .queue | quote }}
   network: {{ .network | quote }}
-  {{- with .interpolation }}
-  interpolation: {{ . | quote }}
-  {{- end }}
   weights: {{ .weights | quote }}
   {{- with .labels }}
   labels: {{ . | quote }}
   {{- end }}
-  {{- with .inputSize }}
-  input_size: {{ toJson . }}
+  {{- range $key := list "inputSize" "interpolation" "resize" "resizeTo" "cropRounding" "antialias" "pad" "colour" "layout" "pixelScaling" "activation" "embedding" }}
+  {{- $value := get $ $key }}
+  {{- /* 0 is a value of pad alone. */}}
+  {{- if and (ne (toString $value) "") (or (ne (toString $value) "0") (eq $key "pad")) }}
+  {{ $key | trimPrefix "pixel" | snakecase }}: {{ toJson $value }}
+  {{- end }}
   {{- end }}
 {{- end -}}
 

@@ -65,8 +65,8 @@ class Settings:
     models_file: str | None = setting(
         None,
         existing_file,
-        "YAML file that names several models: name → `queue`, `input_size`, `interpolation`, "
-        "`network`, `weights`, `labels`.",
+        "YAML file that names several models: name → `queue`, `network`, `weights`, `labels` and "
+        "the keys of `imageserve.yaml` (docs/models.md).",
     )
     model: str | None = setting(
         None,

@@ -24,7 +24,7 @@ from imageserve.config.reader import (
 from imageserve.config.settings import Settings
 from imageserve.errors import ModelLoadError, SettingsError
 from imageserve.models import Engine, load_model
-from imageserve.models.catalog import default_input_size, is_model_path, short_name
+from imageserve.models.catalog import default_input_size, is_model_file, is_model_path, short_name
 from imageserve.models.folder import FACTS, NO_FACTS, ModelFacts, read_facts
 from imageserve.models.source import declared_facts
 from imageserve.preparation import Preparation
@@ -179,6 +179,6 @@ def _preparation(
     try:
         return facts.preparation(size)
     except ModelLoadError as error:
-        if given == NO_FACTS:
-            return None
+        if is_model_path(network) and not is_model_file(network):
+            return None  # The folder may say the rest. Loading the model reports what is wrong.
         raise SettingsError(f"{key}: {error}") from error
