@@ -26,6 +26,7 @@ Capture = pytest.CaptureFixture[str]
 
 ROOT = Path(__file__).parents[2]
 SOURCES = (ROOT / "src", ROOT / "loadtest" / "src")
+SQUASH = {"resize": "squash", "resize_to": None, "colour": "rgb"}
 PICTURES = generated(40, (SIDE, SIDE), seed=1)
 SHORT = ("--rate", "100", "--arrivals", "constant", "--duration", "0.2", "--quiet")
 """Exactly 20 requests."""
@@ -200,6 +201,13 @@ def test_web_processes_that_have_decoded_nothing_yet_get_some_pictures_first(
         pytest.param("stand-in", {"stand_in": False}, "files", id="a real model of that name"),
         pytest.param("stand-in", {}, "generated", id="an old server"),
         pytest.param("shapes", {"stand_in": "?"}, "files", id="no answer"),
+        pytest.param("stand-in", {"stand_in": True, "preparation": SQUASH}, "generated", id="new"),
+        pytest.param(
+            "stand-in",
+            {"stand_in": True, "preparation": {**SQUASH, "resize": "crop", "resize_to": 99}},
+            "files",
+            id="one whose label no client can know",
+        ),
     ],
 )
 def test_a_stand_in_is_known_by_what_the_server_says_not_by_its_name(

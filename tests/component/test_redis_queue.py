@@ -738,7 +738,9 @@ def test_claimed_jobs_are_finished_while_redis_has_no_memory_left(
     redelivered = next_redelivered(queue)
     assert queue.finish(redelivered.token, answers("a")) == [True]
     assert None not in queue.results(["a", "b"])
-    queue.heartbeat(WorkerInfo("w", "resnet50", (2, 2, 3), 32, {}, "running", "node"))
+    info = WorkerInfo("w", "resnet50", (2, 2, 3), 32, {}, "running", "node")
+    queue.heartbeat(replace(info, preparation=CROP))
+    assert client.exists(KEYS.preparation)
     queue.cancel(["d"])
     assert queue.snapshot().in_flight == 2
 

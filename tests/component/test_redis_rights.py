@@ -247,3 +247,17 @@ def test_the_command_prints_them_and_the_docs_show_what_it_prints(
 def test_some_addresses_take_one_more_right(url: str, extra: list[str]) -> None:
     usual = acl_rules("autoscaler", [QUEUE], RedisAccess())
     assert acl_rules("autoscaler", [QUEUE], RedisAccess(url)) == usual + extra
+
+
+def test_an_autoscaler_with_the_rights_of_0_1_0_reads_the_queue(
+    redis_server: RedisServer, make_queue: QueueMaker
+) -> None:
+    access = user(redis_server, "+@all", "-get", f"~{QUEUE}", "~{image_queue}:*", "&*")
+    queue = RedisQueue(access, QUEUE)
+    make_queue.close_later(queue)
+    info = WorkerInfo("w", "m", (1, 1, 3), 1, {}, "ready", "here", preparation=Preparation((1, 1)))
+    make_queue(redis_server.url).heartbeat(info)
+
+    seen = queue.snapshot()
+
+    assert (len(seen.workers), seen.kept) == (1, "")

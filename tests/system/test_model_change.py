@@ -85,7 +85,7 @@ def test_two_versions_that_need_different_pictures_each_get_theirs(
 ) -> None:
     stack = make_stack(workers=1)
     stack.start_worker(MODELS_FILE=str(cropping(tmp_path)), MODEL="stand-in")
-    pictures = samples(60)
+    pictures = samples(24)
     calls = [partial(stack.http.predict, p.data) for p in pictures]
 
     replies = at_once(calls, most=8)

@@ -122,7 +122,7 @@ def test_each_version_serves_with_the_other_and_workers_change_under_load(
 
 
 CROP = Preparation((SIZE, SIZE), resize="crop", resize_to=80, interpolation="bicubic")
-SOME = 120
+SOME = 80
 
 
 def is_of_its_version(picture: Sample, reply: Reply) -> bool:

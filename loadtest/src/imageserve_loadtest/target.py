@@ -99,6 +99,8 @@ class TargetPages:
             raise TargetError(f"there is no model {name!r}; there are {', '.join(models)}")
         told = models[name] if isinstance(models[name], dict) else {}
         size, stand_in = told.get("input_size"), told.get("stand_in")
+        if not _keeps_pixels(told.get("preparation")):
+            stand_in = False
         valid = isinstance(size, list) and all(type(side) is int and side > 0 for side in size)
         return ModelFacts(
             name,
@@ -127,6 +129,17 @@ class TargetPages:
         except (NoAnswer, ValueError):
             return {}
         return page if isinstance(page, dict) else {}
+
+
+def _keeps_pixels(preparation: Any) -> bool:
+    """Whether a picture of the input size crosses as it is; old servers do not say it, and it does.
+
+    Only then a client knows the label of a stand-in.
+    """
+    if not isinstance(preparation, dict):
+        return True
+    told = preparation.get("resize"), preparation.get("resize_to"), preparation.get("colour")
+    return told == ("squash", None, "rgb")
 
 
 def _snapshot(status: Mapping[str, Any], at_s: float) -> QueueSnapshot | None:

@@ -14,6 +14,7 @@ from typing import Any
 
 from imageserve import metrics
 from imageserve.errors import QueueError, QueueForbidden, QueueUnavailable
+from imageserve.preparation import Preparation
 from imageserve.queue.admission import EnqueueCode, Limits
 from imageserve.queue.consumer import ConsumerStore, Lease
 from imageserve.queue.keys import Keys
@@ -115,7 +116,7 @@ def _one_job_through(producer: ProducerStore, consumer: ConsumerStore, job_id: s
     job = Job(job_id, "selftest", (1, 1, 3), 1, reply, "selftest", TTL_MS)
     lease = Lease(TTL_MS)
     info = WorkerInfo("selftest", "selftest", (1, 1, 3), 1, {1: 1.0}, "testing", "selftest")
-    consumer.heartbeat(info)
+    consumer.heartbeat(replace(info, preparation=Preparation((1, 1))))
     admission = producer.enqueue(job, b"\0\0\0", TTL_MS, Limits())
     # The own retry: the reply to the first try was lost.
     _expect(admission.code in (EnqueueCode.ACCEPTED, EnqueueCode.OWN_RETRY), "enqueue")
