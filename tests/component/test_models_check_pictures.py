@@ -170,6 +170,15 @@ def test_a_file_that_cannot_be_written_is_told_before_the_work(small: Path, tmp_
         run(f"{small}/", "--confusion", tmp_path / "file")
 
 
+@pytest.mark.usefixtures("capsys")
+def test_pictures_are_decoded_with_the_settings_of_web_servers(small: Path, tmp_path: Path) -> None:
+    put(tmp_path / "set" / LABELS[0], "a.png")
+
+    run(f"{small}/", "--accuracy", tmp_path / "set")
+    with pytest.raises(SettingsError, match="none of 1 files"):
+        run(f"{small}/", "--accuracy", tmp_path / "set", IMAGE_FORMATS="jpeg")
+
+
 def test_pictures_are_decoded_a_few_batches_ahead_only(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -92,7 +92,8 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_progress_is_a_bar_on_a_terminal() -> None:
+def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
     screen, now = Terminal(), 0.0
     progress = Progress(200, "pictures", screen, lambda: now)
     for done in range(1, 201):
@@ -104,9 +105,17 @@ def test_progress_is_a_bar_on_a_terminal() -> None:
 
     shown = screen.getvalue().split("\r\x1b[K")
     assert len(shown) < 110
-    assert shown[1] == f"[{'.' * 30}] 2 of 200 pictures, 90 % right, 10 s left"
+    assert shown[1] == f"[{'.' * 20}] 2 of 200 pictures, 90 % right, 10 s left"
     assert "a.jpg: broken\n" in shown
-    assert shown[-1] == f"[{'#' * 30}] 200 of 200 pictures, 90 % right\n"
+    assert shown[-1] == f"[{'#' * 20}] 200 of 200 pictures, 90 % right\n"
+
+
+def test_a_bar_never_wraps(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    screen = Terminal()
+    Progress(2, "pictures", screen).show(2, "right " * 20)
+
+    assert len(screen.getvalue().removeprefix("\r\x1b[K")) == 39
 
 
 def test_progress_is_a_line_now_and_then_elsewhere() -> None:

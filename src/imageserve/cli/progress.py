@@ -1,11 +1,12 @@
 """How far a long command is: a bar on a terminal, a line now and then elsewhere; on stderr."""
 
+import shutil
 import sys
 import time
 from collections.abc import Callable
 from typing import TextIO
 
-_WIDTH = 30
+_WIDTH = 20
 _BAR_EVERY_S, _LINE_EVERY_S = 0.1, 10.0
 
 
@@ -35,7 +36,9 @@ class Progress:
         text = f"{done} of {self._total} {self._things}, {note}{self._left(done, now)}"
         if self._is_terminal:
             full = _WIDTH * done // max(1, self._total)
-            self._write(f"\r\x1b[K[{'#' * full}{'.' * (_WIDTH - full)}] {text}")
+            bar = f"[{'#' * full}{'.' * (_WIDTH - full)}] {text}"
+            # A line that wraps would stay, and be printed again and again.
+            self._write(f"\r\x1b[K{bar[: shutil.get_terminal_size().columns - 1]}")
         else:
             self._write(f"{text}\n")
 
