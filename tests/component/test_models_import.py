@@ -1,6 +1,8 @@
 """``imageserve models import``: what is written answers as the original, or nothing is written."""
 
 import json
+import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from imageserve.errors import ImageserveError
 from imageserve.models import load_model, onnx_graph
 from imageserve.models.model import ScoringModel
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "models.md"
 NCHW = ("n", 3, 32, 32)
 NHWC = ("n", 32, 32, 3)
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
@@ -95,20 +98,22 @@ def test_options_change_single_parts_of_what_a_library_does(
     assert (prepared.resize, prepared.resize_to, prepared.interpolation) == geometry
 
 
+TIMM = {
+    "architecture": "small",
+    "pretrained_cfg": {
+        "input_size": [3, 32, 32],
+        "interpolation": "bilinear",
+        "crop_pct": 1.0,
+        "crop_mode": "center",
+        "mean": [0.5, 0.5, 0.5],
+        "std": [0.25, 0.25, 0.25],
+    },
+}
+
+
 def test_the_config_of_timm_beside_the_file_says_the_preparation(tmp_path: Path) -> None:
     write_onnx(tmp_path / "net.onnx", type_=FLOAT, shape=NCHW, softmax=False, weight=2)
-    config = {
-        "architecture": "small",
-        "pretrained_cfg": {
-            "input_size": [3, 32, 32],
-            "interpolation": "bilinear",
-            "crop_pct": 1.0,
-            "crop_mode": "center",
-            "mean": [0.5, 0.5, 0.5],
-            "std": [0.25, 0.25, 0.25],
-        },
-    }
-    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "config.json").write_text(json.dumps(TIMM))
 
     model = imported("net.onnx", "--like", "timm")
 
@@ -292,3 +297,26 @@ def test_labels_must_be_named_where_none_are_beside(tmp_path: Path) -> None:
     assert "--labels: must be given" in refused("apart/net.onnx", "--like", "timm")
     model = imported("apart/net.onnx", "--like", "timm", "--labels", "labels.txt")
     assert model.labels == tuple(LABELS)
+
+
+def test_the_commands_of_the_document_do_what_it_says(tmp_path: Path) -> None:
+    commands = re.findall(
+        r"^imageserve (models import \S+\.onnx --[^#\n]+)", DOCUMENT.read_text(), re.M
+    )
+    # The first two are the one at the top of the document and the one of the section.
+    assert len(commands) == 4
+    (tmp_path / "timm").mkdir()
+    (tmp_path / "timm" / "config.json").write_text(json.dumps({**TIMM, "label_names": LABELS}))
+    for name in ("net", "resnet18", "timm/model"):
+        write_onnx(tmp_path / f"{name}.onnx", type_=FLOAT, shape=NCHW, softmax=False)
+    write_onnx(tmp_path / "flowers.onnx", type_=FLOAT, shape=NHWC)
+    write_labels(tmp_path / "flowers.txt")
+
+    for command in commands:
+        _, *arguments = shlex.split(command)
+        assert main(arguments, {}) == 0
+
+    found = {path.parent.name: facts_of(path.parent.name) for path in tmp_path.glob("*/model.onnx")}
+    assert found["resnet18"]["resize_to"] == 36
+    assert found["small"]["resize_to"] == 32
+    assert found["flowers"] == {"input_size": [32, 32], "interpolation": "bilinear"}

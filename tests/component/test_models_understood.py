@@ -120,7 +120,7 @@ def test_a_preparation_is_said_in_words(preparation: Preparation, words: str) ->
         (
             Input(Preparation(SIZE), "nchw", "float32", SCALINGS["torch"], batch=1),
             "float32 (1, 3, 224, 200), colours first; pixels from 0 to 255 become red "
-            "-2.118..2.249, green -2.036..2.429, blue -1.804..2.64",
+            "-2.118..2.249, green -2.036..2.429, blue -1.804..2.64; larger batches are run 1 by 1",
         ),
         (
             Input(Preparation(SIZE), "nhwc", "float32", SCALINGS["caffe"]),

@@ -34,7 +34,7 @@ _FACTS: Mapping[str, tuple[str, str]] = {
     "resize": ("HOW", f"one of {', '.join(RESIZES)}"),
     "resize_to": ("PIXELS", "length of the shorter side before the crop"),
     "interpolation": ("HOW", f"one of {', '.join(INTERPOLATIONS)}"),
-    "scaling": ("NAME", f"one of {', '.join(SCALINGS)}"),
+    "scaling": ("NAME", f"one of {', '.join(SCALINGS)}; written --scaling=-1..1"),
     "colour": ("COLOURS", f"one of {', '.join(COLOURS)}"),
     "layout": ("LAYOUT", f"one of {', '.join(LAYOUTS)}"),
     "embedding": ("TENSOR", "the inner tensor that is given as the embedding"),

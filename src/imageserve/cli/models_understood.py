@@ -83,7 +83,8 @@ def given(taken: Input) -> str:
     else:
         each = (f"{name} {values}" for name, values in zip(names, ranges, strict=True))
         values = f"pixels from 0 to 255 become {', '.join(each)}"
-    return f"{taken.type} ({shape}), {order}; {values}"
+    pieces = f"; larger batches are run {taken.batch} by {taken.batch}" if taken.batch else ""
+    return f"{taken.type} ({shape}), {order}; {values}{pieces}"
 
 
 def _input_value(taken: Input) -> dict[str, Any]:
