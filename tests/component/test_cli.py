@@ -376,6 +376,12 @@ def test_queue_status_tells_what_waits_and_who_works(queue: RedisQueue, capsys: 
     assert (said["dead"], said["accepted"]) == ("1", "3")
     assert (said["capacity_per_s"], said["expected_wait_ms"]) == ("100.0", "30")
     assert said["worker"].startswith("w-1")
+    assert said["worker"].endswith("ms ago")
+
+    info = WorkerInfo("w-1", "shapes", (1, 1, 3), 10, {}, "ready", "here", problem="stands by")
+    queue.heartbeat(info)
+    assert main(["queue", "status"]) == 0
+    assert "ms ago, stands by" in capsys.readouterr().out
 
 
 def test_queue_check_tries_again_while_redis_is_away(

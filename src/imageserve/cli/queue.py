@@ -103,7 +103,9 @@ def _print_queue(entry: ModelEntry, snapshot: Snapshot, *, as_json: bool) -> Non
         **snapshot.stats,
     }
     workers = {
-        w.id: f"{w.state}, seen {snapshot.now - w.last_seen} ms ago" for w in snapshot.workers
+        w.id: f"{w.state}, seen {snapshot.now - w.last_seen} ms ago"
+        + (f", {w.problem}" if w.problem else "")
+        for w in snapshot.workers
     }
     if as_json:
         print(json.dumps({**facts, "workers": workers}))
