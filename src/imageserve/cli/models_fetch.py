@@ -104,7 +104,8 @@ def _say(done: FetchedFolder, *, in_log: bool) -> None:
         log.info(what, extra={"fields": {**fields, "sha256": done.sha256}})
     else:
         size = f"{done.size / 2**20:.1f} MiB"
-        print(f"{done.path}: {what}, {done.files} files, {size}, sha256 {done.sha256}")
+        files = f"{done.files} file{'' if done.files == 1 else 's'}"
+        print(f"{done.path}: {what}, {files}, {size}, sha256 {done.sha256}")
 
 
 def _fetch_weights(options: argparse.Namespace, settings: Settings) -> int:
