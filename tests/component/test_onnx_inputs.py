@@ -16,6 +16,7 @@ from tests.onnx_files import softmax_of_means, write_labels, write_onnx
 from imageserve.errors import ModelLoadError
 from imageserve.models import Engine, load_model
 from imageserve.models.model import ScoringModel
+from imageserve.models.onnx_model import precisions
 
 SIZE = (8, 12)
 """Not square, so that height and width cannot be mixed up."""
@@ -29,10 +30,10 @@ def pictures(n: int, colours: int = 3) -> NDArray[np.uint8]:
 
 
 def load(folder: Path, **facts: Any) -> ScoringModel:
-    threads = facts.pop("threads", None)
+    engine = Engine(threads=facts.pop("threads", 1), precision=facts.pop("precision", "float32"))
     write_labels(folder / "labels.txt")
     (folder / "imageserve.yaml").write_text(json.dumps(facts))
-    model = load_model(f"{folder}/", weights="", labels_file=None, engine=Engine(threads=threads))
+    model = load_model(f"{folder}/", weights="", labels_file=None, engine=engine)
     assert isinstance(model, ScoringModel)
     return model
 
@@ -131,6 +132,27 @@ def test_one_and_four_colours_are_served(
     assert (model.preparation.colour, model.preparation.shape) == (colour, (*SIZE, colours))
     images = pictures(3, colours)
     np.testing.assert_allclose(model.scores(images), softmax_of_means(images / 255, 3), atol=1e-5)
+
+
+@pytest.mark.skipif("bfloat16" not in precisions(), reason="ONNX Runtime without OpenVINO")
+def test_bfloat16_stays_near_behind_what_is_put_in_front(tmp_path: Path) -> None:
+    write_onnx(tmp_path / "model.onnx", type_=TensorProto.FLOAT, shape=NCHW, weight=2)
+
+    scores = load(tmp_path, scaling="torch", precision="bfloat16").scores(pictures(4))
+
+    np.testing.assert_allclose(scores, softmax_of_means(as_torch(pictures(4)), 2), atol=0.05)
+
+
+def test_pixels_that_are_left_as_they_are_with_the_colours_first_are_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_onnx(tmp_path / "model.onnx", type_=TensorProto.FLOAT, shape=NCHW)
+
+    load(tmp_path, scaling="none")
+    assert caplog.text == ""
+    load(tmp_path)
+
+    assert "gets pixels of 0 to 255: set the scaling it was trained with" in caplog.text
 
 
 @pytest.mark.parametrize("batch", [1, 4])

@@ -38,8 +38,9 @@ class Input:
 
     @property
     def takes_bytes(self) -> bool:
-        """Whether pictures can be given as they are, at most as another type."""
-        return self.layout == NHWC and not self.is_scaled and not self.scaling.is_bgr
+        """Whether pictures can be given as they are, at most as float32."""
+        is_plain = self.layout == NHWC and not self.is_scaled and not self.scaling.is_bgr
+        return is_plain and self.type in ("uint8", "float32")
 
     @property
     def is_scaled(self) -> bool:

@@ -29,7 +29,7 @@ from imageserve.models.catalog import SCALINGS
 from imageserve.models.files import check_file, content_version, is_version, read_labels
 from imageserve.models.foreign import first_line, foreign
 from imageserve.models.heads import OTHER, Head
-from imageserve.models.inputs import Input, understood
+from imageserve.models.inputs import NCHW, Input, understood
 from imageserve.models.model import (
     Pictures,
     Probabilities,
@@ -62,12 +62,7 @@ only take memory."""
 _TOO_NEW = re.compile(r"Unsupported model IR version|only \*guarantees\* support")
 _NO_MAPS = "convert the classifier anew with options={'zipmap': False}"
 _SCORE_TYPES = ("tensor(float)", "tensor(float16)", "tensor(double)")
-_INPUT_TYPES: Mapping[str, type] = {
-    "tensor(uint8)": np.uint8,
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(int32)": np.int32,
-}
+_INPUT_TYPES: Mapping[str, type] = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32}
 _FOLDER_OF_WEIGHTS = "session.model_external_initializers_file_folder_path"
 _OPENVINO = "OpenVINOExecutionProvider"
 _PLAIN_CPU = "CPUExecutionProvider"
@@ -152,7 +147,14 @@ def _taken(source: Source, file: OnnxFile) -> Input:
     if file.version and [each.dtype for each in file.inputs] == ["uint8"]:
         colour = None if facts.colour == "bgr" else facts.colour
         facts, scaling = replace(facts, layout=None, colour=colour), SCALINGS["none"]
-    return understood(source.name, file.inputs, facts, scaling)
+    taken = understood(source.name, file.inputs, facts, scaling)
+    if taken.layout == NCHW and "float" in taken.type and facts.scaling is None:
+        _logger.warning(
+            "%s takes the colours first, as PyTorch's networks do, and gets pixels of 0 to 255: "
+            "set the scaling it was trained with, or scaling: none if its graph contains that",
+            source.name,
+        )
+    return taken
 
 
 def _weights_version(path: Path, file: OnnxFile) -> str:
