@@ -473,8 +473,10 @@ def test_a_picture_that_meets_the_wrong_size_is_sent_with_growing_pauses_until_i
     # What it meets is adopted every second time only: two workers may take turns.
     assert sizes == [(8, 8), (4, 6), (4, 6), (8, 8), (8, 8), (4, 6)]
     pauses = [later - earlier for earlier, later in itertools.pairwise(sent_at)]
-    for number, pause_s in enumerate(pauses[1:]):
+    # Those that adopt go at once: one worker has had its turn only.
+    for number, pause_s in enumerate(pauses[1::2]):
         assert pause_s >= 0.5 * FIRST_PAUSE_S * 2**number
+    assert sum(pauses[::2]) < PATIENCE_S / 4, "not paused"
     assert isinstance(answer, Busy)
     assert (answer.retry_after_s, "being changed" in answer.message) == (1, True)
     assert bench.queue.snapshot().queued == 0
@@ -667,6 +669,20 @@ def test_a_job_that_redis_has_lost_or_garbled_is_queued_once_more(bench: Bench, 
 
     assert (again.model, again.shape) == ("m", (8, 8, 3))
     assert labels(done(request)) == [label(A)]
+
+
+def test_between_jobs_that_are_lost_each_time_there_are_growing_pauses(bench: Bench) -> None:
+    request = bench.begin(A)
+    lost_at = []
+    for _ in range(5):
+        _lose(bench)
+        lost_at.append(time.monotonic())
+    bench.answer_all(1)
+
+    assert labels(done(request)) == [label(A)]
+    pauses = [later - earlier for earlier, later in itertools.pairwise(lost_at)]
+    for number, pause_s in enumerate(pauses[1:]):
+        assert pause_s >= 0.5 * FIRST_PAUSE_S * 2**number
 
 
 def test_a_job_that_is_lost_every_time_is_answered_redis_unavailable(bench: Bench) -> None:

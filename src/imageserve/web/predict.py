@@ -47,8 +47,9 @@ LOOP_S = 0.015
 """Processor time: what may take longer is decoded off the event loop, where it delays no probe."""
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
-"""Between the submissions of one picture, from the second repetition on. While workers that need
-different preparations serve side by side, it may meet the wrong one many times."""
+"""Between the submissions of one picture, from the second repetition on, but for those that adopt
+what a worker wants. While workers that need different preparations serve side by side, it may meet
+the wrong one many times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +189,17 @@ class _Submitted:
         return result.error.code in ("model_changed", LOST, UNREADABLE)
 
     @property
+    def goes_at_once(self) -> bool:
+        """Whether it is queued again without a pause.
+
+        The first time: after a rollout, no picture should wait for nothing. And whenever it is
+        prepared for the worker that it has met: of two that take turns, each has had its turn only
+        after the second.
+        """
+        is_adopted = self.submissions % 2 == 1 and self.met not in (None, self.preparation)
+        return self.submissions == 1 or is_adopted
+
+    @property
     def met(self) -> Preparation | None:
         """What the worker needs that its job has met; None where it does not say."""
         result = self.ticket.result
@@ -325,8 +337,7 @@ class _Request:
             if not isinstance(slot, _Submitted) or not slot.must_go_again:
                 continue
             if slot.again_at is None:
-                # The first one at once: after a rollout, no picture should wait for nothing.
-                pause_s = slot.pauses.next() if slot.submissions > 1 else 0.0
+                pause_s = 0.0 if slot.goes_at_once else slot.pauses.next()
                 slot.again_at = time.monotonic() + pause_s
             if slot.again_at <= time.monotonic():
                 self._slots[index] = self._resubmitted(slot)
