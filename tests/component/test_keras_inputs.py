@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from imageserve.cli.models import main
 from imageserve.errors import ModelLoadError
-from imageserve.models import load_model
+from imageserve.models import Engine, load_model
 from imageserve.models.keras_model import KerasModel
+from imageserve.models.model import ScoringModel
 
 keras = pytest.importorskip("keras")
 layers = keras.layers
@@ -98,6 +100,28 @@ def test_a_fixed_batch_is_run_piece_by_piece(tmp_path: Path, kind: str) -> None:
     images = pictures(5)
     expected = classifier(3).predict_on_batch(images.astype(np.float32))
     np.testing.assert_allclose(model.scores(images), expected, rtol=0, atol=1e-5)
+
+
+def test_an_export_contains_layout_scaling_and_order_of_colours(tmp_path: Path) -> None:
+    scaling = {"divide": 255, "mean": [0.4, 0.5, 0.6], "std": [0.2, 0.3, 0.4]}
+    facts: dict[str, Any] = {
+        "layout": "nchw",
+        "colour": "bgr",
+        "scaling": scaling,
+        "resize": "crop",
+    }
+    model = load(tmp_path, classifier(3, first=True), **facts)
+
+    for folder in (tmp_path, tmp_path / "new"):  # beside its source, and alone
+        assert main(["export", str(tmp_path), "--to", str(folder)], {}) == 0
+        exported = load_model(
+            str(folder), weights="", labels_file=None, engine=Engine(runtime="onnx")
+        )
+        assert isinstance(exported, ScoringModel)
+        assert exported.preparation == model.preparation
+        np.testing.assert_allclose(
+            exported.scores(pictures(5)), model.scores(pictures(5)), rtol=0, atol=1e-5
+        )
 
 
 def test_a_layout_that_is_not_the_models_is_refused(tmp_path: Path) -> None:

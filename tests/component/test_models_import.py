@@ -285,6 +285,11 @@ def test_neither_the_original_nor_an_imported_file_is_imported_over_itself(tmp_p
     like = ("--like", "torchvision")
 
     assert "name another folder with --to" in refused("model.onnx", *like, folder=".")
+    Path("others").mkdir()
+    Path("others", "config.json").write_text("{}")
+    assert "others holds config.json, which would count" in refused(
+        "model.onnx", *like, folder="others"
+    )
     imported("model.onnx", *like)
     assert "serve its folder as it is" in refused("new/model.onnx", *like, folder="other")
     assert imported("model.onnx", *like).classes == 3, "the folder is written anew"

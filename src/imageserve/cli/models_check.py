@@ -150,11 +150,11 @@ def _pictures(
     """Return the names and pixels of the pictures in a folder; drawn ones have no names."""
     if folder is None:
         return (), drawn_pictures(model.preparation.shape)
-    found = {path.name: px for path, px in _decodable(folder, model.preparation, settings)}
+    found = {path.name: px for path, px in decodable(folder, model.preparation, settings)}
     return list(found), as_pictures(list(found.values()), model.preparation.shape)
 
 
-def _decodable(
+def decodable(
     folder: Path, preparation: Preparation, settings: Settings
 ) -> Iterator[tuple[Path, bytes]]:
     """Yield the pictures in a folder, decoded; at least one. Other files are left out."""
@@ -211,7 +211,7 @@ def _show(
     from imageserve.decoding.before_after import before_and_after, drawn_picture
 
     if folder:
-        path, _ = next(_decodable(folder, model.preparation, settings))
+        path, _ = next(decodable(folder, model.preparation, settings))
         data, what = _content(path), str(path)
     else:
         data, what = drawn_picture(), "a drawn picture; --pictures names a folder with your own"

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from imageserve.config.choices import ACTIVATIONS, COLOURS, INTERPOLATIONS, LAYOUTS, RESIZES
 from imageserve.config.reader import EnvText, parsed
-from imageserve.errors import ModelLoadError, RequestError, SettingsError
+from imageserve.config.settings import Settings
+from imageserve.errors import ModelLoadError, SettingsError
 from imageserve.models.catalog import SCALINGS
 from imageserve.models.files import IMAGENET_LABELS, file_errors, only_file, read_labels
 from imageserve.models.folder import (
@@ -95,7 +96,6 @@ def _add_parts(parser: argparse.ArgumentParser) -> None:
 
 
 def _import(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    del environ
     try:
         from imageserve.models.importing import import_model
     except ImportError as error:
@@ -110,7 +110,7 @@ def _import(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
             wanted,
             labels,
             folder,
-            partial(_pictures, options.pictures),
+            partial(_pictures, options.pictures, environ),
         )
     size = sum(path.stat().st_size for path in folder.glob("model.onnx*")) / 2**20
     print(f"{folder}: {size:.1f} MiB, version {done.model.version}, {_described(done.model)}")
@@ -206,23 +206,13 @@ def _labels(named: str | None, beside: Path | None) -> tuple[str, ...]:
     return read_labels(found)
 
 
-def _pictures(folder: Path | None, preparation: Preparation) -> list[bytes]:
+def _pictures(
+    folder: Path | None, environ: Mapping[str, str], preparation: Preparation
+) -> list[bytes]:
     """Return the pictures in a folder, prepared as the web server does it."""
     if folder is None:
         return []
-    files = sorted(path for path in folder.glob("*") if path.is_file())
-    found = [pixels for path in files if (pixels := _decoded(path, preparation))]
-    if not found:
-        raise ModelLoadError(f"{folder} holds no pictures: name a folder that does")
-    return found
+    from imageserve.cli.models_check import decodable
 
-
-def _decoded(path: Path, preparation: Preparation) -> bytes | None:
-    from imageserve.decoding import DecodingPolicy, decode
-
-    with file_errors(path):
-        data = path.read_bytes()
-    try:
-        return decode(data, preparation, DecodingPolicy())
-    except RequestError:
-        return None  # no picture
+    settings = Settings.from_env(environ)
+    return [pixels for _, pixels in decodable(folder, preparation, settings)]

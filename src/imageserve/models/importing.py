@@ -26,9 +26,10 @@ from imageserve.models.comparison import (
 )
 from imageserve.models.export import TOLERANCE, check_labels, holds_source, load_exported
 from imageserve.models.files import content_version
-from imageserve.models.folder import ModelFacts, new_files, write_beside
+from imageserve.models.folder import LABELS_FILES, ModelFacts, new_files, write_beside
 from imageserve.models.foreign import first_line, foreign
 from imageserve.models.heads import LOGITS, OTHER, SIGMOID, SOFTMAX, SUM_TOLERANCE
+from imageserve.models.huggingface import CONFIG_FILE, PROCESSOR_FILE
 from imageserve.models.inputs import NCHW, Input, understood
 from imageserve.models.model import Pictures, Probabilities, ScoringModel
 from imageserve.models.onnx_file import VERSION_KEY, OnnxFile, check_beside, read_onnx
@@ -149,6 +150,12 @@ def _checked(original: Original, folder: Path) -> OnnxFile:
         and (folder / ONNX.folder_files[0]).samefile(original.path)
     ):
         raise ModelLoadError(f"{folder} holds the original: name another folder with --to")
+    others = (LABELS_FILES[1], CONFIG_FILE, PROCESSOR_FILE)
+    if there := [name for name in others if (folder / name).exists()]:
+        raise ModelLoadError(
+            f"{folder} holds {there[0]}, which would count for the new model as well: name an "
+            "empty or a new folder with --to"
+        )
     file = read_onnx(original.path)
     if file is None:
         raise ModelLoadError(f"{original.path} is no ONNX file or cut short: copy it anew")
