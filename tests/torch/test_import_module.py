@@ -38,6 +38,21 @@ def of_torchvision():
     return torchvision.models.shufflenet_v2_x0_5(weights=None, num_classes=4), LABELS
 
 
+class Two(nn.Module):
+    def __init__(self):
+        super().__init__()
+        *self.first, self.last = small()
+        self.layers = nn.Sequential(*self.first)
+
+    def forward(self, images):
+        features = self.layers(images)
+        return self.last(features), features
+
+
+def two_outputs():
+    return Two(), LABELS
+
+
 def number():
     return 4
 
@@ -72,7 +87,7 @@ def torchvision_is_here() -> bool:
     return True
 
 
-@pytest.mark.parametrize("function", ["with_labels", "of_torchvision"])
+@pytest.mark.parametrize("function", ["with_labels", "two_outputs", "of_torchvision"])
 def test_a_module_is_served_as_torch_answers(function: str) -> None:
     if function == "of_torchvision" and not torchvision_is_here():
         pytest.skip("torchvision is not installed")
@@ -85,7 +100,9 @@ def test_a_module_is_served_as_torch_answers(function: str) -> None:
     numbers = (torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 255 - MEAN) / STD
     module = getattr(__import__("mine"), function)()[0].eval()
     with torch.inference_mode():
-        expected = torch.softmax(module(numbers), 1).numpy()
+        answers = module(numbers)
+    logits = answers[0] if isinstance(answers, tuple) else answers
+    expected = torch.softmax(logits, 1).numpy()
     np.testing.assert_allclose(model.scores(pictures), expected, rtol=0, atol=1e-4)
     assert model.labels == ("circle", "square", "cross", "star")
     assert (model.preparation.resize, model.preparation.resize_to) == ("crop", 73)

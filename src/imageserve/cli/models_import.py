@@ -179,7 +179,8 @@ def _original(
     with tempfile.TemporaryDirectory(prefix="imageserve-") as folder:
         path = Path(folder, "module.onnx")
         call = torch_module.write(module, path, (colours, height, width))
-        yield Original(options.original.rpartition(":")[2], path, call), labels
+        name = options.original.rpartition(":")[2]
+        yield Original(name, path, call, torch_module.ANSWERS), labels
 
 
 def _torch_module() -> Any:

@@ -19,6 +19,8 @@ from imageserve.errors import ModelLoadError
 from imageserve.models.foreign import first_line
 from imageserve.models.onnx_file import USUAL_OPSET
 
+ANSWERS = "answers"
+
 Call = Callable[[NDArray[Any]], NDArray[Any]]
 
 
@@ -50,10 +52,11 @@ def made_by(reference: str) -> tuple[Any, tuple[str, ...] | None]:
 def write(module: Any, path: Path, shape: tuple[int, int, int]) -> Call:
     """Write a module as ONNX for any number of pictures, and return its own answer to numbers.
 
-    ``shape`` is that of one picture: colours, height and width. Raises ModelLoadError.
+    Of several outputs the first has the answers; its name is `ANSWERS`. ``shape`` is that of one
+    picture: colours, height and width. Raises ModelLoadError.
     """
-    axes = {"images": {0: "n"}, "answers": {0: "n"}}
-    names = {"input_names": ["images"], "output_names": ["answers"], "dynamic_axes": axes}
+    axes = {"images": {0: "n"}, ANSWERS: {0: "n"}}
+    names = {"input_names": ["images"], "output_names": [ANSWERS], "dynamic_axes": axes}
     try:
         with torch.inference_mode(), _quiet():
             # The exporter that needs no package but torch. Two pictures: with one, the number of
@@ -74,7 +77,9 @@ def write(module: Any, path: Path, shape: tuple[int, int, int]) -> Call:
 
     def call(numbers: NDArray[Any]) -> NDArray[Any]:
         with torch.inference_mode():
-            return np.asarray(module(torch.from_numpy(numbers)).float().numpy())
+            answers = module(torch.from_numpy(numbers))
+            first = answers if isinstance(answers, torch.Tensor) else answers[0]
+            return np.asarray(first.float().numpy())
 
     return call
 
