@@ -1,6 +1,7 @@
 """Reads what a server sent, strictly: every deviation from HTTP or from the contract is a fault."""
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ class Answer:
     @property
     def label(self) -> str | None:
         """The best label of one picture."""
+        if self.headers.get("content-type") == "application/octet-stream":
+            return None
         body = json.loads(self.body)
         return body["predictions"][0]["label"] if "predictions" in body else None
 
@@ -76,9 +79,19 @@ def faults_of(answer: Answer, *, may_be_unimplemented: bool) -> list[str]:
     faults = []
     if answer.status >= 500 and not _is_allowed(answer, may_be_unimplemented):
         faults.append(f"status {answer.status}: {answer.body[:200]!r}")
+    if answer.headers.get("content-type") == "application/octet-stream":
+        faults += _faults_of_vectors(answer)
     if answer.status >= 400 and answer.body:
         faults += _faults_of_error(answer)
     return faults
+
+
+def _faults_of_vectors(answer: Answer) -> list[str]:
+    shape = answer.headers.get("x-shape", "")
+    sides = [int(side) for side in shape.split(",")] if re.fullmatch(r"\d+(,\d+)?", shape) else [0]
+    if answer.status == 200 and len(answer.body) == 4 * math.prod(sides) > 0:
+        return []
+    return [f"{len(answer.body)} bytes with status {answer.status} and the shape {shape[:40]!r}"]
 
 
 def _is_allowed(answer: Answer, may_be_unimplemented: bool) -> bool:

@@ -96,6 +96,9 @@ def chunked(data: bytes, largest: int, extension: str) -> bytes:
     return b"".join([*chunks, b"0\r\n\r\n"])
 
 
+OUTPUTS = ("all", "labels", "scores", "embedding")
+
+
 def odd_header(drawn: Random) -> str:
     values = drawn.choice((_NUMBERS, _TEXTS, _VALUES))
     return f"{drawn.choice(_NAMES)}: {drawn.choice(values)}"
@@ -106,7 +109,7 @@ def odd_target(drawn: Random) -> str:
         ("/predict", "/predict", "/predict", "/", "//", "/models/x", "*", "/%ff%00")
     )
     path = drawn.choice((path, path, "http://fuzz/predict", "/" + quote("é\r\n"), "/" + "a" * 5000))
-    keys = ("top", "top", "model", "", "a" * 2000, "top[]", "%")
+    keys = ("top", "top", "min", "output", "model", "", "a" * 2000, "top[]", "%")
     pairs = [
         f"{drawn.choice(keys)}={_query_value(drawn)}"
         for _ in range(drawn.choice((0, 1, 1, 3, 200)))
@@ -115,7 +118,7 @@ def odd_target(drawn: Random) -> str:
 
 
 def _query_value(drawn: Random) -> str:
-    value = drawn.choice(drawn.choice((_NUMBERS, _TEXTS)))
+    value = drawn.choice(drawn.choice((_NUMBERS, _TEXTS, OUTPUTS)))
     return quote(value) if drawn.random() < 0.7 else value.replace(" ", "%20")
 
 

@@ -55,7 +55,15 @@ def _right(drawn: Random) -> tuple[bytes, Expected]:
     if drawn.random() < 0.3:
         return _get(drawn.choice(_KNOWN_PATHS)), Expected(200)
     picture = drawn.choice(good_samples())
-    return _post(picture.data), Expected(200, picture.label)
+    if drawn.random() < 0.2:
+        return _vector(picture.data, drawn), Expected(200)
+    query = drawn.choice(("", "", "", "?top=all", "?min=0.5", "?min=0.01&top=2"))
+    return _post(picture.data, target=f"/predict{query}"), Expected(200, picture.label)
+
+
+def _vector(picture: bytes, drawn: Random) -> bytes:
+    accepted = drawn.choice(("*/*", "application/octet-stream", "application/octet-stream;q=0.5"))
+    return _post(picture, f"Accept: {accepted}", target="/predict?output=scores")
 
 
 def _kept_alive(drawn: Random) -> Script:

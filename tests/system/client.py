@@ -19,7 +19,11 @@ class Reply:
     status: int
     headers: Mapping[str, str]
     """Their names in lower case."""
-    text: str
+    body: bytes
+
+    @property
+    def text(self) -> str:
+        return self.body.decode()
 
     @property
     def json(self) -> Any:
@@ -130,7 +134,7 @@ def answer_on(connection: socket.socket) -> Reply:
 
 def read_reply(response: HTTPResponse) -> Reply:
     headers = {name.lower(): value for name, value in response.getheaders()}
-    return Reply(response.status, headers, response.read().decode())
+    return Reply(response.status, headers, response.read())
 
 
 def post_head(length: int, *more: str, path: str = "/predict") -> bytes:

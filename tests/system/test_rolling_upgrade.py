@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
-from bench.history import SOURCE, NotInHistory, unpack_source
+from bench.history import SOURCE
 from tests.redis_server import free_port
 from tests.system.client import Client, Reply
 from tests.system.samples import SIZE, Sample, samples
@@ -22,19 +22,8 @@ from imageserve.decoding import DecodingPolicy, decode
 from imageserve.models.stand_in import stand_in_label
 from imageserve.preparation import Preparation
 
-RELEASE = "27709f3"
-"""The commit that is release 0.1.0."""
 REQUESTS = 500
 CLIENTS = 32
-
-
-@pytest.fixture(scope="module")
-def old_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Unpack the source of the release; skip the test where the history does not hold it."""
-    try:
-        return unpack_source(RELEASE, tmp_path_factory.mktemp("release"))
-    except NotInHistory as error:
-        pytest.skip(f"release 0.1.0 ({RELEASE}) is not in the history of this checkout: {error}")
 
 
 @dataclass

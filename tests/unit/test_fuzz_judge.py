@@ -13,6 +13,7 @@ from bench.fuzz.requests import picture_script, request_script
 from bench.fuzz.scripts import Ending, Expected, Script
 from bench.fuzz.watch import HOOK, Holdings, faults_of_log, gauges, stretches
 
+BYTES = "Content-Type: application/octet-stream"
 ASKED = b"POST /predict HTTP/1.1\r\nHost: fuzz\r\n\r\n"
 
 
@@ -37,6 +38,7 @@ def found(data: bytes, end: str = CLOSED, script: Script | None = None) -> list[
         error(400),
         error(503, "Retry-After: 2"),
         error(504),
+        answer(200, "x" * 24, BYTES, "X-Shape: 2,3"),
         b"HTTP/1.1 100 Continue\r\n\r\n" + error(417),
     ],
 )
@@ -48,6 +50,9 @@ def test_what_the_contract_allows_is_no_fault(data: bytes) -> None:
     ("data", "fault"),
     [
         (error(500), "status 500"),
+        (answer(200, "x" * 20, BYTES, "X-Shape: 2,3"), "20 bytes with status 200 and the shape"),
+        (answer(200, "x" * 4, BYTES), "4 bytes with status 200 and the shape ''"),
+        (answer(400, "x" * 4, BYTES, "X-Shape: 1"), "4 bytes with status 400 and the shape"),
         (error(502), "status 502"),
         (error(501), "status 501"),
         (error(503), "status 503"),
