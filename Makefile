@@ -66,7 +66,7 @@ $(IMAGENET)/model.onnx: tools/make_imagenet.py $(VENV)/imagenet.stamp
 
 install: $(VENV)/dev.stamp .venv-s3/stamp  ## install everything into .venv
 
-run: $(VENV)/local.stamp $(if $(filter imagenet,$(MODEL)),$(IMAGENET)/model.onnx)  ## start Redis, web server and one worker; Ctrl-C stops them. MODEL=imagenet: a thousand classes
+run: $(VENV)/local.stamp $(if $(filter imagenet,$(MODEL)),$(IMAGENET)/model.onnx)  ## start Redis, web server and one worker; Ctrl-C stops them. MODEL=imagenet has a thousand classes
 	$(if $(filter imagenet,$(MODEL)),MODEL=$(IMAGENET)) $(BIN)/imageserve run $(ARGS)
 
 demo-imagenet: $(IMAGENET)/model.onnx  ## make the model of `make run MODEL=imagenet`, and check it on two photographs

@@ -129,9 +129,12 @@ def test_a_report_in_lines_shows_the_commonest_mistakes(
         ([f"{LABELS[0]}/notes.txt"], "none of 1 files in"),
     ],
 )
-@pytest.mark.usefixtures("capsys")
-def test_a_folder_that_cannot_be_measured_is_refused(
-    small: Path, tmp_path: Path, names: list[str], said: str
+def test_a_folder_that_cannot_be_measured_is_refused_before_the_work(
+    small: Path,
+    tmp_path: Path,
+    names: list[str],
+    said: str,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     folder = tmp_path / "set"
     folder.mkdir()
@@ -146,6 +149,8 @@ def test_a_folder_that_cannot_be_measured_is_refused(
 
     with pytest.raises(SettingsError, match=said):
         run(f"{small}/", "--accuracy", folder)
+    # Only what is no picture is found out later.
+    assert ("warm" in capsys.readouterr().out) == said.startswith("none of")
 
 
 @pytest.mark.usefixtures("capsys")

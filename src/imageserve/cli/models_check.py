@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from imageserve.cli.models_accuracy import (
+    LabelledPictures,
     as_json,
     as_text,
     labelled_pictures,
@@ -62,6 +63,8 @@ def check(options: argparse.Namespace, settings: Settings) -> int:
     """Load, warm up and call the model of these settings, and do what the options ask for."""
     report = Report(is_json=options.json)
     model = _loaded(settings, report)
+    # What is wrong with the options is said first: warming up can take minutes.
+    labelled = _labelled(options, model, settings) if options.accuracy else None
     if options.show:
         _show(options.show, options.pictures, model, settings, report)
     _warm_up(model, settings, report)
@@ -71,8 +74,8 @@ def check(options: argparse.Namespace, settings: Settings) -> int:
     _answers(names, model, scores, report)
     if model.runtime != SOURCE_RUNTIME.name or settings.precision != "float32":
         _compare(settings, pictures, scores, report)
-    if options.accuracy:
-        _measure(options, model, settings, report)
+    if labelled is not None:
+        _measure(labelled, model, settings, options.confusion, report)
     report.say("result", f"{model.name} can be served")
     report.end()
     return 0
@@ -223,23 +226,34 @@ def _show(
     report.say("shown", f"in {file}: {what}")
 
 
+def _labelled(
+    options: argparse.Namespace, model: ScoringModel, settings: Settings
+) -> LabelledPictures:
+    """Return the pictures of ``--accuracy``, which can be measured and the result written."""
+    ids = ids_of_classes(source_of(settings).labels, model.classes)
+    found = labelled_pictures(options.accuracy, model, ids)
+    _try_to_write(options.confusion)
+    return found
+
+
 def _measure(
-    options: argparse.Namespace, model: ScoringModel, settings: Settings, report: Report
+    pictures: LabelledPictures,
+    model: ScoringModel,
+    settings: Settings,
+    confusion: Path | None,
+    report: Report,
 ) -> None:
     """Say how often the model is right about labelled pictures."""
-    ids = ids_of_classes(source_of(settings).labels, model.classes)
-    pictures = labelled_pictures(options.accuracy, model, ids)
-    _try_to_write(options.confusion)
     decode = partial(_decode, settings, model.preparation)
     found = measure(pictures, model, decode, settings.batch_size)
     (_, text), *more = as_text(found, model.labels)
     report.say("accuracy", text, as_json(found, model.labels))
     for what, text in more:
         report.line(what, text)
-    if options.confusion:
-        with options.confusion.open("w", encoding="utf-8", newline="") as file:
+    if confusion:
+        with confusion.open("w", encoding="utf-8", newline="") as file:
             write_confusion(file, found.accuracy, model.labels)
-        report.say("written", f"{options.confusion}: what is taken for what, as CSV")
+        report.say("written", f"{confusion}: what is taken for what, as CSV")
 
 
 def _try_to_write(file: Path | None) -> None:
