@@ -56,7 +56,7 @@ def test_each_fact_is_traced_to_where_it_is_from(
     assert told["input"]["shape"] == [None, 8, 8, 3]
 
 
-def test_facts_of_hugging_face_are_traced_to_their_file(
+def test_facts_of_hugging_face_are_traced_to_their_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "forms"
@@ -77,7 +77,7 @@ def test_facts_of_hugging_face_are_traced_to_their_file(
 
     told = understood(capsys, folder, "activation: sigmoid\nlayout: nhwc\nscaling: none")
 
-    assert told["from"]["interpolation"] == "preprocessor_config.json"
+    assert told["from"]["interpolation"] == "config.json and preprocessor_config.json"
     assert told["from"]["activation"] == "imageserve.yaml"
     assert told["gives"]["multi_label"]
 

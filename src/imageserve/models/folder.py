@@ -194,7 +194,9 @@ def read_facts(folder: Path) -> ModelFacts:
 
 
 def facts_by_file(folder: Path) -> dict[str, ModelFacts]:
-    """Return what each file of the folder says, by its name: the first one overrides the second.
+    """Return what the folder's own file says, then what those of Hugging Face say, by their names.
+
+    The first ones override the second ones.
 
     Raises ModelLoadError that says what they must hold.
     """
@@ -203,7 +205,7 @@ def facts_by_file(folder: Path) -> dict[str, ModelFacts]:
         is_there = path.exists()
     try:
         own = ModelFacts(**(read_file(path, _facts) or {})) if is_there else NO_FACTS
-        return {FACTS_FILE: own, PROCESSOR_FILE: _huggingface_facts(folder)}
+        return {FACTS_FILE: own, _huggingface_files(folder): _huggingface_facts(folder)}
     except SettingsError as error:
         raise ModelLoadError(str(error)) from error
 
@@ -221,6 +223,12 @@ def huggingface_labels(folder: Path) -> Path | None:
     config = _json(folder / CONFIG_FILE)
     has_labels = origin(config) and (config.get("id2label") or config.get("label_names"))
     return folder / CONFIG_FILE if has_labels else None
+
+
+def _huggingface_files(folder: Path) -> str:
+    """Return the names of the files that `_huggingface_facts` are from."""
+    is_alone = written_by(folder) == "timm" or not (folder / PROCESSOR_FILE).is_file()
+    return CONFIG_FILE if is_alone else f"{CONFIG_FILE} and {PROCESSOR_FILE}"
 
 
 def _huggingface_facts(folder: Path) -> ModelFacts:
