@@ -43,7 +43,11 @@ def broken_yaml(folder: Path) -> None:
 
 
 BAD = [
-    Bad("missing", lambda folder: None, "holds no model: put model.keras, saved_model/ or"),
+    Bad(
+        "missing",
+        lambda folder: None,
+        "holds no model: put model.keras, saved_model/, model.onnx or",
+    ),
     Bad("cut-short", cut_short, "is no .keras file, or cut short: copy or save it anew"),
     Bad("damaged", weights_of_another, "save it anew with model.save()"),
     Bad("yaml", broken_yaml, "size: is unknown; known are input_size, interpolation, scaling"),
