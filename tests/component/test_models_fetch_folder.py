@@ -29,6 +29,7 @@ from imageserve.cli import models as command
 from imageserve.cli import models_fetch
 from imageserve.errors import ModelLoadError
 from imageserve.models import archives, remote
+from imageserve.models import fetch_folder as fetch_folder_module
 from imageserve.models.fetch_folder import FetchedFolder, fetch_folder
 from imageserve.models.fetch_source import parse_origin
 
@@ -439,6 +440,7 @@ def zipped_link() -> bytes:
         (tar_of({"cat.jpg": b"cat"}), "holds no model, but cat.jpg: it must hold"),
         (tar_of({"model": b"x", "model/model.onnx": b"y"}), "cannot be written"),
     ],
+    ids=lambda value: value if isinstance(value, str) else "archive",
 )
 def test_an_archive_that_is_no_plain_model_folder_is_refused(
     web: ModelServer,
@@ -474,6 +476,32 @@ def test_an_archive_of_s3_is_fetched_and_needs_no_checksum(with_s3: str, tmp_pat
     fetch("s3://models/flowers.tar.gz", tmp_path / "1")
 
     assert contents(tmp_path / "1") == FILES
+
+
+@pytest.mark.parametrize(
+    ("bound", "least", "source", "message"),
+    [
+        ("MOST_FILES", 3, "s3://models/flowers/1", "holds more than 3 files or 16 GiB"),
+        ("MOST_BYTES", 6010, "s3://models/flowers/1", "holds more than 1000 files or 0 GiB"),
+        ("MOST_BYTES", 100, "s3://models/flowers.tar.gz", "bytes, more than a model may: 100"),
+    ],
+)
+@pytest.mark.usefixtures("with_s3")
+def test_what_is_too_large_is_not_even_begun(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    bound: str,
+    least: int,
+    source: str,
+    message: str,
+) -> None:
+    monkeypatch.setattr(fetch_folder_module, bound, least)
+
+    with pytest.raises(ModelLoadError) as raised:
+        fetch(source, tmp_path / "1")
+
+    assert message in str(raised.value)
+    assert names_in(tmp_path) == []
 
 
 @pytest.mark.parametrize(
