@@ -43,10 +43,12 @@ $(IMAGENET)/model.onnx: tools/make_imagenet.py $(VENV)/imagenet.stamp
 	.venv-security/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/security.txt
 	@touch $@
 
-# PyTorch alone; it uses the other packages of $(VENV). Its wheel is large, and only tests/torch needs it.
+# PyTorch and what is built on it; it uses the other packages of $(VENV). Large, and only tests/torch needs it.
+TORCH := torch==2.13.0 torchvision==0.28.0 timm==1.0.31 transformers==4.57.6 optimum==2.1.0 optimum-onnx==0.1.0 onnxscript==0.7.2 \
+	efficientnet-lite-pytorch==0.1.0
 .venv-torch/stamp: $(VENV)/dev.stamp | python
 	test -x .venv-torch/bin/python || $(PYTHON) -m venv .venv-torch
-	.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 torchvision==0.28.0 efficientnet-lite-pytorch==0.1.0
+	.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
 	purelib='import sysconfig; print(sysconfig.get_path("purelib"))'; \
 		$(BIN)/python -c "$$purelib" >"$$(.venv-torch/bin/python -c "$$purelib")/beside.pth"
 	@touch $@
@@ -88,7 +90,7 @@ check: $(VENV)/dev.stamp  ## formatting, lint, import walls, types, sizes, spell
 check-security: $(VENV)/dev.stamp .venv-security/stamp  ## check chart and images with checkov
 	CHECKOV=$(CURDIR)/.venv-security/bin/checkov $(BIN)/python -m pytest tests/chart/test_checkov.py
 
-test-torch: .venv-torch/stamp  ## test Keras on PyTorch, and pixels against torchvision, in a separate environment
+test-torch: .venv-torch/stamp  ## test Keras on PyTorch, and models and pixels of PyTorch's libraries, in a separate environment
 	.venv-torch/bin/python -m pytest tests/torch $(ARGS)
 
 test-e2e: $(VENV)/dev.stamp  ## install the chart on the cluster of KUBECONFIG and test it

@@ -1,6 +1,5 @@
 """Pixels equal those of torchvision's transforms; rows of the table in docs/models.md."""
 
-import sys
 from collections.abc import Callable
 from io import BytesIO
 from random import Random
@@ -11,21 +10,11 @@ import pytest
 from PIL import Image, ImageOps
 from tests.pictures import encoded
 from tests.pixel_table import check_row, pictures
+from torchvision import transforms
 
 import torch
 from imageserve.decoding import DecodingPolicy, decode
 from imageserve.preparation import Preparation
-
-try:
-    from torchvision import transforms
-except RuntimeError:
-    # Its operations are compiled for another build of torch. The transforms need none of them.
-    for name in [each for each in sys.modules if each.startswith("torchvision")]:
-        del sys.modules[name]
-    OPERATIONS = torch.library.Library("torchvision", "DEF")
-    for name in ("nms", "qnms"):
-        OPERATIONS.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    from torchvision import transforms
 
 SIZE = (224, 224)
 LONG = [(2000, 200), (150, 1500), (3001, 97)]

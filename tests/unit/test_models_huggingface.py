@@ -172,6 +172,12 @@ def test_arithmetic(tmp_path: Path, processor: Any, factor: float, offset: float
     assert scaling.offset == pytest.approx((offset,) * len(scaling.offset))
 
 
+def test_the_fast_processor_of_convnext_cuts_as_torchvision_does(tmp_path: Path) -> None:
+    found = facts(tmp_path, image_processor_type="ConvNextImageProcessorFast", size=224)
+
+    assert (found.resize, found.resize_to, found.crop_rounding) == ("crop", 256, "even")
+
+
 def test_blue_comes_first_where_the_order_is_turned(tmp_path: Path) -> None:
     mobilevit = {"image_processor_type": "MobileViTImageProcessor", "size": 288, "crop_size": 256}
     dropped = {"image_mean": None, "image_std": None, "do_normalize": None}

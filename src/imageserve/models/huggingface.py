@@ -35,7 +35,7 @@ class _Processor(NamedTuple):
     is_bgr: bool = False
 
 
-_PROCESSORS = {
+PROCESSORS = {
     "Beit": _Processor(False, True, 3),
     "Bit": _Processor(True, True, 3),
     "CLIP": _Processor(True, True, 3),
@@ -144,10 +144,13 @@ def _prepared(config: Mapping[str, Any], told: Mapping[str, Any]) -> Facts:
     written = str(told.get("image_processor_type") or told.get("feature_extractor_type"))
     kind = written.removesuffix("Fast")
     kind = kind.removesuffix("ImageProcessor").removesuffix("FeatureExtractor")
-    if kind not in _PROCESSORS:
+    if kind not in PROCESSORS:
         raise _by_hand(f"has the image processor {written:.60}, which is not known here")
-    row = _PROCESSORS[kind]
+    row = PROCESSORS[kind]
     facts = _geometry(kind, row, told)
+    if "resize_to" in facts:
+        # The fast one of ConvNext is the only one that cuts as torchvision does.
+        facts["crop_rounding"] = "even" if written == "ConvNextImageProcessorFast" else "down"
     resample = told.get("resample")
     facts["interpolation"] = _RESAMPLE[row.resample if resample is None else resample]
     if told.get("do_flip_channel_order", row.is_bgr):
@@ -212,7 +215,6 @@ def _cut_out(size: Mapping[str, int], cut: Mapping[str, int] | None) -> Facts:
         "input_size": [down, across],
         "resize": "crop" if "shortest_edge" in size else "squash",
         "resize_to": side,
-        "crop_rounding": "down",
     }
 
 
