@@ -1,6 +1,6 @@
 """The ten kinds, made anew by their own libraries: the same answers as those that are kept, served.
 
-``UPDATE_KEPT=1 make test-torch ARGS="-k others"`` keeps what the libraries write here and now.
+``UPDATE_KEPT=1 make test-torch ARGS="-k anew"`` keeps what the libraries write here and now.
 """
 
 import json
