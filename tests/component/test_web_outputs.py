@@ -249,6 +249,19 @@ def _fields(result: Result) -> dict[str, Any]:
     return {name: getattr(result, name) for name in Result.__slots__}
 
 
+def test_too_many_numbers_for_json_are_sent_as_bytes(idle: Site) -> None:
+    with idle.worker(classes=100_000):
+        client = idle.client()
+        whole = client.post("/predict?output=scores", data=form(A, B))
+        refused = client.post("/predict?output=scores", data=form(A, B, A))
+        raw = client.post("/predict?output=scores", data=form(A, B, A), headers={"Accept": BYTES})
+
+    assert len(whole.get_json()["results"]) == 2
+    assert code(refused) == (400, "bad_parameter")
+    assert "300000 numbers are more than the 262144" in refused.get_json()["error"]["message"]
+    assert raw.headers["X-Shape"] == "3,100000"
+
+
 def test_an_answer_that_is_too_long_says_what_to_do(idle: Site) -> None:
     with idle.worker(classes=300_000):
         response = idle.client().post("/predict?output=scores", data=A)
