@@ -1,6 +1,7 @@
 """The model is changed to another version, then to a broken one, while requests come in.
 
-Two real classifiers saved by Keras, of three classes each and with other labels.
+Two real classifiers saved by Keras, of three classes each and with other labels. The second takes
+larger pictures, and their middle only.
 """
 
 import threading
@@ -20,7 +21,7 @@ pytestmark = pytest.mark.filterwarnings(  # Keras, when it saves
     "ignore:__array__ implementation doesn't accept a copy keyword:DeprecationWarning"
 )
 
-SIZE = 32
+SIZES = {"v1": 32, "v2": 48}
 LABELS = {"v1": ("apple", "pear", "plum"), "v2": ("cat", "dog", "hen")}
 WAIT = ("--wait", "90")
 
@@ -34,7 +35,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for version, labels in LABELS.items():
         network = keras.Sequential(
             [
-                keras.Input((SIZE, SIZE, 3)),
+                keras.Input((SIZES[version], SIZES[version], 3)),
                 keras.layers.Rescaling(1 / 255),
                 keras.layers.GlobalAveragePooling2D(),
                 keras.layers.Dense(3, activation="softmax"),
@@ -42,6 +43,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
         )
         write(folder / "fruits" / version, labels)
         network.save(folder / "fruits" / version / "model.keras")
+    (folder / "fruits" / "v2" / "imageserve.yaml").write_text("resize: crop\n")
     good = (folder / "fruits" / "v2" / "model.keras").read_bytes()
     write(folder / "fruits" / "v3", LABELS["v2"])
     (folder / "fruits" / "v3" / "model.keras").write_bytes(good[: len(good) // 2])
@@ -84,7 +86,7 @@ def test_requests_go_on_while_the_model_is_changed(
 ) -> None:
     file = tmp_path / "models.yaml"
     first = models / "fruits" / "v1"
-    file.write_text(f"fruits: {{queue: image_queue, network: '{first}', input_size: {SIZE}}}\n")
+    file.write_text(f"fruits: {{queue: image_queue, network: '{first}'}}\n")
     port = free_port()
     stack = make_stack(
         MODELS_FILE=str(file), MODEL="", MODELS_DIR=str(models), METRICS_PORT=str(port)
@@ -113,11 +115,13 @@ def test_requests_go_on_while_the_model_is_changed(
         assert served[-1] == "v2"
     assert "serves v2, cannot change: " in breaking.output()
     assert "v3/model.keras" in breaking.output()
-    (worker,) = stack.http.get("/status").json["models"]["fruits"]["workers"]
-    assert worker["version"] == "v2"
+    status = stack.http.get("/status").json["models"]["fruits"]
+    assert [worker["version"] for worker in status["workers"]] == ["v2"]
+    shown = stack.http.get("/models").json["models"]["fruits"]["preparation"]
+    assert (shown["size"], shown["resize"]) == ([48, 48], "crop")
     told = Client(port).get("/metrics").text
-    assert 'imageserve_model_info{model="fruits",version="v2"} 1.0' in told
-    assert 'imageserve_model_change_failed{model="fruits"} 1.0' in told
+    for line in ('info{model="fruits",version="v2"} 1.0', 'change_failed{model="fruits"} 1.0'):
+        assert f"imageserve_model_{line}" in told
     (program,) = stack.workers
     assert [line["version"] for line in program.lines("serving another version")] == ["v2"]
     assert len(program.lines("another version cannot be served")) == 1
