@@ -28,10 +28,11 @@ from tests.redis_server import eventually
 from imageserve.cli import models as command
 from imageserve.cli import models_fetch
 from imageserve.errors import ModelLoadError
-from imageserve.models import archives, remote
-from imageserve.models import fetch_folder as fetch_folder_module
-from imageserve.models.fetch_folder import FetchedFolder, fetch_folder
-from imageserve.models.fetch_source import parse_origin
+from imageserve.models.fetch import archive as archives
+from imageserve.models.fetch import folder as fetch_folder_module
+from imageserve.models.fetch import remote
+from imageserve.models.fetch.address import parse_origin
+from imageserve.models.fetch.folder import FetchedFolder, fetch_folder
 
 FILES = {"model.onnx": b"graph " * 1000, "labels.txt": b"red\ngreen\n", "imageserve.yaml": b"{}"}
 SOURCE = Path(command.__file__).parents[2]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from imageserve.models import load_model
 from imageserve.models.catalog import KNOWN, NETWORKS, SCALINGS, Network
-from imageserve.models.fetch import fetch_weights
+from imageserve.models.fetch.weights import fetch_weights
 from imageserve.models.keras_model import RANDOM_SEED, KerasModel, _layers_in, _scaled
 
 keras = pytest.importorskip("keras")

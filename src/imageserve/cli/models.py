@@ -16,7 +16,7 @@ from imageserve.config.choices import PRECISIONS
 from imageserve.config.settings import Settings
 from imageserve.errors import SettingsError
 from imageserve.models.catalog import KNOWN, NETWORKS
-from imageserve.models.fetch import ENDING
+from imageserve.models.fetch.weights import ENDING
 from imageserve.models.runtimes import (
     RUNTIMES,
     SOURCE_RUNTIME,

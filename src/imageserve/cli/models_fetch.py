@@ -15,9 +15,9 @@ from imageserve.config.settings import Settings
 from imageserve.errors import ModelLoadError
 from imageserve.logger import setup_logging
 from imageserve.models.entries import engine_of
-from imageserve.models.fetch import download, fetch_weights
-from imageserve.models.fetch_folder import UNCHECKED, FetchedFolder, fetch_folder
-from imageserve.models.fetch_source import is_address, parse_origin
+from imageserve.models.fetch.address import is_address, parse_origin
+from imageserve.models.fetch.folder import UNCHECKED, FetchedFolder, fetch_folder
+from imageserve.models.fetch.weights import download, fetch_weights
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ import pytest
 
 from imageserve.cli import models as command
 from imageserve.errors import ModelLoadError
-from imageserve.models.fetch_folder import fetch_folder
-from imageserve.models.fetch_source import parse_origin
-from imageserve.models.hub import chosen
+from imageserve.models.fetch.address import parse_origin
+from imageserve.models.fetch.folder import fetch_folder
+from imageserve.models.fetch.hub import chosen
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ from typing import Any
 from urllib.parse import quote
 
 from imageserve.errors import ModelLoadError
-from imageserve.models.fetch_source import Origin, inside
-from imageserve.models.remote import Remote, RemoteError
+from imageserve.models.fetch.address import Origin, inside
+from imageserve.models.fetch.remote import Remote, RemoteError
 
 ENDPOINT = "https://huggingface.co"
 _MOST_LISTED = 16 * 2**20

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from imageserve.errors import ModelLoadError
-from imageserve.models.fetch_source import inside
+from imageserve.models.fetch.address import inside
 
 MOST_FILES = 1000
 MOST_BYTES = 16 * 2**30

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from imageserve.errors import ModelLoadError
-from imageserve.models.archives import MOST_BYTES, MOST_FILES, unpack
-from imageserve.models.fetch_source import ARCHIVES, Origin, inside
+from imageserve.models.fetch.address import ARCHIVES, Origin, inside
+from imageserve.models.fetch.archive import MOST_BYTES, MOST_FILES, unpack
+from imageserve.models.fetch.hub import open_repository
+from imageserve.models.fetch.remote import Remote
 from imageserve.models.files import is_version, sha256_of
-from imageserve.models.hub import open_repository
-from imageserve.models.remote import Remote
 from imageserve.models.runtimes import RUNTIMES, folder_files
 
 UNCHECKED = "unchecked"

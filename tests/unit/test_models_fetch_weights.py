@@ -15,8 +15,8 @@ import imageserve
 from imageserve.cli import models as command
 from imageserve.cli import models_fetch
 from imageserve.errors import ModelLoadError
-from imageserve.models import Engine, fetch
-from imageserve.models.fetch import download, fetch_weights
+from imageserve.models import Engine
+from imageserve.models.fetch.weights import Fetched, download, fetch_weights
 
 WEIGHTS = b"a file of weights"
 SHA256 = hashlib.sha256(WEIGHTS).hexdigest()
@@ -50,7 +50,7 @@ def test_the_weights_are_put_into_a_new_folder_with_their_checksum(tmp_path: Pat
 
     done = fetch_weights("resnet50", folder, save)
 
-    assert done == fetch.Fetched(folder / "resnet50.weights.h5", SHA256, len(WEIGHTS), is_new=True)
+    assert done == Fetched(folder / "resnet50.weights.h5", SHA256, len(WEIGHTS), is_new=True)
     assert done.path.read_bytes() == WEIGHTS
     assert names_in(folder) == ["resnet50.weights.h5", "resnet50.weights.h5.sha256"]
 

@@ -1,0 +1,1 @@
+"""Model folders and weights from elsewhere, put in place whole and checked."""
