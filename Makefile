@@ -115,7 +115,7 @@ fuzz: $(VENV)/dev.stamp  ## send random requests and broken pictures to a web se
 mutants: .venv-mutants/stamp  ## change the core in small ways and write how many the tests notice into docs/reliability.md
 	PYTHONPATH=src:loadtest/src .venv-mutants/bin/python -m bench.mutants $(or $(ARGS),--markdown docs/reliability.md)
 
-bench-peers: $(VENV)/dev.stamp  ## measure beside mosec, LitServe and BentoML; write the tables into docs/performance.md
+bench-peers: $(VENV)/dev.stamp  ## measure beside Triton, mosec, LitServe, BentoML, Ray Serve and KServe; write the tables into docs/performance.md
 	$(BIN)/python -m bench.peers --markdown docs/performance.md $(ARGS)
 
 train: $(VENV)/local.stamp  ## draw pictures and train the bundled model
@@ -140,7 +140,7 @@ lock: $(VENV)/dev.stamp  ## write the lock files with hashes (UPGRADE=--upgrade 
 	$(subst pyproject.toml,locks/security.in,$(UV_COMPILE)) --output-file locks/security.txt
 	$(subst pyproject.toml,locks/s3.in,$(UV_COMPILE)) --output-file locks/s3.txt
 	$(subst pyproject.toml,locks/mutants.in,$(UV_COMPILE)) --constraint locks/dev.txt --output-file locks/mutants.txt
-	for peer in mosec litserve bentoml; do \
+	for peer in triton mosec litserve bentoml ray kserve; do \
 		$(subst pyproject.toml,bench/peers/$$peer.in,$(UV_COMPILE)) --output-file bench/peers/$$peer.txt || exit 1; done
 	$(subst pyproject.toml,images/build-backend.in,$(UV_COMPILE)) --output-file images/build-backend.txt
 

@@ -13,10 +13,12 @@ from bench.beside import raw_section
 from bench.commits import compare_with
 from bench.difference import LEAST_ROUNDS
 from bench.idling import idle_section
-from bench.machine import Neighbours, describe
+from bench.machine import Neighbours, describe, processor
+from bench.overload import FAST, SLOW, measure_overload, this_system
+from bench.overload_tables import overload_sections
 from bench.plan import Plan, say
 from bench.redis_ceiling import ceiling_section
-from bench.report import Section, percent, summary, write_between_markers
+from bench.report import Section, measured_on, percent, write_between_markers
 from bench.serving import CLIENTS, Runs, latency_section, measure, throughput_section
 from bench.working import scaling_section
 
@@ -27,6 +29,7 @@ PARTS = {
     "d": "1, 2, 4, 8 workers",
     "e": "CPU time of idle processes",
     "f": "what one Redis can carry, and what a second one adds",
+    "g": "overload: answers within their deadlines at 70 to 200 % of the capacity",
 }
 QUICK = Plan(rounds=1, seconds=2.0, is_quick=True)
 BESIDE = Plan(rounds=LEAST_ROUNDS)
@@ -70,7 +73,7 @@ def _measured(given: Given) -> tuple[str, bool]:
         return compare_with(given.beside, given.plan)
     sections = _sections(given.parts, given.plan)
     legend = "Medians, in parentheses least and most; ratios are taken within a round."
-    return "\n\n".join([legend, summary(sections), *map(str, sections)]), False
+    return f"{legend}\n\n{measured_on(processor(), sections)}", False
 
 
 def _parse(arguments: list[str]) -> Given:
@@ -102,10 +105,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Measure this system beside its first version and beside the bare model,\n"
         "or beside another commit. Starts a Redis, web servers and workers of its own on free\n"
-        "ports of this machine.",
+        "ports of this machine. All parts take about 25 minutes, 6 of them part g; with --quick\n"
+        "about 3.",
         epilog="parts:\n" + "\n".join(f"  {name}  {text}" for name, text in PARTS.items()),
     )
-    parser.add_argument("parts", nargs="*", metavar="PART", help="a b c d e f; default: all")
+    parser.add_argument("parts", nargs="*", metavar="PART", help="a b c d e f g; default: all")
     parser.add_argument(
         "--rounds", type=int, help=f"default 3; with --beside {LEAST_ROUNDS}, and no fewer"
     )
@@ -131,7 +135,14 @@ def _sections(chosen: list[str], plan: Plan) -> list[Section]:
         has_a = "a" in serving
         runs = measure(plan, CLIENTS if has_a else CLIENTS[:1], aof=has_a)
         sections += [_SERVING[part](runs) for part in serving]
-    return sections + [_WORKING[part](plan) for part in chosen if part in _WORKING]
+    sections += [_WORKING[part](plan) for part in chosen if part in _WORKING]
+    return sections + (_overload(plan) if "g" in chosen else [])
+
+
+def _overload(plan: Plan) -> list[Section]:
+    ours = this_system()
+    measured = {model: {ours.name: measure_overload(plan, ours, model)} for model in (SLOW, FAST)}
+    return overload_sections("g", measured)
 
 
 _SERVING: dict[str, Callable[[Runs], Section]] = {"a": throughput_section, "b": latency_section}

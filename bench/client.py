@@ -7,14 +7,18 @@ sockets, requests that are built once: it costs a tenth of what an HTTP library 
 """
 
 import argparse
+import errno
 import heapq
 import json
+import os
 import re
 import selectors
 import socket
 import sys
 import time
+from base64 import b64encode
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from pathlib import Path
 
 DRAIN_S = 5.0
@@ -23,6 +27,10 @@ DRAIN_S = 5.0
 PAUSE_S = 0.1
 """A client whose picture was not classified waits this long: a server that refuses at once would
 otherwise be asked, and counted, thousands of times a second."""
+
+PATH = "/predict"
+V1_PATH = "/v1/models/classify:predict"
+V2_PATH = "/v2/models/classify/infer"
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
@@ -46,27 +54,66 @@ class Counts:
     """Latencies of the good pictures."""
 
 
-def multipart_request(picture: bytes) -> bytes:
-    """Build the request that a browser or ``curl -F image=@photo.jpg`` would send."""
+class Form(StrEnum):
+    """How a picture is sent."""
+
+    MULTIPART = "multipart"
+    """As a browser or ``curl -F image=@photo.jpg`` does."""
+    PLAIN = "plain"
+    """The body is the picture, as ``curl --data-binary @photo.jpg`` does."""
+    V1 = "v1"
+    """KServe's first protocol: JSON with the picture in base64."""
+    V2 = "v2"
+    """The Open Inference Protocol, version 2, with the picture as a binary tensor."""
+
+
+def picture_request(form: Form, picture: bytes, deadline_s: float | None = None) -> bytes:
+    """Build one request; ``deadline_s`` is sent where the form has a place for it."""
+    timeout = "" if deadline_s is None else f"X-Request-Timeout: {deadline_s:g}\r\n"
+    if form is Form.PLAIN:
+        return _request("image/jpeg", picture, timeout)
+    if form is Form.MULTIPART:
+        return multipart_request(picture, timeout)
+    if form is Form.V1:
+        instance = {"image": {"b64": b64encode(picture).decode()}}
+        return _request("application/json", _json({"instances": [instance]}), timeout, V1_PATH)
+    return _v2_request(picture, deadline_s)
+
+
+def multipart_request(picture: bytes, more_headers: str = "") -> bytes:
     head = (
         f"--{_BOUNDARY}\r\n"
         'Content-Disposition: form-data; name="image"; filename="photo.jpg"\r\n'
         "Content-Type: image/jpeg\r\n\r\n"
     )
     body = head.encode() + picture + f"\r\n--{_BOUNDARY}--\r\n".encode()
-    return _request(f"multipart/form-data; boundary={_BOUNDARY}", body)
+    return _request(f"multipart/form-data; boundary={_BOUNDARY}", body, more_headers)
 
 
-def plain_request(picture: bytes) -> bytes:
-    """Build the request whose body is the picture, as ``curl --data-binary @photo.jpg`` does."""
-    return _request("image/jpeg", picture)
+def _v2_request(picture: bytes, deadline_s: float | None) -> bytes:
+    element = len(picture).to_bytes(4, "little") + picture
+    tensor = {
+        "name": "IMAGE",
+        "shape": [1, 1],
+        "datatype": "BYTES",
+        "parameters": {"binary_data_size": len(element)},
+    }
+    timeout = {} if deadline_s is None else {"parameters": {"timeout": round(deadline_s * 1e6)}}
+    head = _json({"inputs": [tensor], **timeout})
+    length = f"Inference-Header-Content-Length: {len(head)}\r\n"
+    return _request("application/octet-stream", head + element, length, V2_PATH)
 
 
-def _request(content_type: str, body: bytes) -> bytes:
+def _json(value: object) -> bytes:
+    return json.dumps(value).encode()
+
+
+def _request(content_type: str, body: bytes, more_headers: str, path: str = PATH) -> bytes:
     headers = (
-        "POST /predict HTTP/1.1\r\n"
+        f"POST {path} HTTP/1.1\r\n"
         "Host: 127.0.0.1\r\n"
         f"Content-Type: {content_type}\r\n"
+        f"{more_headers}"
         f"Content-Length: {len(body)}\r\n\r\n"
     )
     return headers.encode() + body
@@ -77,7 +124,7 @@ def broken_picture(picture: bytes) -> bytes:
     return picture[: len(picture) // 2]
 
 
-class _Client:
+class Client:
     """One client with its connection."""
 
     def __init__(self, port: int, selector: selectors.BaseSelector) -> None:
@@ -106,10 +153,14 @@ class _Client:
 
     def _connection(self) -> socket.socket:
         if self._socket is None:
-            self._socket = socket.create_connection(("127.0.0.1", self._port), timeout=10)
+            self._socket = socket.socket()
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._socket.setblocking(False)
             self._selector.register(self._socket, selectors.EVENT_WRITE, self)
+            # A server whose backlog is full lets connections wait: the others go on meanwhile.
+            failed = self._socket.connect_ex(("127.0.0.1", self._port))
+            if failed not in (0, errno.EINPROGRESS):
+                raise OSError(failed, os.strerror(failed))
         else:
             self._selector.modify(self._socket, selectors.EVENT_WRITE, self)
         return self._socket
@@ -149,8 +200,7 @@ class _Client:
 
     def _answer(self) -> tuple[int, float] | None:
         head, separator, body = bytes(self._received).partition(b"\r\n\r\n")
-        length = _LENGTH.search(head)
-        if not separator or length is None or len(body) < int(length[1]):
+        if not separator or not _is_whole(head, body):
             return None
         elapsed_ms = self._elapsed_ms()
         if _CLOSE.search(head):
@@ -159,6 +209,12 @@ class _Client:
 
     def _elapsed_ms(self) -> float:
         return (time.perf_counter() - self._started) * 1000
+
+
+def _is_whole(head: bytes, body: bytes) -> bool:
+    length = _LENGTH.search(head)
+    # The others send it in chunks, of which the last one is empty.
+    return body.endswith(b"0\r\n\r\n") if length is None else len(body) >= int(length[1])
 
 
 class Load:
@@ -171,13 +227,13 @@ class Load:
         self, port: int, clients: int, good: bytes, broken: bytes = b"", broken_every: int = 0
     ) -> None:
         self._selector = selectors.DefaultSelector()
-        self._clients = [_Client(port, self._selector) for _ in range(clients)]
+        self._clients = [Client(port, self._selector) for _ in range(clients)]
         self._good = good
         self._broken = broken
         self._broken_every = broken_every
         self._begun = 0
-        self._waiting: set[_Client] = set()
-        self._paused: list[tuple[float, int, _Client]] = []
+        self._waiting: set[Client] = set()
+        self._paused: list[tuple[float, int, Client]] = []
         self._counts = Counts()
         self._latest = 0.0
 
@@ -218,7 +274,7 @@ class Load:
         for client in self._clients:
             client.close()
 
-    def _begin(self, client: _Client) -> None:
+    def _begin(self, client: Client) -> None:
         self._begun += 1
         is_broken = self._broken_every > 0 and self._begun % self._broken_every == 0
         if client.start(self._broken if is_broken else self._good, is_broken=is_broken):
@@ -227,7 +283,7 @@ class Load:
             self._counts.errors += not is_broken
             self._pause(client)
 
-    def _pause(self, client: _Client) -> None:
+    def _pause(self, client: Client) -> None:
         heapq.heappush(self._paused, (time.perf_counter() + PAUSE_S, id(client), client))
 
     def _end_pauses(self, now: float) -> None:
@@ -237,17 +293,17 @@ class Load:
     def _next_pause_end(self) -> float:
         return self._paused[0][0] if self._paused else float("inf")
 
-    def _answers(self, timeout_s: float) -> list[tuple[_Client, int]]:
+    def _answers(self, timeout_s: float) -> list[tuple[Client, int]]:
         answers = []
         for key, _ in self._selector.select(max(0.0, timeout_s)):
-            client: _Client = key.data
+            client: Client = key.data
             if (answer := client.go_on()) is not None:
                 self._waiting.discard(client)
                 self._count(client, *answer)
                 answers.append((client, answer[0]))
         return answers
 
-    def _count(self, client: _Client, status: int, elapsed_ms: float) -> None:
+    def _count(self, client: Client, status: int, elapsed_ms: float) -> None:
         counts = self._counts
         if client.is_broken:
             counts.broken += 1
@@ -264,9 +320,9 @@ class Load:
 def main(arguments: list[str]) -> None:
     given = _parse(arguments)
     picture = given.picture.read_bytes()
-    build = plain_request if given.plain else multipart_request
-    broken = build(broken_picture(picture))
-    load = Load(given.port, given.clients, build(picture), broken, given.broken_every)
+    good = picture_request(given.form, picture)
+    broken = picture_request(given.form, broken_picture(picture))
+    load = Load(given.port, given.clients, good, broken, given.broken_every)
     load.start()
     load.run(given.warm_up_s)
     print("begin", flush=True)
@@ -283,7 +339,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("warm_up_s", type=float)
     parser.add_argument("seconds", type=float)
     parser.add_argument("picture", type=Path)
-    parser.add_argument("--plain", action="store_true", help="the body is the picture, no form")
+    parser.add_argument("--form", type=Form, choices=Form, default=Form.MULTIPART)
     parser.add_argument("--broken-every", type=int, default=0, metavar="N")
     parser.add_argument("--patience-s", type=float, default=DRAIN_S)
     return parser.parse_args(arguments)

@@ -7,6 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+from bench.client import Form
 from bench.difference import Figure, comparison, is_worse, rule
 from bench.history import SOURCE, NotInHistory, name_of, name_of_working_tree, unpack_source
 from bench.load import Demand, Run, measured
@@ -90,7 +91,7 @@ def _measure(sources: Mapping[str, Path], plan: Plan) -> Runs:
             path = write_picture(bed, picture)
             for clients in (MANY, ONE):
                 for label in order:
-                    run = measured(stacks[label], Demand(clients, is_plain=True), plan, path)
+                    run = measured(stacks[label], Demand(clients, form=Form.PLAIN), plan, path)
                     runs[label, clients].append(run)
                     say(f"round {number_of_round} of {plan.rounds}: {_shown(label, clients, run)}")
         order.reverse()  # Take turns: the machine may be slower for the second one.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from bench.client import DRAIN_S, Counts
+from bench.client import DRAIN_S, Counts, Form
 from bench.plan import Plan
 from bench.processes import python
 
@@ -33,16 +33,14 @@ class Demand:
     """What the load client asks for."""
 
     clients: int
-    is_plain: bool = False
-    """The body is the picture, not a form."""
+    form: Form = Form.MULTIPART
     broken_every: int = 0
     patience_s: float = DRAIN_S
     """How long to wait for outstanding answers at the end."""
 
     def options(self) -> list[str]:
-        plain = ["--plain"] if self.is_plain else []
         broken = f"--broken-every={self.broken_every}"
-        return [*plain, broken, f"--patience-s={self.patience_s}"]
+        return [f"--form={self.form}", broken, f"--patience-s={self.patience_s}"]
 
 
 @dataclass(frozen=True, slots=True)

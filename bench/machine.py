@@ -16,7 +16,7 @@ def describe() -> str:
     cores = len(os.sched_getaffinity(0))
     ram_gib = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     parts = [
-        f"{cores} cores of {_processor()}",
+        f"{cores} cores of {processor()}",
         f"{ram_gib:.0f} GiB RAM",
         f"{platform.system()} {platform.release().partition('-')[0]}",
         f"Python {platform.python_version()}",
@@ -24,6 +24,25 @@ def describe() -> str:
         *(f"{name} {_version(package)}" for name, package in _PACKAGES.items()),
     ]
     return ", ".join(parts)
+
+
+def processor() -> str:
+    """Return the processor's name, family, model and vector units: speeds depend on them."""
+    return described_processor(Path("/proc/cpuinfo").read_text()) or platform.machine()
+
+
+def described_processor(cpuinfo: str) -> str:
+    """Read what /proc/cpuinfo says of the first core; empty where it names no model."""
+
+    def told(key: str) -> str:
+        match = re.search(rf"^{key}\s*: (.+)$", cpuinfo, re.MULTILINE)
+        return match[1].strip() if match else ""
+
+    name = told("model name")
+    flags = set(told("flags").split())
+    units = [unit for unit, flag in _VECTOR_UNITS.items() if flag in flags]
+    family = f"family {told('cpu family')}, model {told('model')}"
+    return name and f"{name} ({family}, {' '.join(units) or 'no vector units known'})"
 
 
 class Neighbours:
@@ -56,6 +75,16 @@ def _own_s() -> float:
     return sum(os.times()[:4])
 
 
+_VECTOR_UNITS = {
+    "AVX": "avx",
+    "AVX2": "avx2",
+    "FMA": "fma",
+    "AVX-512": "avx512f",
+    "AVX-512-VNNI": "avx512_vnni",
+    "AMX": "amx_tile",
+}
+"""Unit -> its flag in /proc/cpuinfo."""
+
 _PACKAGES = {
     "TensorFlow": "tensorflow_cpu",
     "Keras": "keras",
@@ -63,11 +92,6 @@ _PACKAGES = {
     "gunicorn": "gunicorn",
     "gevent": "gevent",
 }
-
-
-def _processor() -> str:
-    match = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
-    return match[1] if match else platform.machine()
 
 
 def _redis_version() -> str:

@@ -194,14 +194,19 @@ def _is_ready(port: int) -> bool:
 def answers(port: int, request: bytes) -> bool:
     """Send one request of the load client; return whether five labels come back."""
     head, _, body = request.partition(b"\r\n\r\n")
-    lines = head.decode().split("\r\n")[1:]
+    first, *lines = head.decode().split("\r\n")
+    path = first.split()[1]
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
     try:
         headers = dict(line.split(": ", 1) for line in lines)
-        connection.request("POST", "/predict", body, headers)
+        connection.request("POST", path, body, headers)
         answer = json.loads(connection.getresponse().read())
+        if "outputs" in answer:  # A tensor of the v2 protocol, whose only element is the answer.
+            answer = json.loads(answer["outputs"][0]["data"][0])
+        elif "success" not in answer:  # The v1 protocol answers a list.
+            answer = answer["predictions"][0]
         return answer.get("success") is True and len(answer["predictions"]) == 5
-    except (OSError, ValueError, http.client.HTTPException):
+    except (OSError, ValueError, LookupError, http.client.HTTPException):
         return False  # Not there yet.
     finally:
         connection.close()

@@ -1,13 +1,13 @@
 """Measures the systems in turns: the best window of each peer first, then round by round."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 from bench.load import Demand, Run, load, measured
-from bench.peers.environments import PEERS, NotInstalled, installed
+from bench.peers.environments import NotInstalled, installed
 from bench.peers.systems import (
     FIRST,
     OURS,
@@ -52,26 +52,38 @@ class Comparison:
     """Every system as its users would write it."""
     identical: Runs
     """All with the same decoding; without the first version."""
+    reasons: Mapping[str, str]
+    """Why a peer is missing."""
 
 
-def usable_peers() -> tuple[list[str], dict[str, str]]:
-    """Install the peers; return those that work here, and why the others do not."""
+def usable_peers(wanted: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Install and start the peers; return those that work here, and why the others do not."""
     usable, reasons = [], {}
-    for peer in PEERS:
+    for peer in wanted:
         try:
             installed(peer)
+            with Bed() as bed:
+                start_peer(bed, peer, WINDOWS_MS[peer][0], "own", photo_jpeg())
             usable.append(peer)
-        except NotInstalled as error:
-            say(f"{peer} cannot be installed: {error}")
-            reasons[SHOWN[peer]] = str(error)
+        except (NotInstalled, SystemExit) as error:
+            reasons[SHOWN[peer]] = reason = last_line(str(error))
+            say(f"{peer} does not run here: {reason}")
     return usable, reasons
 
 
-def compare(plan: Plan, peers: Sequence[str]) -> Comparison:
-    windows = best_windows(plan, peers)
-    own = _compare(plan, peers, windows, is_identical=False)
-    identical = _compare(plan, peers, windows, is_identical=True)
-    return Comparison(windows, own, identical)
+def last_line(text: str) -> str:
+    """Shorten what a process said at its end to one cell of a table."""
+    lines = text.strip().splitlines() or ["no reason was given"]
+    return lines[-1].strip().replace("|", "/")[:100]
+
+
+def compare(
+    plan: Plan, parts: Collection[str], windows: Windows, peers: Sequence[str]
+) -> tuple[Runs, Runs]:
+    """Measure parts p1 and p2; a part that was not asked for is empty."""
+    own = _compare(plan, peers, windows, is_identical=False) if "p1" in parts else {}
+    identical = _compare(plan, peers, windows, is_identical=True) if "p2" in parts else {}
+    return own, identical
 
 
 # -- the windows ----------------------------------------------------------------------------------
@@ -111,7 +123,7 @@ def _load(system: System, demand: Demand, plan: Plan, picture: Path) -> Run:
 
 
 def _demand(system: System, clients: int, broken_every: int = 0) -> Demand:
-    return Demand(clients, system.is_plain, broken_every)
+    return Demand(clients, system.form, broken_every)
 
 
 # -- the rounds -----------------------------------------------------------------------------------

@@ -8,7 +8,10 @@ from pathlib import Path
 from bench.plan import say
 from bench.processes import ROOT
 
-PEERS = ("mosec", "litserve", "bentoml")
+PEERS = ("triton", "mosec", "litserve", "bentoml", "ray", "kserve")
+
+_PACKAGES = {"triton": "nvidia-pytriton", "ray": "ray[serve]"}
+"""The package that carries a peer, where its name differs."""
 
 _INSTALL_S = 600.0
 
@@ -36,7 +39,8 @@ def installed(peer: str) -> Path:
 def version(peer: str) -> str:
     """Return the version that is pinned."""
     lines = Path(__file__).with_name(f"{peer}.txt").read_text().splitlines()
-    return next(line.split()[0] for line in lines if line.startswith(f"{peer}==")).split("==")[1]
+    package = f"{_PACKAGES.get(peer, peer)}=="
+    return next(line.split()[0] for line in lines if line.startswith(package)).split("==")[1]
 
 
 def _install(place: Path, pins: Path) -> None:

@@ -52,7 +52,7 @@ def _fault_runs(plan: Plan, name: str, start: Callable[[Bed], System], picture: 
     with Bed() as bed:
         path = write_picture(bed, picture)
         system = start(bed)
-        demand = Demand(FULL, system.is_plain, patience_s=PATIENCE_S)
+        demand = Demand(FULL, system.form, patience_s=PATIENCE_S)
         broken = load(system, replace(demand, broken_every=BROKEN_EVERY), plan, path)
         killed = _killed(system, demand, plan, path)
     for fault, run in (("broken pictures", broken), ("a killed model", killed)):

@@ -7,20 +7,40 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.client import multipart_request, plain_request
+from bench.client import Form, picture_request
+from bench.peers import triton
 from bench.peers.environments import installed
 from bench.processes import ROOT, Bed, Process, free_port, wait_until
 from bench.stacks import Stack, answers, start_first_version, start_imageserve
 
 OURS, FIRST = "imageserve", "first version"
 
-WINDOWS_MS: Mapping[str, tuple[int, int, int]] = {
+WINDOWS_MS: Mapping[str, tuple[int, ...]] = {
+    "triton": (0, 2, 10),  # max_queue_delay_microseconds; 0 is the default
     "mosec": (2, 10, 30),  # max_wait_time; 10 is the default
     "litserve": (0, 10, 30),  # batch_timeout; 0 is the default
     "bentoml": (100, 1_000, 60_000),  # max_latency_ms, a target; 60 s is the default
+    "ray": (2, 10, 30),  # batch_wait_timeout_s; 10 is the default
+    "kserve": (0,),  # It does not batch.
 }
 
-SHOWN = {"mosec": "mosec", "litserve": "LitServe", "bentoml": "BentoML"}
+SHOWN = {
+    "triton": "Triton",
+    "mosec": "mosec",
+    "litserve": "LitServe",
+    "bentoml": "BentoML",
+    "ray": "Ray Serve",
+    "kserve": "KServe",
+}
+
+_FORMS = {
+    "triton": Form.V2,
+    "mosec": Form.PLAIN,
+    "litserve": Form.MULTIPART,
+    "bentoml": Form.MULTIPART,
+    "ray": Form.PLAIN,
+    "kserve": Form.V1,
+}
 
 
 @dataclass
@@ -30,8 +50,7 @@ class System:
     name: str
     web_port: int
     processes: dict[str, Process]
-    is_plain: bool = False
-    """It takes the picture as the request body, and no form."""
+    form: Form = Form.MULTIPART
     model_pid: Callable[[], int] = field(default=lambda: 0)
     """Find the process that runs the model."""
     starters: Mapping[str, Callable[[], Process]] = field(default_factory=dict)
@@ -108,21 +127,38 @@ def _with_worker(name: str, stack: Stack) -> System:
     return system
 
 
-def start_peer(bed: Bed, peer: str, window_ms: int, decode: str, picture: bytes) -> System:
+def start_peer(
+    bed: Bed,
+    peer: str,
+    window_ms: int,
+    decode: str,
+    picture: bytes,
+    more: Mapping[str, str] | None = None,
+) -> System:
     """Start a peer; ``decode`` is ``own``, as its users write it, or ``identical`` to ours.
+
+    ``more`` are further settings of the servers, see ``servers/shared.py``.
 
     Raises SystemExit where it does not start, NotInstalled where it is not there.
     """
     port = free_port()
     name = f"{peer}-{window_ms}-{decode}-{port}"
     pid_file = bed.directory / f"{name}.pid"
-    settings = _settings(bed, port, window_ms, decode, pid_file)
-    command = _command(peer, installed(peer), port)
+    settings = {**_settings(bed, port, window_ms, decode, pid_file), **(more or {})}
+    programs = installed(peer)
+    if peer == "triton":
+        settings |= triton.settings(programs, ROOT)
+        triton.write_repository(bed.directory / name, settings)
+        command = triton.command(programs, bed.directory / name, port)
+    else:
+        command = _command(peer, programs, port)
 
     def start() -> Process:
         return bed.start(name, command, settings)
 
-    system = System(SHOWN[peer], port, {"all": start()}, is_plain=peer == "mosec", polls=True)
+    # KServe's parent kills a process of its own that does not answer within 5 s.
+    is_frozen = peer != "kserve"
+    system = System(SHOWN[peer], port, {"all": start()}, _FORMS[peer], polls=is_frozen)
     system.model_pid = lambda: int(pid_file.read_text())
     system.starters = {"all": start}
     _wait_for_answer(system, picture, system.processes["all"])
@@ -135,11 +171,15 @@ def _settings(
     return {
         "PYTHONPATH": str(ROOT),
         "PEER_PORT": str(port),
+        "PEER_SECOND_PORT": str(free_port()),
+        "PEER_THIRD_PORT": str(free_port()),
         "PEER_WINDOW_MS": str(window_ms),
         "PEER_DECODE": decode,
         "PEER_PID_FILE": str(pid_file),
         "BENTOML_HOME": str(bed.directory / "bentoml"),
         "BENTOML_DO_NOT_TRACK": "True",
+        "RAY_TMPDIR": str(bed.directory),
+        "RAY_USAGE_STATS_ENABLED": "0",
     }
 
 
@@ -152,5 +192,5 @@ def _command(peer: str, programs: Path, port: int) -> list[str]:
 
 
 def _wait_for_answer(system: System, picture: bytes, process: Process) -> None:
-    request = (plain_request if system.is_plain else multipart_request)(picture)
+    request = picture_request(system.form, picture)
     wait_until(lambda: answers(system.web_port, request), f"{system.name} answers", process)

@@ -1,17 +1,42 @@
-"""The peers' servers get the same model and the same pixels as imageserve."""
+"""The benches: peers get the same model and pixels; loads, counts and tables of overload."""
 
+import json
+from collections import Counter
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 import pytest
+from bench import open_loop
+from bench.client import Counts, Form, picture_request
+from bench.load import Run
+from bench.machine import described_processor
+from bench.open_loop import BURSTS, Kind, Offer, Outcomes, judge, schedule
+from bench.overload import (
+    FAST,
+    SLOW,
+    Measured,
+    StandInTimes,
+    mixed_settings,
+    plain_settings,
+    settings_of_round,
+    target_setting,
+)
+from bench.overload_tables import overload_sections
+from bench.peers import triton
+from bench.peers.comparison import CLIENTS, Comparison, Setting, last_line
 from bench.peers.environments import PEERS, version
 from bench.peers.servers.shared import TOP, Model, decoded
+from bench.peers.systems import SHOWN, WINDOWS_MS
+from bench.peers.tables import sections as peer_sections
 from bench.picture import photo_jpeg
+from bench.report import measured_on
 from PIL import Image
 
 from imageserve.decoding import DecodingPolicy, decode
-from imageserve.models.stand_in import StandIn
+from imageserve.models.stand_in import StandIn, parse_stand_in
 from imageserve.preparation import Preparation
+from imageserve_loadtest.schedule import POISSON
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (3, 224, 224, 3), dtype=np.uint8)
 
@@ -47,3 +72,182 @@ def test_their_own_decoding_is_what_pillow_does_by_default() -> None:
 @pytest.mark.parametrize("peer", PEERS)
 def test_every_peer_is_pinned(peer: str) -> None:
     assert version(peer)[0].isdigit()
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_every_peer_has_a_name_and_windows(peer: str) -> None:
+    assert SHOWN[peer]
+    assert WINDOWS_MS[peer]
+
+
+def test_a_slower_stand_in_takes_the_same_time_everywhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    from bench.peers.servers import shared
+
+    told = SLOW.peer_settings(deadline_s=SLOW.tight_s)
+    monkeypatch.setattr(shared, "_BATCH_MS", float(told["PEER_BATCH_MS"]))
+    monkeypatch.setattr(shared, "_IMAGE_MS", float(told["PEER_IMAGE_MS"]))
+    slept: list[float] = []
+    ours = parse_stand_in(SLOW.our_settings()["MODEL"])
+    ours.sleep = slept.append
+    ours.predict(IMAGES, TOP)
+    Model(sleep=slept.append).answers(IMAGES)
+
+    assert slept[0] == pytest.approx(slept[1])
+    assert told["PEER_BATCH_SIZE"] == SLOW.our_settings()["BATCH_SIZE"]
+    assert told["PEER_DEADLINE_MS"] == "480"
+
+
+# -- requests and Triton's files ------------------------------------------------------------------
+
+
+def test_the_v2_request_carries_the_picture_behind_its_header() -> None:
+    head, _, body = picture_request(Form.V2, b"picture", 0.48).partition(b"\r\n\r\n")
+    fields = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:])
+    length = int(fields[b"Inference-Header-Content-Length"])
+    told = json.loads(body[:length])
+
+    assert int(fields[b"Content-Length"]) == len(body)
+    assert body[length:] == b"\x07\x00\x00\x00picture"
+    assert told["inputs"][0]["parameters"] == {"binary_data_size": 11}
+    assert told["parameters"] == {"timeout": 480_000}
+
+
+def test_a_deadline_is_sent_as_a_header() -> None:
+    assert b"X-Request-Timeout: 0.48\r\n" in picture_request(Form.PLAIN, b"x", 0.48)
+    assert b"X-Request-Timeout" not in picture_request(Form.MULTIPART, b"x")
+
+
+def test_triton_gets_the_window_the_batch_and_the_deadline(tmp_path: Path) -> None:
+    settings = {"PEER_WINDOW_MS": "2", "PEER_BATCH_SIZE": "8", "PEER_DEADLINE_MS": "480"}
+    triton.write_repository(tmp_path / "models", settings)
+    config = (tmp_path / "models" / "inference" / "config.pbtxt").read_text()
+
+    assert "max_batch_size: 8" in config
+    assert "max_queue_delay_microseconds: 2000" in config
+    assert "default_timeout_microseconds: 480000" in config
+    assert (tmp_path / "models" / "preprocess" / "1" / "model.py").exists()
+
+
+# -- the open loop --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arrivals", [POISSON, BURSTS])
+def test_arrivals_come_at_the_mean_rate(arrivals: str) -> None:
+    offer = Offer(arrivals, 200.0, 0.0, 50.0, (Kind(0.3, 0.48), Kind(0.7, 5.0)))
+    dues = list(schedule(offer))
+
+    assert len(dues) == pytest.approx(10_000, rel=0.04)
+    assert [due for due, _ in dues] == sorted(due for due, _ in dues)
+    assert Counter(kind for _, kind in dues)[0] == pytest.approx(3_000, rel=0.1)
+    assert dues == list(schedule(open_loop.from_json(open_loop.as_json(offer))))
+
+
+def test_bursts_bring_three_times_the_rate_for_a_fifth_of_the_time() -> None:
+    offer = Offer(BURSTS, 200.0, 0.0, 50.0, (Kind(1.0, 1.0),))
+    period_s = open_loop.QUIET_S + open_loop.BURST_S
+    in_bursts = sum(due % period_s >= open_loop.QUIET_S for due, _ in schedule(offer))
+
+    assert open_loop.BURST_S / period_s == pytest.approx(0.2)
+    assert in_bursts == pytest.approx(50 * 0.2 * 600, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("status", "is_late", "expected"),
+    [
+        pytest.param(200, False, Outcomes(1, in_time=1), id="in time"),
+        pytest.param(200, True, Outcomes(1, late=1), id="answered late"),
+        pytest.param(None, True, Outcomes(1, late=1), id="not answered"),
+        pytest.param(503, False, Outcomes(1, refused=1), id="refused"),
+        pytest.param(504, True, Outcomes(1, refused=1), id="given up by the server"),
+        pytest.param(0, False, Outcomes(1, refused=1), id="not reached"),
+    ],
+)
+def test_only_answers_within_the_deadline_are_in_time(
+    status: int | None, *, is_late: bool, expected: Outcomes
+) -> None:
+    outcomes = Outcomes()
+    judge(outcomes, status, is_late=is_late)
+
+    assert outcomes == expected
+
+
+# -- the tables -----------------------------------------------------------------------------------
+
+
+def _measured(in_time: float, model: StandInTimes = SLOW, capacity: float = 50.0) -> Measured:
+    """Every row: this share of all requests is answered in time."""
+    measured = Measured(seconds=4.0, capacities=[capacity])
+    for setting in [*plain_settings(model), *mixed_settings(model)]:
+        offered = round(4 * capacity * setting.share)
+        parts = [round(offered * kind.share) for kind in setting.kinds]
+        measured.runs[setting].append([Outcomes(n, in_time=round(n * in_time)) for n in parts])
+    return measured
+
+
+def test_goodput_is_answers_in_time_per_second_beside_the_capacity() -> None:
+    measured = _measured(in_time=0.5)
+    (goodput,) = measured.goodputs(target_setting(SLOW))
+
+    assert goodput == pytest.approx(0.5 * 1.5 * 50)
+    assert measured.shares_of_capacity(target_setting(SLOW)) == [pytest.approx(0.75)]
+
+
+def test_the_targets_of_overload_stand_on_the_slow_stand_in() -> None:
+    shares = {"imageserve": 0.66, "good": 0.5, "bad": 0.1}
+    measured = {
+        model: {name: _measured(share, model) for name, share in shares.items()}
+        for model in (SLOW, FAST)
+    }
+    plain, mixed, *others = overload_sections("p4", measured)
+
+    assert [(each.measured, each.is_met) for each in plain.verdicts] == [
+        ("99.0 %", True),
+        ("1.32x of good", True),
+    ]
+    assert [each.is_met for each in mixed.verdicts] == [False, False]
+    assert not any(section.verdicts for section in others)
+
+
+def test_every_row_of_the_tables_has_a_cell_for_each_column() -> None:
+    for section in overload_sections("g", {SLOW: {"imageserve": _measured(0.7)}}):
+        assert {len(row) for row in section.rows} == {len(section.header)}
+        assert len(section.rows) > 4
+
+
+def test_a_system_that_failed_under_overload_is_named() -> None:
+    sections = overload_sections("p4", {SLOW: {"imageserve": _measured(1.0)}}, {"X": "it ended"})
+
+    assert "No numbers of X: it ended." in str(sections[0])
+
+
+def test_later_rounds_measure_only_what_targets_stand_on() -> None:
+    first, second = (settings_of_round(SLOW, n, is_quick=False) for n in (1, 2))
+
+    assert {s.share for s in first} == {0.7, 1.0, 1.1, 1.5, 2.0}
+    assert target_setting(SLOW) in first
+    assert set(second) == {target_setting(SLOW), *mixed_settings(SLOW)}
+
+
+def test_a_peer_that_does_not_run_here_stands_in_the_table_with_its_reason() -> None:
+    run = Run(Counts(1.0, 100, latencies_ms=[20.0]), {"all": 1.0})
+    own = {Setting(system, n): [run] for system in ("imageserve", "mosec") for n in CLIENTS}
+    compared = Comparison({}, own, {}, {"Triton": "no such library"})
+
+    (section,) = peer_sections(compared, [])
+    assert ["", "Triton", "does not run here: no such library", "", "", "", ""] in section.rows
+    assert "Measured on Zen." in measured_on("Zen", [section])
+
+
+def test_a_reason_fits_in_a_cell() -> None:
+    assert last_line("Traceback\n  ...\nOSError: a | b\n") == "OSError: a / b"
+    assert last_line("") == "no reason was given"
+
+
+def test_the_processor_is_told_with_its_family_and_vector_units() -> None:
+    told = (
+        "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 1\nmodel name\t: AMD EPYC 7B13\n"
+        "flags\t\t: fpu sse2 avx fma avx2 sha_ni\n\nprocessor\t: 1\n"
+    )
+
+    assert described_processor(told) == "AMD EPYC 7B13 (family 25, model 1, AVX AVX2 FMA)"
+    assert described_processor("processor\t: 0\n") == ""

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from bench.peers.servers.shared import (
     BATCH_SIZE,
+    DEADLINE_MS,
     PORT,
     WEB_PROCESSES,
     WINDOW_MS,
@@ -36,7 +37,13 @@ class Classify(litserve.LitAPI):  # type: ignore[misc]
 
 if __name__ == "__main__":
     api = Classify(max_batch_size=BATCH_SIZE, batch_timeout=WINDOW_MS / 1000)
-    server = litserve.LitServer(api, accelerator="cpu", workers_per_device=1, restart_workers=True)
+    server = litserve.LitServer(
+        api,
+        accelerator="cpu",
+        workers_per_device=1,
+        restart_workers=True,
+        timeout=DEADLINE_MS / 1000 if DEADLINE_MS else 30,
+    )
     server.run(
         host="127.0.0.1",
         port=PORT,

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from bench.peers.servers.shared import (
     BATCH_SIZE,
+    DEADLINE_MS,
     PORT,
     WEB_PROCESSES,
     WINDOW_MS,
@@ -43,9 +44,17 @@ class Inference(Worker):  # type: ignore[misc]
 
 if __name__ == "__main__":
     sys.argv += ["--address", "127.0.0.1", "--port", str(PORT), "--log-level", "warning"]
+    if DEADLINE_MS:
+        sys.argv += ["--timeout", str(DEADLINE_MS)]
     server = Server()
-    server.append_worker(Preprocess, num=WEB_PROCESSES, route="/predict")
+    # A worker may take its 3 s whatever the requests' time-out: a slow batch is no dead worker.
+    server.append_worker(Preprocess, num=WEB_PROCESSES, route="/predict", timeout=3)
     server.append_worker(
-        Inference, num=1, max_batch_size=BATCH_SIZE, max_wait_time=WINDOW_MS, route="/predict"
+        Inference,
+        num=1,
+        max_batch_size=BATCH_SIZE,
+        max_wait_time=WINDOW_MS,
+        route="/predict",
+        timeout=3,
     )
     server.run()

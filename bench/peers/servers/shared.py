@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-BATCH_SIZE = 32
 TOP = 5
 _SIZE = (224, 224)
 
@@ -25,6 +24,13 @@ _RESAMPLING = {"own": Image.Resampling.BICUBIC, "identical": Image.Resampling.BI
 PORT = int(os.environ.get("PEER_PORT", "8000"))
 WINDOW_MS = int(os.environ.get("PEER_WINDOW_MS", "10"))
 WEB_PROCESSES = 2
+
+BATCH_SIZE = int(os.environ.get("PEER_BATCH_SIZE", "32"))
+_BATCH_MS = float(os.environ.get("PEER_BATCH_MS", "15"))
+_IMAGE_MS = float(os.environ.get("PEER_IMAGE_MS", "0.5"))
+
+DEADLINE_MS = int(os.environ.get("PEER_DEADLINE_MS", "0")) or None
+"""The longest a request may take, where the benchmark sets it and the system has a limit for it."""
 
 
 def pixels(image: Image.Image) -> NDArray[np.uint8]:
@@ -50,7 +56,7 @@ class Model:
 
     def answers(self, images: NDArray[np.uint8]) -> list[dict[str, Any]]:
         """Return the JSON answer of each picture of a batch (n, 224, 224, 3)."""
-        self._sleep((15.0 + len(images) * 0.5) / 1000)
+        self._sleep((_BATCH_MS + len(images) * _IMAGE_MS) / 1000)
         return [_answer(hashlib.blake2b(image.tobytes()).hexdigest()[:12]) for image in images]
 
 
