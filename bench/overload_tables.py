@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from bench.open_loop import BURST_FACTOR, BURST_S, QUIET_S
 from bench.overload import (
     CLIENTS,
+    FAST,
     FULL_BATCHES,
     SLOW,
     Measured,
@@ -34,11 +35,19 @@ def overload_sections(
     ``failed`` says why a system is missing.
     """
     notes = [f"No numbers of {who}: {why}." for who, why in (failed or {}).items()]
+    notes += _web_rates(measured[FAST]) if measured.get(FAST) else []
     return [
         section
         for model, systems in measured.items()
         for section in (_plain(part, model, systems, notes), _mixed(part, model, systems))
     ]
+
+
+def _web_rates(systems: BySystem) -> list[str]:
+    """Say how far the slow model is below what the web processes can do."""
+    rates = {name: statistics.median(each.capacities) for name, each in systems.items()}
+    told = ", ".join(f"{name} {number(SLOW.per_second / rate)}" for name, rate in rates.items())
+    return [f"What the slow model does, as a part of the capacity with the fast one: {told}."]
 
 
 def _plain(part: str, model: StandInTimes, systems: BySystem, notes: Sequence[str]) -> Section:

@@ -1,7 +1,11 @@
 """The benches: peers get the same model and pixels; loads, counts and tables of overload."""
 
 import json
+import threading
+import time
 from collections import Counter
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 
@@ -11,7 +15,7 @@ from bench import open_loop
 from bench.client import Counts, Form, picture_request
 from bench.load import Run
 from bench.machine import described_processor
-from bench.open_loop import BURSTS, Kind, Offer, Outcomes, judge, schedule
+from bench.open_loop import BURSTS, Kind, Offer, OpenLoop, Outcomes, judge, schedule
 from bench.overload import (
     FAST,
     SLOW,
@@ -171,6 +175,38 @@ def test_only_answers_within_the_deadline_are_in_time(
     assert outcomes == expected
 
 
+class _SlowForTheTight(BaseHTTPRequestHandler):
+    """Answers requests with a deadline below a second when that has passed, all others at once."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        deadline_s = float(self.headers["X-Request-Timeout"])
+        time.sleep(2 * deadline_s if deadline_s < 1 else 0)
+        with suppress(OSError):
+            self.send_response(200)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+def test_a_client_hangs_up_at_its_deadline_and_others_are_answered() -> None:
+    offer = Offer(POISSON, 60.0, 0.1, 0.4, (Kind(0.5, 0.1), Kind(0.5, 20.0)))
+    expected = Counter(kind for due, kind in schedule(offer) if due >= offer.warm_up_s)
+    with ThreadingHTTPServer(("127.0.0.1", 0), _SlowForTheTight) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        tight, patient = OpenLoop(server.server_port, b"picture", Form.PLAIN, offer).run()
+        server.shutdown()
+
+    assert tight == Outcomes(expected[0], late=expected[0])
+    assert patient == Outcomes(expected[1], in_time=expected[1])
+    assert expected[0]
+    assert expected[1]
+
+
 # -- the tables -----------------------------------------------------------------------------------
 
 
@@ -206,6 +242,7 @@ def test_the_targets_of_overload_stand_on_the_slow_stand_in() -> None:
     ]
     assert [each.is_met for each in mixed.verdicts] == [False, False]
     assert not any(section.verdicts for section in others)
+    assert "with the fast one: imageserve 1.00, good 1.00, bad 1.00." in str(plain)
 
 
 def test_every_row_of_the_tables_has_a_cell_for_each_column() -> None:
