@@ -1,4 +1,4 @@
-"""The table in docs/models.md: which settings give which library's pixels, and how nearly.
+"""The table in docs/model-folders.md: which settings give which library's pixels, and how nearly.
 
 Tests measure the rows, each beside the library it names. ``UPDATE_DOCS=1`` writes them anew.
 """
@@ -16,7 +16,7 @@ from tests.pictures import encoded, photo
 from imageserve.decoding import DecodingPolicy, decode
 from imageserve.preparation import Preparation
 
-MODELS = Path(__file__).parents[1] / "docs" / "models.md"
+DOCUMENT = Path(__file__).parents[1] / "docs" / "model-folders.md"
 SIDES = [(500, 375), (375, 500), (640, 427), (1280, 720), (333, 333), (911, 301), (257, 601)]
 """Widths and heights of the pictures that are compared."""
 _ROW = re.compile(r" ([\d.]+) % \| ([\d.]+) \|")
@@ -56,7 +56,7 @@ def check_row(
     begin = f"| {library} | {settings} |"
     if os.environ.get("UPDATE_DOCS"):
         _write(begin, f"{begin} {_short(share, 2)} % | {_short(farthest, 1)} |")
-    (line,) = [each for each in MODELS.read_text().splitlines() if each.startswith(begin)]
+    (line,) = [each for each in DOCUMENT.read_text().splitlines() if each.startswith(begin)]
     told = _ROW.fullmatch(line.removeprefix(begin))
     assert told is not None, line
     # Processors differ in the last bit of a fraction.
@@ -69,8 +69,8 @@ def _short(value: float, digits: int) -> str:
 
 
 def _write(begin: str, row: str) -> None:
-    lines = MODELS.read_text().splitlines()
+    lines = DOCUMENT.read_text().splitlines()
     rows = [n for n, each in enumerate(lines) if each.startswith(begin)]
     end = lines.index("<!-- pixels: end -->")
     lines[slice(rows[0], rows[0] + 1) if rows else slice(end - 1, end - 1)] = [row]
-    MODELS.write_text("\n".join(lines) + "\n")
+    DOCUMENT.write_text("\n".join(lines) + "\n")

@@ -21,7 +21,7 @@ from imageserve.errors import ImageserveError
 from imageserve.models import load_model, onnx_graph
 from imageserve.models.model import ScoringModel
 
-DOCUMENT = Path(__file__).parents[2] / "docs" / "models.md"
+DOCUMENTS = Path(__file__).parents[2] / "docs"
 NCHW = ("n", 3, 32, 32)
 NHWC = ("n", 32, 32, 3)
 FLOAT, HALF = TensorProto.FLOAT, TensorProto.FLOAT16
@@ -305,10 +305,9 @@ def test_labels_must_be_named_where_none_are_beside(tmp_path: Path) -> None:
 
 
 def test_the_commands_of_the_document_do_what_it_says(tmp_path: Path) -> None:
-    commands = re.findall(
-        r"^imageserve (models import \S+\.onnx --[^#\n]+)", DOCUMENT.read_text(), re.M
-    )
-    # The first two are the one at the top of the document and the one of the section.
+    text = "".join((DOCUMENTS / name).read_text() for name in ("models.md", "model-folders.md"))
+    commands = re.findall(r"^imageserve (models import \S+\.onnx --[^#\n]+)", text, re.M)
+    # The first is at the top of models.md.
     assert len(commands) == 4
     (tmp_path / "timm").mkdir()
     (tmp_path / "timm" / "config.json").write_text(json.dumps({**TIMM, "label_names": LABELS}))

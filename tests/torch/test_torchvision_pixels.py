@@ -1,4 +1,4 @@
-"""Pixels equal those of torchvision's transforms; rows of the table in docs/models.md."""
+"""Pixels equal those of torchvision's transforms; rows of the table in docs/model-folders.md."""
 
 from collections.abc import Callable
 from io import BytesIO

@@ -1,4 +1,4 @@
-"""Rows of the table in docs/models.md: Keras, TensorFlow and Pillow. torchvision: tests/torch."""
+"""Rows of the table in docs/model-folders.md of Keras, TensorFlow and Pillow."""
 
 import warnings
 from io import BytesIO

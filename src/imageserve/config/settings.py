@@ -66,7 +66,7 @@ class Settings:
         None,
         existing_file,
         "YAML file that names several models: name → `queue`, `network`, `weights`, `labels` and "
-        "the keys of `imageserve.yaml` (docs/models.md).",
+        "the keys of `imageserve.yaml` (docs/model-folders.md).",
     )
     model: str | None = setting(
         None,
