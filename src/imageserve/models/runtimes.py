@@ -181,7 +181,8 @@ ONNX = Runtime(
     precisions=("float32", "bfloat16"),
     load_module=_import_onnx,
     read_input=_onnx_input,
-    install="install onnxruntime, or set MODEL_RUNTIME=keras",
+    install="use the image imageserve/model-onnx or pip install 'imageserve[onnx]', or set "
+    "MODEL_RUNTIME=keras where there is a Keras model too",
     write=_write_onnx,
 )
 
