@@ -330,3 +330,16 @@ def test_an_export_keeps_what_turns_its_numbers_into_probabilities(tmp_path: Pat
     assert isinstance(now, ScoringModel)
     np.testing.assert_allclose(now.scores(pictures), was.scores(pictures), atol=1e-5)
     assert now.multi_label
+
+
+@pytest.mark.parametrize(
+    ("action", "said"),
+    [("export", "Write a Keras model"), ("import", "Make a model folder of an ONNX file")],
+)
+def test_the_help_writes_names_as_they_are_written(
+    action: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        command.main([action, "--help"], {})
+
+    assert said in capsys.readouterr().out

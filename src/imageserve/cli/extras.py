@@ -35,6 +35,11 @@ def add_cluster_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def sentence(about: str) -> str:
+    """Return the beginning of a description, from the words of a list; names keep their letters."""
+    return about[0].upper() + about[1:]
+
+
 def note_if_missing(name: str) -> str:
     """Return what the help says behind a command: nothing where it is installed."""
     return "" if _entry_point(name) else " (not installed)"

@@ -8,6 +8,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from imageserve.cli.extras import sentence
 from imageserve.cli.models_fetch import add_fetch
 from imageserve.cli.models_import import add_import
 from imageserve.cli.models_load import load, network_of
@@ -55,7 +56,7 @@ def _add_list(actions: "Actions[argparse.ArgumentParser]") -> None:
     listing = actions.add_parser(
         "list",
         help=about,
-        description=f"{about.capitalize()}: the size of their pictures, their parameters, and "
+        description=f"{sentence(about)}: the size of their pictures, their parameters, and "
         "where their ImageNet weights are.",
     )
     listing.add_argument(
@@ -69,7 +70,7 @@ def _add_check(actions: "Actions[argparse.ArgumentParser]") -> None:
     check = actions.add_parser(
         "check",
         help=about,
-        description=f"{about.capitalize()}, as MODEL_RUNTIME, KERAS_BACKEND, PRECISION and XLA "
+        description=f"{sentence(about)}, as MODEL_RUNTIME, KERAS_BACKEND, PRECISION and XLA "
         f"say. Where this is not {SOURCE_RUNTIME.title} in float32, it also shows how far the "
         "answers agree with those. Exit status 0: the model can be served; 1: it cannot, and the "
         "message says what to change.",
@@ -109,7 +110,7 @@ def _add_export(actions: "Actions[argparse.ArgumentParser]") -> None:
     export = actions.add_parser(
         "export",
         help=about,
-        description=f"{about.capitalize()}: the model with its scaling inside, labels.txt and "
+        description=f"{sentence(about)}: the model with its scaling inside, labels.txt and "
         "imageserve.yaml. Nothing is put in place unless its probabilities are those of Keras "
         "within 0.0001. Exporting needs TensorFlow, and tf2onnx for onnx; serving the result "
         "needs neither.",
@@ -131,7 +132,7 @@ def _add_bench(actions: "Actions[argparse.ArgumentParser]") -> None:
     bench = actions.add_parser(
         "bench",
         help=about,
-        description=f"{about.capitalize()}, in turns, and name the best batch size. Keras runs on "
+        description=f"{sentence(about)}, in turns, and name the best batch size. Keras runs on "
         "KERAS_BACKEND; for other runtimes the Keras model is exported to a temporary folder.",
     )
     _add_model_options(bench)

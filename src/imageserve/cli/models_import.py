@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from imageserve.cli.extras import sentence
 from imageserve.config.choices import ACTIVATIONS, COLOURS, INTERPOLATIONS, LAYOUTS, RESIZES
 from imageserve.config.reader import EnvText, parsed
 from imageserve.config.settings import Settings
@@ -50,9 +51,9 @@ def add_import(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "import",
         help=about,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        description=f"{about.capitalize()}: scaling, layout and head move into the graph;\n"
-        "size, crop and interpolation into imageserve.yaml. Nothing is put in place unless\n"
-        "its probabilities are those of the original within 0.0001 (0.01 in 16 bits).",
+        description=f"{sentence(about)}. Scaling, layout and head move into\n"
+        "its graph; size, crop and interpolation into imageserve.yaml. Nothing is put in place\n"
+        "unless its probabilities are those of the original within 0.0001 (0.01 in 16 bits).",
         epilog="example:\n  imageserve models import resnet18.onnx --like torchvision "
         "--labels labels.txt --to ./resnet18\n  imageserve models check ./resnet18\n"
         "  MODEL=./resnet18 imageserve run",
@@ -80,7 +81,7 @@ def add_import(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     parser.add_argument("--to", type=Path, metavar="DIR", help="the folder (default: ./NAME)")
     _add_parts(parser)
     parser.add_argument(
-        "--pictures", type=Path, metavar="FOLDER", help="compare for these, too; needs Pillow"
+        "--pictures", type=Path, metavar="FOLDER", help="compare the answers for these, too"
     )
     parser.set_defaults(action=_import)
 
@@ -102,6 +103,8 @@ def _import(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         raise ModelLoadError(
             f"nothing can be imported here ({error}): pip install onnx onnxruntime"
         ) from error
+    from imageserve.cli.models_understood import prepared
+
     wanted = _wanted(options)
     with _original(options, wanted) as (original, labels):
         folder = options.to or Path(original.name)
@@ -113,22 +116,16 @@ def _import(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
             partial(_pictures, options.pictures, environ),
         )
     size = sum(path.stat().st_size for path in folder.glob("model.onnx*")) / 2**20
-    print(f"{folder}: {size:.1f} MiB, version {done.model.version}, {_described(done.model)}")
+    model = done.model
+    print(
+        f"{folder}: {size:.1f} MiB, version {model.version}, {model.classes} labels; pictures: "
+        f"{prepared(model.preparation)}"
+    )
     print(
         f"of {done.found.pictures} pictures {done.found.same_best} have the same first label as "
         f"the original, probabilities within {done.found.largest_difference:.1g}"
     )
     return 0
-
-
-def _described(model: Any) -> str:
-    preparation: Preparation = model.preparation
-    height, width = preparation.size
-    first = f" from {preparation.resize_to}" if preparation.resize_to else ""
-    return (
-        f"{model.classes} labels, {preparation.resize} to {height}x{width}{first}, "
-        f"{preparation.interpolation}"
-    )
 
 
 def _wanted(options: argparse.Namespace) -> "Wanted":

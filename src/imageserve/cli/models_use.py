@@ -4,6 +4,7 @@ import argparse
 import time
 from collections.abc import Iterator, Mapping
 
+from imageserve.cli.extras import sentence
 from imageserve.config.settings import Settings
 from imageserve.errors import QueueError, SettingsError
 from imageserve.models.entries import ModelEntry, model_entries
@@ -21,7 +22,7 @@ def add_use(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     use = actions.add_parser(
         "use",
         help=about,
-        description=f"{about.capitalize()}. They load MODELS_DIR/NAME/VERSION beside the model "
+        description=f"{sentence(about)}. They load MODELS_DIR/NAME/VERSION beside the model "
         "that serves, warm it, and change to it between two batches. A version that cannot be "
         "served changes nothing; --status says why. REDIS_URL, MODEL and MODELS_FILE say which "
         "queue.",
