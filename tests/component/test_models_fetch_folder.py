@@ -450,7 +450,7 @@ def test_an_archive_that_is_no_plain_model_folder_is_refused(
     archive: bytes,
     message: str,
 ) -> None:
-    monkeypatch.setattr(archives.unpack, "__defaults__", (2**20,))
+    monkeypatch.setattr(archives, "MOST_BYTES", 2**20)
     web.files["/flowers.tar.gz"] = archive
 
     with pytest.raises(ModelLoadError) as raised:

@@ -98,7 +98,7 @@ def _understood(model: ScoringModel, head: Head) -> tuple[list[Step], Numbers]:
     if problem:
         raise ModelLoadError(problem)
     steps: list[Step] = [_as_row] if given.ndim != 2 else []
-    steps += [_ACTIVATIONS[model.activation]] if model.activation in _ACTIVATIONS else []
+    steps += [ACTIVATIONS[model.activation]] if model.activation in ACTIVATIONS else []
     return steps, numbers
 
 
@@ -205,4 +205,5 @@ def _as_row(numbers: NDArray[np.float32]) -> NDArray[np.float32]:
     return numbers.reshape(len(numbers), -1)
 
 
-_ACTIVATIONS: dict[str | None, Step] = {SOFTMAX: softmax, SIGMOID: sigmoid}
+ACTIVATIONS: dict[str, Step] = {SOFTMAX: softmax, SIGMOID: sigmoid}
+"""Those of `choices.ACTIVATIONS` that do something."""

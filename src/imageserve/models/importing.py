@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from imageserve.errors import ModelLoadError
 from imageserve.models import onnx_graph, onnx_model
-from imageserve.models.answers import sigmoid, softmax
+from imageserve.models.answers import ACTIVATIONS
 from imageserve.models.comparison import (
     Agreement,
     agreement,
@@ -39,7 +39,6 @@ from imageserve.preparation import Preparation
 TOLERANCE_16_BITS = 1e-2
 """How far a probability may be from that of an original that computes in 16 bits."""
 
-_ACTIVATIONS = {SOFTMAX: softmax, SIGMOID: sigmoid}
 Numbers = NDArray[Any]
 
 
@@ -125,9 +124,9 @@ def import_model(
     tolerance = TOLERANCE_16_BITS if onnx_graph.has_16_bits(graph) else TOLERANCE
     if not (taken.takes_bytes and taken.type == "uint8"):
         onnx_graph.put_in_front(graph, taken)
-    if activation in _ACTIVATIONS:
+    if activation in ACTIVATIONS:
         onnx_graph.put_behind(graph, activation)
-        expected = _ACTIVATIONS[activation](expected)
+        expected = ACTIVATIONS[activation](expected)
     version = _version(original, file, taken, activation)
     with new_files(folder) as made:
         onnx_graph.write(graph, made / ONNX.folder_files[0], {VERSION_KEY: version})
@@ -221,7 +220,7 @@ def _activation(
     head = file.head if original.output in (None, *file.outputs[:1]) else OTHER
     adds_up = bool(np.abs(answers.sum(axis=1) - 1).max() < SUM_TOLERANCE and answers.min() >= 0)
     is_done = head in (SOFTMAX, SIGMOID) or (head != LOGITS and adds_up and answers.shape[1] > 1)
-    if is_done and said in _ACTIVATIONS:
+    if is_done and said in ACTIVATIONS:
         raise ModelLoadError(
             f"{original.name} answers with probabilities already: leave --activation out, or "
             "give none"

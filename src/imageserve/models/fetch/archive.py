@@ -35,14 +35,13 @@ class _Member:
     size: int
 
 
-def unpack(archive: Path, folder: Path, shown: str, most_bytes: int = MOST_BYTES) -> None:
+def unpack(archive: Path, folder: Path, shown: str) -> None:
     """Unpack an archive into an empty folder. One folder around all its files is left out.
 
     Args:
         archive: a ``.tar.gz`` or ``.zip`` file; what it is, its first bytes say.
         folder: where the files are put.
         shown: what messages call the archive.
-        most_bytes: of all files together.
 
     Raises:
         ModelLoadError: it is damaged, has other members than files, or too many; some may lie in
@@ -53,7 +52,7 @@ def unpack(archive: Path, folder: Path, shown: str, most_bytes: int = MOST_BYTES
     try:
         opened = _Zip(archive) if zipfile.is_zipfile(archive) else _Tar(archive)
         with closing(opened):
-            _unpack(opened, folder, shown, most_bytes)
+            _unpack(opened, folder, shown)
     except (*_BROKEN, OSError) as error:
         # Python's gzip says "not a gzipped file" as an OSError without a number.
         if isinstance(error, OSError) and error.errno is not None:
@@ -97,8 +96,8 @@ class _Tar:
                 yield info.name, file
 
 
-def _unpack(opened: _Zip | _Tar, folder: Path, shown: str, most_bytes: int) -> None:
-    names = _checked(opened.members(), shown, most_bytes)
+def _unpack(opened: _Zip | _Tar, folder: Path, shown: str) -> None:
+    names = _checked(opened.members(), shown)
     around = {name.parts[0] for name in names}
     skipped = int(len(around) == 1 and all(len(name.parts) > 1 for name in names))
     for name, file in opened.read():
@@ -109,7 +108,7 @@ def _unpack(opened: _Zip | _Tar, folder: Path, shown: str, most_bytes: int) -> N
             shutil.copyfileobj(file, target, _CHUNK)
 
 
-def _checked(members: Iterator[_Member], shown: str, most_bytes: int) -> list[PurePosixPath]:
+def _checked(members: Iterator[_Member], shown: str) -> list[PurePosixPath]:
     """Return the names of all files, after looking at every member."""
     files: dict[PurePosixPath, int] = {}
     for number, each in enumerate(members, start=1):
@@ -126,14 +125,11 @@ def _checked(members: Iterator[_Member], shown: str, most_bytes: int) -> list[Pu
         if name in files:
             raise ModelLoadError(f"{shown} holds {each.name!r} twice: make the archive anew")
         files[name] = each.size
-        if sum(files.values()) > most_bytes:
-            raise _too_large(shown, most_bytes)
+        if sum(files.values()) > MOST_BYTES:
+            raise ModelLoadError(
+                f"{shown} holds more than {MOST_BYTES / 2**30:.0f} GiB: leave out what no model "
+                "needs"
+            )
     if not files:
         raise ModelLoadError(f"{shown} holds no files: make the archive of the model's folder")
     return list(files)
-
-
-def _too_large(shown: str, most_bytes: int) -> ModelLoadError:
-    return ModelLoadError(
-        f"{shown} holds more than {most_bytes / 2**30:.0f} GiB: leave out what no model needs"
-    )
