@@ -6,7 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import pytest
+from PIL import Image
+from tests.onnx_files import LABELS, kernel_of, write_labels, write_onnx
+from tests.pictures import encoded
 from tests.system.client import Reply, at_once
 from tests.system.conftest import MakeStack
 from tests.system.samples import Sample, samples
@@ -71,6 +75,31 @@ def test_long_vectors_come_whole_and_longer_ones_say_what_to_do(make_stack: Make
     assert (reply.status, reply.code) == (422, "model_failed")
     assert reply.message.endswith("that one may have: name a shorter inner layer")
     assert stack.http.predict(pictures[0].data).labels[0] == pictures[0].label
+
+
+def test_a_real_model_of_several_labels_gives_all_of_it(
+    make_stack: MakeStack, tmp_path: Path
+) -> None:
+    folder = tmp_path / "tags"
+    folder.mkdir()
+    write_onnx(folder / "model.onnx", head="Sigmoid", weight=0.01)
+    write_labels(folder / "labels.txt", LABELS)
+    (folder / "imageserve.yaml").write_text("embedding: means")
+    stack = make_stack(MODEL=f"{folder}/")
+    picture = encoded(Image.new("RGB", (8, 8), (200, 100, 50)), "PNG")
+
+    told = stack.http.get("/models").json["models"]["tags"]
+    scores = numbers(stack.http.predict(picture, "?output=scores", Accept=BYTES))
+    embedding = numbers(stack.http.predict(picture, "?output=embedding", Accept=BYTES))
+    least = sorted(scores)[1]
+    probable = stack.http.predict(picture, f"?min={least - 1e-4:.6f}").json["predictions"]
+
+    assert (told["multi_label"], told["classes"]) == (True, 3)
+    assert told["outputs"] == ["labels", "scores", "embedding"]
+    assert [*embedding] == [200, 100, 50]
+    logits = np.asarray(embedding) @ kernel_of(weight=0.01)
+    np.testing.assert_allclose(scores, 1 / (1 + np.exp(-logits)), atol=1e-5)
+    assert [each["probability"] for each in probable] == sorted(scores, reverse=True)[:2]
 
 
 # -- beside release 0.1.0 -------------------------------------------------------------------------

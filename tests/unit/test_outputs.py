@@ -95,6 +95,17 @@ def test_a_heartbeat_says_what_a_model_gives(outputs: Outputs | None) -> None:
     assert decode_worker_info("w", NOW, encode_worker_info(info)) == replace(info, last_seen=NOW)
 
 
+@pytest.mark.parametrize("told", [None, "scores", {"scores": 1}, [["scores"]], [1]])
+def test_a_worker_of_a_later_release_that_says_it_otherwise_counts_all_the_same(
+    told: object,
+) -> None:
+    text = json.dumps({**json.loads(encode_worker_info(worker(BOTH))), "outputs": told})
+
+    info = decode_worker_info("w", NOW, text)
+
+    assert (info.outputs, info.bucket_ms) == (None, {4: 20.0})
+
+
 # -- jobs and results -----------------------------------------------------------------------------
 
 
