@@ -1,11 +1,11 @@
 """What a model of a test is made of that gives labels alone."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from imageserve.predictions import Outputs, Prediction
+from imageserve.predictions import Asked, Outputs, Prediction
 
 
 class LabelsOnly:
@@ -17,7 +17,6 @@ class LabelsOnly:
         raise NotImplementedError
 
     def predict_more(
-        self, images: NDArray[np.uint8], top: int, wanted: Collection[str]
+        self, images: NDArray[np.uint8], asked: Sequence[Asked]
     ) -> tuple[list[tuple[Prediction, ...]], Mapping[str, NDArray[np.float32]]]:
-        del wanted
-        return self.predict(images, top), {}
+        return self.predict(images, max(each.top for each in asked))[: len(asked)], {}

@@ -6,6 +6,9 @@ LABELS, SCORES, EMBEDDING = "labels", "scores", "embedding"
 """What a client may ask for: the likeliest labels, the probabilities of all, an inner layer."""
 VECTORS = (SCORES, EMBEDDING)
 
+FEW_LABELS = 100
+"""So many labels of a picture take a model, the queue and a web process next to nothing."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
@@ -13,6 +16,23 @@ class Prediction:
 
     label: str
     probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What one picture is asked of a model for."""
+
+    top: int
+    """Most labels."""
+    least: float = 0.0
+    """Labels of a lower probability need not be made, but for the likeliest."""
+    want: str = ""
+    """One of `VECTORS`; "" for labels alone."""
+
+    @property
+    def is_usual(self) -> bool:
+        """Whether ``Model.predict`` gives it at no cost for the other pictures of a batch."""
+        return self.top <= FEW_LABELS and not self.want
 
 
 @dataclass(frozen=True, slots=True)

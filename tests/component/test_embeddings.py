@@ -13,7 +13,7 @@ from imageserve.cli import models as command
 from imageserve.errors import ModelLoadError
 from imageserve.models import load_model
 from imageserve.models.model import ScoringModel
-from imageserve.predictions import EMBEDDING, SCORES
+from imageserve.predictions import EMBEDDING, SCORES, Asked
 
 keras = pytest.importorskip("keras")
 layers = keras.layers
@@ -51,7 +51,7 @@ def refusal_of(folder: Path) -> str:
 
 def vectors(model: ScoringModel, n: int = 5) -> tuple[Any, Any]:
     """Return scores and embedding, having checked that the labels are those of the scores."""
-    answers, found = model.predict_more(pictures(n), 1, {EMBEDDING})
+    answers, found = model.predict_more(pictures(n), [Asked(1, want=EMBEDDING)] * n)
     assert answers == model.predict(pictures(n), 1)
     np.testing.assert_allclose(found[SCORES], model.scores(pictures(n)), atol=1e-6)
     return found[SCORES], found[EMBEDDING]
@@ -101,7 +101,7 @@ def test_a_layer_of_keras_is_given_beside_the_answers_of_each_head(
 def test_a_model_that_names_no_layer_gives_scores_only(tmp_path: Path) -> None:
     model = served_onnx(tmp_path / "mine")
 
-    answers, found = model.predict_more(pictures(), 2, {EMBEDDING, SCORES})
+    answers, found = model.predict_more(pictures(), [Asked(2, want=EMBEDDING)] * len(pictures()))
 
     assert model.outputs.vectors == (SCORES,)
     assert [*found] == [SCORES]

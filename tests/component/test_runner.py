@@ -12,7 +12,7 @@ from tests.labels_only import LabelsOnly
 
 from imageserve import metrics
 from imageserve.errors import ModelOutOfMemory
-from imageserve.models.model import Model, best
+from imageserve.models.model import Model, best, best_of_each
 from imageserve.models.stand_in import StandIn, stand_in_class, stand_in_label
 from imageserve.predictions import Prediction
 from imageserve.preparation import Preparation
@@ -329,6 +329,28 @@ def test_each_picture_gets_the_vector_that_it_wants_and_others_none() -> None:
         == (outcomes[2].predictions[0].label[:6])
     )
     assert nothing.size == unknown.size == 0
+
+
+def test_a_picture_that_is_asked_for_all_labels_costs_its_neighbours_nothing() -> None:
+    labels = [str(i) for i in range(1000)]
+
+    class Scoring(Recording):
+        def predict(self, images: NDArray[np.uint8], top: int) -> Answers:
+            raise AssertionError("all labels are made for all pictures")
+
+        def predict_more(self, images: Any, asked: Any) -> Any:
+            return best_of_each(np.ones((len(asked), 1000), np.float32), labels, asked), {}
+
+    first, greedy, other = tasks(3)
+    batch = [first, Task(replace(greedy.job, top=100_000), greedy.image), other]
+
+    outcomes = Runner(Scoring(), 4).run(batch)
+
+    assert [len(outcome.predictions) for outcome in outcomes] == [
+        first.job.top,
+        1000,
+        other.job.top,
+    ]
 
 
 def test_vectors_of_a_batch_are_made_only_where_one_is_wanted() -> None:

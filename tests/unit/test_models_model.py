@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
-from imageserve.models.model import best
-from imageserve.predictions import Prediction
+from imageserve.models.model import best, best_of_each
+from imageserve.predictions import FEW_LABELS, Asked, Prediction
 
 LABELS = ("ant", "bee", "cat", "dog")
 
@@ -61,3 +61,26 @@ def test_scores_that_are_not_finite_are_refused_and_the_picture_is_named(bad: fl
 
     with pytest.raises(ValueError, match=r"not finite for picture \[1\]"):
         best(scores, LABELS, top=1)
+
+
+def test_many_labels_are_made_for_those_rows_alone_that_are_asked_for_them() -> None:
+    scores = np.random.default_rng(6).integers(0, 9, (4, 300)).astype(np.float32)
+    labels = [str(i) for i in range(300)]
+    everything = best(scores, labels, 300)
+
+    answers = best_of_each(
+        scores,
+        labels,
+        [Asked(300), Asked(2), Asked(FEW_LABELS + 1), Asked(300, least=7.0)],
+    )
+
+    likely = [each for each in everything[3] if each.probability >= 7]
+    assert [len(answer) for answer in answers] == [300, 2, FEW_LABELS + 1, len(likely)]
+    assert [answers[0], answers[3]] == [everything[0], tuple(likely)]
+    assert [answers[i] for i in (1, 2)] == [everything[i][: len(answers[i])] for i in (1, 2)]
+
+
+def test_one_label_is_left_where_none_is_likely_enough() -> None:
+    (answer,) = best_of_each(np.full((1, 3), 0.25, np.float32), LABELS, [Asked(300, least=0.5)])
+
+    assert answer == (Prediction("ant", 0.25),)

@@ -16,6 +16,7 @@ from imageserve.models.stand_in import (
     stand_in_class,
     stand_in_label,
 )
+from imageserve.predictions import Asked
 from imageserve.preparation import Preparation
 
 RAISES, DIES, NO_MEMORY = (255, 0, 255), (0, 255, 255), (255, 255, 0)
@@ -186,7 +187,7 @@ def test_its_scores_and_its_embedding_belong_to_the_picture() -> None:
     model = parse_stand_in("stand-in:batch_ms=0,image_ms=0,classes=50,embedding=20")
     pictures = np.stack([np.full((2, 2, 3), n, np.uint8) for n in range(3)])
 
-    answers, vectors = model.predict_more(pictures, 1, {"scores", "embedding"})
+    answers, vectors = model.predict_more(pictures, [Asked(1, want="embedding")] * 3)
 
     labels = [answer[0].label for answer in answers]
     assert vectors["scores"].shape == (3, 50)
@@ -199,7 +200,7 @@ def test_its_scores_and_its_embedding_belong_to_the_picture() -> None:
 def test_without_the_option_it_has_no_embedding() -> None:
     model = parse_stand_in("stand-in:batch_ms=0,image_ms=0")
 
-    _, vectors = model.predict_more(np.zeros((1, 2, 2, 3), np.uint8), 1, {"embedding"})
+    _, vectors = model.predict_more(np.zeros((1, 2, 2, 3), np.uint8), [Asked(1, want="embedding")])
 
     assert model.outputs.vectors == ("scores",)
     assert [*vectors] == ["scores"]

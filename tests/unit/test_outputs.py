@@ -6,9 +6,8 @@ from dataclasses import replace
 import pytest
 from tests.memory_queue import encode_job
 
-from imageserve.predictions import Outputs, Prediction
+from imageserve.predictions import FEW_LABELS, Outputs, Prediction
 from imageserve.queue.outputs import (
-    FEW_LABELS,
     MOST_RESULT_BYTES,
     NEVER,
     NOT_YET,

@@ -4,7 +4,7 @@ No runtime and no queue in here: a model gets decoded pictures and answers with 
 hold before one may serve is in `inputs` and `answers`.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from imageserve.errors import ModelOutOfMemory
 from imageserve.models.foreign import first_line
 from imageserve.models.inputs import Input
-from imageserve.predictions import EMBEDDING, SCORES, Outputs, Prediction
+from imageserve.predictions import EMBEDDING, FEW_LABELS, SCORES, Asked, Outputs, Prediction
 from imageserve.preparation import Preparation
 
 Pictures = NDArray[np.uint8]
@@ -63,9 +63,13 @@ class Model(Protocol):
         """
 
     def predict_more(
-        self, images: Pictures, top: int, wanted: Collection[str]
+        self, images: Pictures, asked: Sequence[Asked]
     ) -> tuple[list[tuple[Prediction, ...]], Mapping[str, Vectors]]:
-        """Do what ``predict`` does, and return those of the ``wanted`` vectors that it gives."""
+        """Do what ``predict`` does for the first pictures, each of which is ``asked`` for its own.
+
+        Returns their labels, and rows of those vectors that one of them wants and this model gives;
+        maybe of others too.
+        """
 
 
 @dataclass(eq=False)
@@ -113,16 +117,16 @@ class ScoringModel:
         return Outputs(vectors, self.multi_label)
 
     def predict_more(
-        self, images: Pictures, top: int, wanted: Collection[str]
+        self, images: Pictures, asked: Sequence[Asked]
     ) -> tuple[list[tuple[Prediction, ...]], Mapping[str, Vectors]]:
         """Classify pictures and return vectors, in one call; see ``Model.predict_more``."""
         vectors: dict[str, Vectors] = {}
-        if self.with_embedding and EMBEDDING in wanted:
+        if self.with_embedding and any(each.want == EMBEDDING for each in asked):
             scores, vectors[EMBEDDING] = self.with_embedding(images)
             check_finite("embedding", vectors[EMBEDDING])
         else:
             scores = self.scores(images)
-        predictions = best(scores, self.labels, top)
+        predictions = best_of_each(scores[: len(asked)], self.labels, asked)
         return predictions, {SCORES: scores, **vectors}
 
 
@@ -140,6 +144,32 @@ def best(scores: Probabilities, labels: Sequence[str], top: int) -> list[tuple[P
         tuple(Prediction(labels[i], p) for i, p in zip(*row, strict=True))
         for row in zip(classes.tolist(), kept.tolist(), strict=True)
     ]
+
+
+def best_of_each(
+    scores: Probabilities, labels: Sequence[str], asked: Sequence[Asked]
+) -> list[tuple[Prediction, ...]]:
+    """Return the likeliest labels of each row that it is asked for, best first; see `best`.
+
+    Many labels are made for those rows alone that are asked for them: to sort a thousand for each
+    picture of a batch may take longer than the model.
+    """
+    few = max((each.top for each in asked if each.top <= FEW_LABELS), default=1)
+    answers = best(scores, labels, few)
+    for place, each in enumerate(asked):
+        if each.top > FEW_LABELS:
+            answers[place] = _many(scores[place], labels, each)
+    return answers
+
+
+def _many(row: NDArray[np.float32], labels: Sequence[str], asked: Asked) -> tuple[Prediction, ...]:
+    classes = np.argsort(-row, kind="stable")[: asked.top]
+    likely = int(np.count_nonzero(row >= asked.least))
+    classes = classes[: max(likely, 1)]
+    return tuple(
+        Prediction(labels[i], p)
+        for i, p in zip(classes.tolist(), row[classes].tolist(), strict=True)
+    )
 
 
 def check_finite(what: str, rows: Vectors) -> None:

@@ -8,13 +8,13 @@ import hashlib
 import math
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from imageserve.errors import ModelLoadError, ModelOutOfMemory
 from imageserve.models.files import agreed_size
-from imageserve.predictions import EMBEDDING, SCORES, Outputs, Prediction
+from imageserve.predictions import EMBEDDING, SCORES, Asked, Outputs, Prediction
 from imageserve.preparation import Preparation
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ class StandIn:
         ]
 
     def predict_more(
-        self, images: "NDArray[np.uint8]", top: int, wanted: Collection[str]
+        self, images: "NDArray[np.uint8]", asked: Sequence[Asked]
     ) -> "tuple[list[tuple[Prediction, ...]], Mapping[str, NDArray[np.float32]]]":
         """Answer with the numbers of each picture's label too; see ``Model.predict_more``.
 
@@ -83,13 +83,13 @@ class StandIn:
         """
         import numpy as np
 
-        answers = self.predict(images, top)
+        answers = self.predict(images, max(each.top for each in asked))[: len(asked)]
         labels = [answer[0].label for answer in answers]
-        scores = np.full((len(images), self.classes), 0, np.float32)
+        scores = np.full((len(asked), self.classes), 0, np.float32)
         for row, label in zip(scores, labels, strict=True):
             row[stand_in_class(label, self.classes)] = _PROBABILITY
         vectors = {SCORES: scores}
-        if EMBEDDING in self.outputs.vectors and EMBEDDING in wanted:
+        if self.embedding and any(each.want == EMBEDDING for each in asked):
             rows = [np.resize(np.frombuffer(x.encode(), np.uint8), self.embedding) for x in labels]
             vectors[EMBEDDING] = np.stack(rows).astype(np.float32)
         return answers, vectors

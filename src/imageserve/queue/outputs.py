@@ -7,15 +7,12 @@ of the model give it: one of 0.1.0 would answer with labels alone.
 from collections.abc import Iterable
 from dataclasses import replace
 
-from imageserve.predictions import LABELS, Prediction
+from imageserve.predictions import FEW_LABELS, LABELS, Prediction
 from imageserve.queue.snapshot import Snapshot, WorkerInfo
 from imageserve.queue.wire import Finished, Job, ResultError, encode_result
 
 MOST_RESULT_BYTES = 2**20
 """Longest result in Redis, where results wait until their clients have read them."""
-
-FEW_LABELS = 100
-"""Results of so many labels and no vector are never too long, and not measured."""
 
 NEVER, NOT_YET = "never", "not_yet"
 

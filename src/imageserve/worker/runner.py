@@ -9,7 +9,7 @@ way down would outlast the batch's lease.
 
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from imageserve import metrics
 from imageserve.errors import ModelOutOfMemory
 from imageserve.models.foreign import foreign
 from imageserve.models.model import Model
-from imageserve.predictions import Prediction
+from imageserve.predictions import Asked, Prediction
 from imageserve.worker.batch import Outcome, Task
 
 log = logging.getLogger(__name__)
@@ -26,9 +26,6 @@ log = logging.getLogger(__name__)
 
 Vectors = Mapping[str, NDArray[np.float32]]
 """Those that some task wants, by name: (pictures, numbers)."""
-LABELS_ONLY = frozenset(("",))
-"""What the tasks of a batch want of which none wants a vector."""
-
 WEIGHT = 0.1
 """Weight of the newest measurement in the running mean of a bucket's time."""
 
@@ -147,7 +144,7 @@ class Runner:
 
         def call(size: int) -> None:
             images = noise.integers(0, 256, (size, *shape), dtype=np.uint8)
-            self._predict(images, 1)
+            self._predict(images, [Asked(top=1)])
 
         try:
             self.times.time_all(call, self._clock, rough=beside)
@@ -207,9 +204,9 @@ class Runner:
         bucket = self.times.bucket(len(tasks))
         images = self._buffer(bucket)
         np.stack([task.image for task in tasks], out=images[: len(tasks)])
-        wanted = {task.job.want for task in tasks}
+        asked = [Asked(task.job.top, task.job.least, task.job.want) for task in tasks]
         began = self._clock()
-        predictions, vectors = self._predict(images, max(task.job.top for task in tasks), wanted)
+        predictions, vectors = self._predict(images, asked)
         self._measured(bucket, len(tasks), self._clock() - began)
         rows = [b""] * len(tasks)
         if vectors:
@@ -228,19 +225,21 @@ class Runner:
         return self._buffers[bucket]
 
     def _predict(
-        self, images: NDArray[np.uint8], top: int, wanted: Collection[str] = LABELS_ONLY
+        self, images: NDArray[np.uint8], asked: Sequence[Asked]
     ) -> tuple[list[tuple[Prediction, ...]], Vectors]:
         self._call_began = self._clock()
+        count = len(images)
         vectors: Vectors = {}
         try:
-            if wanted == LABELS_ONLY:
-                predictions = self.model.predict(images, top)
+            if all(each.is_usual for each in asked):
+                predictions = self.model.predict(images, max(each.top for each in asked))
             else:
-                predictions, vectors = self.model.predict_more(images, top, wanted)
+                predictions, vectors = self.model.predict_more(images, asked)
+                count = len(asked)
         finally:
             self._call_began = None
-        if len(predictions) != len(images):
-            raise ValueError(f"the model gave {len(predictions)} answers to {len(images)} pictures")
+        if len(predictions) != count:
+            raise ValueError(f"the model gave {len(predictions)} answers to {count} pictures")
         return predictions, vectors
 
     def _measured(self, bucket: int, n: int, seconds: float) -> None:
