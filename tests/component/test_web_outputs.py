@@ -183,6 +183,16 @@ def test_what_was_read_of_a_vector_is_not_left_in_redis(site: Site, client: Flas
     assert not [each for each, _ in site.queue._results.values() if each.vector]
 
 
+@pytest.mark.parametrize(("query", "kept"), [("top=all", 0), ("min=0", 0), ("top=9", 2)])
+def test_many_labels_that_were_read_are_not_left_in_redis(
+    idle: Site, query: str, kept: int
+) -> None:
+    with idle.worker(classes=500):
+        assert idle.client().post(f"/predict?{query}", data=form(A, B)).status_code == 200
+
+    assert len(idle.queue._results) == kept
+
+
 # -- what cannot be asked for ---------------------------------------------------------------------
 
 

@@ -7,7 +7,7 @@ of the model give it: one of 0.1.0 would answer with labels alone.
 from collections.abc import Iterable
 from dataclasses import replace
 
-from imageserve.predictions import FEW_LABELS, LABELS, Prediction
+from imageserve.predictions import LABELS, Prediction
 from imageserve.queue.snapshot import Snapshot, WorkerInfo
 from imageserve.queue.wire import Finished, Job, ResultError, encode_result
 
@@ -57,7 +57,7 @@ def asked_labels(job: Job, predictions: tuple[Prediction, ...]) -> tuple[Predict
 def bounded(done: Finished) -> Finished:
     """Return a job with its result, or with an error where that is too long for Redis."""
     result = done.result
-    if not result.vector and len(result.predictions) <= FEW_LABELS:
+    if not result.is_long:
         return done
     size = len(encode_result(result))
     if size <= MOST_RESULT_BYTES:

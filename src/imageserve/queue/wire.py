@@ -12,7 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from imageserve.predictions import Prediction
+from imageserve.predictions import FEW_LABELS, Prediction
 from imageserve.preparation import Preparation, decode_preparation, encode_preparation, plain
 from imageserve.queue.fields import (
     amount_of,
@@ -110,6 +110,11 @@ class Result:
     says something that this release does not know."""
     vector: bytes = b""
     """What the job wants: float32, little-endian. Empty where its worker does not give that."""
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it takes so much of Redis that it is measured, and removed once it was read."""
+        return bool(self.vector) or len(self.predictions) > FEW_LABELS
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,7 @@ from imageserve.errors import (
     told,
 )
 from imageserve.models.entries import ModelEntry
-from imageserve.predictions import LABELS, Prediction
+from imageserve.predictions import FEW_LABELS, LABELS, Prediction
 from imageserve.preparation import Preparation
 from imageserve.queue.listener import Ticket
 from imageserve.queue.producer import JobRequest, Producer
@@ -247,14 +247,18 @@ class _Request:
         finally:
             for slot in self._submitted():
                 self._producer.forget(slot.ticket)
-            if self._want:
-                self._producer.remove_results([slot.ticket for slot in self._submitted()])
+            if self._want or self._options.top > FEW_LABELS:
+                read = [t for t in self._tickets() if t.result and t.result.is_long]
+                self._producer.remove_results(read)
 
     def _submitted(self) -> list[_Submitted]:
         return [slot for slot in self._slots if isinstance(slot, _Submitted)]
 
+    def _tickets(self) -> list[Ticket]:
+        return [slot.ticket for slot in self._submitted()]
+
     def _open(self) -> list[Ticket]:
-        return [slot.ticket for slot in self._submitted() if slot.ticket.result is None]
+        return [ticket for ticket in self._tickets() if ticket.result is None]
 
     def _submit(self, picture: bytes | RequestError) -> _Slot:
         if isinstance(picture, RequestError):
