@@ -32,7 +32,7 @@ from imageserve.queue.monitor import Monitor
 from imageserve.web.answers import as_bytes, as_json, timings, version_header
 from imageserve.web.api_keys import ApiKeys
 from imageserve.web.edge import error_body, request_id
-from imageserve.web.greenlets import Wait, watch_hang_up
+from imageserve.web.greenlets import Turn, Wait, watch_hang_up
 from imageserve.web.lifecycle import Lifecycle
 from imageserve.web.overview import Overview
 from imageserve.web.parameters import read_options
@@ -170,14 +170,15 @@ def _respond(answers: list[Answer | RequestError], output: str) -> Response:
     good = [answer for answer in answers if isinstance(answer, Answer)]
     call.timings = timings(good)
     call.version = version_header(answer.version for answer in good)
+    pause = Turn().give
     if output == LABELS:
-        return _json(as_json(answers, output))
+        return _json_text(as_json(answers, output, pause))
     as_told = request.accept_mimetypes.best_match([JSON, BYTES], default=JSON)
     if as_told == BYTES and (found := as_bytes(answers)):
         body, shape = found
         response = Response(body, content_type=BYTES, headers={"X-Shape": shape})
     else:
-        response = _json(as_json(answers, output))
+        response = _json_text(as_json(answers, output, pause))
     response.vary.add("Accept")
     return response
 
@@ -263,7 +264,11 @@ def _error(error: RequestError) -> Response:
 
 
 def _json(body: Mapping[str, Any], status: int = 200) -> Response:
-    return Response(json.dumps(body) + "\n", status, content_type=JSON)
+    return _json_text(json.dumps(body), status)
+
+
+def _json_text(text: str, status: int = 200) -> Response:
+    return Response(text + "\n", status, content_type=JSON)
 
 
 # -- headers, metrics and log line of every request -----------------------------------------------
