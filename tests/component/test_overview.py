@@ -9,6 +9,7 @@ from tests.memory_queue import MemoryMonitor, MemoryQueue
 
 from imageserve.errors import QueueUnavailable
 from imageserve.models.entries import ModelEntry
+from imageserve.predictions import Outputs
 from imageserve.preparation import Preparation
 from imageserve.queue.admission import Limits
 from imageserve.queue.consumer import Lease
@@ -194,6 +195,18 @@ def test_the_models_show_the_preparation_that_counts_now() -> None:
     assert shown() == (None, None, None)
     queue.away = True
     assert shown() == (None, None, None)
+
+
+def test_what_a_model_gives_is_not_read_from_workers_of_another(bench: Bench) -> None:
+    info = WorkerInfo("w", "busy", (1, 1, 3), 1, {1: 1.0}, "ready", "node")
+    own, other = Outputs(("scores",)), Outputs(("scores", "embedding"), multi_label=True)
+    bench.idle.heartbeat(replace(info, model="idle", outputs=own, classes=3))
+    bench.idle.heartbeat(replace(info, id="other", outputs=other, classes=9))
+
+    shown = bench.overview.models()["idle"]
+
+    assert shown["outputs"] == ["labels", "scores"]
+    assert (shown["multi_label"], shown["classes"]) == (False, 3)
 
 
 def test_the_metrics_have_the_values_of_the_status(bench: Bench) -> None:

@@ -197,6 +197,14 @@ def test_its_scores_and_its_embedding_belong_to_the_picture() -> None:
     assert model.outputs.vectors == ("scores", "embedding")
 
 
+def test_it_gives_as_many_labels_as_it_has_classes() -> None:
+    model = parse_stand_in("stand-in:batch_ms=0,image_ms=0,classes=3000")
+
+    (answer,) = model.predict(np.zeros((1, 2, 2, 3), np.uint8), 3000)
+
+    assert len({prediction.label for prediction in answer}) == 3000
+
+
 def test_without_the_option_it_has_no_embedding() -> None:
     model = parse_stand_in("stand-in:batch_ms=0,image_ms=0")
 

@@ -165,7 +165,7 @@ _OPTIONS: dict[str, tuple[str, Callable[[float], bool], Callable[[float], object
 def _fillers(count: int) -> list[Prediction]:
     """Return labels that share the rest of the probability, each half of the one before."""
     rest = 1 - _PROBABILITY
-    return [Prediction(f"other-{i}", rest / 2**i) for i in range(1, count + 1)]
+    return [Prediction(f"other-{i}", rest * 0.5**i) for i in range(1, count + 1)]
 
 
 def _take_poison(images: "NDArray[np.uint8]") -> None:

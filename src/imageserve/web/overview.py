@@ -78,7 +78,7 @@ def _model(entry: ModelEntry, snapshot: Snapshot | None) -> dict[str, Any]:
         "preparation": asdict(known) if known else None,
         "workers": len(workers) if snapshot else None,
         "runtime": next(iter(told)) if len(told) == 1 else None,
-        **_outputs(workers),
+        **_outputs([each for each in workers if each.model == entry.name]),
         "stand_in": told == {RUNTIME} if told else is_stand_in(entry.network),
     }
 
