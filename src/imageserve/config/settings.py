@@ -108,8 +108,7 @@ class Settings:
     model_runtime: str | None = setting(
         None,
         one_of(*choices.RUNTIMES),
-        "What runs the model: `keras`, or `onnx` (ONNX Runtime) for a model that `imageserve "
-        "models export` wrote.",
+        "What runs the model: `keras`, or `onnx` (ONNX Runtime) for an `.onnx` file.",
         shown="`onnx` where there is only an `.onnx` file, else `keras`",
     )
     keras_backend: str = setting(

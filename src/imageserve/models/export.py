@@ -1,7 +1,7 @@
 """Exports a Keras model as a model folder for another runtime.
 
-The only door to tf2onnx and onnx. Exporting needs TensorFlow, which traces the graph; what is
-written is served without it.
+The only door to tf2onnx. Exporting needs TensorFlow, which traces the graph; what is written is
+served without it.
 """
 
 import logging
