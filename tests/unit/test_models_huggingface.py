@@ -6,10 +6,14 @@ from typing import Any
 
 import pytest
 
+from imageserve.config.settings import Settings
 from imageserve.errors import ModelLoadError
+from imageserve.models.entries import model_entries
 from imageserve.models.files import read_labels
 from imageserve.models.folder import ModelFacts, read_facts, written_by
 from imageserve.models.source import find_source
+from imageserve.preparation import Preparation
+from imageserve.worker.versions import fingerprint_of
 
 CONFIG = {
     "architectures": ["ViTForImageClassification"],
@@ -80,6 +84,37 @@ def test_the_model_may_lie_in_a_folder_onnx(tmp_path: Path) -> None:
     (tmp_path / "model.onnx").touch()
     with pytest.raises(ModelLoadError, match=r"holds model.onnx and onnx/model.onnx: keep one"):
         find_source(str(tmp_path), None)
+
+
+def test_a_folder_without_an_export_says_how_to_make_one(tmp_path: Path) -> None:
+    (written(tmp_path) / "model.onnx").rename(tmp_path / "model.safetensors")
+
+    with pytest.raises(ModelLoadError, match=r"'optimum-cli export onnx --model .*serve DIR"):
+        find_source(str(tmp_path), None)
+
+
+def test_a_web_process_that_can_read_the_folder_knows_the_preparation(tmp_path: Path) -> None:
+    clip = {"image_processor_type": "CLIPImageProcessor", "resample": 3, "crop_size": 224}
+    written(tmp_path, **clip, size={"shortest_edge": 256})
+
+    (entry,) = model_entries(Settings.from_env({"MODEL": f"{tmp_path}/"})).values()
+
+    expected = Preparation((224, 224), "crop", 256, "bicubic", crop_rounding="down")
+    assert entry.preparation == expected
+
+
+def test_all_its_files_count_for_changes(tmp_path: Path) -> None:
+    written(tmp_path)
+    before = fingerprint_of([tmp_path])
+
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+
+    assert fingerprint_of([tmp_path]) != before
+    assert {Path(file[0]).name for file in before} == {
+        "config.json",
+        "model.onnx",
+        "preprocessor_config.json",
+    }
 
 
 @pytest.mark.parametrize(

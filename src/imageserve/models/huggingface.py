@@ -14,6 +14,9 @@ from imageserve.errors import ModelLoadError
 CONFIG_FILE = "config.json"
 PROCESSOR_FILE = "preprocessor_config.json"
 
+TRANSFORMERS, TIMM = "transformers", "timm"
+"""The libraries that write a ``config.json``."""
+
 Facts = dict[str, Any]
 """Keys and values as ``imageserve.yaml`` has them."""
 
@@ -65,8 +68,8 @@ def origin(config: object) -> str | None:
     if not isinstance(config, dict):
         return None
     if isinstance(config.get("pretrained_cfg"), dict):
-        return "timm"
-    return "transformers" if "architectures" in config or "model_type" in config else None
+        return TIMM
+    return TRANSFORMERS if "architectures" in config or "model_type" in config else None
 
 
 def labels_of(config: Mapping[str, Any]) -> tuple[str, ...] | None:
@@ -101,7 +104,7 @@ def described(folder: str, config: Mapping[str, Any], processor: object) -> Fact
     in a way that imageserve has not.
     """
     try:
-        if origin(config) == "timm":
+        if origin(config) == TIMM:
             return _timm(config["pretrained_cfg"])
         facts: Facts = {"layout": "nchw", "colour": _colour(config.get("num_channels", 3))}
         facts |= _answers(config)

@@ -23,7 +23,9 @@ from imageserve.models.folder import (
     ModelFacts,
     huggingface_labels,
     read_facts,
+    written_by,
 )
+from imageserve.models.huggingface import TRANSFORMERS
 from imageserve.models.inputs import AXES, COLOURS_BY_NUMBER, declared_layout
 from imageserve.models.keras_file import hdf5_remedy
 from imageserve.models.runtimes import (
@@ -185,6 +187,12 @@ def _models_in(folder: Path) -> dict[str, Path]:
         old = [path for path in sorted(folder.iterdir()) if path.suffix in _OLD_ENDINGS]
         if old:
             raise ModelLoadError(hdf5_remedy(old[0]))
+        if written_by(folder) == TRANSFORMERS:
+            raise ModelLoadError(
+                f"{folder} is a folder of Hugging Face without an ONNX file: export it with "
+                f"'optimum-cli export onnx --model {folder} --task image-classification DIR', and "
+                "serve DIR"
+            )
         raise ModelLoadError(f"{folder} holds no model: put {folder_files()} into it")
     return models
 
