@@ -14,6 +14,7 @@ from tests.models_of_others.kinds import (
     serving,
     tolerance,
 )
+from tests.models_of_others.teaching import PICTURES
 from tests.system.stack import Stack
 
 
@@ -39,3 +40,11 @@ def test_the_answers_are_those_of_its_own_library(kind: str, stack: Stack) -> No
     assert found.keys() == expected.keys()
     for name, numbers in expected.items():
         assert found[name] == pytest.approx(numbers, rel=0, abs=tolerance(kind))
+
+
+def test_labels_that_are_not_probable_enough_are_left_out(stack: Stack) -> None:
+    cat = (PICTURES / "cat.jpg").read_bytes()
+
+    reply = stack.http.predict(cat, "?model=multi_label&min=0.7")
+
+    assert reply.labels == ["alive", "furry"]
