@@ -22,6 +22,7 @@ from imageserve.config.choices import (
 
 COLOURS: Mapping[str, int] = {"rgb": 3, "grey": 1, "rgba": 4}
 """What crosses the queue -> its bytes a pixel."""
+COLOURS_BY_NUMBER = {number: colour for colour, number in COLOURS.items()}
 
 LONGEST_SIDE = 2**16
 """No model takes a larger picture; one that a message asks for is not even reckoned."""

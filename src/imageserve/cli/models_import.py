@@ -172,7 +172,7 @@ def _original(
     module, own = torch_module.made_by(options.original)
     labels = own if own and options.labels is None else _labels(options.labels, None)
     height, width = wanted.facts.input_size or _DEFAULT_SIZE
-    colours = {"grey": 1, "rgba": 4}.get(wanted.facts.colour or "", 3)
+    *_, colours = wanted.facts.preparation((height, width)).shape
     with tempfile.TemporaryDirectory(prefix="imageserve-") as folder:
         path = Path(folder, "module.onnx")
         call = torch_module.write(module, path, (colours, height, width))

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from imageserve.errors import ModelLoadError
+from imageserve.preparation import COLOURS_BY_NUMBER
 
 CONFIG_FILE = "config.json"
 PROCESSOR_FILE = "preprocessor_config.json"
@@ -20,7 +21,6 @@ TRANSFORMERS, TIMM = "transformers", "timm"
 Facts = dict[str, Any]
 """Keys and values as ``imageserve.yaml`` has them."""
 
-_COLOURS = {1: "grey", 3: "rgb", 4: "rgba"}
 _RESAMPLE = ("nearest", "lanczos", "bilinear", "bicubic", "box", "hamming")
 """Pillow's numbers for them."""
 _IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -135,9 +135,9 @@ def _answers(config: Mapping[str, Any]) -> Facts:
 
 
 def _colour(channels: object) -> str:
-    if channels not in _COLOURS:
+    if channels not in COLOURS_BY_NUMBER:
         raise _CannotDo(f"has a model of {channels} colours: only 1, 3 and 4 can be served")
-    return _COLOURS[channels]
+    return COLOURS_BY_NUMBER[channels]
 
 
 # -- transformers ---------------------------------------------------------------------------------

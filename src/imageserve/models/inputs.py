@@ -12,11 +12,10 @@ from imageserve.models.catalog import Scaling
 from imageserve.models.files import agreed_size
 from imageserve.models.folder import ModelFacts
 from imageserve.models.foreign import foreign
-from imageserve.preparation import COLOURS, Preparation
+from imageserve.preparation import COLOURS, COLOURS_BY_NUMBER, Preparation
 
 NHWC, NCHW = "nhwc", "nchw"
 INPUT_TYPES = ("float32", "float16", "uint8", "int32", "bfloat16")
-COLOURS_BY_NUMBER = {number: colour for colour, number in COLOURS.items()}
 AXES = {NHWC: (3, 1, 2), NCHW: (1, 2, 3)}
 """Layout -> the places of colours, height and width in a shape."""
 

@@ -26,7 +26,7 @@ from imageserve.models.folder import (
     written_by,
 )
 from imageserve.models.huggingface import TRANSFORMERS
-from imageserve.models.inputs import AXES, COLOURS_BY_NUMBER, declared_layout
+from imageserve.models.inputs import AXES, declared_layout
 from imageserve.models.keras_file import hdf5_remedy
 from imageserve.models.runtimes import (
     KERAS,
@@ -37,6 +37,7 @@ from imageserve.models.runtimes import (
     folder_files,
     runtime_of_file,
 )
+from imageserve.preparation import COLOURS_BY_NUMBER
 
 _OLD_ENDINGS = (".h5", ".hdf5")
 _MOST_OF_WEIGHTS = 55
