@@ -7,7 +7,7 @@ import json
 import subprocess
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -32,6 +32,9 @@ TIGHT_SHARE = 0.3
 SECONDS = 5.0
 QUICK_SECONDS = 2.5
 """Two periods of the bursts, or one."""
+WARM_UP_S = 1.0
+CAPACITY_WARM_UP_S = 2.0
+"""Clients that connect together get their first answers late; that is no capacity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,8 +193,9 @@ def _round(
     number_of_round: int,
 ) -> None:
     patient = systems[PATIENT_S]
+    capacity = replace(plan, seconds=measured.seconds, least_warm_up_s=CAPACITY_WARM_UP_S)
     with patient.thawed():
-        run = load(patient, Demand(CLIENTS, patient.form), plan, picture)
+        run = load(patient, Demand(CLIENTS, patient.form), capacity, picture)
     if not run.counts.images:
         raise SystemExit(f"bench: {patient.name} answered nothing")
     measured.capacities.append(run.per_second)
@@ -200,7 +204,7 @@ def _round(
         offer = Offer(
             setting.arrivals,
             setting.share * run.per_second,
-            plan.warm_up_s,
+            WARM_UP_S,
             measured.seconds,
             setting.kinds,
             seed=number_of_round,

@@ -12,10 +12,11 @@ class Plan:
     seconds: float = 5.0
     """How long one measurement lasts; some last until a number of batches is done instead."""
     is_quick: bool = False
+    least_warm_up_s: float = 0.0
 
     @property
     def warm_up_s(self) -> float:
-        return min(1.0, self.seconds / 4)
+        return max(self.least_warm_up_s, min(1.0, self.seconds / 4))
 
     @property
     def in_small_slices(self) -> "Plan":

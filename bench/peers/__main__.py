@@ -27,8 +27,8 @@ from bench.peers.comparison import (
     Windows,
     best_windows,
     compare,
-    last_line,
     usable_peers,
+    why,
 )
 from bench.peers.environments import PEERS, version
 from bench.peers.faults import fault_runs
@@ -99,7 +99,7 @@ def _overload(plan: Plan, peers: Sequence[str], windows: Windows) -> list[Sectio
             try:
                 by_system[each.name] = measure_overload(plan, each, model)
             except SystemExit as error:
-                failed[f"{each.name}, {model.name}"] = reason = last_line(str(error))
+                failed[f"{each.name}, {model.name}"] = reason = why(error)
                 say(f"{each.name} fails under overload: {reason}")
     return overload_sections("p4", measured, failed)
 
@@ -139,8 +139,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m bench.peers",
         description=f"Measure this system beside {', '.join(SHOWN.values())}\n"
         "and its first version. Installs the peers into .venv-peers, and starts everything on\n"
-        "free ports. All parts take about an hour, two thirds of it part p4; with --quick about\n"
-        "12 minutes.",
+        "free ports. All parts take about an hour, two thirds of it part p4; with --quick a\n"
+        "quarter of one.",
         epilog="parts:\n" + "\n".join(f"  {name}  {text}" for name, text in PARTS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

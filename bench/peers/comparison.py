@@ -66,9 +66,19 @@ def usable_peers(wanted: Sequence[str]) -> tuple[list[str], dict[str, str]]:
                 start_peer(bed, peer, WINDOWS_MS[peer][0], "own", photo_jpeg())
             usable.append(peer)
         except (NotInstalled, SystemExit) as error:
-            reasons[SHOWN[peer]] = reason = last_line(str(error))
+            reasons[SHOWN[peer]] = reason = why(error)
             say(f"{peer} does not run here: {reason}")
     return usable, reasons
+
+
+def why(error: NotInstalled | SystemExit) -> str:
+    """Return why a peer failed, for a table.
+
+    Raises the error again where it is no failure: the benchmark itself is told to end.
+    """
+    if isinstance(error, SystemExit) and not isinstance(error.code, str):
+        raise error
+    return last_line(str(error))
 
 
 def last_line(text: str) -> str:

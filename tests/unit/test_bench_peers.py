@@ -28,7 +28,7 @@ from bench.overload import (
 )
 from bench.overload_tables import overload_sections
 from bench.peers import triton
-from bench.peers.comparison import CLIENTS, Comparison, Setting, last_line
+from bench.peers.comparison import CLIENTS, Comparison, Setting, last_line, why
 from bench.peers.environments import PEERS, version
 from bench.peers.servers.shared import TOP, Model, decoded
 from bench.peers.systems import SHOWN, WINDOWS_MS
@@ -278,6 +278,12 @@ def test_a_peer_that_does_not_run_here_stands_in_the_table_with_its_reason() -> 
 def test_a_reason_fits_in_a_cell() -> None:
     assert last_line("Traceback\n  ...\nOSError: a | b\n") == "OSError: a / b"
     assert last_line("") == "no reason was given"
+
+
+def test_a_signal_that_ends_the_benchmark_is_no_failure_of_a_peer() -> None:
+    assert why(SystemExit("bench: not within 120 s: KServe answers")).endswith("KServe answers")
+    with pytest.raises(SystemExit):
+        why(SystemExit(143))
 
 
 def test_the_processor_is_told_with_its_family_and_vector_units() -> None:
