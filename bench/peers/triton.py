@@ -93,7 +93,9 @@ def command(programs: Path, repository: Path, port: int) -> list[str]:
     """Return how the server is started, with the stub of this Python beside the backend."""
     server = _site_packages(programs) / "pytriton" / "tritonserver"
     stub = server / "python_backend_stubs" / _VERSION / "triton_python_backend_stub"
-    shutil.copy(stub, server / "backends" / "python")
+    place = server / "backends" / "python"
+    if not (place / stub.name).exists():  # It cannot be written while another server runs it.
+        shutil.copy(stub, place)
     # The shared memory of two servers must not have the same name.
     prefix = f"python,shm-region-prefix-name=bench-{port}-"
     return [
