@@ -3,6 +3,7 @@
 import importlib.metadata
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -116,3 +117,24 @@ def test_every_lock_file_that_it_copies_has_hashes(path: Path) -> None:
         requirements = re.findall(r"^[\w.-]+(?:\[\w+\])?==", content, re.MULTILINE)
         assert requirements, lock
         assert content.count("--hash=sha256:") >= len(requirements)
+
+
+@pytest.mark.parametrize(
+    ("lock", "extras"),
+    [
+        ("web", ["web"]),
+        ("worker", ["worker", "fetch"]),
+        ("worker-onnx", ["onnx", "fetch"]),
+        ("worker-cuda", ["fetch"]),
+        ("autoscaler", ["autoscaler"]),
+    ],
+)
+def test_an_image_contains_what_its_extras_name(lock: str, extras: list[str]) -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    optional = project["optional-dependencies"]
+    wanted = [*project["dependencies"], *(each for extra in extras for each in optional[extra])]
+    content = (ROOT / "locks" / f"{lock}.txt").read_text()
+    locked = set(re.findall(r"^([\w.-]+)(?:\[[\w-]+\])?==", content, re.MULTILINE))
+
+    names = {re.match(r"[\w.-]+", each)[0] for each in wanted}  # type: ignore[index]
+    assert names <= locked
