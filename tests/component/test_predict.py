@@ -702,7 +702,7 @@ def test_a_job_that_is_lost_every_time_is_answered_redis_unavailable(bench: Benc
     ("code", "kind", "said"),
     [
         pytest.param(EnqueueCode.FULL, QueueFull, "7 pictures are waiting", id="too many jobs"),
-        pytest.param(EnqueueCode.BYTES_FULL, QueueFull, "which is the limit", id="too many bytes"),
+        pytest.param(EnqueueCode.BYTES_FULL, QueueFull, "more than may wait", id="too many bytes"),
         pytest.param(EnqueueCode.NO_ROOM, QueueFull, "out of memory", id="Redis is full"),
         pytest.param(EnqueueCode.WOULD_TIME_OUT, WouldTimeOut, "come too late", id="a long wait"),
     ],

@@ -870,6 +870,13 @@ def test_web_processes_tell_what_they_could_decode_and_silent_ones_are_removed(
     queue.web_heartbeat(WebInfo("two", 20.0))
     assert client.hkeys(KEYS.web_info) == client.zrange(KEYS.web, 0, -1) == [b"two"]
 
+    queue.web_heartbeat(WebInfo("one", 45.0))
+    client.zadd(KEYS.web, {"one": queue.snapshot().now + 3_600_000})
+    seen = queue.snapshot().web_capacity_per_s
+    assert seen == pytest.approx(20.0), "the clock of Redis was set back"
+    queue.web_heartbeat(WebInfo("two", 20.0))
+    assert client.hkeys(KEYS.web_info) == client.zrange(KEYS.web, 0, -1) == [b"two"]
+
     queue.web_leave("two")
     assert queue.snapshot().web == ()
 
@@ -944,7 +951,7 @@ def test_the_preparation_of_the_last_worker_is_kept_for_ever_and_small(
     assert json.loads(queue.snapshot().kept)["preparation"] == {"size": [4, 4]}
 
 
-@pytest.mark.parametrize("kind", ["list", "no text", "no JSON", "half of it"])
+@pytest.mark.parametrize("kind", ["list", "no text", "no JSON", "half of it", "too long"])
 def test_a_kept_preparation_that_another_program_wrote_breaks_nothing(
     kind: str, queue: RedisQueue, client: "redis.Redis"
 ) -> None:
@@ -952,9 +959,11 @@ def test_a_kept_preparation_that_another_program_wrote_breaks_nothing(
         client.rpush(KEYS.preparation, "a list")
     else:
         contents = {"no text": b"\xff", "no JSON": b"{", "half of it": b'{"model": "m"}'}
+        contents["too long"] = b"x" * 10 * MOST_BYTES
         client.set(KEYS.preparation, contents[kind])
 
     assert in_force(queue.snapshot(), "m", Preparation((9, 9))) == Preparation((9, 9))
+    assert len(queue.snapshot().kept) <= MOST_BYTES, "it is read every second"
     queue.heartbeat(CROPPING)
     assert in_force(queue.snapshot(), "m", None) == CROP
     queue.leave("w")

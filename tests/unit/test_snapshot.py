@@ -115,6 +115,19 @@ def test_a_counter_that_is_no_number_makes_the_snapshot_unreadable(count: bytes)
 NOW = 1_760_000_000_000
 
 
+@pytest.mark.parametrize(("silent_ms", "lives"), [(LIVE_MS, True), (LIVE_MS + 1, False)])
+@pytest.mark.parametrize("side", [1, -1], ids=["the past", "the future: the clock was set back"])
+def test_a_worker_lives_while_its_heartbeat_is_young(
+    silent_ms: int, lives: bool, side: int
+) -> None:
+    seen = NOW - side * silent_ms
+    worker = WorkerInfo("w", "m", (1, 1, 3), 2, {}, "ready", "host", last_seen=seen)
+
+    found = Snapshot(NOW, 0, 0, 0, 0, 0, workers=(worker,)).live_workers
+
+    assert found == ([worker] if lives else [])
+
+
 def web(*per_s: float, silent: float | None = None) -> Snapshot:
     processes = [WebInfo(str(i), each, NOW - LIVE_MS) for i, each in enumerate(per_s)]
     if silent is not None:

@@ -125,8 +125,12 @@ class Snapshot:
         return [
             worker
             for worker in self.workers
-            if worker.state != "stopping" and self.now - worker.last_seen <= LIVE_MS
+            if worker.state != "stopping" and self._is_live(worker.last_seen)
         ]
+
+    def _is_live(self, last_seen: int) -> bool:
+        # One that was seen in the future lived before the clock of Redis was set back.
+        return abs(self.now - last_seen) <= LIVE_MS
 
     @property
     def tables(self) -> list[BucketMs]:
@@ -144,7 +148,7 @@ class Snapshot:
 
         One that has decoded nothing yet counts like the others.
         """
-        live = [each.per_s for each in self.web if self.now - each.last_seen <= LIVE_MS]
+        live = [each.per_s for each in self.web if self._is_live(each.last_seen)]
         known = [per_s for per_s in live if per_s > 0]
         return sum(known) * len(live) / len(known) if known else None
 

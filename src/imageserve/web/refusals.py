@@ -37,6 +37,10 @@ _NOT_ADMITTED: Mapping[str, tuple[type[RequestError], str]] = {
     ),
     "collision": (Busy, "no free job id was found"),
     "pixels_lost": (Busy, "Redis lost the picture; send it again"),
+    "bytes_full": (
+        QueueFull,
+        "{backlog} pictures are waiting, and with this one their pixels are more than may wait",
+    ),
     "no_room": (QueueFull, "Redis is out of memory"),
 }
 _FULL = QueueFull, "{backlog} pictures are waiting, which is the limit"

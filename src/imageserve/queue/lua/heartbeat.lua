@@ -11,8 +11,12 @@ if ARGV[2] == '' then
 else
   redis.call('ZADD', KEYS[1], now, ARGV[1]); redis.call('HSET', KEYS[2], ARGV[1], ARGV[2])
 end
-local silent = redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', now - tonumber(ARGV[3]))
-for _, id in ipairs(silent) do redis.call('ZREM', KEYS[1], id); redis.call('HDEL', KEYS[2], id) end
+local silent = tonumber(ARGV[3])
+for _, range in ipairs({{'-inf', now - silent}, {now + silent, '+inf'}}) do  -- later ones: the clock was set back
+  for _, id in ipairs(redis.call('ZRANGEBYSCORE', KEYS[1], range[1], range[2])) do
+    redis.call('ZREM', KEYS[1], id); redis.call('HDEL', KEYS[2], id)
+  end
+end
 redis.call('PEXPIRE', KEYS[1], ARGV[4]); redis.call('PEXPIRE', KEYS[2], ARGV[4])
 -- Another program's data under one of these two names must not make a heartbeat fail, nor be lost.
 if ARGV[5] ~= '' then
