@@ -37,6 +37,7 @@ def test_the_commands_of_a_section(
 
     told = capsys.readouterr().out
     assert f"{kind} can be served" in told
+    assert f": {', '.join(labels_of(kind))}\n" in told  # No kind has more labels than are shown.
     library = {"timm": "timm", "optimum": "transformers"}.get(kind)
     assert (f"described by the config.json of {library}" in told) == (library is not None)
     assert ("batches are run 1 by 1" in told) == (kind == "fixed_batch")

@@ -91,8 +91,8 @@ def _loaded(settings: Settings, report: Report) -> ScoringModel:
     report.say("takes", f"pictures of {height}x{width} (height x width)")
     for what, text, value in understood(model, settings):
         report.say(what, text, value)
-    first = foreign(", ".join(model.labels[:4]))
-    report.say("labels", f"{model.classes}: {first}, ...", model.classes)
+    first = foreign(", ".join(model.labels[:4])) + (", ..." if model.classes > 4 else "")
+    report.say("labels", f"{model.classes}: {first}", model.classes)
     report.say("loaded", f"in {time.monotonic() - began:.1f} s")
     return model
 
