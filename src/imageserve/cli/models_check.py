@@ -196,14 +196,7 @@ def _decoding() -> Any:
 
 
 def _policy(settings: Settings) -> Any:
-    return _decoding().DecodingPolicy(
-        settings.max_image_bytes,
-        settings.max_image_pixels,
-        settings.image_formats,
-        settings.fast_jpeg,
-        settings.max_image_side,
-        settings.decode_memory_bytes,
-    )
+    return _decoding().DecodingPolicy.from_settings(settings)
 
 
 def _show(

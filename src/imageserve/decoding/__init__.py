@@ -2,7 +2,7 @@
 
 It recognises the format, checks the limits against the header before it decodes a single pixel,
 and returns raw pixels. It is not a validator: a picture that decodes is good, whatever else its
-file holds. It does no I/O, reads no settings and does not scale numbers for the model.
+file holds. It does no I/O and does not scale numbers for the model.
 
 The bytes come from anyone. For any bytes the result is pixels or a ``RequestError``.
 """

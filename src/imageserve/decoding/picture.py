@@ -3,6 +3,7 @@
 import functools
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from PIL import Image, ImageFile
 
@@ -17,6 +18,9 @@ from imageserve.decoding.formats import PLUGINS, READERS, Jpeg, Source, format_e
 from imageserve.decoding.header import Header, corrupt, name_of
 from imageserve.errors import ImageTooLarge, NoImage, NotAnImage, UnsupportedFormat
 from imageserve.preparation import Box, Preparation
+
+if TYPE_CHECKING:
+    from imageserve.config.settings import Settings
 
 FAST_FACTOR = 2
 """FAST_JPEG: a JPEG is decoded at a half, a quarter or an eighth of its size if the result still
@@ -61,6 +65,18 @@ class DecodingPolicy:
     """Most pixels of one side: resizing takes memory in proportion to it."""
     max_memory: int = DECODE_MEMORY_BYTES
     """Most bytes of memory that decoding may take, as reckoned from the header."""
+
+    @classmethod
+    def from_settings(cls, settings: "Settings") -> "DecodingPolicy":
+        """Return that of a web server with these settings."""
+        return cls(
+            settings.max_image_bytes,
+            settings.max_image_pixels,
+            settings.image_formats,
+            settings.fast_jpeg,
+            settings.max_image_side,
+            settings.decode_memory_bytes,
+        )
 
 
 @dataclass(frozen=True, slots=True)

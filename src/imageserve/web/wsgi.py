@@ -65,14 +65,7 @@ def _predictor(
         entry.name: ServedModel(entry, producer, rooms[producer.breaker])
         for entry, producer in served
     }
-    decoding = DecodingPolicy(
-        settings.max_image_bytes,
-        settings.max_image_pixels,
-        settings.image_formats,
-        settings.fast_jpeg,
-        settings.max_image_side,
-        settings.decode_memory_bytes,
-    )
+    decoding = DecodingPolicy.from_settings(settings)
     return Predictor(models, decoding, line, Decoders(decoding, settings.decode_s))
 
 
