@@ -57,6 +57,35 @@ def load(folder: Path, network: Any, kind: str = "keras", **facts: Any) -> Keras
     return model
 
 
+@pytest.mark.parametrize(
+    ("inside", "scaling", "said"),
+    [
+        pytest.param([], None, "does not begin with a scaling", id="none"),
+        pytest.param([], "none", "", id="none, as said"),
+        pytest.param([layers.Rescaling(1 / 255)], None, "", id="in the file"),
+        pytest.param(
+            [layers.RandomFlip(), layers.ZeroPadding2D(), layers.Rescaling(1 / 255)],
+            "0..1",
+            "scaled already",
+            id="both, behind others",
+        ),
+    ],
+)
+def test_pixels_that_nothing_or_both_scale_are_a_warning(
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    inside: list[Any],
+    scaling: str | None,
+    said: str,
+) -> None:
+    last = [layers.GlobalAveragePooling2D(), layers.Dense(len(LABELS), activation="softmax")]
+    network = keras.Sequential([keras.Input((*SIZE, 3)), *inside, *last])
+
+    load(tmp_path, network, **({} if scaling is None else {"scaling": scaling}))
+
+    assert (said in caplog.text) if said else (caplog.text == "")
+
+
 KINDS = pytest.mark.parametrize("kind", ["keras", "SavedModel"])
 
 

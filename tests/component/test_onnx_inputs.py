@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 import pytest
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from tests.onnx_files import softmax_of_means, write_labels, write_onnx
 
 from imageserve.errors import ModelLoadError
@@ -42,6 +42,34 @@ def refused(folder: Path, **facts: Any) -> str:
     with pytest.raises(ModelLoadError) as caught:
         load(folder, **facts)
     return str(caught.value)
+
+
+def put_in_front(path: Path, kind: str, *constants: Any, **attributes: Any) -> None:
+    """Let a file begin with another operation."""
+    model = onnx.load(path)
+    names = [f"before.{i}" for i in range(len(constants))]
+    for name, value in zip(names, constants, strict=True):
+        model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+    model.graph.node[0].input[0] = f"of {kind}"
+    others = ["mean of all", "variance of all"] if "training_mode" in attributes else []
+    node = helper.make_node(kind, ["images", *names], [f"of {kind}", *others], **attributes)
+    model.graph.node.insert(0, node)
+    onnx.save(model, path)
+
+
+def wide_pool(path: Path, opset: int) -> Path:
+    """Write a classifier whose average reaches over the edges of its picture."""
+    write_onnx(path, type_=TensorProto.FLOAT, shape=NCHW, weight=0.02, opset=17)
+    put_in_front(path, "AveragePool", kernel_shape=[32, 32], strides=[32, 32], ceil_mode=1)
+    model = onnx.load(path)
+    model.opset_import[0].version = opset
+    reduced = next(node for node in model.graph.node if node.op_type == "ReduceMean")
+    del reduced.attribute[:]  # From opset 18 on its axes are an input.
+    reduced.attribute.append(helper.make_attribute("keepdims", 0))
+    reduced.input.append("axes")
+    model.graph.initializer.append(numpy_helper.from_array(np.array([2, 3]), "axes"))
+    onnx.save(model, path)
+    return path
 
 
 def as_torch(images: Any) -> Any:
@@ -143,16 +171,76 @@ def test_bfloat16_stays_near_behind_what_is_put_in_front(tmp_path: Path) -> None
     np.testing.assert_allclose(scores, softmax_of_means(as_torch(pictures(4)), 2), atol=0.05)
 
 
-def test_pixels_that_are_left_as_they_are_with_the_colours_first_are_a_warning(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("shape", [NCHW, NHWC], ids=["nchw", "nhwc"])
+def test_pixels_that_nothing_scales_are_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, shape: tuple[int | str, ...]
 ) -> None:
-    write_onnx(tmp_path / "model.onnx", type_=TensorProto.FLOAT, shape=NCHW)
+    write_onnx(tmp_path / "model.onnx", type_=TensorProto.FLOAT, shape=shape)
 
     load(tmp_path, scaling="none")
     assert caplog.text == ""
     load(tmp_path)
 
-    assert "gets pixels of 0 to 255: set the scaling it was trained with" in caplog.text
+    assert "does not begin with a scaling of them: set the scaling it was trained" in caplog.text
+
+
+@pytest.mark.parametrize("moved", [False, True], ids=["at once", "behind a Transpose"])
+def test_pixels_that_are_scaled_twice_are_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, moved: bool
+) -> None:
+    path = write_onnx(tmp_path / "model.onnx", type_=TensorProto.FLOAT, shape=NCHW)
+    put_in_front(path, "Div", np.float32(255))
+    if moved:
+        put_in_front(path, "Transpose", perm=[0, 1, 2, 3])
+
+    load(tmp_path)
+    assert caplog.text == ""
+    load(tmp_path, scaling="0..1")
+
+    assert "gets them scaled already: remove scaling from imageserve.yaml" in caplog.text
+
+
+def test_the_command_that_keeps_one_output_names_the_input_of_the_file(tmp_path: Path) -> None:
+    write_onnx(tmp_path / "model.onnx", type_=TensorProto.FLOAT, shape=NCHW, twice=True)
+
+    said = refused(tmp_path, scaling="torch")
+
+    assert said.endswith("('model.onnx', 'model.onnx', ['images'], ['probabilities'])")
+
+
+def test_the_number_of_a_label_is_no_probability(tmp_path: Path) -> None:
+    write_onnx(
+        tmp_path / "model.onnx", shape=NHWC, classes=1, softmax=False, answer=TensorProto.INT64
+    )
+
+    assert "answers with tensor(int64)" in refused(tmp_path)
+
+
+def test_a_graph_whose_answers_depend_on_the_other_pictures_is_refused(tmp_path: Path) -> None:
+    path = write_onnx(tmp_path / "model.onnx", type_=TensorProto.FLOAT, shape=NCHW, weight=0.02)
+    ones, zeros = np.ones(3, np.float32), np.zeros(3, np.float32)
+    put_in_front(path, "BatchNormalization", ones, zeros, zeros, ones, training_mode=1)
+
+    assert "in PyTorch after model.eval()" in refused(tmp_path, scaling="none")
+
+
+@pytest.mark.skipif(precisions() == ("float32",), reason="OpenVINO cannot compute here")
+def test_what_openvino_cannot_compute_onnx_runtime_does_itself(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = wide_pool(tmp_path / "model.onnx", opset=19)
+
+    images = pictures(8)
+    scores = load(tmp_path, scaling="none", threads=2).scores(images)
+
+    np.testing.assert_allclose(scores, softmax_of_means(images, 0.02), atol=1e-5)
+    assert f"OpenVINO cannot compute {path} (Kernel after dilation has size" in caplog.text
+
+
+def test_an_average_that_onnx_runtime_divides_wrongly_is_refused(tmp_path: Path) -> None:
+    wide_pool(tmp_path / "model.onnx", opset=18)
+
+    assert "averages over 32 pixels, more than there are" in refused(tmp_path, scaling="none")
 
 
 @pytest.mark.parametrize("batch", [1, 4])

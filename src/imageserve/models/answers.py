@@ -23,6 +23,10 @@ from imageserve.models.model import (
     Vectors,
 )
 
+OTHERWISE = 0.1
+"""How far the numbers of one picture may be apart in two calls, as a part of the largest: 16 bits
+and other kernels for a single picture make less, normalization over the batch more."""
+
 M = TypeVar("M", bound=ScoringModel)
 Step = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -97,6 +101,7 @@ def _understood(model: ScoringModel, head: Head) -> tuple[list[Step], Numbers]:
     problem = head.problem(numbers)
     if problem:
         raise ModelLoadError(problem)
+    _check_alone(model.name, rows[1:], _as_row(_numbers(model, pictures[1:])))
     steps: list[Step] = [_as_row] if given.ndim != 2 else []
     steps += [ACTIVATIONS[model.activation]] if model.activation in ACTIVATIONS else []
     return steps, numbers
@@ -144,6 +149,17 @@ def _check_finite(name: str, answers: NDArray[np.float32]) -> None:
         raise ModelLoadError(
             f"{name} answers with NaN or infinite numbers: its weights are broken, "
             "train or export it anew"
+        )
+
+
+def _check_alone(name: str, beside: Probabilities, alone: Probabilities) -> None:
+    """Raise ModelLoadError unless the numbers of a picture are the same without one beside it."""
+    apart = np.abs(beside - alone).max()
+    if not apart <= OTHERWISE * np.abs(beside).max():
+        raise ModelLoadError(
+            f"{name} gives a picture other numbers beside another one than alone (by {apart:.2g}), "
+            "as in training: export it for inference (in PyTorch after model.eval(), in Keras "
+            "without training=True)"
         )
 
 

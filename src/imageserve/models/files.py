@@ -143,10 +143,14 @@ def _from_json(text: str) -> tuple[str, ...]:
     expected = 'write {"0": ["id of class 0", "label of class 0"], ...}'
     try:
         classes = json.loads(text)
-        own = labels_of(classes) if origin(classes) else None
-        pairs = [] if own else [classes[str(i)] for i in range(len(classes))]
-        labels: tuple[Any, ...] = own or tuple(label for _, label in pairs)
-    except (ValueError, KeyError, IndexError, TypeError) as error:
+    except ValueError as error:
+        raise ValueError(f"it is no JSON ({error}), or cut short: copy it anew") from error
+    if origin(classes) and (own := labels_of(classes)):
+        return own
+    try:
+        pairs = [classes[str(i)] for i in range(len(classes))]
+        labels: tuple[Any, ...] = tuple(label for _, label in pairs)
+    except (ValueError, LookupError, TypeError) as error:
         raise ValueError(f"it is not ImageNet-style JSON ({error!r}); {expected}") from error
     # A string of two letters unpacks like a pair.
     if not all(isinstance(pair, list) for pair in pairs):

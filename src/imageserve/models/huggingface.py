@@ -82,10 +82,13 @@ def labels_of(config: Mapping[str, Any]) -> tuple[str, ...] | None:
         return None
     if isinstance(names, dict):
         if sorted(names, key=str) != sorted(map(str, range(len(names)))):
-            raise ValueError(f"its labels are not numbered from 0 to {len(names) - 1}")
+            raise ValueError(
+                f"its {len(names)} labels are not numbered from 0 to {len(names) - 1}: name in "
+                "id2label what each number that the model gives means"
+            )
         names = [names[str(i)] for i in range(len(names))]
     if not isinstance(names, list) or not all(isinstance(each, str) and each for each in names):
-        raise ValueError("it holds labels that are no texts, or empty")
+        raise ValueError("it holds labels that are no texts, or empty: name each class")
     described = config.get("label_descriptions")
     if isinstance(described, dict):
         names = [described.get(each, each) for each in names]

@@ -83,6 +83,26 @@ def understood(
     return taken
 
 
+def scaling_doubt(taken: Input, facts: ModelFacts, *, scales: bool) -> str | None:
+    """Say why pixels are probably not scaled as in training, and what to write; None if they are.
+
+    ``scales`` is whether the model's file begins with arithmetic on its pixels.
+    """
+    if "float" not in taken.type:
+        return None
+    if facts.scaling is None and not scales:
+        return (
+            "gets pixels of 0 to 255, and does not begin with a scaling of them: set the scaling "
+            "it was trained with in imageserve.yaml, or scaling: none if it was trained with these"
+        )
+    if taken.is_scaled and scales:
+        return (
+            "begins with a scaling of its pixels, and gets them scaled already: remove scaling "
+            "from imageserve.yaml, unless it was trained with both"
+        )
+    return None
+
+
 def only(name: str, what: str, tensors: Sequence[Any] | None, remedy: str) -> Any:
     """Return the only input or output. Raises ModelLoadError that says the remedy for several."""
     if not tensors or len(tensors) != 1:

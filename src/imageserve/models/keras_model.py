@@ -4,6 +4,7 @@ Loading checks everything that a wrong file or setting can break; the message sa
 """
 
 import io
+import logging
 import os
 import zipfile
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from imageserve.models.catalog import NETWORKS, Channels, Scaling
 from imageserve.models.files import check_file, content_version, read_labels
 from imageserve.models.foreign import first_line, foreign
 from imageserve.models.heads import LOGITS, OTHER, SIGMOID, SOFTMAX, Head
-from imageserve.models.inputs import NCHW, Input, understood
+from imageserve.models.inputs import NCHW, Input, scaling_doubt, understood
 from imageserve.models.keras_backends import compiled_call, prepare_backend
 from imageserve.models.keras_file import no_keras_file, read_keras, remedy_for
 from imageserve.models.model import (
@@ -49,6 +50,10 @@ _HEADS = {
     "globalaveragepooling2d": LOGITS,
     "globalmaxpooling2d": LOGITS,
 }
+
+_ARITHMETIC = ("rescaling", "normalization", "truedivide", "divide", "multiply", "subtract", "add")
+
+_logger = logging.getLogger(__name__)
 
 RANDOM_SEED = 20180206
 """The seed of ``weights="random"``."""
@@ -87,6 +92,9 @@ def load(source: Source, engine: Engine) -> KerasModel:
     labels = read_labels(source.labels)
     network = _unscaled(source, len(labels), engine)
     taken = understood(source.name, network.inputs, source.facts, source.scaling)
+    is_file = source.path is not None and source.path.is_file()
+    if is_file and (doubt := scaling_doubt(taken, source.facts, scales=_scales(network))):
+        _logger.warning("%s %s", source.name, doubt)
     kind, last = head_of(network)
     head = Head(source.name, kind, source.facts.activation)
     check_output(head, network.outputs, labels, _ONE_OUTPUT)
@@ -320,6 +328,15 @@ def _activation_of(operation: Any) -> str:
     if kind == "activation":
         return "identity" if name == "linear" else str(name)
     return str(kind if activation is None else name)
+
+
+def _scales(network: Any) -> bool:
+    """Whether arithmetic on the pixels comes before the first layer that has learned something."""
+    for layer in _layers(network):
+        kind = type(layer).__name__.lower()
+        if kind in _ARITHMETIC or layer.weights:
+            return kind in _ARITHMETIC
+    return False
 
 
 def _layers(network: Any) -> Iterator[Any]:

@@ -20,6 +20,9 @@ Shape = tuple[int | None, ...]
 VERSION_KEY = "imageserve.version"
 """The property of a file that imageserve wrote: the version of its source."""
 
+_RIGHT_POOLS = 19
+"""The first opset whose AveragePool with ``ceil_mode`` ONNX Runtime computes as it is meant."""
+
 USUAL_OPSET, USUAL_IR = 17, 8
 """Of 2022: the first opset with LayerNormalization, which ConvNeXt uses."""
 
@@ -28,12 +31,16 @@ _MODEL_IR, _MODEL_PRODUCER, _MODEL_GRAPH, _MODEL_OPSET, _MODEL_FUNCTION = 1, 2, 
 _MODEL_PROPERTY = 14
 _GRAPH_NODE, _GRAPH_TENSOR, _GRAPH_INPUT, _GRAPH_OUTPUT, _GRAPH_SPARSE = 1, 5, 11, 12, 15
 _NODE_INPUT, _NODE_OUTPUT, _NODE_TYPE, _NODE_ATTRIBUTE, _FUNCTION_NODE = 1, 2, 4, 5, 7
+_ATTRIBUTE_NUMBER, _ATTRIBUTE_NUMBERS = 3, 8
 _ATTRIBUTE_TENSORS, _ATTRIBUTE_GRAPHS, _ATTRIBUTE_SPARSE = (5, 10), (6, 11), (22, 23)
 _TENSOR_NAME, _TENSOR_EXTERNAL = 8, 13
 _NODE_DOMAIN, _FUNCTION_DOMAIN = 7, 10
 _DOMAINS = frozenset(("", "ai.onnx", "ai.onnx.ml", "com.microsoft", "com.microsoft.nchwc"))
 
 _PASSING_ON = ("Identity", "Cast", "Flatten", "Reshape", "Squeeze")
+_MOVING = ("Identity", "Cast", "Transpose", "Pad", "Resize", "QuantizeLinear", "DequantizeLinear")
+"""What leaves the values of pixels as they are, or only stores them otherwise."""
+_ARITHMETIC = ("Mul", "Div", "Sub", "Add")
 _HEADS = {
     "Softmax": SOFTMAX,
     "Sigmoid": SIGMOID,
@@ -85,6 +92,11 @@ class OnnxFile:
     outputs: tuple[str, ...]
     heads: tuple[str, ...]
     """What makes each output, one of `heads`."""
+    scales: bool
+    """Whether the graph begins with arithmetic on its pixels."""
+    widest_pool: int
+    """The widest average that may reach over the edge, which before opset 19 ONNX Runtime divides
+    by all of its width; 0 where there is none."""
     external: tuple[External, ...]
     custom: tuple[str, ...]
     """The operations that neither ONNX nor ONNX Runtime defines, nor the file itself."""
@@ -154,17 +166,20 @@ def _read(model: Message, folder: Path) -> OnnxFile:
     inputs = [each for each in graph.parts(_GRAPH_INPUT) if each.text(1) not in weights]
     outputs = tuple(each.text(1) for each in graph.parts(_GRAPH_OUTPUT))
     opsets = {each.text(1): each.number(2) for each in model.parts(_MODEL_OPSET)}
+    opset = opsets.get("", 0) or opsets.get("ai.onnx", 0)
     tensors = _tensors(graph, _GRAPH_NODE)
     for function in model.parts(_MODEL_FUNCTION):
         tensors = _chain(tensors, _tensors(function, _FUNCTION_NODE))
     return OnnxFile(
         ir_version=model.number(_MODEL_IR),
-        opset=opsets.get("", 0) or opsets.get("ai.onnx", 0),
+        opset=opset,
         producer=model.text(_MODEL_PRODUCER),
         version=_properties(model).get(VERSION_KEY, ""),
         inputs=tuple(_input(each) for each in inputs),
         outputs=outputs,
         heads=tuple(_head(graph, output) for output in outputs),
+        scales=any(_scales(graph, each.text(1)) for each in inputs),
+        widest_pool=_widest_pool(graph) if opset < _RIGHT_POOLS else 0,
         external=tuple(_external(tensors, folder)),
         custom=_custom(model, graph),
     )
@@ -212,6 +227,29 @@ def _head(graph: Message, output: str) -> str:
             return _HEADS.get(kind, OTHER)
         output = next((each.content() for each in makers[output].parts(_NODE_INPUT)), "")
     return OTHER
+
+
+def _scales(graph: Message, tensor: str) -> bool:
+    """Follow an input to the first operation that changes its values."""
+    takers: dict[str, Message] = {}
+    for node in graph.parts(_GRAPH_NODE):
+        for taken in node.parts(_NODE_INPUT):
+            takers.setdefault(taken.content(), node)
+    for _ in range(len(takers)):
+        if tensor not in takers or takers[tensor].text(_NODE_TYPE) not in _MOVING:
+            break
+        tensor = next((each.content() for each in takers[tensor].parts(_NODE_OUTPUT)), "")
+    return tensor in takers and takers[tensor].text(_NODE_TYPE) in _ARITHMETIC
+
+
+def _widest_pool(graph: Message) -> int:
+    widest = 0
+    for node in graph.parts(_GRAPH_NODE):
+        if node.text(_NODE_TYPE) == "AveragePool":
+            said = {each.text(1): each for each in node.parts(_NODE_ATTRIBUTE)}
+            if "ceil_mode" in said and said["ceil_mode"].number(_ATTRIBUTE_NUMBER):
+                widest = max(widest, said["kernel_shape"].number(_ATTRIBUTE_NUMBERS))
+    return widest
 
 
 def _tensors(holder: Message, nodes: int) -> Iterator[Message]:

@@ -29,7 +29,7 @@ from imageserve.models.catalog import SCALINGS
 from imageserve.models.files import check_file, content_version, is_version, read_labels
 from imageserve.models.foreign import first_line, foreign
 from imageserve.models.heads import OTHER, Head
-from imageserve.models.inputs import NCHW, Input, understood
+from imageserve.models.inputs import Input, scaling_doubt, understood
 from imageserve.models.model import (
     Pictures,
     Probabilities,
@@ -105,8 +105,8 @@ def load(source: Source, engine: Engine) -> ScoringModel:
     taken = _taken(source, file)
     session = OnnxSession(source.path, taken, engine, source.facts.embedding)
     head = Head(source.name, _kind(file, session.outputs), source.facts.activation)
-    check_output(head, session.outputs, labels, _one_output(source.path, session))
-    _check_output_type(source.name, session.outputs[0].type)
+    _check_output_type(source.name, session.outputs)
+    check_output(head, session.outputs, labels, _one_output(source.path, file, session))
     weights = _weights_version(source.path, file)
     model = ScoringModel(
         source.name,
@@ -148,11 +148,13 @@ def _taken(source: Source, file: OnnxFile) -> Input:
         colour = None if facts.colour == "bgr" else facts.colour
         facts, scaling = replace(facts, layout=None, colour=colour), SCALINGS["none"]
     taken = understood(source.name, file.inputs, facts, scaling)
-    if taken.layout == NCHW and "float" in taken.type and facts.scaling is None:
-        _logger.warning(
-            "%s takes the colours first, as PyTorch's networks do, and gets pixels of 0 to 255: "
-            "set the scaling it was trained with, or scaling: none if its graph contains that",
-            source.name,
+    if doubt := scaling_doubt(taken, facts, scales=file.scales):
+        _logger.warning("%s %s", source.name, doubt)
+    if file.widest_pool > max(taken.preparation.size):
+        raise ModelLoadError(
+            f"{source.name} averages over {file.widest_pool} pixels, more than there are, and "
+            f"ONNX Runtime divides by that many in opset {file.opset}: export it with opset 19 or "
+            "newer, where it does not"
         )
     return taken
 
@@ -167,7 +169,7 @@ def _weights_version(path: Path, file: OnnxFile) -> str:
     return file.version if is_version(file.version) else content_version(path)
 
 
-def _one_output(path: Path, session: "OnnxSession") -> str:
+def _one_output(path: Path, file: OnnxFile, session: "OnnxSession") -> str:
     """Say how to leave the output with the probabilities."""
     if any(each.type.startswith("seq") for each in session.outputs):
         return _NO_MAPS
@@ -177,14 +179,17 @@ def _one_output(path: Path, session: "OnnxSession") -> str:
     likely = [each for each in scores if "prob" in each.name.lower()] or scores
     if not likely:
         return "export it with one output, the probabilities"
-    inputs = foreign([each.name for each in session.inputs], 60)
+    inputs = foreign([each.name for each in file.inputs], 60)
     return (
         "keep the one with the probabilities, with onnx.utils.extract_model"
         f"('{path.name}', '{path.name}', {inputs}, ['{foreign(likely[0].name, 60)}'])"
     )
 
 
-def _check_output_type(name: str, type_: str) -> None:
+def _check_output_type(name: str, outputs: Sequence[Any]) -> None:
+    if len(outputs) != 1:
+        return  # What is wrong with that is said later.
+    type_ = outputs[0].type
     if type_ == "tensor(bfloat16)":
         raise ModelLoadError(
             f"{name} answers in bfloat16, which ONNX Runtime does not hand out: end the graph with "
@@ -223,9 +228,10 @@ class OnnxSession:
         # Both sessions read the same bytes, which are freed then.
         whole, inner = _composed(path, taken, embedding)
         load = partial(_load_session, path, whole, threads, engine.precision)
-        self._together = load(streams=1)
+        self._together = _on_fastest(path, partial(load, streams=1), engine.precision)
         # Without a device for the fastest provider, ONNX Runtime takes another one.
         provider = self._together.get_providers()[0]
+        load = partial(load, provider=provider)
         _logger.info("ONNX Runtime computes with %s", provider)
         self.inputs = self._together.get_inputs()
         outputs = self._together.get_outputs()
@@ -319,6 +325,23 @@ def piece_size(n: int, threads: int) -> int:
     return min(range(1, LARGEST_PIECE + 1), key=lambda size: (computed(size), abs(size - PIECE)))
 
 
+def _on_fastest(path: Path, load: Callable[..., Any], precision: str) -> Any:
+    """Load a session where it is fastest; with ONNX Runtime's own kernels where OpenVINO cannot."""
+    try:
+        return load()
+    except ModelLoadError as error:
+        if _fastest() != _OPENVINO or precision != "float32":
+            raise
+        session = load(provider=_PLAIN_CPU)
+        why = foreign(str(error.__cause__).strip().rpartition("\n")[2])
+        _logger.warning(
+            "OpenVINO cannot compute %s (%s), so ONNX Runtime's own kernels do, which take longer",
+            path,
+            why,
+        )
+        return session
+
+
 def _started_pool(threads: int) -> ThreadPoolExecutor:
     """Return a pool with all threads started: later there may be no memory for them."""
     pool = ThreadPoolExecutor(threads, thread_name_prefix=ONNX.name)
@@ -373,9 +396,7 @@ def _remedy_for(path: Path, error: Exception) -> str:
             f": it uses operations that ONNX Runtime does not have, {names}; export it with "
             "ONNX's own"
         )
-    return (
-        f" ({first_line(error)}): copy it anew, or export it anew with 'imageserve models export'"
-    )
+    return f" ({first_line(error)}): copy it anew, or export it anew"
 
 
 def _session_options(threads: int, *, has_arena: bool) -> Any:
