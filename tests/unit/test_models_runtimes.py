@@ -2,6 +2,7 @@
 
 import json
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -115,7 +116,7 @@ def test_a_third_runtime_is_checked(tally: Path, capsys: pytest.CaptureFixture[s
 
     said = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
     assert said["engine"] == "Tally, float32"
-    assert said["labels"] == "3: red, green, blue, ..."
+    assert said["labels"] == "3: red, green, blue"
     assert said["agrees"] == "not compared: there is no Keras model beside it"
     assert said["result"] == "hues can be served"
 
@@ -173,3 +174,13 @@ def test_the_processors_are_those_that_the_container_may_use(
         path.write_text(content)
 
     assert usable_processors(tmp_path) == expected
+
+
+def test_where_onnx_runtime_is_missing_its_image_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "imageserve.models.onnx_model", raising=False)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+
+    with pytest.raises(ModelLoadError, match="imageserve/model-onnx") as refused:
+        ONNX.module(Engine())
+
+    assert "imageserve[onnx]" in str(refused.value)
