@@ -1,5 +1,6 @@
 """How gunicorn is configured, and what it does in its master process."""
 
+import gc
 import os
 import resource
 import socket
@@ -114,6 +115,18 @@ def test_a_preflight_has_an_id_and_closes_its_connection_where_the_server_drains
 
     assert (answer.status, answer.closes) == ("204 No Content", draining)
     assert answer.headers["X-Request-Id"] == "mine"
+
+
+def test_the_collector_does_not_look_through_what_was_loaded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(wsgi, "create_application", lambda *_: object())
+
+    try:
+        WebServer(Settings()).load()
+        assert gc.get_freeze_count() > 10_000
+    finally:
+        gc.unfreeze()
 
 
 def test_gunicorns_own_variables_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
