@@ -111,6 +111,50 @@ TIMM = {
 }
 
 
+@pytest.mark.parametrize(
+    ("arguments", "beside", "said"),
+    [
+        pytest.param(
+            [], "", "resize crop, interpolation bicubic, scaling torch, crop to 0.875", id="all"
+        ),
+        pytest.param(
+            ["--scaling=-1..1", "--crop-pct", "0.9"],
+            "",
+            "resize crop, interpolation bicubic",
+            id="some",
+        ),
+        pytest.param(
+            ["--interpolation", "bicubic"], "resize: crop\nscaling: 0..1\n", None, id="nothing"
+        ),
+    ],
+)
+def test_what_only_the_library_says_is_told(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    beside: str,
+    said: str | None,
+) -> None:
+    write_onnx(tmp_path / "net.onnx", type_=FLOAT, shape=NCHW, softmax=False)
+    (tmp_path / "imageserve.yaml").write_text(beside)
+
+    imported("net.onnx", "--like", "timm", *arguments)
+
+    last = capsys.readouterr().out.splitlines()[-1]
+    beginning = "taken from --like timm, because nothing else says it: "
+    assert last == f"{beginning}{said}" if said else beginning not in last
+
+
+def test_the_number_of_a_label_is_no_answer(tmp_path: Path) -> None:
+    write_onnx(
+        tmp_path / "net.onnx", type_=FLOAT, shape=NCHW, softmax=False, answer=TensorProto.INT64
+    )
+
+    said = refused("net.onnx", "--like", "torchvision", "--activation", "softmax")
+
+    assert "answers with int64, not with a number for each class" in said
+
+
 def test_the_config_of_timm_beside_the_file_says_the_preparation(tmp_path: Path) -> None:
     write_onnx(tmp_path / "net.onnx", type_=FLOAT, shape=NCHW, softmax=False, weight=2)
     (tmp_path / "config.json").write_text(json.dumps(TIMM))

@@ -125,7 +125,33 @@ def _import(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         f"of {done.found.pictures} pictures {done.found.same_best} have the same first label as "
         f"the original, probabilities within {done.found.largest_difference:.1g}"
     )
+    assumed = ", ".join(_assumed(options, wanted))
+    if assumed:
+        print(f"taken from --like {options.like}, because nothing else says it: {assumed}")
     return 0
+
+
+def _assumed(options: argparse.Namespace, wanted: "Wanted") -> Iterator[str]:
+    """Yield what only ``--like`` has said."""
+    from imageserve.models.importing import LIKE
+
+    like, said = LIKE[options.like].facts, _said(options)
+    for name in ("resize", "interpolation", "scaling"):
+        if getattr(said, name) is None:
+            yield f"{name} {getattr(like, name)}"
+    if wanted.crop_pct is not None and said.resize_to is None and options.crop_pct is None:
+        yield f"crop to {wanted.crop_pct}"
+
+
+def _said(options: argparse.Namespace) -> ModelFacts:
+    """Return what the options say, then the files beside the original."""
+    beside = read_facts(Path(options.original).parent) if _is_file(options.original) else NO_FACTS
+    given = {
+        name: parsed(f"--{name.replace('_', '-')}", FACTS[name], EnvText(getattr(options, name)))
+        for name in _FACTS
+        if getattr(options, name) is not None
+    }
+    return ModelFacts(**given).over(beside)
 
 
 def _wanted(options: argparse.Namespace) -> "Wanted":
@@ -133,19 +159,15 @@ def _wanted(options: argparse.Namespace) -> "Wanted":
     from imageserve.models.importing import LIKE
 
     like = LIKE[options.like]
-    beside = read_facts(Path(options.original).parent) if _is_file(options.original) else NO_FACTS
-    given = {
-        name: parsed(f"--{name.replace('_', '-')}", FACTS[name], EnvText(getattr(options, name)))
-        for name in _FACTS
-        if getattr(options, name) is not None
-    }
-    crop_pct = None if "resize" in given or beside.resize else like.crop_pct
+    said = _said(options)
+    crop_pct = None if said.resize else like.crop_pct
     if options.crop_pct is not None:
         if not 0.1 <= options.crop_pct <= 1:
             raise SettingsError("--crop-pct: must be a number from 0.1 to 1")
-        crop_pct, beside = options.crop_pct, replace(beside, resize_to=None)
-    facts = ModelFacts(**given).over(beside).over(like.facts)
-    return replace(like, facts=facts, crop_pct=crop_pct)
+        crop_pct = options.crop_pct
+        if options.resize_to is None:
+            said = replace(said, resize_to=None)
+    return replace(like, facts=said.over(like.facts), crop_pct=crop_pct)
 
 
 def _is_file(original: str) -> bool:

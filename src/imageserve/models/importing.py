@@ -200,13 +200,18 @@ def _answers(
     original: Original, call: Callable[[Numbers], Numbers], numbers: Numbers
 ) -> Probabilities:
     try:
-        answers = np.asarray(call(numbers), np.float32)
+        answers = np.asarray(call(numbers))
     except Exception as error:  # whatever its own library may raise
         raise ModelLoadError(
             f"{original.name} fails on prepared pictures of shape {numbers.shape} "
             f"({first_line(error)}): try it in the program that wrote it"
         ) from error
-    return answers.reshape(len(answers), -1)
+    if answers.dtype.kind != "f":
+        raise ModelLoadError(
+            f"{original.name} answers with {answers.dtype}, not with a number for each class that "
+            "can become its probability: export it without its ArgMax, or name another --output"
+        )
+    return answers.astype(np.float32).reshape(len(answers), -1)
 
 
 def _activation(
