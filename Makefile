@@ -75,7 +75,7 @@ demo-imagenet: $(IMAGENET)/model.onnx  ## make the model of `make run MODEL=imag
 	$(BIN)/imageserve models check $(IMAGENET) --pictures tests/photographs --show build/imagenet.png
 
 test: $(VENV)/dev.stamp .venv-s3/stamp  ## run all tests
-	$(BIN)/python -m pytest $(ARGS)
+	$(if $(ARGS),$(BIN)/python -m pytest $(ARGS),$(BIN)/python tools/ci_tests.py --once)
 
 check: $(VENV)/dev.stamp  ## formatting, lint, import walls, types, sizes, spelling, chart documentation
 	$(BIN)/ruff format --check .

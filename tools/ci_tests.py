@@ -1,7 +1,8 @@
 """Runs all tests as CI does: what fails is run once more, and what passes then is named as flaky.
 
 The second run is a new pytest process, so that it begins with servers and fixtures of its own, and
-runs nothing but what failed. It takes no options: `.ci/run` calls it in the root of a checkout.
+runs nothing but what failed. `.ci/run` calls it in the root of a checkout, and `make test` does so
+with `--once`.
 """
 
 import argparse
@@ -21,6 +22,12 @@ MOST_FLAKY = 3
 
 MOST_AGAIN = 20
 """With more failures than this there is no second run: that is no flakiness."""
+
+SYSTEM = "tests/system"
+
+GROUPS = (["-n", "2", "--dist", "loadfile", f"--ignore={SYSTEM}"], [SYSTEM])
+"""What pytest is given, one process after the other: two files at once, then the system tests
+alone. Those start whole systems under load, which another test beside them would slow down."""
 
 Outcome = Literal["passed", "skipped", "failed"]
 _FROM_BEST = ("passed", "skipped", "failed")
@@ -85,10 +92,10 @@ def verdict(first: Run, second: Run) -> Verdict:
     return Verdict(flaky, [test for test in first.failed if test not in flaky])
 
 
-def main() -> int:
-    """Return the exit status."""
-    first = run([])
-    if first.status != pytest.ExitCode.TESTS_FAILED or not first.failed:
+def main(groups: Sequence[Sequence[str]], *, once: bool) -> int:
+    """Return the exit status; ``groups`` is what pytest is given, as in `GROUPS`."""
+    first = together([run(group) for group in groups])
+    if once or first.status != pytest.ExitCode.TESTS_FAILED or not first.failed:
         return first.status  # All is well, or pytest itself failed or was ended.
     if len(first.failed) > MOST_AGAIN:
         say(f"{len(first.failed)} tests failed: too many to be flaky, so none is run again")
@@ -100,11 +107,17 @@ def main() -> int:
     return 0 if both.is_good and second.status == 0 else int(pytest.ExitCode.TESTS_FAILED)
 
 
-def run(tests: Sequence[str]) -> Run:
-    """Run these tests, or all of them where none is named."""
+def together(runs: Sequence[Run]) -> Run:
+    """Return several runs as one, with the worst of their exit statuses."""
+    outcomes = {test: outcome for each in runs for test, outcome in each.outcomes.items()}
+    return Run(max(each.status for each in runs), outcomes)
+
+
+def run(arguments: Sequence[str]) -> Run:
+    """Run pytest with these arguments."""
     with tempfile.TemporaryDirectory(prefix="ci-tests-") as directory:
         path = Path(directory) / "outcomes.json"
-        command = [sys.executable, __file__, "--record", str(path), "--", *tests]
+        command = [sys.executable, __file__, "--record", str(path), "--", *arguments]
         status = subprocess.run(command, check=False).returncode
         return Run(status, json.loads(path.read_text()) if path.exists() else {})
 
@@ -116,12 +129,14 @@ def say(text: str) -> None:
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--record", type=Path, metavar="FILE", help=argparse.SUPPRESS)
-    parser.add_argument("tests", nargs="*", help=argparse.SUPPRESS)
+    parser.add_argument("--once", action="store_true", help="run nothing a second time")
+    parser.add_argument("--one-group", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("arguments", nargs="*", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 if __name__ == "__main__":
     given = _parse()
     if given.record is None:
-        sys.exit(main())
-    sys.exit(pytest.main(given.tests, plugins=[Recorder(given.record)]))
+        sys.exit(main([[]] if given.one_group else GROUPS, once=given.once))
+    sys.exit(pytest.main(given.arguments, plugins=[Recorder(given.record)]))

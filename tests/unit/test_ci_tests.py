@@ -7,6 +7,7 @@ import textwrap
 from pathlib import Path
 
 import pytest
+from ci_tests import GROUPS, Run, together
 
 TOOL = Path(__file__).parents[2] / "tools" / "ci_tests.py"
 
@@ -62,11 +63,11 @@ def ran(directory: Path, *tests: str) -> tuple[int, list[str]]:
     return ran_file(directory, "import os, pathlib, pytest\n" + "".join(made))
 
 
-def ran_file(directory: Path, text: str) -> tuple[int, list[str]]:
+def ran_file(directory: Path, text: str, *options: str) -> tuple[int, list[str]]:
     (directory / "pytest.ini").write_text("[pytest]\naddopts = -p no:cacheprovider\n")
     (directory / "test_it.py").write_text(text)
     done = subprocess.run(
-        [sys.executable, str(TOOL)],
+        [sys.executable, str(TOOL), "--one-group", *options],
         cwd=directory,
         env={**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"},
         capture_output=True,
@@ -115,6 +116,21 @@ def test_more_than_three_flaky_tests_fail_the_run(tmp_path: Path, count: int, st
     assert got == status
     assert sum("FLAKY " in line for line in said) == count
     assert ("more than 3 flaky tests: the run fails" in said) is bool(status)
+
+
+def test_once_is_once(tmp_path: Path) -> None:
+    text = "import pathlib" + textwrap.dedent(FLAKY.format(name="0"))
+    status, said = ran_file(tmp_path, text, "--once")
+    assert status == 1
+    assert not any("ci-tests" in line for line in said)
+
+
+def test_the_groups_hold_each_test_once_and_the_worst_status_counts() -> None:
+    (*_, ignored), system = GROUPS
+    assert ignored == f"--ignore={system[0]}"
+    both = together([Run(0, {"a": "passed"}), Run(1, {"b": "failed"})])
+    assert both == Run(1, {"a": "passed", "b": "failed"})
+    assert both.failed == ["b"]
 
 
 def test_when_very_many_fail_there_is_no_second_run(tmp_path: Path) -> None:
