@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 import tempfile
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,12 @@ MOST_AGAIN = 20
 """With more failures than this there is no second run: that is no flakiness."""
 
 SYSTEM = "tests/system"
+_PYTEST = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["tool"][
+    "pytest"
+]
+_OTHERS = [path for path in _PYTEST["ini_options"]["testpaths"] if path != SYSTEM]
 
-GROUPS = (["-n", "2", "--dist", "loadfile", f"--ignore={SYSTEM}"], [SYSTEM])
+GROUPS = (["-n", "2", "--dist", "loadfile", *_OTHERS], [SYSTEM])
 """What pytest is given, one process after the other: two files at once, then the system tests
 alone. Those start whole systems under load, which another test beside them would slow down."""
 

@@ -177,7 +177,9 @@ def test_the_processors_are_those_that_the_container_may_use(
 
 
 def test_where_onnx_runtime_is_missing_its_image_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Another test may have imported it: then the package has it as an attribute, too.
     monkeypatch.delitem(sys.modules, "imageserve.models.onnx_model", raising=False)
+    monkeypatch.delattr("imageserve.models.onnx_model", raising=False)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
 
     with pytest.raises(ModelLoadError, match="imageserve/model-onnx") as refused:
