@@ -60,10 +60,12 @@ def _cases(given: argparse.Namespace) -> list[Case]:
 
 def _summary(result: Result, seed: int, seconds: float) -> str:
     statuses = ", ".join(f"{n} x {status}" for status, n in sorted(result.statuses.items()))
+    # The hook writes none of 25 ms or less.
+    longest = f"{result.longest_ms:.0f} ms" if result.longest_ms else "at most 25 ms"
     return "\n".join(
         [
             f"{result.cases} cases of seed {seed} in {seconds:.0f} s. Answers: {statuses}.",
-            f"Longest stretch on the event loop: {result.longest_ms:.0f} ms of processor.",
+            f"Longest stretch on the event loop: {longest} of processor.",
             f"Faults: {len(result.faults)}",
         ]
     )
