@@ -1,5 +1,6 @@
 """What a model of a test is made of that gives labels alone."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -8,13 +9,14 @@ from numpy.typing import NDArray
 from imageserve.predictions import Asked, Outputs, Prediction
 
 
-class LabelsOnly:
+class LabelsOnly(ABC):
     """Give ``predict`` and the attributes of a model; the rest is here."""
 
     outputs = Outputs()
 
+    @abstractmethod
     def predict(self, images: NDArray[np.uint8], top: int) -> list[tuple[Prediction, ...]]:
-        raise NotImplementedError
+        """Return the likeliest labels of each picture, best first."""
 
     def predict_more(
         self, images: NDArray[np.uint8], asked: Sequence[Asked]
