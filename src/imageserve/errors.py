@@ -51,13 +51,26 @@ class QueueKeyTaken(QueueError):
 class QueueRefused(QueueError):
     """The queue does not take a job; ``retry_after_s`` says when another try makes sense."""
 
-    def __init__(self, reason: str, backlog: int, *, retry_after_s: int, why: str = "") -> None:
-        """``reason``: the name of an `EnqueueCode`, in small letters, or ``not_prepared``."""
+    def __init__(
+        self,
+        reason: str,
+        backlog: int,
+        *,
+        retry_after_s: int,
+        why: str = "",
+        shortest_s: float | None = None,
+    ) -> None:
+        """``reason``: the name of an `EnqueueCode`, in small letters, or ``not_prepared``.
+
+        ``shortest_s``: with ``would_time_out``, the shortest timeout that would be accepted now;
+        None where it is not known.
+        """
         super().__init__(f"{reason}: {why or f'{backlog} jobs wait or are in work'}")
         self.reason = reason
         self.backlog = backlog
         self.retry_after_s = retry_after_s
         self.why = why
+        self.shortest_s = shortest_s
 
 
 class ClusterError(ImageserveError):

@@ -23,6 +23,7 @@ from imageserve.queue.snapshot import (
     encode_worker_info,
 )
 from imageserve.queue.wire import (
+    BACKGROUND,
     Job,
     NotAResult,
     Result,
@@ -68,6 +69,7 @@ jobs = st.builds(
     preparation=st.just("") | preparations.map(lambda each: each.fingerprint),
     least=st.floats(0, 1),
     want=texts,
+    priority=st.sampled_from(("", BACKGROUND)),
 )
 results = st.builds(
     Result,

@@ -6,6 +6,7 @@ their pictures the decoding; it also says how pictures are prepared.
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -108,6 +109,15 @@ class AdmissionView:
         """Return how many jobs may be ahead of one with this deadline; 0 for unknown."""
         snapshot = self._recent()
         return 0 if snapshot is None else self._speed.largest_backlog(timeout_ms)
+
+    def shortest_timeout_ms(self, priority: str = "") -> int | None:
+        """Return the shortest timeout with which a job would be taken now; None for unknown."""
+        del priority
+        snapshot = self._recent()
+        if snapshot is None or self._speed.per_s <= 0:
+            return None
+        wait_ms = 1000 * (snapshot.backlog + 1) / self._speed.per_s
+        return math.ceil(wait_ms + self._speed.batch_ms)
 
     @property
     def capacity_per_s(self) -> float:

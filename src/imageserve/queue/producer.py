@@ -108,6 +108,8 @@ class JobRequest:
     least: float = 0.0
     want: str = ""
     """See `Job`, and so for the one before."""
+    priority: str = ""
+    """The same."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +142,7 @@ class Producer:
         self._config = config
         self._known_run = ""
 
-    def check_admission(self, job_bytes: int, timeout_ms: int) -> None:
+    def check_admission(self, job_bytes: int, timeout_ms: int, priority: str = "") -> None:
         """Refuse, before its picture is decoded, a job that the queue would not take.
 
         Raises QueueRefused, and QueueUnavailable where this is what notices an outage. Where
@@ -151,7 +153,12 @@ class Producer:
         refusal = self.admission.refusal(job_bytes, limits)
         if refusal is not None:
             self._count_refused()
-            raise self._refused(refusal, limits)
+            raise self._refused(refusal, limits, priority)
+
+    def shortest_timeout_s(self, priority: str = "") -> float | None:
+        """Return the shortest timeout with which a job would be accepted now; None for unknown."""
+        shortest_ms = self.admission.shortest_timeout_ms(priority)
+        return None if shortest_ms is None else shortest_ms / 1000
 
     def preparation(self, model: str, own: Preparation | None) -> Preparation:
         """Return how a picture for a model is prepared now; ``own`` is what settings say.
@@ -218,7 +225,7 @@ class Producer:
             if admission.code not in (EnqueueCode.COLLISION, EnqueueCode.PIXELS_LOST):
                 self.admission.expire()
                 break
-        raise self._refused(admission, limits)
+        raise self._refused(admission, limits, request.priority)
 
     def _limits(self, timeout_ms: int) -> Limits:
         return Limits(
@@ -241,6 +248,7 @@ class Producer:
             preparation=request.preparation.fingerprint,
             least=request.least,
             want=request.want,
+            priority=request.priority,
         )
 
     def _enqueue(self, job: Job, pixels: bytes, timeout_ms: int, limits: Limits) -> Admission:
@@ -256,7 +264,7 @@ class Producer:
         self.breaker.trip()
         log.warning("a picture could not be queued: %s", error)
 
-    def _refused(self, admission: Admission, limits: Limits) -> QueueRefused:
+    def _refused(self, admission: Admission, limits: Limits, priority: str) -> QueueRefused:
         """Return the refusal, with the seconds after which another try makes sense."""
         code, backlog = admission.code, admission.backlog
         # A full queue: not when the first place is free, which the nearest client takes, but when a
@@ -269,7 +277,9 @@ class Producer:
         wait_s = retry_after_s(excess, self.admission.capacity_per_s)
         if code in (EnqueueCode.COLLISION, EnqueueCode.PIXELS_LOST):
             wait_s = 1
-        return QueueRefused(code.name.lower(), backlog, retry_after_s=wait_s)
+        is_late = code is EnqueueCode.WOULD_TIME_OUT
+        shortest_s = self.shortest_timeout_s(priority) if is_late else None
+        return QueueRefused(code.name.lower(), backlog, retry_after_s=wait_s, shortest_s=shortest_s)
 
     def read_stored(self, tickets: Sequence[Ticket]) -> None:
         """Give open tickets the results that are stored. Raises QueueError."""

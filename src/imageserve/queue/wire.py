@@ -37,6 +37,12 @@ LOST, UNREADABLE = "job_lost", "result_unreadable"
 """Errors that never cross the wire: Redis has lost the job; what answers it is no result. Either
 way nothing else will come, and the picture is worth sending again."""
 
+WOULD_TIME_OUT = "would_time_out"
+"""The error of a job that was not run, because its answer would have come after its deadline."""
+
+BACKGROUND = "background"
+"""The priority of a job that others go before; "" is that of the others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -63,6 +69,8 @@ class Job:
     """Labels of a lower probability are not asked for."""
     want: str = ""
     """The vector that is asked for, one of `VECTORS`; "" for labels alone."""
+    priority: str = ""
+    """`BACKGROUND`, or ""; anything else is read as ""."""
 
     @property
     def bytes(self) -> int:
@@ -165,6 +173,8 @@ def encode_open_job(job: Job) -> str:
         fields["min"] = job.least
     if job.want:
         fields["want"] = job.want
+    if job.priority:
+        fields["priority"] = job.priority
     return json.dumps(fields, separators=(",", ":"))[:-1]
 
 
@@ -193,6 +203,7 @@ def decode_job(text: str | bytes) -> Job | UnsupportedJob:
         preparation=fields.get("preparation", ""),
         least=fields.get("min", 0.0),
         want=fields.get("want", ""),
+        priority=BACKGROUND if fields.get("priority") == BACKGROUND else "",
     )
 
 
