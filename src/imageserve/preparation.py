@@ -27,6 +27,11 @@ COLOURS_BY_NUMBER = {number: colour for colour, number in COLOURS.items()}
 LONGEST_SIDE = 2**16
 """No model takes a larger picture; one that a message asks for is not even reckoned."""
 
+FAST_FACTOR = 2
+"""FAST_JPEG: a JPEG is decoded at a half, a quarter or an eighth of its size if the result still
+has this many times the model's height and width. The decoder averages the pixels that it leaves
+out, and resizing has at least four pixels for each of the model's: close to the full result."""
+
 _WHOLE_UP_TO = 8
 """A picture of this ratio of its sides, or less, is resized as a whole before its middle is cut
 out. Of a longer one, only that part is resized: up to one pixel in a hundred then differs, by one
@@ -123,6 +128,16 @@ class Preparation:
         if self.resize == "squash":
             return Geometry((0, 0, width, height), self.size, (0, 0))
         return Geometry(_largest_box(width, height, self.size), self.size, (0, 0))
+
+    def jpeg_scale(self, size: tuple[int, int]) -> int:
+        """Return what FAST_JPEG divides the sides of a JPEG of this size by: 1, 2, 4 or 8."""
+        # Not where single pixels are picked: it would pick averages.
+        if self.interpolation == "nearest" or not self.antialias:
+            return 1
+        # Both sides are large enough for the longer one: the picture may still be turned.
+        longest = self.resize_to or max(self.size)
+        times = min(size) // (FAST_FACTOR * longest)
+        return next((scale for scale in (8, 4, 2) if times >= scale), 1)
 
     def _centred(self, width: int, height: int, resize_to: int) -> Geometry:
         """Return how the middle is cut out of the resized picture.

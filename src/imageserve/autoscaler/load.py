@@ -97,15 +97,20 @@ def average_table(tables: Iterable[Mapping[int, float]]) -> Mapping[int, float]:
 def capacity_per_s(bucket_ms: Mapping[int, float], policy: Policy) -> float | None:
     """Return how many pictures per second one pod can do; None where it is not known.
 
-    It is the rate of the largest batch that fits the target wait. The batches that run now say
-    nothing: with more pods they are smaller, and each pod seems slower.
+    The batches that run now say nothing: with more pods they are smaller, and each pod seems
+    slower.
     """
-    usable = {n: ms for n, ms in bucket_ms.items() if ms > 0 and 0 < n <= policy.batch_size}
-    if not usable:
+    batch = capacity_batch(bucket_ms, policy)
+    if batch is None:
         return policy.service_rate_per_replica or None
+    return batch * 1000 / bucket_ms[batch]
+
+
+def capacity_batch(bucket_ms: Mapping[int, float], policy: Policy) -> int | None:
+    """Return the largest batch that fits the target wait, else the smallest; None for no times."""
+    usable = {n: ms for n, ms in bucket_ms.items() if ms > 0 and 0 < n <= policy.batch_size}
     fitting = [n for n, ms in usable.items() if ms <= policy.target_wait_s * 1000]
-    size = max(fitting) if fitting else min(usable)
-    return size * 1000 / usable[size]
+    return max(fitting) if fitting else min(usable, default=None)
 
 
 @dataclass(frozen=True, slots=True)

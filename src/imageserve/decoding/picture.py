@@ -22,11 +22,6 @@ from imageserve.preparation import Box, Preparation
 if TYPE_CHECKING:
     from imageserve.config.settings import Settings
 
-FAST_FACTOR = 2
-"""FAST_JPEG: a JPEG is decoded at a half, a quarter or an eighth of its size if the result still
-has this many times the model's height and width. The decoder averages the pixels that it leaves
-out, and resizing has at least four pixels for each of the model's: close to the full result."""
-
 # A JPEG may have any number of scans, each over all pixels and only a few bytes long: ten MB can
 # take half an hour. Encoders write about ten. A picture of the largest size may have this many.
 _JPEG_SCANS = 40
@@ -59,8 +54,9 @@ class DecodingPolicy:
     formats: frozenset[str] = frozenset(IMAGE_FORMATS)
     """The formats that are accepted."""
     fast_jpeg: bool = False
-    """Whether large JPEGs may be decoded at a reduced size (``FAST_FACTOR``), in a third of the
-    time or less; the pixels differ a little. Off, they equal those of ``keras.utils.load_img``."""
+    """Whether large JPEGs may be decoded at a reduced size (`Preparation.jpeg_scale`), in a third
+    of the time or less; the pixels differ a little. Off, they equal those of
+    ``keras.utils.load_img``."""
     max_side: int = MAX_IMAGE_SIDE
     """Most pixels of one side: resizing takes memory in proportion to it."""
     max_memory: int = DECODE_MEMORY_BYTES
@@ -167,13 +163,7 @@ class Picture:
         """Return what FAST_JPEG divides the sides by: 1, 2, 4 or 8."""
         if not self._policy.fast_jpeg or self.kind != "jpeg":
             return 1
-        # Not where single pixels are picked: it would pick averages.
-        if preparation.interpolation == "nearest" or not preparation.antialias:
-            return 1
-        # Both sides are large enough for the longer one: the picture may still be turned.
-        longest = preparation.resize_to or max(preparation.size)
-        times = min(self._header.size) // (FAST_FACTOR * longest)
-        return next((scale for scale in (8, 4, 2) if times >= scale), 1)
+        return preparation.jpeg_scale(self._header.size)
 
 
 def decode(data: bytes | memoryview, preparation: Preparation, policy: DecodingPolicy) -> bytes:
