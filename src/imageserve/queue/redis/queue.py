@@ -22,6 +22,7 @@ from imageserve.queue.redis.connection import (
     connect,
     redis_errors,
 )
+from imageserve.queue.redis.exchange import Arguments, exchange, packed, packed_set
 from imageserve.queue.snapshot import Snapshot, decode_snapshot, texts
 from imageserve.queue.wire import UNREADABLE, NotAResult, Result, decode_result, unread_result
 
@@ -43,21 +44,21 @@ class Script:
         # Redis names scripts by SHA-1; nothing is kept secret by it.
         self.sha = hashlib.sha1(self.source.encode(), usedforsecurity=False).hexdigest()
 
-    def __call__(
-        self, client: "redis.Redis", keys: Sequence[str], args: Sequence[str | int | bytes]
-    ) -> Any:
-        try:
-            return client.evalsha(self.sha, len(keys), *keys, *args)
-        except NoScriptError:
+    def __call__(self, client: "redis.Redis", keys: Sequence[str], args: Arguments) -> Any:
+        (reply,) = exchange(client, [self._packed(keys, args)], 1)
+        if isinstance(reply, NoScriptError):
             # A restart empties the script cache. EVAL runs the script and caches it.
-            try:
-                return client.eval(self.source, len(keys), *keys, *args)
-            except redis.ResponseError as error:
-                self.add_place(error, keys, "EVAL")
-                raise
-        except redis.ResponseError as error:
-            self.add_place(error, keys)
-            raise
+            (reply,) = exchange(client, [packed(["EVAL", self.source, len(keys), *keys, *args])], 1)
+            if isinstance(reply, redis.ResponseError):
+                self.add_place(reply, keys, "EVAL")
+                raise reply
+        elif isinstance(reply, redis.ResponseError):
+            self.add_place(reply, keys)
+            raise reply
+        return reply
+
+    def _packed(self, keys: Sequence[str], args: Arguments) -> bytes:
+        return packed(["EVALSHA", self.sha, len(keys), *keys, *args])
 
     @property
     def commands(self) -> set[str]:
@@ -78,16 +79,14 @@ class Script:
         value: bytes,
         ttl_ms: int,
         keys: Sequence[str],
-        args: Sequence[str | int | bytes],
+        args: Arguments,
     ) -> tuple[bool, Any]:
         """SET a value and run the script, in one round trip and in this order.
 
         Returns whether Redis had memory for the value, and the reply of the script.
         """
-        pipeline = client.pipeline(transaction=False)
-        pipeline.set(key, value, nx=True, px=ttl_ms)
-        pipeline.execute_command("EVALSHA", self.sha, len(keys), *keys, *args)
-        stored, reply = pipeline.execute(raise_on_error=False)
+        *pieces, end = packed_set(key, value, ttl_ms)
+        stored, reply = exchange(client, [*pieces, end + self._packed(keys, args)], 2)
         has_memory = not isinstance(stored, OutOfMemoryError)
         if isinstance(stored, Exception) and has_memory:
             add_place(stored, f"SET {key}")
