@@ -41,7 +41,7 @@ def compare_with(commit: str, plan: Plan) -> Outcome:
     try:
         names = {THIS: name_of_working_tree(), THAT: name_of(commit)}
         with TemporaryDirectory(prefix="bench-") as directory:
-            runs = _measure(_sources(commit, Path(directory)), plan)
+            runs = _measure(sources(commit, Path(directory)), plan)
     except NotInHistory as error:
         raise SystemExit(f"bench: no commit {commit} to compare with: {error}") from error
     measured_figures = figures(runs)
@@ -50,11 +50,15 @@ def compare_with(commit: str, plan: Plan) -> Outcome:
     return Outcome(text, is_worse(measured_figures))
 
 
-def _sources(commit: str, directory: Path) -> Mapping[str, Path]:
-    """Write both sources into one directory, so that neither gains by its place on disk."""
+def sources(commit: str | None, directory: Path) -> Mapping[str, Path]:
+    """Write both sources into one directory, so that neither gains by its place on disk.
+
+    Raises NotInHistory. Without ``commit`` there is only this one.
+    """
     this = directory / THIS / "src"
     shutil.copytree(SOURCE, this, ignore=shutil.ignore_patterns("__pycache__"))
-    return {THIS: this, THAT: unpack_source(commit, directory / THAT)}
+    that = {} if commit is None else {THAT: unpack_source(commit, directory / THAT)}
+    return {THIS: this, **that}
 
 
 def figures(runs: Runs) -> list[Figure]:
