@@ -247,8 +247,8 @@ def _print(counts: Mapping[str, list[dict[str, float]]], beside: str | None) -> 
         return 0
     ratio = statistics.median(ratios(*([each[ALL] for each in counts[x]] for x in labels)))
     met = ratio <= TARGET
-    verdict = "met" if met else "missed"
-    print(f"\n{ratio:.3f} of {name_of(beside)}; target: <= {TARGET:g}: {verdict}")
+    verdict = f"target: <= {TARGET:g}, {'met' if met else 'missed'}"
+    print(f"\n{ratio:.3f} of that ({name_of(beside)}); {verdict}")
     return int(not met)
 
 
