@@ -9,8 +9,8 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from contextlib import closing
 
 from imageserve import metrics
 from imageserve.backoff import Backoff
@@ -20,10 +20,9 @@ from imageserve.queue.redis.connection import (
     LONGEST_PAUSE_S,
     START_S,
     RedisAccess,
-    connect,
-    redis_errors,
 )
 from imageserve.queue.redis.queue import RedisQueue
+from imageserve.queue.redis.subscription import messages
 from imageserve.queue.wire import (
     LOST,
     UNREADABLE,
@@ -167,7 +166,7 @@ class ReplyListener:
         self.tickets = {queue.name: Tickets(queue.keys.reply(process)) for queue in queues}
         self.breaker = Breaker()
         self._access = access
-        self._queues = {self.tickets[queue.name].channel: queue for queue in queues}
+        self._queues = {self.tickets[queue.name].channel.encode(): queue for queue in queues}
         self._connected = threading.Event()
         self._peers = [] if peers is None else peers
         self._peers.append(self)
@@ -206,45 +205,17 @@ class ReplyListener:
             time.sleep(backoff.next())
 
     def _listen(self) -> None:
-        client = connect(
-            self._access,
-            key=next(iter(self.tickets)),
-            retries=0,
-            timeout_s=SILENCE_S / 2,
-            connections=1,
-        )
-        with redis_errors(f"SUBSCRIBE {' '.join(self._queues)}"):
-            pubsub = client.pubsub()
-            try:
-                pubsub.subscribe(*self._queues)
-                while True:
-                    self._handle(self._next_message(pubsub))
-            finally:
-                pubsub.close()
-                client.connection_pool.disconnect()
-
-    def _next_message(self, pubsub: Any) -> Mapping[str, Any]:
-        """Return the next message; test a silent connection with a PING.
-
-        Raises QueueUnavailable where the PING gets no answer either.
-        """
-        message: Mapping[str, Any] | None = pubsub.get_message(timeout=SILENCE_S)
-        if message is None:
-            pubsub.ping()
-            message = pubsub.get_message(timeout=SILENCE_S / 2)
-        if message is None:
-            raise QueueUnavailable("Redis: the pub/sub connection does not answer")
-        return message
-
-    def _handle(self, message: Mapping[str, Any]) -> None:
-        channel = message["channel"].decode() if message["channel"] else ""
-        if message["type"] == "subscribe":
-            queue = self._queues[channel]
-            catch_up(queue, self.tickets[queue.name])
-            if message["data"] == len(self._queues):  # The number of channels so far.
-                self._note_connected()
-        elif message["type"] == "message":
-            self._deliver(self._queues[channel].name, message["data"])
+        channels = [tickets.channel for tickets in self.tickets.values()]
+        key = next(iter(self.tickets))
+        with closing(messages(self._access, channels, key=key, silence_s=SILENCE_S)) as coming:
+            for kind, channel, content in coming:
+                queue = self._queues[channel]
+                if kind == b"message":
+                    self._deliver(self.tickets[queue.name], content)
+                elif kind == b"subscribe":
+                    catch_up(queue, self.tickets[queue.name])
+                    if content == len(self._queues):  # The number of channels so far.
+                        self._note_connected()
 
     def _note_connected(self) -> None:
         self.breaker.reset()
@@ -252,13 +223,13 @@ class ReplyListener:
         self._set_redis_up()
         log.info("listening for results of %s", ", ".join(self.tickets))
 
-    def _deliver(self, queue: str, text: bytes) -> None:
+    def _deliver(self, tickets: Tickets, text: bytes) -> None:
         """Give a result to its ticket; one that cannot be read ends its job like a lost one."""
         try:
-            self.tickets[queue].deliver(decode_result(text))
+            tickets.deliver(decode_result(text))
         except NotAResult as error:
             log.warning("a message of %d bytes cannot be read: %s", len(text), error)
-            self.tickets[queue].deliver(unread_result(error.job_id, UNREADABLE))
+            tickets.deliver(unread_result(error.job_id, UNREADABLE))
 
     def _set_redis_up(self) -> None:
         metrics.redis_up.set(all(listener.connected for listener in self._peers))

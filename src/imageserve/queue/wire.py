@@ -27,6 +27,8 @@ from imageserve.queue.fields import (
     text_of,
 )
 
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
 VERSION = 1
 ENCODING = "rgb8"
 """What workers of every release can read. They take it for squeezed pictures: see `encoding_of`."""
@@ -175,7 +177,7 @@ def encode_open_job(job: Job) -> str:
         fields["want"] = job.want
     if job.priority:
         fields["priority"] = job.priority
-    return json.dumps(fields, separators=(",", ":"))[:-1]
+    return _encode(fields)[:-1]
 
 
 def decode_job(text: str | bytes) -> Job | UnsupportedJob:
@@ -284,7 +286,7 @@ def encode_result(result: Result, claim: str = "") -> str:
         fields["shape"] = result.shape
     if result.preparation is not None:
         fields["preparation"] = encode_preparation(result.preparation)
-    return json.dumps(fields, separators=(",", ":"))
+    return _encode(fields)
 
 
 class NotAResult(ValueError):
@@ -326,8 +328,8 @@ def _decoded_result(job_id: str, fields: Mapping[str, Any]) -> Result:
         error=error,
         shape=shape_of(fields, "shape") if "shape" in fields else None,
         version=text_of(fields, "version", ""),
-        preparation=_preparation(fields.get("preparation")),
-        vector=_vector(text_of(fields, "vector", "")),
+        preparation=_preparation(fields["preparation"]) if "preparation" in fields else None,
+        vector=_vector(text_of(fields, "vector")) if "vector" in fields else b"",
     )
 
 
@@ -345,11 +347,18 @@ def _preparation(told: Any) -> Preparation | None:
 
 
 def _predictions(told: Any) -> tuple[Prediction, ...]:
-    if not (isinstance(told, list) and told and all(isinstance(each, dict) for each in told)):
+    if not (isinstance(told, list) and told):
         raise ValueError("neither predictions nor an error")
-    if not all(is_number(each.get("probability")) for each in told):
+    return tuple([_prediction(each) for each in told])
+
+
+def _prediction(told: Any) -> Prediction:
+    if not isinstance(told, dict):
+        raise ValueError("neither predictions nor an error")
+    probability = told.get("probability")
+    if not is_number(probability):
         raise ValueError("a probability is no number")
-    return tuple(Prediction(text_of(each, "label"), each["probability"]) for each in told)
+    return Prediction(text_of(told, "label"), probability)  # type: ignore[arg-type]
 
 
 def unread_result(job_id: str, code: str) -> Result:
