@@ -29,7 +29,7 @@ CLIENTS = (1, 16, 48)
 FULL = max(CLIENTS)
 
 #: Ours with the decoding that the peers use: all pixels, by Pillow.
-IDENTICAL = {"FAST_JPEG": "0"}
+IDENTICAL = {"FAST_JPEG": "0", "FAST_RESIZE": "0"}
 
 
 class Setting(NamedTuple):

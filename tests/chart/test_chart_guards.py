@@ -490,6 +490,7 @@ WRONG: list[Any] = [
     {"models": {"shapes": {"pixelScaling": {"gamma": 2}}}},
     {"models": {"shapes": {"activation": "relu"}}},
     {"web": {"fastJpeg": "no"}},
+    {"web": {"fastResize": "no"}},
     {"models": {"shapes": {"runtime": "tensorrt"}}},
     {"models": {"shapes": {"backend": "numpy"}}},
     {"models": {"shapes": {"precision": "int8"}}},

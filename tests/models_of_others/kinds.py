@@ -72,8 +72,9 @@ def serving(folders: Mapping[str, Path], directory: Path, redis_program: str) ->
     file = directory / "models.yaml"
     entries = (f"{name}: {{queue: {name}, network: {path}/}}\n" for name, path in folders.items())
     file.write_text("".join(entries))
-    # With FAST_JPEG a photograph of four times the input's sides would have other pixels.
-    settings = {"MODELS_FILE": str(file), "MODEL": "", "BATCH_SIZE": "2", "FAST_JPEG": "0"}
+    settings = {"MODELS_FILE": str(file), "MODEL": "", "BATCH_SIZE": "2"}
+    # With either, a photograph would have other pixels than the libraries give it.
+    settings |= {"FAST_JPEG": "0", "FAST_RESIZE": "0"}
     with running(
         directory, redis_program, workers=0, redis_args=(), place=None, **settings
     ) as stack:

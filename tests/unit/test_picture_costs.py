@@ -78,6 +78,7 @@ PREPARATIONS = {
     "grey": Preparation(SIZE, colour="grey"),
     "RGBA": Preparation(SIZE, "crop", 256, colour="rgba"),
     "nearest pixels": Preparation(SIZE, "crop", 1_024, antialias=False),
+    "bilinear": Preparation(SIZE),
 }
 LONG = {
     "wide": lambda: png_wide(60_000),
@@ -170,7 +171,8 @@ from imageserve.preparation import decode_preparation
 def peak():  # ru_maxrss would begin at the peak of the process that started this one
     return 1024 * int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 
-picture = open_picture(sys.stdin.buffer.read(), DecodingPolicy())
+policy = DecodingPolicy(fast_resize=True)
+picture = open_picture(sys.stdin.buffer.read(), policy)
 before, preparation = peak(), decode_preparation(json.loads(sys.argv[1]))
 picture.to_pixels(preparation)
 print(peak() - before, picture.cost(preparation).memory_bytes)
@@ -210,14 +212,14 @@ MEMORY: dict[str, Callable[[], bytes]] = {
 
 PLAIN = Preparation(SIZE, interpolation="lanczos")
 OTHERS = {
-    "JPEG": ["crop of a large picture", "grey", "nearest pixels"],
+    "JPEG": ["crop of a large picture", "grey", "nearest pixels", "bilinear"],
     "turned JPEG": ["RGBA"],
     "CMYK JPEG": ["grey"],
     "palette PNG": ["RGBA", "nearest pixels"],
     "PNG with alpha": ["grey", "RGBA"],
     "WebP with alpha": ["RGBA"],
     "GIF": ["grey", "RGBA"],
-    "tall": ["crop", "bars"],
+    "tall": ["crop", "bars", "bilinear"],
 }
 """Pictures of `MEMORY` that are prepared in other ways than `PLAIN` as well."""
 

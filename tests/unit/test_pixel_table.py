@@ -11,6 +11,7 @@ from tests.pictures import encoded
 from tests.pixel_table import check_row
 
 from imageserve.decoding import DecodingPolicy
+from imageserve.decoding.resizing import IS_FAST
 from imageserve.preparation import Preparation
 
 with warnings.catch_warnings():
@@ -99,3 +100,10 @@ def test_the_table_says_how_near_a_jpeg_of_reduced_size_is() -> None:
         fmt="JPEG",
         policy=DecodingPolicy(fast_jpeg=True),
     )
+
+
+@pytest.mark.skipif(not IS_FAST, reason="there is no cykooz-resizer for this machine")
+def test_the_table_says_how_near_a_picture_is_that_vector_units_have_resized() -> None:
+    library = '`load_img(…, interpolation="bilinear")` with `FAST_RESIZE` on'
+    policy = DecodingPolicy(fast_resize=True)
+    check_row(library, "none", Preparation(SIZE), load_img, policy=policy)

@@ -74,6 +74,8 @@
   value: {{ include "imageserve.number" $limits.decodeSeconds | quote }}
 - name: FAST_JPEG
   value: {{ ternary "0" "1" (eq (toString $web.fastJpeg) "false") | quote }}
+- name: FAST_RESIZE
+  value: {{ ternary "0" "1" (eq (toString $web.fastResize) "false") | quote }}
 - name: MAX_IMAGES
   value: {{ include "imageserve.number" $limits.maxImages | quote }}
 - name: IMAGE_FORMATS

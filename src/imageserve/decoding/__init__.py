@@ -8,6 +8,21 @@ The bytes come from anyone. For any bytes the result is pixels or a ``RequestErr
 """
 
 from imageserve.decoding.header import too_much_memory
-from imageserve.decoding.picture import Cost, DecodingPolicy, Picture, decode, open_picture
+from imageserve.decoding.picture import (
+    Cost,
+    DecodingPolicy,
+    Picture,
+    decode,
+    open_picture,
+    resizer_in_use,
+)
 
-__all__ = ["Cost", "DecodingPolicy", "Picture", "decode", "open_picture", "too_much_memory"]
+__all__ = [
+    "Cost",
+    "DecodingPolicy",
+    "Picture",
+    "decode",
+    "open_picture",
+    "resizer_in_use",
+    "too_much_memory",
+]

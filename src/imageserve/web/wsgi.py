@@ -3,11 +3,12 @@
 gunicorn imports it in each web process, after the fork: a Redis client must never cross a fork.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from imageserve.config.settings import Settings
-from imageserve.decoding import DecodingPolicy
+from imageserve.decoding import DecodingPolicy, resizer_in_use
 from imageserve.models.entries import model_entries
 from imageserve.queue.monitor import Monitor
 from imageserve.queue.producer import Producer, ProducerConfig, connect_producers
@@ -27,6 +28,8 @@ from imageserve.web.line import DecodeLine
 from imageserve.web.predict import Predictor, ServedModel
 from imageserve.web.upload import UploadLimits
 from imageserve.web.waiting_room import Places, WaitingRoom
+
+log = logging.getLogger(__name__)
 
 
 def create_application(
@@ -66,6 +69,7 @@ def _predictor(
         for entry, producer in served
     }
     decoding = DecodingPolicy.from_settings(settings)
+    log.info(resizer_in_use(decoding))
     return Predictor(models, decoding, line, Decoders(decoding, settings.decode_s))
 
 
