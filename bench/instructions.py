@@ -12,6 +12,7 @@ where they are: C functions, and Python functions as samples of a run without va
 import argparse
 import re
 import shutil
+import socket
 import statistics
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from http.client import HTTPResponse
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,7 +35,7 @@ from bench.picture import photo_jpeg
 from bench.plan import say
 from bench.processes import ROOT, Bed, Process
 from bench.report import percent, ratios, spread, table
-from bench.stacks import Stack, answers, start_imageserve
+from bench.stacks import Stack, start_imageserve
 
 TARGET = 0.6
 """Of another commit's instructions, at most."""
@@ -46,6 +48,7 @@ ALL, MODEL_ROLE = "all of these", "the stand-in itself"
 IDLE_S = 10.0
 WARM_UP = 8
 """Clients that send a few pictures each before anything is counted."""
+ANSWER_S = 120.0
 SHOWN = 40
 """Lines of a profile."""
 
@@ -154,17 +157,26 @@ def self_costs(dump: Sequence[str]) -> Counter[str]:
 
 
 def load(port: int, clients: int, pictures: int, request: bytes) -> None:
-    """Send the same request from all clients at once, each time when the last one is answered.
+    """Send the same request over each client's connection, again when it is answered.
 
-    Raises SystemExit where one is not answered with 200.
+    Raises SystemExit where it is not answered with 200.
     """
 
     def post(_: int) -> bool:
-        return all(answers(port, request) for _ in range(pictures // clients))
+        with socket.create_connection(("127.0.0.1", port), timeout=ANSWER_S) as connection:
+            return all(_status(connection, request) == 200 for _ in range(pictures // clients))
 
     with ThreadPoolExecutor(clients) as pool:
         if not all(pool.map(post, range(clients))):
             raise SystemExit("bench: a picture is not classified")
+
+
+def _status(connection: socket.socket, request: bytes) -> int:
+    connection.sendall(request)
+    response = HTTPResponse(connection)
+    response.begin()
+    response.read()
+    return response.status
 
 
 def main(arguments: list[str]) -> int:
@@ -206,7 +218,7 @@ def _measure(
 
 def _start(bed: CountedBed, label: str, source: Path, request: bytes) -> Counted:
     say(f"starting {label}")
-    settings = {"PYTHONPATH": str(source), "MODEL": MODEL, "REQUEST_TIMEOUT_S": "120"}
+    settings = {"PYTHONPATH": str(source), "MODEL": MODEL, "REQUEST_TIMEOUT_S": f"{ANSWER_S:g}"}
     stack = start_imageserve(bed, label, settings=settings)
     load(stack.web_port, WARM_UP, 4 * WARM_UP, request)
     return Counted(bed, stack)

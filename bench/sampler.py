@@ -13,6 +13,8 @@ from typing import Any
 VARIABLE = "BENCH_SAMPLES"
 """The folder in which each process writes its samples."""
 EVERY_S = 0.001
+AFTER_S = 2.0
+"""Processor time that a process needs to start."""
 
 HOOK = """
 import sys
@@ -33,7 +35,7 @@ def start() -> None:
 def _begin() -> None:
     _samples.clear()
     signal.signal(signal.SIGPROF, _sample)
-    signal.setitimer(signal.ITIMER_PROF, EVERY_S, EVERY_S)
+    signal.setitimer(signal.ITIMER_PROF, AFTER_S, EVERY_S)
     atexit.register(_write)
 
 
