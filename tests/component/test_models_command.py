@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from tests import tally_runtime
 from tests.onnx_files import write_labels, write_onnx
 
 from imageserve.cli import models as command
+from imageserve.cli import plan as plan_command
 from imageserve.errors import ImageserveError, ModelLoadError, SettingsError
 from imageserve.models import Engine, export, load_model
 from imageserve.models.catalog import KNOWN, NETWORKS
@@ -267,9 +269,28 @@ def test_bench_measures_an_exported_model_by_itself_and_prints_json(
     run("bench", str(exported), "--batch-sizes", "2", "--seconds", "0", "--json")
 
     found = json.loads(capsys.readouterr().out)
+    assert found["input_size"] == [96, 96]
     assert list(found["engines"]) == ["onnx float32"]
     assert len(found["engines"]["onnx float32"]["pictures_per_second"]["2"]) == 3
     assert found["engines"]["onnx float32"]["best_batch_size"] == 2
+
+
+def test_plan_takes_what_bench_prints(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("bench", str(exported), "--batch-sizes", "1,2", "--seconds", "0", "--json")
+    bench = capsys.readouterr().out
+    (tmp_path / "bench.json").write_text(bench)
+
+    arguments = ["--rate", "50", "--model", str(tmp_path / "bench.json"), "--json"]
+    assert plan_command.main(arguments, {}) == 0
+
+    found, measured = json.loads(capsys.readouterr().out), json.loads(bench)
+    speeds = measured["engines"]["onnx float32"]["pictures_per_second"][
+        str(found["models"]["batch"])
+    ]
+    assert found["models"]["pod_per_s"] == pytest.approx(statistics.median(speeds))
+    assert found["redis"]["picture_bytes"] == 96 * 96 * 3
 
 
 def test_a_third_runtime_is_exported_for_and_compared_by_one_row_in_the_table(

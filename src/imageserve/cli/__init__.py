@@ -25,6 +25,7 @@ COMMANDS = {
     "classify": "send pictures to a running server and print their labels",
     "loadtest": "measure a running server and check its answers",
     "models": "list, fetch, check, export, import, measure and change models",
+    "plan": "reckon the pods, Redis and network that a rate of pictures takes",
     "queue": "show a queue and its dead list, or empty it",
     "drain": "prepare the web server on this machine for its end (preStop hook)",
     "settings": "print every setting, its default and its meaning",
@@ -47,6 +48,8 @@ def _command(name: str) -> Command:  # noqa: C901 - a flat list
             from imageserve.cli.classify import main as command
         case "models":
             from imageserve.cli.models import main as command
+        case "plan":
+            from imageserve.cli.plan import main as command
         case "queue":
             from imageserve.cli.queue import main as command
         case "drain":

@@ -152,7 +152,8 @@ def _as_json(model: ScoringModel, speeds: Speeds) -> str:
         for engine, sizes in speeds.rounds.items()
     }
     found = {"model": model.name, "version": model.version, "machine": machine()}
-    return json.dumps({**found, "engines": engines}, indent=2)
+    size = list(model.preparation.size)
+    return json.dumps({**found, "input_size": size, "engines": engines}, indent=2)
 
 
 def machine() -> str:

@@ -1,0 +1,57 @@
+"""The values that ``imageserve plan --values`` prints are values that the chart takes."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.chart.helm import Helm, Object
+
+from imageserve.cli import main
+
+PLANS = {
+    "one Redis": ("--rate", "2000", "--model", "resnet50", "--picture", "500x375"),
+    "four nodes": ("--rate", "10000", "--model", "mobilenet_v2", "--runtime", "onnx"),
+    "photos, GPU, a short deadline": (
+        *("--rate", "300.5", "--model", "resnet50", "--picture", "4000x3000", "--peak", "3"),
+        *("--gpu", "--worker-rate", "1500", "--clients-deadline", "0.7", "--replicas", "3"),
+    ),
+    "many processes": (
+        *("--rate", "900", "--model", "vgg16", "--worker-rate", "20", "--web-processes", "8"),
+        *("--picture", "3000x2000"),
+    ),
+    "nothing on disk": ("--rate", "1", "--model", "shapes", "--worker-rate", "500", "--no-aof"),
+}
+
+
+@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+def test_the_chart_renders_them(
+    plan: tuple[str, ...], helm: Helm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", *plan, "--values"]) == 0
+    file = tmp_path / "plan.yaml"
+    file.write_text(capsys.readouterr().out)
+
+    objects = helm.render(file)
+
+    values = yaml.safe_load(file.read_text())
+    deployments = {each["metadata"]["name"]: each for each in objects if _is_deployment(each)}
+    web = deployments.pop("imageserve-web")
+    deployments.pop("imageserve-autoscaler")
+    assert web["spec"]["replicas"] == values["web"]["replicas"]
+    environ = _environ(web)
+    assert environ["WEB_SLOTS"] == str(values["web"]["slots"])
+    assert environ["QUEUE_LIMIT"] == str(values["limits"]["queueLimit"])
+    enabled = [name for name, entry in values["models"].items() if entry.get("enabled", True)]
+    assert len(deployments) == len(enabled)
+    redis = [each for each in objects if each["kind"] == "StatefulSet"]
+    assert len(redis) == values["redis"].get("enabled", True)
+
+
+def _is_deployment(each: Object) -> bool:
+    return bool(each["kind"] == "Deployment")
+
+
+def _environ(deployment: Object) -> dict[str, Any]:
+    container = deployment["spec"]["template"]["spec"]["containers"][0]
+    return {each["name"]: each.get("value") for each in container["env"]}
