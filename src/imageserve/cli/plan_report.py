@@ -136,6 +136,18 @@ def _redis(plan: Plan) -> Iterator[Row]:
     yield f"network{each}", f"{short(redis.node_gbit)} Gbit/s", "in, and as much out"
     if plan.place.logged:
         yield f"disk{each}", f"{short(redis.node_log_mbyte)} MB/s", "written: the append-only file"
+    yield from _redis_memory(plan, each)
+    yield (
+        f"connections{each}",
+        f"{redis.connections:,}",
+        f"at most: {plan.web.processes} processes x ({plan.web.slots} + 1) + "
+        f"{plan.models.pods_per_queue} pods x {WORKER_CONNECTIONS}; Redis allows {MAX_CLIENTS:,} "
+        "unless maxclients says more",
+    )
+
+
+def _redis_memory(plan: Plan, each: str) -> Iterator[Row]:
+    redis, load = plan.redis, plan.load
     yield (
         f"queue{each}",
         f"{redis.waiting + redis.in_work:,}",
@@ -148,13 +160,6 @@ def _redis(plan: Plan) -> Iterator[Row]:
         f"{short(redis.queue_bytes / 2**20)} MiB of pixels and {short(redis.answers_bytes / 2**20)}"
         f" MiB of answers ({short(load.deadline_s + RESULT_TTL_S)} s) are at most "
         f"{percent(MEMORY_USE)}; a container with this Redis needs twice as much",
-    )
-    yield (
-        f"connections{each}",
-        f"{redis.connections:,}",
-        f"at most: {plan.web.processes} processes x ({plan.web.slots} + 1) + "
-        f"{plan.models.pods_per_queue} pods x {WORKER_CONNECTIONS}; Redis allows {MAX_CLIENTS:,} "
-        "unless maxclients says more",
     )
 
 
