@@ -10,6 +10,7 @@ from typing import Any
 
 import hypothesis
 import pytest
+from bench.history import NotInHistory, unpack_source
 from tests.chart.helm import PROGRAMS, Helm
 from tests.kubernetes_api import KubernetesApi, rules_of, serving
 from tests.redis_server import (
@@ -20,6 +21,9 @@ from tests.redis_server import (
     executables,
     running,
 )
+
+RELEASE = "27709f3"
+"""The commit that is release 0.1.0."""
 
 # A slow example is no failure: the machine may be busy.
 hypothesis.settings.register_profile("unhurried", hypothesis.settings(), deadline=None)
@@ -94,3 +98,12 @@ def kubernetes_api(autoscaler_chart: list[dict[str, Any]]) -> Iterator[Kubernete
             elif rendered["kind"] == "Lease":
                 api.add_lease(name)
         yield api
+
+
+@pytest.fixture(scope="session")
+def old_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Unpack the source of the release; skip the test where the history does not hold it."""
+    try:
+        return unpack_source(RELEASE, tmp_path_factory.mktemp("release"))
+    except NotInHistory as error:
+        pytest.skip(f"release 0.1.0 ({RELEASE}) is not in the history of this checkout: {error}")

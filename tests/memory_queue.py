@@ -7,6 +7,7 @@ Leases and deadlines use the clock that it is given.
 import json
 import secrets
 import threading
+from bisect import bisect_left, bisect_right
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -17,14 +18,25 @@ from tests.queues import RedisQueue
 from imageserve.errors import QueueError
 from imageserve.models.entries import ModelEntry
 from imageserve.queue.admission import Admission, EnqueueCode, Limits
-from imageserve.queue.consumer import Claim, Lease
+from imageserve.queue.consumer import UNKNOWN_PACE, Claim, Lease, Pace
+from imageserve.queue.fields import is_amount
 from imageserve.queue.keys import Keys
 from imageserve.queue.listener import Breaker, Tickets
 from imageserve.queue.monitor import PURGED, Monitor
+from imageserve.queue.order import Order
 from imageserve.queue.preparations import encode_kept
 from imageserve.queue.producer import Producer, ProducerConfig
 from imageserve.queue.snapshot import SILENT_MS, Snapshot, WebInfo, WorkerInfo
-from imageserve.queue.wire import Finished, Job, Result, encode_open_job, readable, result_of_error
+from imageserve.queue.wire import (
+    BACKGROUND,
+    WOULD_TIME_OUT,
+    Finished,
+    Job,
+    Result,
+    encode_open_job,
+    readable,
+    result_of_error,
+)
 from imageserve.web.predict import ServedModel
 from imageserve.web.waiting_room import Places, WaitingRoom
 
@@ -66,23 +78,34 @@ class MemoryQueue(RedisQueue):
             now = self._clock_ms()
             if self._ids.get(job.id, 0) > now:
                 return Admission(EnqueueCode.COLLISION, 0)
-            code = self._code(job, limits)
-            if code is not EnqueueCode.ACCEPTED:
+            job = replace(job, ts=now, deadline=now + timeout_ms)
+            admission = self._admission(job, limits)
+            if admission.code is not EnqueueCode.ACCEPTED:
                 self._drop_dead_heads(now)
-                code = self._code(job, limits)
-            if code is not EnqueueCode.ACCEPTED:
+                admission = self._admission(job, limits)
+            if admission.code is not EnqueueCode.ACCEPTED:
                 self._stats["rejected"] += 1
-                return Admission(code, self._backlog())
-            self._accept(job, pixels, now, timeout_ms)
+                return admission
+            self._accept(job, pixels)
             return Admission(EnqueueCode.ACCEPTED, self._backlog())
 
-    def _accept(self, job: Job, pixels: bytes, now: int, timeout_ms: int) -> None:
-        deadline = now + timeout_ms
-        self._ids[job.id] = deadline + 60_000
-        self._pixels[job.id] = (pixels, deadline)
-        self._waiting.append(encode_job(replace(job, ts=now, deadline=deadline)))
+    def _accept(self, job: Job, pixels: bytes) -> None:
+        self._ids[job.id] = job.deadline + 60_000
+        self._pixels[job.id] = (pixels, job.deadline)
+        entry = encode_job(job)
+        self._waiting.insert(self._rank(entry), entry)
         self._stats["accepted"] += 1
         self._changed.notify()
+
+    def _rank(self, entry: str, *, first: bool = False) -> int:
+        """Return the place of an entry: after those of the same key, or ``first`` before them."""
+        bisect = bisect_left if first else bisect_right
+        return bisect(self._waiting, key_of(entry), key=key_of)
+
+    @property
+    def _boundary(self) -> int:
+        """The rank of the first background job."""
+        return bisect_left(self._waiting, 1, key=lambda entry: key_of(entry)[0])
 
     def push(self, entry: str) -> None:
         """Queue an entry as a foreign writer would: with no checks."""
@@ -93,15 +116,34 @@ class MemoryQueue(RedisQueue):
     def _backlog(self) -> int:
         return len(self._waiting) + len(self._retry) + len(self._leases)
 
-    def _code(self, job: Job, limits: Limits) -> EnqueueCode:
+    def _admission(self, job: Job, limits: Limits) -> Admission:
         backlog = self._backlog()
         if len(self._waiting) >= limits.max_jobs:
-            return EnqueueCode.FULL
+            return Admission(EnqueueCode.FULL, backlog)
         if (backlog + 1) * job.bytes > limits.max_bytes:
-            return EnqueueCode.BYTES_FULL
-        if 0 < limits.max_backlog <= backlog:
-            return EnqueueCode.WOULD_TIME_OUT
-        return EnqueueCode.ACCEPTED
+            return Admission(EnqueueCode.BYTES_FULL, backlog)
+        others, rank = backlog - len(self._waiting), self._rank(encode_job(job))
+        ahead = others + rank
+        if job.priority:
+            ahead = others + min(rank, 10 * (rank - self._boundary) + 9)
+        is_late = ahead > 0 and self._ends(ahead, limits) > job.deadline
+        if limits.speed.per_s and (is_late or self._delays_others(job, rank, others, limits)):
+            return Admission(EnqueueCode.WOULD_TIME_OUT, ahead)
+        return Admission(EnqueueCode.ACCEPTED, backlog)
+
+    def _ends(self, ahead: int, limits: Limits) -> float:
+        return self._clock_ms() + limits.speed.end_ms(ahead)
+
+    def _delays_others(self, job: Job, rank: int, others: int, limits: Limits) -> bool:
+        behind = [] if job.priority else list(self._waiting)[rank : self._boundary]
+        looks = min(16, len(behind))
+        for look in range(looks):
+            place = look * (len(behind) - 1) // (looks - 1) if looks > 1 else 0
+            ahead = others + rank + place
+            theirs = deadline_of(behind[place])
+            if self._ends(ahead, limits) <= theirs < self._ends(ahead + 1, limits):
+                return True
+        return False
 
     def _drop_dead_heads(self, now: int) -> None:
         for _ in range(64):
@@ -141,6 +183,7 @@ class MemoryQueue(RedisQueue):
         *,
         redelivered: bool,
         min_depth: int = 0,
+        pace: Pace = UNKNOWN_PACE,
         token: str = "",
         again: bool = False,
     ) -> Claim:
@@ -152,15 +195,33 @@ class MemoryQueue(RedisQueue):
                 alone = entry_id(held[-1]) in self._attempts
                 return self._leased(token, now, lease, held, 0, [], redelivered=alone)
             dead: list[str] = []
+            late = 0
             self._reap(now, lease, dead)
             if redelivered and self._retry:
-                taken, expired = self._take(self._retry, 1, now, dead)
+                ended = expected_end(now, pace, 1)
+                taken, late = self._take(self._retry, 1, now, ended, dead)
                 if taken:
-                    return self._leased(token, now, lease, taken, expired, dead, redelivered=True)
+                    return self._leased(token, now, lease, taken, late, dead, redelivered=True)
             if len(self._waiting) < min_depth:
-                return self._leased(token, now, lease, [], 0, dead, redelivered=False)
-            taken, expired = self._take(self._waiting, n, now, dead)
+                return self._leased(token, now, lease, [], late, dead, redelivered=False)
+            ended = expected_end(now, pace, min(n, len(self._waiting)))
+            both_wait = 0 < self._boundary < len(self._waiting)
+            tenth, expired = self._take(self._tenth(n), n, now, ended, dead)
+            taken, more = self._take(self._waiting, n - len(tenth), now, ended, dead)
+            taken = tenth + taken
+            if both_wait and taken:
+                self._stats["shared"] += len(taken)
+            expired += more + late
             return self._leased(token, now, lease, taken, expired, dead, redelivered=False)
+
+    def _tenth(self, n: int) -> deque[str]:
+        """Take out the background jobs whose turn is in this claim, where both classes wait."""
+        first, shared = self._boundary, self._stats["shared"]
+        count = (shared + n) // 10 - shared // 10 if 0 < first < len(self._waiting) else 0
+        found = deque(list(self._waiting)[first : first + count])
+        for entry in found:
+            self._waiting.remove(entry)
+        return found
 
     def _reap(self, now: int, lease: Lease, dead: list[str]) -> None:
         for job_id in [i for i, leased in self._leases.items() if leased.until <= now]:
@@ -176,7 +237,9 @@ class MemoryQueue(RedisQueue):
             else:
                 self._retry.append(entry)
 
-    def _take(self, source: deque[str], n: int, now: int, dead: list[str]) -> tuple[list[str], int]:
+    def _take(
+        self, source: deque[str], n: int, now: int, ended: float, dead: list[str]
+    ) -> tuple[list[str], int]:
         taken: dict[str, str] = {}
         expired = 0
         while source and len(taken) < n:
@@ -185,9 +248,12 @@ class MemoryQueue(RedisQueue):
             if job_id is None:
                 self._bury(entry, "not a job")
                 dead.append(entry)
-            elif is_expired(entry, now):
+            elif is_expired(entry, now) or 0 < deadline_of(entry) < ended:
                 self._attempts.pop(job_id, None)
                 expired += 1
+                for _, job in readable([] if is_expired(entry, now) else [entry]):
+                    code = WOULD_TIME_OUT if "preparation" in entry_fields(entry) else "busy"
+                    self._store_one(result_of_error(job, code, "it would be late"))
             elif job_id not in self._leases:
                 taken.setdefault(job_id, entry)
         self._stats["expired"] += expired
@@ -265,8 +331,11 @@ class MemoryQueue(RedisQueue):
         with self._changed:
             held = [job_id for job_id in job_ids if self._holds(token, job_id)]
             for job_id in reversed(held):
-                source = self._retry if job_id in self._attempts else self._waiting
-                source.appendleft(self._leases.pop(job_id).entry)
+                entry = self._leases.pop(job_id).entry
+                if job_id in self._attempts:
+                    self._retry.appendleft(entry)
+                else:
+                    self._waiting.insert(self._rank(entry, first=True), entry)
             self._changed.notify(len(held))
             return len(held)
 
@@ -316,13 +385,20 @@ class MemoryQueue(RedisQueue):
                 retry=len(self._retry),
                 in_flight=len(self._leases),
                 dead=len(self._dead),
-                oldest_ms=now - queued_at(self._waiting[0], now) if self._waiting else 0,
-                oldest_deadline=deadline_of(self._waiting[0]) if self._waiting else 0,
+                oldest_ms=now - min((queued_at(each, now) for each in self._waiting), default=now),
+                order=self._order(),
                 stats=dict(self._stats),
                 workers=tuple(self._workers.values()),
                 web=tuple(self._web.values()),
                 kept=self._kept,
             )
+
+    def _order(self) -> Order:
+        length = len(self._waiting)
+        points = min(16, length)
+        ranks = [i * (length - 1) // (points - 1) if points > 1 else 0 for i in range(points)]
+        sketch = [number for rank in ranks for number in (rank, *key_of(self._waiting[rank]))]
+        return Order.of(length, length - self._boundary, sketch)
 
     def dead(self, count: int) -> list[dict[str, Any]]:
         with self._changed:
@@ -375,6 +451,20 @@ def is_expired(entry: str, now: int) -> bool:
     return isinstance(deadline, int | float) and deadline <= now
 
 
+def key_of(entry: str) -> tuple[int, int]:
+    """Return what the list is ordered by: class and deadline."""
+    return int(entry_fields(entry).get("priority") == BACKGROUND), deadline_of(entry)
+
+
+def expected_end(now: int, pace: Pace, count: int) -> float:
+    """Return when a batch of ``count`` ends that is claimed now; ``now`` where it is not known."""
+    sizes = sorted(pace.bucket_ms)
+    if not sizes:
+        return now
+    bucket = next((size for size in sizes if size >= count), sizes[-1])
+    return now + round(pace.begin_ms) + round(pace.bucket_ms[bucket])
+
+
 def queued_at(entry: str, now: int) -> int:
     """Return when a job was queued, ms; ``now`` where it does not say."""
     ts = entry_fields(entry).get("ts")
@@ -384,7 +474,7 @@ def queued_at(entry: str, now: int) -> int:
 def deadline_of(entry: str) -> int:
     """Return the deadline of a job, ms; 0 where it does not say."""
     deadline = entry_fields(entry).get("deadline")
-    return int(deadline) if isinstance(deadline, int | float) else 0
+    return int(deadline) if deadline is not None and is_amount(deadline) else 0
 
 
 def entry_fields(entry: str) -> dict[str, Any]:

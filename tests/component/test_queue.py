@@ -21,7 +21,7 @@ from imageserve.predictions import Prediction
 from imageserve.queue.admission import Admission, EnqueueCode, Limits, verdict_of
 from imageserve.queue.consumer import Claim, Lease
 from imageserve.queue.listener import Tickets
-from imageserve.queue.snapshot import LIVE_MS, SILENT_MS, WorkerInfo
+from imageserve.queue.snapshot import LIVE_MS, SILENT_MS, Speed, WorkerInfo
 from imageserve.queue.wire import (
     Finished,
     Job,
@@ -32,10 +32,17 @@ from imageserve.queue.wire import (
     decode_result,
 )
 
+
+def room_for(jobs: int) -> Speed:
+    """Return the speed of workers that do so many jobs, and half of another, in a minute."""
+    return Speed((jobs + 0.5) / 60)
+
+
 HELD = Lease(lease_ms=60_000)
 LOST = Lease(lease_ms=1)
 SOON_MS = 500
 """Until a deadline that a test waits for: long enough for what comes before it."""
+MINUTE_MS = 60_000
 PIXELS = bytes(range(12))
 CHANNEL = "{image_queue}:reply:test"
 
@@ -166,7 +173,7 @@ def a_job(job_id: str) -> Job:
 def put(bench: Bench, *job_ids: str, limits: Limits | None = None) -> list[Admission]:
     """Enqueue one job per id, with a minute of time."""
     limits = limits or Limits()
-    return [bench.queue.enqueue(a_job(each), PIXELS, 60_000, limits) for each in job_ids]
+    return [bench.queue.enqueue(a_job(each), PIXELS, MINUTE_MS, limits) for each in job_ids]
 
 
 def an_entry(job_id: str, **changes: Any) -> str:
@@ -248,8 +255,8 @@ def test_a_job_is_claimed_only_once(bench: Bench) -> None:
         pytest.param(Limits(), id="no limit"),
         pytest.param(Limits(max_jobs=2), id="jobs"),
         pytest.param(Limits(max_bytes=4 * len(PIXELS)), id="bytes"),
-        pytest.param(Limits(max_backlog=3), id="backlog"),
-        pytest.param(Limits(max_jobs=1, max_bytes=3 * len(PIXELS), max_backlog=1), id="all"),
+        pytest.param(Limits(speed=room_for(3)), id="backlog"),
+        pytest.param(Limits(max_jobs=1, max_bytes=3 * len(PIXELS), speed=room_for(1)), id="all"),
     ],
 )
 def test_a_snapshot_tells_what_an_enqueue_would_be_told(
@@ -259,7 +266,7 @@ def test_a_snapshot_tells_what_an_enqueue_would_be_told(
     claim(bench)
     put(bench, *(f"waiting {i}" for i in range(waiting)))
 
-    foreseen = verdict_of(bench.queue.snapshot(), 0, len(PIXELS), limits)
+    foreseen = verdict_of(bench.queue.snapshot(), 0, len(PIXELS), MINUTE_MS, "", limits)
 
     (told,) = put(bench, "asked", limits=limits)
     accepted = Admission(EnqueueCode.ACCEPTED, waiting + leased + 1)
@@ -269,9 +276,9 @@ def test_a_snapshot_tells_what_an_enqueue_would_be_told(
 def test_a_snapshot_with_an_expired_head_leaves_it_to_the_enqueue(bench: Bench) -> None:
     bench.queue.enqueue(a_job("late"), PIXELS, SOON_MS, Limits())
     full = Limits(max_jobs=1)
-    assert verdict_of(bench.queue.snapshot(), 0, len(PIXELS), full) is not None
+    assert verdict_of(bench.queue.snapshot(), 0, len(PIXELS), MINUTE_MS, "", full) is not None
     bench.lapse(SOON_MS)
-    assert verdict_of(bench.queue.snapshot(), 0, len(PIXELS), full) is None
+    assert verdict_of(bench.queue.snapshot(), 0, len(PIXELS), MINUTE_MS, "", full) is None
     assert [each.code for each in put(bench, "asked", limits=full)] == [EnqueueCode.ACCEPTED]
 
 
@@ -314,7 +321,7 @@ def test_a_result_is_kept_for_as_long_as_its_job_says(bench: Bench) -> None:
 LIMITS = [
     pytest.param(Limits(max_jobs=2), EnqueueCode.FULL, id="jobs"),
     pytest.param(Limits(max_bytes=2 * len(PIXELS)), EnqueueCode.BYTES_FULL, id="bytes"),
-    pytest.param(Limits(max_backlog=2), EnqueueCode.WOULD_TIME_OUT, id="time"),
+    pytest.param(Limits(speed=room_for(2)), EnqueueCode.WOULD_TIME_OUT, id="time"),
 ]
 
 
@@ -344,7 +351,7 @@ def test_a_refused_job_may_come_again_when_there_is_room(
     [
         pytest.param(Limits(max_jobs=2), EnqueueCode.ACCEPTED, id="jobs: only waiting ones count"),
         pytest.param(Limits(max_bytes=2 * len(PIXELS)), EnqueueCode.BYTES_FULL, id="bytes"),
-        pytest.param(Limits(max_backlog=2), EnqueueCode.WOULD_TIME_OUT, id="time"),
+        pytest.param(Limits(speed=room_for(2)), EnqueueCode.WOULD_TIME_OUT, id="time"),
     ],
 )
 def test_redelivered_and_in_flight_jobs_count_against_bytes_and_time(

@@ -322,7 +322,7 @@ def test_bytes_that_are_no_text_end_on_the_dead_list(
 ) -> None:
     client.rpush("image_queue", b"\xff\xfe\x00")
     put(queue, "a")
-    assert queue.snapshot().oldest_ms == 0
+    assert queue.snapshot().oldest_ms < 10_000
     taken = queue.claim(32, HELD, redelivered=False)
     assert (ids(taken), len(taken.dead)) == (["a"], 1)
     (dead,) = queue.dead(10)
@@ -762,7 +762,7 @@ def test_a_job_is_accepted_whole_or_not_at_all_however_little_memory_is_left(
         code = queue.enqueue(job, bytes(job.bytes), 60_000, Limits()).code
         codes.add(code)
         left = all_keys(client) - {KEYS.stats}
-        whole = {KEYS.queue, KEYS.nonce("a"), KEYS.pixels("a")}
+        whole = {KEYS.queue, KEYS.waiting, KEYS.nonce("a"), KEYS.pixels("a")}
         assert left == (whole if code is EnqueueCode.ACCEPTED else set()), step
     assert codes == {EnqueueCode.ACCEPTED, EnqueueCode.NO_ROOM}
 

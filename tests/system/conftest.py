@@ -5,14 +5,10 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
-from bench.history import NotInHistory, unpack_source
 from tests.redis_server import executables
 from tests.system.stack import Stack, running, stacks
 
 MakeStack = Callable[..., Stack]
-
-RELEASE = "27709f3"
-"""The commit that is release 0.1.0."""
 
 
 @pytest.fixture(scope="session")
@@ -39,15 +35,6 @@ def make_stack(tmp_path: Path, redis_program: str) -> Iterator[MakeStack]:
             )
 
         yield make
-
-
-@pytest.fixture(scope="session")
-def old_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Unpack the source of the release; skip the test where the history does not hold it."""
-    try:
-        return unpack_source(RELEASE, tmp_path_factory.mktemp("release"))
-    except NotInHistory as error:
-        pytest.skip(f"release 0.1.0 ({RELEASE}) is not in the history of this checkout: {error}")
 
 
 @pytest.hookimpl(wrapper=True)

@@ -1,6 +1,7 @@
 """When several models or versions on one queue are worth a warning."""
 
-from imageserve.queue.snapshot import MOST_HOSTS, ROLLOUT_S, Mixture, WorkerInfo
+from imageserve.queue.mixture import MOST_HOSTS, ROLLOUT_S, Mixture
+from imageserve.queue.snapshot import WorkerInfo
 
 
 def worker(host: str, version: str = "v1", model: str = "m") -> WorkerInfo:

@@ -56,7 +56,7 @@ def bench() -> Bench:
 
 
 def test_no_worker_is_nothing_known(bench: Bench) -> None:
-    assert (bench.view.capacity_per_s, bench.view.largest_backlog_in_time(1000)) == (0.0, 0)
+    assert (bench.view.capacity_per_s, bench.view.speed.largest_backlog(1000)) == (0.0, 0)
 
 
 def test_the_live_workers_add_up(bench: Bench) -> None:
@@ -65,7 +65,7 @@ def test_the_live_workers_add_up(bench: Bench) -> None:
     bench.worker("leaving", 1.0, state="stopping")
 
     assert bench.view.capacity_per_s == 300.0
-    assert bench.view.largest_backlog_in_time(1050) == 300
+    assert bench.view.speed.largest_backlog(1025) == 300
 
 
 def test_one_look_serves_for_a_second(bench: Bench) -> None:
@@ -89,7 +89,7 @@ def test_in_an_outage_the_last_look_counts_for_a_while(bench: Bench) -> None:
     assert bench.view.capacity_per_s == 100.0
 
     bench.now += 0.001
-    assert (bench.view.capacity_per_s, bench.view.largest_backlog_in_time(1000)) == (0.0, 0)
+    assert (bench.view.capacity_per_s, bench.view.speed.largest_backlog(1000)) == (0.0, 0)
 
     bench.queue.away = False
     bench.now += 2 * FRESH_S
@@ -251,9 +251,9 @@ def test_a_queue_that_is_full_is_sent_one_picture_and_no_more(
 def test_a_backlog_that_is_too_long_is_sent_one_picture_and_no_more(bench: Bench) -> None:
     bench.worker("a", 1000.0)
     full = Full(bench, 100)
-    assert [full.send() for _ in range(20)] == 20 * [""]
+    assert [full.send(2500) for _ in range(20)] == 20 * [""]
 
-    assert {full.send(2100) for _ in range(100)} == {"would_time_out"}
+    assert {full.send(2500) for _ in range(100)} == {"would_time_out"}
     assert full.sent == 21
 
 

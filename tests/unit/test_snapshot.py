@@ -41,11 +41,11 @@ def test_a_worker_is_as_fast_as_its_best_batch(table: BucketMs, images: float) -
     [
         pytest.param([], 30_000, 0, id="no worker: unknown"),
         pytest.param([{}], 30_000, 0, id="a worker that has measured nothing: unknown"),
-        pytest.param([FAST], 1040, 800, id="one worker, one second and its batch"),
-        pytest.param([FAST, FAST], 1040, 1600, id="two workers"),
-        pytest.param([FAST, {}], 1040, 800, id="one of two has measured nothing"),
-        pytest.param([SLOW], 2600, 20, id="a slow worker"),
-        pytest.param([FAST], 40, 1, id="no time but for the batch itself"),
+        pytest.param([FAST], 1020, 800, id="one worker, one second and half a batch"),
+        pytest.param([FAST, FAST], 1020, 1600, id="two workers"),
+        pytest.param([FAST, {}], 1020, 800, id="one of two has measured nothing"),
+        pytest.param([SLOW], 1800, 20, id="a slow worker"),
+        pytest.param([FAST], 20, 1, id="no time but for half a batch"),
         pytest.param([FAST], 1, 1, id="too late already: an idle system still tries"),
         pytest.param([SLOW], 1, 1, id="too late by far"),
     ],
@@ -109,7 +109,7 @@ def test_retry_after_is_the_time_to_work_off_the_excess(
 @pytest.mark.parametrize("count", [b"many", b"1.5", b"-1", b"1_0", b" 7", b"", b"9" * 20])
 def test_a_counter_that_is_no_number_makes_the_snapshot_unreadable(count: bytes) -> None:
     with pytest.raises(QueueError, match="cannot be read"):
-        decode_snapshot([1, 0, 0, 0, 0, 0, b"", [b"accepted", count], [], [], [], [], b""])
+        decode_snapshot([1, 0, 0, 0, 0, 0, 0, [b"accepted", count], [], [], [], [], b"", 0, []])
 
 
 NOW = 1_760_000_000_000
@@ -154,5 +154,7 @@ def test_what_web_processes_could_decode(snapshot: Snapshot, per_s: float | None
 )
 def test_a_web_process_that_cannot_be_read_is_left_out(text: bytes) -> None:
     seen, info = [b"good", b"5", b"bad", b"5"], [b"good", b'{"per_s":2.5,"more":1}', b"bad", text]
-    found = decode_snapshot([5, 0, 0, 0, 0, 0, b"", [], [], [], [*seen, b"gone", b"5"], info, b""])
+    found = decode_snapshot(
+        [5, 0, 0, 0, 0, 0, 0, [], [], [], [*seen, b"gone", b"5"], info, b"", 0, []]
+    )
     assert found.web == (WebInfo("good", 2.5, 5),)

@@ -10,15 +10,17 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 
 from imageserve.errors import QueueError
 from imageserve.preparation import Preparation
+from imageserve.queue.mixture import Mixture
 from imageserve.queue.outputs import missing
 from imageserve.queue.preparations import in_force
 from imageserve.queue.redis.queue import RedisQueue
-from imageserve.queue.snapshot import Mixture, Run, Snapshot, Speed
+from imageserve.queue.snapshot import Run, Snapshot, Speed
+from imageserve.queue.wire import BACKGROUND
 
 log = logging.getLogger(__name__)
 
@@ -54,38 +56,76 @@ class Limits:
 
     max_jobs: int = 2048
     max_bytes: int = 512 * 2**20
-    max_backlog: int = 0
-    """Most jobs that can be done before this one's deadline; 0 where that is unknown."""
+    speed: Speed = field(default_factory=Speed)
+    """Of the workers: a job is refused that they would not end in time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """The answer to an enqueue: its code, and how many jobs wait or are in work."""
+    """The answer to an enqueue."""
 
     code: EnqueueCode
     backlog: int
+    """Jobs that wait or are in work; with `EnqueueCode.WOULD_TIME_OUT`, only those ahead of it."""
 
 
 def verdict_of(
-    seen: Snapshot, elapsed_s: float, job_bytes: int, limits: Limits
+    seen: Snapshot,
+    elapsed_s: float,
+    job_bytes: int,
+    timeout_ms: int,
+    priority: str,
+    limits: Limits,
 ) -> Admission | None:
     """Say what ENQUEUE would refuse, from a snapshot of ``elapsed_s`` ago; None where it may not.
 
-    In doubt it does not refuse: where the workers may have done half of the backlog since then (a
-    short queue must not run empty), and where the job at the head has expired, because ENQUEUE
-    drops it, and others behind it.
+    In doubt it does not refuse: where the job at the head has expired, because ENQUEUE drops it,
+    and others behind it, and where the workers may be short of jobs by now: they may have done half
+    of the backlog since then, or, as for time, all that waited but for their next batches.
     """
-    if 0 < seen.oldest_deadline <= seen.now + 1000 * elapsed_s:
+    if 0 < seen.order.first_deadline <= seen.now + 1000 * elapsed_s:
         return None
-    if seen.capacity_per_s * elapsed_s > seen.backlog / 2:
+    done = seen.capacity_per_s * elapsed_s
+    if done > seen.backlog / 2:
         return None
     if seen.queued >= limits.max_jobs:
         return Admission(EnqueueCode.FULL, seen.backlog)
     if (seen.backlog + 1) * job_bytes > limits.max_bytes:
         return Admission(EnqueueCode.BYTES_FULL, seen.backlog)
-    if 0 < limits.max_backlog <= seen.backlog:
-        return Admission(EnqueueCode.WOULD_TIME_OUT, seen.backlog)
+    deadline = seen.now + round(1000 * elapsed_s) + timeout_ms
+    ahead = _others(seen) + seen.order.least_ahead(priority, deadline)
+    is_short = done > seen.waiting - limits.speed.batch
+    if ahead and limits.speed.end_ms(ahead) > timeout_ms and not is_short:
+        return Admission(EnqueueCode.WOULD_TIME_OUT, ahead)
     return None
+
+
+def shortest_timeout_ms(seen: Snapshot, speed: Speed, priority: str) -> int:
+    """Return the shortest timeout with which ENQUEUE takes a job for sure; 0 where unknown."""
+    timeout_ms, needed_ms = -1.0, 0.0
+    # More time may mean more jobs ahead, which need more time; of a list's jobs few are known.
+    while needed_ms > timeout_ms:
+        timeout_ms = needed_ms
+        ahead = _others(seen) + seen.order.most_ahead(priority, seen.now + math.ceil(timeout_ms))
+        needed_ms = max(needed_ms, speed.end_ms(ahead) if ahead else speed.least_ms)
+        if priority != BACKGROUND:
+            needed_ms = max(needed_ms, _behind_the_tight(seen, speed, timeout_ms))
+    return math.ceil(timeout_ms)
+
+
+def _behind_the_tight(seen: Snapshot, speed: Speed, timeout_ms: float) -> int:
+    """Return the timeout of a job that goes behind all which one more ahead would make late."""
+    latest = 0
+    for point in seen.order.behind(seen.now + math.ceil(timeout_ms)):
+        ahead, theirs_ms = _others(seen) + point.rank, point.deadline - seen.now
+        if speed.end_ms(ahead) <= theirs_ms < speed.end_ms(ahead + 1):
+            latest = max(latest, theirs_ms)
+    return latest
+
+
+def _others(seen: Snapshot) -> int:
+    """Return how many jobs are ahead of each job of the list."""
+    return seen.backlog - seen.order.length
 
 
 class AdmissionView:
@@ -105,34 +145,33 @@ class AdmissionView:
         self._mixture = Mixture(store.name)
         self._run = Run()
 
-    def largest_backlog_in_time(self, timeout_ms: int) -> int:
-        """Return how many jobs may be ahead of one with this deadline; 0 for unknown."""
-        snapshot = self._recent()
-        return 0 if snapshot is None else self._speed.largest_backlog(timeout_ms)
+    @property
+    def speed(self) -> Speed:
+        """How fast the live workers are."""
+        return Speed() if self._recent() is None else self._speed
 
     def shortest_timeout_ms(self, priority: str = "") -> int | None:
         """Return the shortest timeout with which a job would be taken now; None for unknown."""
-        del priority
         snapshot = self._recent()
         if snapshot is None or self._speed.per_s <= 0:
             return None
-        wait_ms = 1000 * (snapshot.backlog + 1) / self._speed.per_s
-        return math.ceil(wait_ms + self._speed.batch_ms)
+        return shortest_timeout_ms(snapshot, self._speed, priority)
 
     @property
     def capacity_per_s(self) -> float:
         """Pictures per second that the live workers can do; 0 for unknown."""
-        snapshot = self._recent()
-        return 0.0 if snapshot is None else self._speed.per_s
+        return self.speed.per_s
 
-    def refusal(self, job_bytes: int, limits: Limits) -> Admission | None:
+    def refusal(
+        self, job_bytes: int, timeout_ms: int, priority: str, limits: Limits
+    ) -> Admission | None:
         """Return why a job need not be sent to Redis; None where Redis is to decide."""
         if job_bytes > limits.max_bytes:
             return Admission(EnqueueCode.BYTES_FULL, 0)
         snapshot, elapsed_s = self._recent(), self._clock() - self._read_at
         if snapshot is None or elapsed_s > FRESH_S:
             return None
-        refusal = verdict_of(snapshot, elapsed_s, job_bytes, limits)
+        refusal = verdict_of(snapshot, elapsed_s, job_bytes, timeout_ms, priority, limits)
         self._is_refusing |= refusal is not None
         return refusal
 

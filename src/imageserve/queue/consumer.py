@@ -27,7 +27,13 @@ from imageserve.queue.redis.queue import (
     RELEASE,
     RedisQueue,
 )
-from imageserve.queue.snapshot import SILENT_MS, WorkerInfo, encode_worker_info, texts
+from imageserve.queue.snapshot import (
+    SILENT_MS,
+    BucketMs,
+    WorkerInfo,
+    encode_worker_info,
+    texts,
+)
 from imageserve.queue.wire import Finished, Job, UnsupportedJob, encode_result, readable
 
 log = logging.getLogger(__name__)
@@ -60,11 +66,24 @@ class Claim:
     entries: tuple[str, ...] = ()
     """Jobs as they were queued, JSON."""
     expired: int = 0
-    """Jobs dropped because their deadline had passed."""
+    """Jobs dropped because their deadline had passed, or would have before their end."""
     dead: tuple[str, ...] = ()
     """Jobs given up and answered."""
     redelivered: bool = False
     """Its worker died when this job last ran, so it runs alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast a worker is, as far as it knows."""
+
+    begin_ms: float = 0.0
+    """Until a batch that is claimed now would begin, and what is lost on the way to its client."""
+    bucket_ms: BucketMs = field(default_factory=dict)
+    """Empty: it does not know."""
+
+
+UNKNOWN_PACE = Pace()
 
 
 def new_token() -> str:
@@ -78,18 +97,20 @@ def new_token() -> str:
 class ConsumerStore(RedisQueue):
     """The consumer's commands on Redis. Each raises QueueUnavailable where Redis is away."""
 
-    def claim(
+    def claim(  # noqa: PLR0913 - what the script takes
         self,
         n: int,
         lease: Lease,
         *,
         redelivered: bool,
         min_depth: int = 0,
+        pace: Pace = UNKNOWN_PACE,
         token: str = "",
         again: bool = False,
     ) -> Claim:
         """Take up to ``n`` jobs and lease them; none where fewer than ``min_depth`` wait.
 
+        Those that cannot end by their deadline, at this pace, are answered so and not taken.
         ``again`` says that a claim with this ``token`` was sent and its reply lost: if it took
         jobs, then exactly these are returned.
         """
@@ -105,7 +126,10 @@ class ConsumerStore(RedisQueue):
             int(again),
             self.keys.result(""),
             self.keys.pixels(""),
+            round(pace.begin_ms),
         ]
+        for size, ms in sorted(pace.bucket_ms.items()):
+            args += [size, round(ms)]
         with self.errors():
             now, entries, expired, dead, alone = CLAIM(self.once, self.keys.of_claim(), args)
         return Claim(token, now, texts(entries), len(expired), texts(dead), bool(alone))
@@ -161,7 +185,7 @@ class ConsumerStore(RedisQueue):
             return int(EXTEND(self.client, keys, [token, lease_ms, GUARD_MS, *job_ids]))
 
     def release(self, token: str, job_ids: Sequence[str]) -> int:
-        """Give unstarted jobs back to the head of the queue; returns how many."""
+        """Give unstarted jobs back to their place in the queue; returns how many."""
         names = self.keys.of_release()
         with self.errors():
             return int(RELEASE(self.client, names, [token, GUARD_MS, *job_ids]))
@@ -290,7 +314,7 @@ class Batch:
         return kept
 
     def release(self) -> None:
-        """Give all jobs back to the head of the queue, unstarted."""
+        """Give all jobs back to their place in the queue, unstarted."""
         self.consumer.leases.ending(self.token)
         self.consumer.persist(lambda: self.consumer.store.release(self.token, self.ids))
         self.consumer.leases.drop(self.token)
@@ -317,7 +341,7 @@ class Consumer:
         self._give_up_at = min(self._give_up_at, time.monotonic() + within_s)
         self.stopping.set()
 
-    def claim(self, n: int, *, min_depth: int = 0) -> Batch | None:
+    def claim(self, n: int, *, min_depth: int = 0, pace: Pace = UNKNOWN_PACE) -> Batch | None:
         """Take up to ``n`` jobs; None where fewer than ``min_depth`` or no usable ones wait.
 
         Raises QueueError.
@@ -325,7 +349,7 @@ class Consumer:
         # At most every second claim may bring a redelivered job, so that these, which run alone,
         # never starve the others.
         self._redelivered = not self._redelivered
-        claim = self._claim(n, redelivered=self._redelivered, min_depth=min_depth)
+        claim = self._claim(n, redelivered=self._redelivered, min_depth=min_depth, pace=pace)
         self._count_dropped(claim)
         jobs = _jobs(claim.entries)
         if not jobs:
@@ -338,12 +362,20 @@ class Consumer:
         claimed = tuple(ClaimedJob(job, data) for job, data in zip(jobs, pixels, strict=True))
         return Batch(self, claim.token, claim.now, claimed, claim.redelivered)
 
-    def _claim(self, n: int, *, redelivered: bool, min_depth: int) -> Claim:
+    def _claim(
+        self, n: int, *, redelivered: bool, min_depth: int, pace: Pace = UNKNOWN_PACE
+    ) -> Claim:
         """Claim, under the same token until a reply comes: a lost one must not strand its jobs."""
         again, token = bool(self._unanswered), self._unanswered or new_token()
         self._unanswered = token
         claim = self.store.claim(
-            n, self._lease, redelivered=redelivered, min_depth=min_depth, token=token, again=again
+            n,
+            self._lease,
+            redelivered=redelivered,
+            min_depth=min_depth,
+            pace=pace,
+            token=token,
+            again=again,
         )
         self._unanswered = ""
         return claim

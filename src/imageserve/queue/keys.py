@@ -5,8 +5,9 @@ With Q = ``image_queue``. The hash tag ``{Q}`` puts all of them into one cluster
 ========================  =======  ===========================================  ====================
 key                       type     content                                      lifetime
 ========================  =======  ===========================================  ====================
-``Q``                     list     jobs, JSON                                   capped: QUEUE_LIMIT
+``Q``                     list     jobs, JSON, in order: see ``order.lua``      capped: QUEUE_LIMIT
 ``{Q}:hold``              list     jobs moved by a waking BLMOVE                drained by any claim
+``{Q}:waiting``           zset     id -> when it was queued, ms, of ``Q``       1 h guard
 ``{Q}:retry``             list     redelivered jobs: their worker died          1 h guard
 ``{Q}:leases``            zset     id -> lease expiry, ms                       1 h guard
 ``{Q}:inflight``          hash     id -> claim token, newline, job              1 h guard
@@ -40,6 +41,7 @@ class Keys:
         self._prefix = prefix = prefix or f"{{{queue}}}"
         self.queue = queue
         self.hold = f"{prefix}:hold"
+        self.waiting = f"{prefix}:waiting"
         self.retry = f"{prefix}:retry"
         self.leases = f"{prefix}:leases"
         self.inflight = f"{prefix}:inflight"
@@ -74,7 +76,7 @@ class Keys:
         """The keys that belong to the queue as a whole, not to one job, with their types."""
         return {
             **dict.fromkeys((self.queue, self.hold, self.retry, self.dead), "list"),
-            **dict.fromkeys((self.leases, self.workers, self.web), "zset"),
+            **dict.fromkeys((self.waiting, self.leases, self.workers, self.web), "zset"),
             **dict.fromkeys((self.inflight, self.attempts, self.stats), "hash"),
             **dict.fromkeys((self.workers_info, self.web_info), "hash"),
             **dict.fromkeys((self.desired, self.preparation), "string"),
@@ -94,18 +96,23 @@ class Keys:
 
     def of_enqueue(self, job_id: str) -> list[str]:
         own = [self.nonce(job_id), self.pixels(job_id)]
-        return [self.queue, self.hold, *own, self.retry, self.leases, self.stats]
+        return [self.queue, self.hold, *own, self.retry, self.leases, self.stats, self.waiting]
 
     def of_claim(self) -> list[str]:
-        waiting = [self.queue, self.hold, self.retry]
-        return [*waiting, self.leases, self.inflight, self.attempts, self.dead, self.stats]
+        lists = [self.queue, self.hold, self.retry]
+        taken = [self.leases, self.inflight, self.attempts]
+        return [*lists, *taken, self.dead, self.stats, self.waiting]
 
     def of_finish(self) -> list[str]:
         """Those before the keys of each job."""
         return [self.leases, self.inflight, self.attempts, self.stats, self.dead]
 
     def of_release(self) -> list[str]:
-        return [self.queue, self.hold, self.leases, self.inflight, self.attempts, self.retry]
+        taken = [self.leases, self.inflight, self.attempts]
+        return [self.queue, self.hold, *taken, self.retry, self.waiting]
+
+    def of_purge(self) -> list[str]:
+        return [self.queue, self.waiting]
 
     def of_heartbeat(self) -> list[str]:
         return [self.workers, self.workers_info, self.desired, self.preparation]
@@ -114,6 +121,6 @@ class Keys:
         return [self.web, self.web_info, self.desired, self.preparation]
 
     def of_snapshot(self) -> list[str]:
-        waiting = [self.queue, self.hold, self.retry]
+        lists = [self.queue, self.hold, self.retry]
         seen = [self.workers, self.workers_info, self.dead, self.web, self.web_info]
-        return [*waiting, self.leases, self.stats, *seen, self.preparation]
+        return [*lists, self.leases, self.stats, *seen, self.preparation, self.waiting]

@@ -57,7 +57,7 @@ class Monitor:
         for queue in queues:
             # EVAL and not EVALSHA: a script that is missing would cost a second round trip.
             names = queue.keys.of_snapshot()
-            pipeline.eval(SNAPSHOT.source, len(names), *names)
+            pipeline.eval(SNAPSHOT.source, len(names), *names, queue.keys.pixels(""))
         try:
             with redis_errors("INFO"):
                 server, *replies = pipeline.execute(raise_on_error=False)
@@ -104,7 +104,7 @@ class Monitor:
         keys = emptied.keys
         args = (PURGE_AT_ONCE, keys.result(""), keys.pixels(""), "busy", PURGED)
         with emptied.errors():
-            while dropped := int(PURGE(emptied.once, [keys.queue], args)):
+            while dropped := int(PURGE(emptied.once, keys.of_purge(), args)):
                 total += dropped
         return total
 

@@ -6,6 +6,7 @@ hand, the capacity that admission relies on, and whether its Redis node answers.
 
 import contextlib
 import logging
+import math
 import secrets
 import threading
 import time
@@ -52,7 +53,11 @@ class ProducerStore(RedisQueue):
             encode_open_job(job),
             job.bytes,
             limits.max_bytes,
-            limits.max_backlog,
+            repr(limits.speed.per_s),
+            repr(limits.speed.besides_ms),
+            job.id,
+            self.keys.pixels(""),
+            GUARD_MS,
         ]
         pixels_key = self.keys.pixels(job.id)
         with self.errors():
@@ -149,11 +154,10 @@ class Producer:
         nothing is raised, `submit` may still refuse.
         """
         self._look()
-        limits = self._limits(timeout_ms)
-        refusal = self.admission.refusal(job_bytes, limits)
+        refusal = self.admission.refusal(job_bytes, timeout_ms, priority, self._limits())
         if refusal is not None:
             self._count_refused()
-            raise self._refused(refusal, limits, priority)
+            raise self._refused(refusal, timeout_ms, priority)
 
     def shortest_timeout_s(self, priority: str = "") -> float | None:
         """Return the shortest timeout with which a job would be accepted now; None for unknown."""
@@ -210,7 +214,7 @@ class Producer:
         """
         # First: reading the capacity, too, would wait for a Redis that hangs.
         self.breaker.check()
-        limits = self._limits(timeout_ms)
+        limits = self._limits()
         for _ in range(ID_TRIES):
             ticket = self._tickets.add(uuid.uuid4().hex, wake)
             try:
@@ -225,14 +229,10 @@ class Producer:
             if admission.code not in (EnqueueCode.COLLISION, EnqueueCode.PIXELS_LOST):
                 self.admission.expire()
                 break
-        raise self._refused(admission, limits, request.priority)
+        raise self._refused(admission, timeout_ms, request.priority)
 
-    def _limits(self, timeout_ms: int) -> Limits:
-        return Limits(
-            self._config.max_jobs,
-            self._config.max_bytes,
-            self.admission.largest_backlog_in_time(timeout_ms),
-        )
+    def _limits(self) -> Limits:
+        return Limits(self._config.max_jobs, self._config.max_bytes, self.admission.speed)
 
     def _job(self, job_id: str, request: JobRequest, timeout_ms: int) -> Job:
         return Job(
@@ -264,22 +264,36 @@ class Producer:
         self.breaker.trip()
         log.warning("a picture could not be queued: %s", error)
 
-    def _refused(self, admission: Admission, limits: Limits, priority: str) -> QueueRefused:
+    def _refused(self, admission: Admission, timeout_ms: int, priority: str) -> QueueRefused:
         """Return the refusal, with the seconds after which another try makes sense."""
         code, backlog = admission.code, admission.backlog
+        if code is EnqueueCode.WOULD_TIME_OUT:
+            return self._late(backlog, timeout_ms, priority)
         # A full queue: not when the first place is free, which the nearest client takes, but when a
         # tenth of it is done.
         excess = max(1, backlog // 10)
-        if code is EnqueueCode.WOULD_TIME_OUT:
-            excess = backlog - limits.max_backlog + 1
-        elif code is EnqueueCode.NO_ROOM:
+        if code is EnqueueCode.NO_ROOM:
             excess = 1
         wait_s = retry_after_s(excess, self.admission.capacity_per_s)
         if code in (EnqueueCode.COLLISION, EnqueueCode.PIXELS_LOST):
             wait_s = 1
-        is_late = code is EnqueueCode.WOULD_TIME_OUT
-        shortest_s = self.shortest_timeout_s(priority) if is_late else None
-        return QueueRefused(code.name.lower(), backlog, retry_after_s=wait_s, shortest_s=shortest_s)
+        return QueueRefused(code.name.lower(), backlog, retry_after_s=wait_s)
+
+    def _late(self, ahead: int, timeout_ms: int, priority: str) -> QueueRefused:
+        """Return the refusal of a job that would be late: it may come again when it would not."""
+        shortest_s = self.shortest_timeout_s(priority)
+        timeout_s = timeout_ms / 1000
+        # The last snapshot may be older than the refusal.
+        needed_s = max(shortest_s or 0.0, self.admission.speed.end_ms(ahead) / 1000)
+        if needed_s <= timeout_s:
+            shortest_s = None
+        elif shortest_s is not None:
+            shortest_s = needed_s
+        wait_s = min(60, max(1, math.ceil(needed_s - timeout_s)))
+        if not self.admission.capacity_per_s:
+            wait_s = retry_after_s(1, 0)
+        reason = EnqueueCode.WOULD_TIME_OUT.name.lower()
+        return QueueRefused(reason, ahead, retry_after_s=wait_s, shortest_s=shortest_s)
 
     def read_stored(self, tickets: Sequence[Ticket]) -> None:
         """Give open tickets the results that are stored. Raises QueueError."""

@@ -8,7 +8,7 @@ problem. Its memory policy can be changed while it runs, so that is looked at ag
 import logging
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,7 +22,7 @@ from imageserve.queue.producer import ProducerStore
 from imageserve.queue.redis.connection import COMMAND_TIMEOUT_S, RedisAccess, connect, redis_errors
 from imageserve.queue.redis.queue import RedisQueue
 from imageserve.queue.snapshot import WorkerInfo
-from imageserve.queue.wire import Job, result_of_error
+from imageserve.queue.wire import BACKGROUND, Job, result_of_error
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ MAXMEMORY_SHARE = 0.6
 """The share of Redis's memory that pixels may take. Results, jobs and the AOF need the rest."""
 
 TTL_MS = 60_000
-"""Deadline and lease of the self-test's job. Where that is too short, the test is tried again."""
+"""Deadline and lease of the self-test's jobs. Where that is too short, the test is tried again."""
 
 
 def check_server(access: RedisAccess, queue: str, queue_bytes_limit: int) -> None:
@@ -81,13 +81,14 @@ def _check_memory(facts: Mapping[str, Any], queue_bytes_limit: int) -> None:
 
 
 def _run_scripts(access: RedisAccess, keys: Keys) -> None:
-    job_id = uuid.uuid4().hex
+    ids = [uuid.uuid4().hex for _ in range(4)]
     producer = ProducerStore(access, keys.queue, connections=1, keys=keys)
     consumer = ConsumerStore(access, keys.queue, connections=1, keys=keys)
-    names = [*keys.types(), keys.nonce(job_id), keys.pixels(job_id), keys.result(job_id)]
+    own = [key(each) for each in ids for key in (keys.nonce, keys.pixels, keys.result)]
+    names = [*keys.types(), *own]
     try:
         _try_subscribing(producer)
-        _one_job_through(producer, consumer, job_id)
+        _jobs_through(producer, consumer, ids)
     except (QueueUnavailable, QueueForbidden):
         raise
     except QueueError as error:
@@ -110,27 +111,33 @@ def _try_subscribing(queue: RedisQueue) -> None:
             pubsub.close()
 
 
-def _one_job_through(producer: ProducerStore, consumer: ConsumerStore, job_id: str) -> None:
-    """Take one job through enqueue, wait, claim, extend, release, claim, finish."""
+def _jobs_through(producer: ProducerStore, consumer: ConsumerStore, ids: Sequence[str]) -> None:
+    """Take jobs through enqueue, wait, claim, extend, release, claim, finish.
+
+    Each takes another way into the list and out of it: at its end, between others, and as a job of
+    the background, which is one of ten.
+    """
     reply = producer.keys.reply("selftest")
-    job = Job(job_id, "selftest", (1, 1, 3), 1, reply, "selftest", TTL_MS)
     lease = Lease(TTL_MS)
     info = WorkerInfo("selftest", "selftest", (1, 1, 3), 1, {1: 1.0}, "testing", "selftest")
     consumer.heartbeat(replace(info, preparation=Preparation((1, 1))))
-    admission = producer.enqueue(job, b"\0\0\0", TTL_MS, Limits())
-    # The own retry: the reply to the first try was lost.
-    _expect(admission.code in (EnqueueCode.ACCEPTED, EnqueueCode.OWN_RETRY), "enqueue")
+    jobs = [Job(each, "selftest", (1, 1, 3), 1, reply, "selftest", TTL_MS) for each in ids]
+    jobs[-1] = replace(jobs[-1], priority=BACKGROUND)
+    for job, times in zip(jobs, (1, 3, 2, 1), strict=True):
+        admission = producer.enqueue(job, b"\0\0\0", times * TTL_MS, Limits())
+        # The own retry: the reply to the first try was lost.
+        _expect(admission.code in (EnqueueCode.ACCEPTED, EnqueueCode.OWN_RETRY), "enqueue")
     consumer.wait(0.1)
-    claim = consumer.claim(1, lease, redelivered=True)
-    _expect(len(claim.entries) == 1, "claim")
-    _expect(consumer.extend(claim.token, [job_id], TTL_MS) == 1, "extend")
-    _expect(consumer.release(claim.token, [job_id]) == 1, "release")
-    claim = consumer.claim(1, lease, redelivered=False)
-    _expect(consumer.pixels([job_id]) == [b"\0\0\0"], "pixels")
-    done = replace(result_of_error(job, "selftest", "selftest"), dead="selftest")
-    _expect(consumer.finish(claim.token, [done], batches=1) == [True], "finish")
-    _expect(producer.results([job_id]) != [None], "result")
-    _expect(producer.snapshot().stats.get("failed") == 1, "snapshot")
+    claim = consumer.claim(10, lease, redelivered=True)
+    _expect(len(claim.entries) == len(jobs), "claim")
+    _expect(consumer.extend(claim.token, ids, TTL_MS) == len(jobs), "extend")
+    _expect(consumer.release(claim.token, ids) == len(jobs), "release")
+    claim = consumer.claim(10, lease, redelivered=False)
+    _expect(consumer.pixels(ids) == len(jobs) * [b"\0\0\0"], "pixels")
+    done = [replace(result_of_error(job, "selftest", "selftest"), dead="selftest") for job in jobs]
+    _expect(all(consumer.finish(claim.token, done, batches=1)), "finish")
+    _expect(None not in producer.results(ids), "result")
+    _expect(producer.snapshot().stats.get("failed") == len(jobs), "snapshot")
     consumer.leave("selftest")
 
 

@@ -26,6 +26,7 @@ from imageserve.queue.fields import (
     shape_of,
     text_of,
 )
+from imageserve.queue.order import Order
 
 log = logging.getLogger(__name__)
 
@@ -104,10 +105,15 @@ class Snapshot:
     run: str = ""
     """Changes when Redis may have lost the queue and its counters; "" where it was not read."""
     web: tuple[WebInfo, ...] = ()
-    oldest_deadline: int = 0
-    """When the client of the job at the head stops waiting; 0 where no job is there or says so."""
+    order: Order = field(default_factory=Order)
+    """What is known of the jobs in the queue's list."""
     kept: str = ""
     """What ``{Q}:preparation`` holds; see `imageserve.queue.preparations`."""
+
+    @property
+    def background(self) -> int:
+        """Waiting jobs of the background."""
+        return self.order.background
 
     @property
     def waiting(self) -> int:
@@ -189,6 +195,10 @@ class Speed:
     """Pictures per second; 0 where no worker has published a table."""
     batch_ms: float = 0.0
     """The shortest time of a batch of the best size."""
+    batch: int = 0
+    """The pictures that all workers take at once."""
+    least_ms: float = 0.0
+    """The shortest time of any batch."""
 
     @classmethod
     def of(cls, tables: Iterable[BucketMs]) -> "Speed":
@@ -196,7 +206,24 @@ class Speed:
         per_s = sum(per_second(table) for table in tables)
         if per_s <= 0:
             return cls()
-        return cls(per_s, min(max(table) * 1000.0 / per_second(table) for table in tables))
+        return cls(
+            per_s,
+            min(max(table) * 1000.0 / per_second(table) for table in tables),
+            sum(max(table) for table in tables),
+            min(ms for table in tables for ms in table.values()),
+        )
+
+    @property
+    def besides_ms(self) -> float:
+        """What a job takes beside the jobs ahead of it and itself, at full speed.
+
+        Half a batch: jobs travel in whole batches, and of the one that runs half is over.
+        """
+        return self.batch_ms / 2
+
+    def end_ms(self, ahead: int) -> float:
+        """Return after how many ms a job ends with so many ahead of it; 0 where unknown."""
+        return 1000.0 * (ahead + 1) / self.per_s + self.besides_ms if self.per_s > 0 else 0.0
 
     def largest_backlog(self, timeout_ms: int) -> int:
         """Return how many jobs may be ahead of one that must be answered within ``timeout_ms``.
@@ -206,8 +233,7 @@ class Speed:
         """
         if self.per_s <= 0:
             return 0
-        # The job's own batch runs at the end of the wait. Under load it is one of the best size.
-        return max(1, math.floor(self.per_s * (timeout_ms - self.batch_ms) / 1000.0))
+        return max(1, math.floor(self.per_s * (timeout_ms - self.besides_ms) / 1000.0))
 
 
 def retry_after_s(excess: int, capacity_per_s: float) -> int:
@@ -312,10 +338,9 @@ def decode_snapshot(reply: Sequence[Any], run: str = "") -> Snapshot:
 
 
 def _decoded(reply: Sequence[Any], run: str) -> Snapshot:
-    now, queued, hold, retry, in_flight, dead, head, stats, seen, info, *rest = reply
-    web, web_info, kept = rest
+    now, queued, hold, retry, in_flight, dead, oldest, stats, seen, info, *rest = reply
+    web, web_info, kept, background, sketch = rest
     infos = dict(zip(texts(info[::2]), info[1::2], strict=True))
-    oldest_ms, oldest_deadline = _times_of(head, now)
     workers = zip(texts(seen[::2]), seen[1::2], strict=True)
     return Snapshot(
         now=now,
@@ -323,8 +348,8 @@ def _decoded(reply: Sequence[Any], run: str) -> Snapshot:
         retry=retry,
         in_flight=in_flight,
         dead=dead,
-        oldest_ms=oldest_ms,
-        oldest_deadline=oldest_deadline,
+        oldest_ms=max(0, now - oldest) if oldest else 0,
+        order=Order.of(queued, background, sketch),
         stats={k: _counter(v) for k, v in zip(texts(stats[::2]), stats[1::2], strict=True)},
         workers=tuple(
             worker
@@ -362,73 +387,6 @@ def _web(seen: Sequence[bytes], info: Sequence[bytes]) -> Iterator[WebInfo]:
             yield WebInfo(texts([web_id])[0], per_s, int(float(score)))
 
 
-def _times_of(head: bytes, now: int) -> tuple[int, int]:
-    """Return age and deadline of a job; 0 for both where it is none of ours: it will be buried."""
-    try:
-        job = {"ts": now, **json_object(head)}
-        return max(0, now - int(amount_of(job, "ts"))), int(amount_of(job, "deadline"))
-    except ValueError:
-        return 0, 0
-
-
 def texts(values: Sequence[bytes]) -> tuple[str, ...]:
     """Decode byte strings of Redis; bytes that are no UTF-8 are replaced."""
     return tuple(value.decode(errors="replace") for value in values)
-
-
-# -- several models, or versions of one, at work on the same queue ---------------------------------
-
-
-ROLLOUT_S = 600.0
-"""How long two versions of a model may work side by side before anyone is told."""
-
-MOST_HOSTS = 5
-"""Hosts that are named of each kind."""
-
-Kind = tuple[str, str]
-"""The name and the version of a model."""
-
-
-class Mixture:
-    """Looks at the workers of one queue again and again, and warns once per change.
-
-    Two versions for some minutes are a rollout. For longer they are one that got stuck, and answers
-    depend on the worker that a picture meets. Two models are never meant.
-    """
-
-    def __init__(self, queue: str) -> None:
-        self._queue = queue
-        self._kinds: frozenset[Kind] = frozenset()
-        self._since_s = 0.0
-        self._told = False
-
-    def warning(self, workers: Iterable[WorkerInfo], now_s: float) -> str:
-        """Return what to log about the live workers; "" where there is nothing new to say."""
-        hosts: dict[Kind, list[str]] = {}
-        for worker in workers:
-            hosts.setdefault((worker.model, worker.version), []).append(worker.host)
-        kinds = frozenset(hosts)
-        if kinds != self._kinds:
-            self._kinds, self._since_s, self._told = kinds, now_s, False
-        models = {model for model, _ in kinds}
-        is_due = len(models) > 1 or (len(kinds) > 1 and now_s - self._since_s > ROLLOUT_S)
-        if self._told or not is_due:
-            return ""
-        self._told = True
-        at_work = "; ".join(_told(*kind, hosts[kind]) for kind in sorted(kinds))
-        if len(models) > 1:
-            return (
-                f"several models work on the queue {self._queue}: {at_work}. "
-                "Pictures that meet the wrong one are refused: give each a queue of its own"
-            )
-        return (
-            f"several versions have been working on the queue {self._queue} for more than "
-            f"{ROLLOUT_S / 60:.0f} minutes: {at_work}. End the rollout, or undo it"
-        )
-
-
-def _told(model: str, version: str, hosts: list[str]) -> str:
-    named = [host[:80] for host in sorted(set(hosts))[:MOST_HOSTS]]
-    more = len(set(hosts)) - len(named)
-    on = ", ".join(named) + (f" and {more} more" if more else "")
-    return f"{model[:80]}, version {version[:80] or 'unknown'}, on {on}"

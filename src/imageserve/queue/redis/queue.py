@@ -105,15 +105,15 @@ MOST_KEYS = 12
 """Most keys that an error names: one script call may have hundreds."""
 
 
-ENQUEUE = Script("types", "enqueue")
+ENQUEUE = Script("types", "order", "insert", "enqueue")
 REFUSE = Script("refuse")
-CLAIM = Script("types", "bury", "settle", "claim")
+CLAIM = Script("types", "bury", "settle", "order", "claim")
 FINISH = Script("types", "bury", "finish")
 EXTEND = Script("extend")
-RELEASE = Script("types", "release")
+RELEASE = Script("types", "order", "insert", "release")
 HEARTBEAT = Script("heartbeat")
-PURGE = Script("settle", "purge")
-SNAPSHOT = Script("snapshot")
+PURGE = Script("types", "settle", "purge")
+SNAPSHOT = Script("order", "snapshot")
 
 
 class RedisQueue:
@@ -172,7 +172,8 @@ class RedisQueue:
     def snapshot(self) -> Snapshot:
         """Read the state of the queue at one instant."""
         with self.errors():
-            return decode_snapshot(SNAPSHOT(self.client, self.keys.of_snapshot(), []))
+            args = [self.keys.pixels("")]
+            return decode_snapshot(SNAPSHOT(self.client, self.keys.of_snapshot(), args))
 
     def results(self, job_ids: Sequence[str]) -> list[Result | None]:
         """Read stored results."""
