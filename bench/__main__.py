@@ -7,29 +7,33 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from bench import kept
+from bench.before import BEFORE, before_section
 from bench.beside import raw_section
 from bench.commits import compare_with
 from bench.difference import LEAST_ROUNDS
 from bench.idling import idle_section
-from bench.machine import Neighbours, describe, processor
-from bench.overload import FAST, SLOW, measure_overload, this_system
+from bench.kept import Kept, Shown, add_kept_options, page, sections_from_json
+from bench.machine import Neighbours, describe
+from bench.overload import this_system
+from bench.overload_rounds import measure_overload
 from bench.overload_tables import overload_sections
 from bench.plan import Plan, say
 from bench.redis_ceiling import ceiling_section
-from bench.report import Section, measured_on, percent, write_between_markers
-from bench.serving import CLIENTS, Runs, latency_section, measure, throughput_section
+from bench.report import Section, percent, write_between_markers
+from bench.serving import latency_section, measure, throughput_section
 from bench.working import scaling_section
 
 PARTS = {
-    "a": "images/s and CPU-ms per image at 1, 16, 48 clients, beside the first version",
-    "b": "latency added over decoding and model, beside the first version",
+    "a": "images/s, CPU-ms per image and, as table (b), latency, beside the first version",
     "c": "one worker on a full queue with real networks, beside the bare model, on every runtime",
     "d": "1, 2, 4, 8 workers",
     "e": "CPU time of idle processes",
     "f": "what one Redis can carry, and what a second one adds",
     "g": "overload: answers within their deadlines at 70 to 200 % of the capacity",
+    "h": f"overload beside {BEFORE}",
 }
 QUICK = Plan(rounds=1, seconds=2.0, is_quick=True)
 BESIDE = Plan(rounds=LEAST_ROUNDS)
@@ -42,6 +46,7 @@ class Given(NamedTuple):
     parts: list[str]
     plan: Plan
     markdown: Path | None
+    is_resumed: bool
     beside: str | None
     """The commit to compare with, instead of the parts."""
 
@@ -53,27 +58,42 @@ def main(arguments: list[str]) -> int:
     began = time.monotonic()
     machine, neighbours = describe(), Neighbours()
     say(machine)
-    parts, is_worse = _measured(given)
-    minutes = (time.monotonic() - began) / 60
-    text = "\n\n".join(
-        [
-            f"Machine: {machine}. Others used {percent(neighbours.share())} of it meanwhile.",
-            f"{datetime.now(UTC):%Y-%m-%d}, {given.plan.rounds} round(s) of "
-            f"{given.plan.seconds:g} s, {minutes:.1f} minutes. {parts}",
-        ]
+    if given.beside is not None:
+        outcome = compare_with(given.beside, given.plan)
+        others = f"Others used {percent(neighbours.share())} of it meanwhile."
+        print(f"Machine: {machine}. {others}\n\n{datetime.now(UTC):%Y-%m-%d}. {outcome.text}")
+        return int(outcome.is_worse)
+    text = page(
+        _shown(given),
+        f"{given.plan.rounds} round(s) of {given.plan.seconds:g} s, where a table says nothing "
+        "else. Medians, in parentheses least and most; ratios are taken within a round.",
     )
     print(text)
     if given.markdown is not None:
         write_between_markers(given.markdown, text)
-    return int(is_worse)
+    say(f"{(time.monotonic() - began) / 60:.1f} minutes")
+    return 0
 
 
-def _measured(given: Given) -> tuple[str, bool]:
-    if given.beside is not None:
-        return compare_with(given.beside, given.plan)
-    sections = _sections(given.parts, given.plan)
-    legend = "Medians, in parentheses least and most; ratios are taken within a round."
-    return f"{legend}\n\n{measured_on(processor(), sections)}", False
+def _shown(given: Given) -> list[Shown]:
+    """Measure what was asked for; with a file, show the other parts as they were kept."""
+    shown = []
+    for part in PARTS if given.markdown is not None else given.parts:
+        is_resumed = given.is_resumed or part not in given.parts
+        directory = kept.QUICK if given.plan.is_quick else kept.FULL
+        shown += _part(part, Kept(directory, is_resumed=is_resumed), given)
+    return shown
+
+
+def _part(part: str, store: Kept, given: Given) -> list[Shown]:
+    if part == "g":
+        return overload_sections(part, measure_overload(store, given.plan, [this_system()], part))
+    piece = store.piece(part, given.plan, lambda: _measured(part, given))
+    return [Shown(section, [piece.circumstances]) for section in sections_from_json(piece.value)]
+
+
+def _measured(part: str, given: Given) -> list[dict[str, Any]]:
+    return kept.sections_as_json(_MEASURED[part](given.plan))
 
 
 def _parse(arguments: list[str]) -> Given:
@@ -82,15 +102,13 @@ def _parse(arguments: list[str]) -> Given:
     chosen = sorted(set(given.parts)) or list(PARTS)
     if unknown := set(chosen) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
-    if given.markdown is not None and chosen != list(PARTS):
-        parser.error("--markdown replaces all tables, so it needs all parts")
     if given.beside is not None and (given.parts or given.markdown is not None):
         parser.error("--beside measures whole systems: it takes no parts and no --markdown")
     base = _base(is_beside=given.beside is not None, is_quick=given.quick)
     plan = Plan(given.rounds or base.rounds, given.seconds or base.seconds, base.is_quick)
     if given.beside is not None and not plan.is_quick and plan.rounds < LEAST_ROUNDS:
         parser.error(f"--beside needs at least {LEAST_ROUNDS} rounds for a verdict")
-    return Given(chosen, plan, given.markdown, given.beside)
+    return Given(chosen, plan, given.markdown, given.resume, given.beside)
 
 
 def _base(*, is_beside: bool, is_quick: bool) -> Plan:
@@ -105,11 +123,11 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Measure this system beside its first version and beside the bare model,\n"
         "or beside another commit. Starts a Redis, web servers and workers of its own on free\n"
-        "ports of this machine. All parts take about 25 minutes, 6 of them part g; with --quick\n"
-        "about 3.",
+        "ports of this machine. All parts take about 25 minutes; with --quick about 3. Results\n"
+        "are kept under build/bench as they come.",
         epilog="parts:\n" + "\n".join(f"  {name}  {text}" for name, text in PARTS.items()),
     )
-    parser.add_argument("parts", nargs="*", metavar="PART", help="a b c d e f g; default: all")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{' '.join(PARTS)}; default: all")
     parser.add_argument(
         "--rounds", type=int, help=f"default 3; with --beside {LEAST_ROUNDS}, and no fewer"
     )
@@ -120,37 +138,22 @@ def _parser() -> argparse.ArgumentParser:
         metavar="COMMIT",
         help="measure that commit in turns with this one instead; exit status 1 if this is worse",
     )
-    parser.add_argument(
-        "--markdown",
-        type=Path,
-        metavar="FILE",
-        help="also write the tables between the markers of FILE; only with all parts",
-    )
+    add_kept_options(parser)
     return parser
 
 
-def _sections(chosen: list[str], plan: Plan) -> list[Section]:
-    sections = []
-    if serving := [part for part in chosen if part in "ab"]:
-        has_a = "a" in serving
-        runs = measure(plan, CLIENTS if has_a else CLIENTS[:1], aof=has_a)
-        sections += [_SERVING[part](runs) for part in serving]
-    sections += [_WORKING[part](plan) for part in chosen if part in _WORKING]
-    return sections + (_overload(plan) if "g" in chosen else [])
+def _serving(plan: Plan) -> list[Section]:
+    runs = measure(plan)
+    return [throughput_section(runs), latency_section(runs)]
 
 
-def _overload(plan: Plan) -> list[Section]:
-    ours = this_system()
-    measured = {model: {ours.name: measure_overload(plan, ours, model)} for model in (SLOW, FAST)}
-    return overload_sections("g", measured)
-
-
-_SERVING: dict[str, Callable[[Runs], Section]] = {"a": throughput_section, "b": latency_section}
-_WORKING: dict[str, Callable[[Plan], Section]] = {
-    "c": raw_section,
-    "d": scaling_section,
-    "e": idle_section,
-    "f": ceiling_section,
+_MEASURED: dict[str, Callable[[Plan], list[Section]]] = {
+    "a": _serving,
+    "c": lambda plan: [raw_section(plan)],
+    "d": lambda plan: [scaling_section(plan)],
+    "e": lambda plan: [idle_section(plan)],
+    "f": lambda plan: [ceiling_section(plan)],
+    "h": lambda plan: [before_section(plan)],
 }
 
 

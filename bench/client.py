@@ -10,6 +10,7 @@ import argparse
 import errno
 import heapq
 import json
+import math
 import os
 import re
 import selectors
@@ -52,6 +53,14 @@ class Counts:
     """The longest time in which no picture was classified."""
     latencies_ms: list[float] = field(default_factory=list)
     """Latencies of the good pictures."""
+    failed: dict[str, int] = field(default_factory=dict)
+    """The errors by what came instead: a status, or a word."""
+    all_answered_s: float = math.inf
+    """How long after they began together every client had had its first answer."""
+
+    def fail(self, why: str) -> None:
+        self.errors += 1
+        self.failed[why] = self.failed.get(why, 0) + 1
 
 
 class Form(StrEnum):
@@ -129,6 +138,7 @@ class Client:
 
     def __init__(self, port: int, selector: selectors.BaseSelector) -> None:
         self.is_broken = False
+        self.was_answered = False
         self._port = port
         self._request = memoryview(b"")
         self._selector = selector
@@ -236,8 +246,11 @@ class Load:
         self._paused: list[tuple[float, int, Client]] = []
         self._counts = Counts()
         self._latest = 0.0
+        self._started = 0.0
+        self._all_answered_s = math.inf
 
     def start(self) -> None:
+        self._started = time.perf_counter()
         for client in self._clients:
             self._begin(client)
 
@@ -258,6 +271,7 @@ class Load:
         counts.seconds = ended - began
         counts.longest_gap_s = max(counts.longest_gap_s, ended - self._latest)
         counts.cpu_s = time.process_time() - cpu_s
+        counts.all_answered_s = self._all_answered_s
         return counts
 
     def drain(self, patience_s: float) -> None:
@@ -270,7 +284,9 @@ class Load:
         # They are good answers and no failures, but they do not belong to the measured time.
         counts.images = images
         del counts.latencies_ms[latencies:]
-        counts.errors += sum(not client.is_broken for client in self._waiting)
+        for client in self._waiting:
+            if not client.is_broken:
+                counts.fail("no answer")
         for client in self._clients:
             client.close()
 
@@ -280,7 +296,8 @@ class Load:
         if client.start(self._broken if is_broken else self._good, is_broken=is_broken):
             self._waiting.add(client)
         else:
-            self._counts.errors += not is_broken
+            if not is_broken:
+                self._counts.fail("not reached")
             self._pause(client)
 
     def _pause(self, client: Client) -> None:
@@ -308,13 +325,18 @@ class Load:
         if client.is_broken:
             counts.broken += 1
             return
-        counts.images += status == 200
-        counts.errors += status != 200
         counts.latencies_ms.append(elapsed_ms)
-        if status == 200:
-            now = time.perf_counter()
-            counts.longest_gap_s = max(counts.longest_gap_s, now - self._latest)
-            self._latest = now
+        if status != 200:
+            counts.fail(str(status) if status else "connection lost")
+            return
+        counts.images += 1
+        now = time.perf_counter()
+        counts.longest_gap_s = max(counts.longest_gap_s, now - self._latest)
+        self._latest = now
+        if not client.was_answered:
+            client.was_answered = True
+            if all(each.was_answered for each in self._clients):
+                self._all_answered_s = now - self._started
 
 
 def main(arguments: list[str]) -> None:

@@ -6,9 +6,9 @@ import statistics
 import subprocess
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from bench.client import DRAIN_S, Counts, Form
 from bench.plan import Plan
@@ -64,6 +64,11 @@ class Run:
         ordered = sorted(self.counts.latencies_ms or [math.inf])
         return ordered[math.ceil(0.99 * len(ordered)) - 1]
 
+    @property
+    def tail(self) -> float:
+        """How many times the median the 99th percentile is."""
+        return self.p99_ms / self.latency_ms
+
     def cpu_ms(self, role: str) -> float:
         """CPU time per image that the processes of one role took."""
         images = self.counts.images
@@ -74,6 +79,16 @@ class Run:
         return sum(map(self.cpu_ms, self.cpu_s))
 
 
+def run_as_json(run: Run) -> dict[str, Any]:
+    told = asdict(run)
+    told["counts"]["latencies_ms"] = [round(ms, 2) for ms in run.counts.latencies_ms]
+    return told
+
+
+def run_from_json(told: Mapping[str, Any]) -> Run:
+    return Run(Counts(**told["counts"]), told["cpu_s"])
+
+
 def measured(target: Target, demand: Demand, plan: Plan, picture: Path) -> Run:
     """Load one system for a while.
 
@@ -82,7 +97,8 @@ def measured(target: Target, demand: Demand, plan: Plan, picture: Path) -> Run:
     run = load(target, demand, plan, picture)
     if run.counts.errors or not run.counts.images:
         raise SystemExit(
-            f"bench: {target.name}: {run.counts.errors} errors, {run.counts.images} answers"
+            f"bench: {target.name}: {run.counts.errors} errors, {run.counts.images} answers: "
+            f"{run.counts.failed}"
         )
     return run
 

@@ -1,18 +1,18 @@
 """Overload: more comes than can be done, and only answers within their deadline count.
 
-A closed loop first measures a system's capacity; then an open loop sends shares of that rate.
+A closed loop first measures a system's capacity; then an open loop sends shares of that rate. This
+is one round of one system; `bench.overload_rounds` says who is measured when.
 """
 
 import json
 import subprocess
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bench.client import picture_request
-from bench.load import Demand, load
+from bench.load import Demand, Run, load
 from bench.open_loop import BURSTS, Kind, Offer, Outcomes, as_json
 from bench.peers.systems import OURS, System, in_turns, start_ours
 from bench.picture import photo_jpeg
@@ -25,13 +25,17 @@ from imageserve_loadtest.schedule import POISSON
 CLIENTS = 48
 """Of the closed loop that measures the capacity."""
 SHARES = (0.7, 1.0, 1.5, 2.0)
+BURST_SHARES = (0.7, 1.0)
+"""Bursts on top of 150 % teach nothing more."""
+FAST_SHARES = (0.7, 1.5)
 FULL_BATCHES = 3
 LONG_S = 1.0
 PATIENT_S = 5.0
 TIGHT_SHARE = 0.3
 SECONDS = 5.0
+LATER_SECONDS = 10.0
 QUICK_SECONDS = 2.5
-"""Two periods of the bursts, or one."""
+"""Two periods of the bursts, four, or one."""
 WARM_UP_S = 1.0
 CAPACITY_WARM_UP_S = 2.0
 """Clients that connect together get their first answers late; that is no capacity."""
@@ -41,6 +45,7 @@ CAPACITY_WARM_UP_S = 2.0
 class StandInTimes:
     """A model that takes ``batch_ms + n * image_ms`` for n pictures, ``batch_size`` at most."""
 
+    key: str
     name: str
     batch_ms: float
     image_ms: float
@@ -75,8 +80,8 @@ class StandInTimes:
         }
 
 
-SLOW = StandInTimes("the model is the limit", 40.0, 15.0, 8)
-FAST = StandInTimes("the web processes are the limit", 15.0, 0.5, 32)
+SLOW = StandInTimes("slow", "the model is the limit", 40.0, 15.0, 8)
+FAST = StandInTimes("fast", "the web processes are the limit", 15.0, 0.5, 32)
 
 
 class Setting(NamedTuple):
@@ -91,26 +96,69 @@ class Setting(NamedTuple):
         return max(kind.deadline_s for kind in self.kinds)
 
 
-Runs = Mapping[Setting, Sequence[Sequence[Outcomes]]]
-"""Of each round the outcomes of each kind of clients."""
+@dataclass(frozen=True, slots=True)
+class Round:
+    """What was measured in one go, beside the capacity at that time."""
+
+    seconds: float
+    capacity: float
+    runs: dict[Setting, list[Outcomes]] = field(default_factory=dict)
+    """The outcomes of each kind of clients."""
+
+    def as_json(self) -> dict[str, Any]:
+        runs = [
+            {
+                "arrivals": setting.arrivals,
+                "share": setting.share,
+                "kinds": [asdict(kind) for kind in setting.kinds],
+                "outcomes": [asdict(each) for each in outcomes],
+            }
+            for setting, outcomes in self.runs.items()
+        ]
+        return {"seconds": self.seconds, "capacity": self.capacity, "runs": runs}
+
+
+def round_from_json(told: Mapping[str, Any]) -> Round:
+    runs = {
+        Setting(run["arrivals"], run["share"], tuple(Kind(**kind) for kind in run["kinds"])): [
+            Outcomes(**each) for each in run["outcomes"]
+        ]
+        for run in told["runs"]
+    }
+    return Round(told["seconds"], told["capacity"], runs)
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One system with one stand-in."""
+    """All rounds of one system with one stand-in; later ones have fewer rows."""
 
-    seconds: float
-    capacities: list[float] = field(default_factory=list)
-    runs: dict[Setting, list[list[Outcomes]]] = field(default_factory=lambda: defaultdict(list))
+    rounds: list[Round] = field(default_factory=list)
+
+    @property
+    def capacities(self) -> list[float]:
+        return [each.capacity for each in self.rounds]
+
+    def has(self, setting: Setting) -> bool:
+        return any(setting in each.runs for each in self.rounds)
 
     def goodputs(self, setting: Setting) -> list[float]:
         """Answers in time per second, of each round."""
-        rounds = self.runs[setting]
-        return [sum(each.in_time for each in kinds) / self.seconds for kinds in rounds]
+        return [goodput for goodput, _ in self._goodputs(setting)]
 
     def shares_of_capacity(self, setting: Setting) -> list[float]:
-        goodputs = self.goodputs(setting)
-        return [x / capacity for x, capacity in zip(goodputs, self.capacities, strict=False)]
+        return [goodput / capacity for goodput, capacity in self._goodputs(setting)]
+
+    def _goodputs(self, setting: Setting) -> Iterator[tuple[float, float]]:
+        for each in self.rounds:
+            if setting in each.runs:
+                in_time = sum(outcomes.in_time for outcomes in each.runs[setting])
+                yield in_time / each.seconds, each.capacity
+
+    def in_time(self, setting: Setting, kind: int) -> float:
+        """Return the share of one kind's requests that were answered in time, over all rounds."""
+        outcomes = [each.runs[setting][kind] for each in self.rounds if setting in each.runs]
+        offered = sum(each.offered for each in outcomes)
+        return sum(each.in_time for each in outcomes) / offered if offered else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,15 +167,15 @@ class Contestant:
 
     name: str
     start: Callable[[Bed, StandInTimes, float], System]
-    reads_deadlines: bool = False
-    """Each request's own deadline counts, so one instance serves all."""
+    one_for_all: bool = False
+    """One instance serves all deadlines: it reads each request's own, or it knows none."""
+    is_slow: bool = False
+    """With the fast stand-in it makes less than half of the best peer's pictures."""
 
 
 def this_system() -> Contestant:
     return Contestant(
-        OURS,
-        lambda bed, model, _: start_ours(bed, model.our_settings()),
-        reads_deadlines=True,
+        OURS, lambda bed, model, _: start_ours(bed, model.our_settings()), one_for_all=True
     )
 
 
@@ -147,78 +195,87 @@ def mixed_settings(model: StandInTimes) -> list[Setting]:
 
 
 def plain_settings(model: StandInTimes) -> list[Setting]:
+    loads = [(POISSON, share) for share in FAST_SHARES]
+    if model is SLOW:
+        loads = [(POISSON, share) for share in SHARES] + [(BURSTS, share) for share in BURST_SHARES]
     return [
         Setting(arrivals, share, (Kind(1.0, deadline_s),))
         for deadline_s in (model.tight_s, LONG_S)
-        for arrivals in (POISSON, BURSTS)
-        for share in SHARES
+        for arrivals, share in loads
     ]
 
 
-def settings_of_round(
-    model: StandInTimes, number_of_round: int, *, is_quick: bool
-) -> list[Setting]:
-    """Return what one round measures: the first one all, later ones what targets stand on."""
-    if is_quick or number_of_round > 1:
-        return [target_setting(model), *mixed_settings(model)]
+def all_settings(model: StandInTimes) -> list[Setting]:
     return [*plain_settings(model), *mixed_settings(model)]
 
 
-def measure_overload(plan: Plan, contestant: Contestant, model: StandInTimes) -> Measured:
-    """Measure one system; the faster stand-in in one round only."""
-    measured = Measured(QUICK_SECONDS if plan.is_quick else SECONDS)
-    picture = photo_jpeg()
+def measure_round(
+    contestant: Contestant,
+    model: StandInTimes,
+    settings: Sequence[Setting],
+    *,
+    seconds: float,
+    seed: int,
+) -> Round:
+    """Start a system and measure these rows.
+
+    Raises SystemExit where it does not start, or answers nothing.
+    """
     with Bed() as bed:
-        path = write_picture(bed, picture)
-        systems = _start(bed, contestant, model)
+        picture = write_picture(bed, photo_jpeg())
+        systems = _start(bed, contestant, model, {setting.longest_s for setting in settings})
         with in_turns(systems.values()):
-            for number_of_round in range(1, 1 + (plan.rounds if model is SLOW else 1)):
-                _round(plan, measured, systems, path, model, number_of_round)
-    return measured
+            made = Round(seconds, capacity(systems[PATIENT_S], seconds, picture).per_second)
+            say(f"{contestant.name}, {model.name}: capacity {number(made.capacity)} images/s")
+            for setting in settings:
+                outcomes = offered(
+                    systems[setting.longest_s],
+                    setting,
+                    setting.share * made.capacity,
+                    picture,
+                    seconds=seconds,
+                    seed=seed,
+                )
+                made.runs[setting] = outcomes
+    return made
 
 
-def _start(bed: Bed, contestant: Contestant, model: StandInTimes) -> Mapping[float, System]:
-    deadlines = (PATIENT_S, LONG_S, model.tight_s)
-    if contestant.reads_deadlines:
+def _start(
+    bed: Bed, contestant: Contestant, model: StandInTimes, deadlines: set[float]
+) -> Mapping[float, System]:
+    deadlines = {PATIENT_S, *deadlines}
+    if contestant.one_for_all:
         return dict.fromkeys(deadlines, contestant.start(bed, model, PATIENT_S))
     return {deadline_s: contestant.start(bed, model, deadline_s) for deadline_s in deadlines}
 
 
-def _round(
-    plan: Plan,
-    measured: Measured,
-    systems: Mapping[float, System],
-    picture: Path,
-    model: StandInTimes,
-    number_of_round: int,
-) -> None:
-    patient = systems[PATIENT_S]
-    capacity = replace(plan, seconds=measured.seconds, least_warm_up_s=CAPACITY_WARM_UP_S)
-    with patient.thawed():
-        run = load(patient, Demand(CLIENTS, patient.form), capacity, picture)
+def capacity(system: System, seconds: float, picture: Path) -> Run:
+    """Measure what patient clients get in a closed loop.
+
+    Raises SystemExit where they get nothing.
+    """
+    plan = Plan(seconds=min(seconds, SECONDS), least_warm_up_s=CAPACITY_WARM_UP_S)
+    with system.thawed():
+        run = load(system, Demand(CLIENTS, system.form), plan, picture)
     if not run.counts.images:
-        raise SystemExit(f"bench: {patient.name} answered nothing")
-    measured.capacities.append(run.per_second)
-    say(f"{patient.name}, {model.name}: capacity {number(run.per_second)} images/s")
-    for setting in settings_of_round(model, number_of_round, is_quick=plan.is_quick):
-        offer = Offer(
-            setting.arrivals,
-            setting.share * run.per_second,
-            WARM_UP_S,
-            measured.seconds,
-            setting.kinds,
-            seed=number_of_round,
-        )
-        system = systems[setting.longest_s]
-        with system.thawed():
-            outcomes = _offered(system, offer, picture)
-            _settle(system, picture)
-        measured.runs[setting].append(outcomes)
-        told = ", ".join(
-            f"{percent(each.share)} of {each.offered} within {kind.deadline_s:g} s"
-            for each, kind in zip(outcomes, setting.kinds, strict=True)
-        )
-        say(f"{system.name}, {setting.arrivals}, {percent(setting.share)}: {told}")
+        raise SystemExit(f"bench: {system.name} answered nothing")
+    return run
+
+
+def offered(
+    system: System, setting: Setting, rate: float, picture: Path, *, seconds: float, seed: int
+) -> list[Outcomes]:
+    """Send one row's requests at that rate; return the outcomes of each kind of clients."""
+    offer = Offer(setting.arrivals, rate, WARM_UP_S, seconds, setting.kinds, seed)
+    with system.thawed():
+        outcomes = _offered(system, offer, picture)
+        _settle(system, picture)
+    told = ", ".join(
+        f"{percent(each.share)} of {each.offered} within {kind.deadline_s:g} s"
+        for each, kind in zip(outcomes, setting.kinds, strict=True)
+    )
+    say(f"{system.name}, {setting.arrivals}, {percent(setting.share)}: {told}")
+    return outcomes
 
 
 def _offered(system: System, offer: Offer, picture: Path) -> list[Outcomes]:

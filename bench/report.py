@@ -29,13 +29,6 @@ class Section:
         return "\n\n".join([f"### {self.title}", table(self.header, self.rows), *self.notes])
 
 
-def measured_on(processor: str, sections: Sequence[Section]) -> str:
-    """Return the targets and all tables, each with the processor beside it."""
-    beside = f"Measured on {processor}."
-    tables = [f"{each}\n\n{beside}" for each in sections]
-    return "\n\n".join([summary(sections), beside, *tables])
-
-
 def summary(sections: Sequence[Section]) -> str:
     """Return all targets in one table."""
     rows = [

@@ -4,43 +4,34 @@ import argparse
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from datetime import UTC, datetime
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from bench.machine import Neighbours, describe, processor
-from bench.overload import (
-    FAST,
-    SLOW,
-    Contestant,
-    Measured,
-    StandInTimes,
-    measure_overload,
-    this_system,
-)
-from bench.overload_tables import overload_sections
+from bench import kept
+from bench.kept import Kept, Shown, add_kept_options, page
+from bench.overload import SLOW, Contestant, this_system
+from bench.overload_rounds import Overload, measure_overload
+from bench.overload_tables import overload_plot, overload_sections
 from bench.peers.comparison import FULL as MOST_CLIENTS
-from bench.peers.comparison import (
-    Comparison,
-    Setting,
-    Windows,
-    best_windows,
-    compare,
-    usable_peers,
-    why,
-)
+from bench.peers.comparison import Setting, Tried, compare, tried
 from bench.peers.environments import PEERS, version
 from bench.peers.faults import fault_runs
 from bench.peers.systems import SHOWN, start_peer
-from bench.peers.tables import plot, sections, windows_note
+from bench.peers.tables import (
+    fault_section,
+    identical_section,
+    own_section,
+    plot,
+    windows_note,
+)
 from bench.picture import photo_jpeg
 from bench.plan import Plan, say
-from bench.report import Section, measured_on, percent, write_between_markers
+from bench.report import write_between_markers
 
 QUICK = Plan(rounds=1, seconds=1.0, is_quick=True)
-FULL = Plan(rounds=3, seconds=3.0)
-PLOT = "peers.svg"
+FULL = Plan(rounds=5, seconds=3.0)
+OVERLOAD_ROUNDS = 3
 MARKERS = "bench-peers"
 PARTS = {
     "p1": "each system as its users would write it, at 1, 16, 48 clients",
@@ -57,68 +48,116 @@ class Given(NamedTuple):
     peers: list[str]
     plan: Plan
     markdown: Path | None
+    is_resumed: bool
+
+
+class Made(NamedTuple):
+    """The tables and plots of some parts."""
+
+    shown: list[Shown]
+    plots: dict[str, tuple[str, str]]
+    """By file name: what the plot shows, and the plot."""
 
 
 def main(arguments: list[str]) -> int:
     given = _parse(arguments)
-    plan = given.plan
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # Clean up behind us all the same.
     began = time.monotonic()
-    peers, reasons = usable_peers(given.peers)
-    machine, neighbours = describe(), Neighbours()
-    windows = best_windows(plan, peers)
-    compared = Comparison(windows, *compare(plan, given.parts, windows, peers), reasons)
-    measured = sections(compared, fault_runs(plan, peers, windows) if "p3" in given.parts else [])
-    if "p4" in given.parts:
-        measured += _overload(plan, peers, windows)
-    minutes = (time.monotonic() - began) / 60
+    found = tried(_store(given, is_resumed=given.is_resumed), given.plan, given.peers)
+    peers = [peer for peer in given.peers if SHOWN[peer] in found.rates]
+    made = Made([], {})
+    for part in PARTS if given.markdown is not None else given.parts:
+        is_resumed = given.is_resumed or part not in given.parts
+        _PARTS[part](_store(given, is_resumed=is_resumed), given.plan, part, peers, found, made)
     versions = ", ".join(f"{SHOWN[peer]} {version(peer)}" for peer in peers)
-    text = "\n\n".join(
-        [
-            f"Machine: {machine}. Peers: {versions}. "
-            f"Others used {percent(neighbours.share())} of it meanwhile.",
-            f"{datetime.now(UTC):%Y-%m-%d}, {plan.rounds} round(s) of {plan.seconds:g} s, "
-            f"{minutes:.1f} minutes. Medians, in parentheses least and most; ratios are taken "
-            f"within a round. {windows_note()}",
-            measured_on(processor(), measured),
-        ]
+    text = page(
+        made.shown,
+        f"Peers: {versions}. Medians, in parentheses least and most; ratios are taken within a "
+        f"round of {given.plan.seconds:g} s. {windows_note()}",
     )
     print(text)
     if given.markdown is not None:
-        _write(given.markdown, text, plot(compared))
+        _write(given.markdown, text, made)
+    say(f"{(time.monotonic() - began) / 60:.1f} minutes")
     return 0
 
 
-def _overload(plan: Plan, peers: Sequence[str], windows: Windows) -> list[Section]:
-    """Measure all systems with both stand-ins; of one that fails under the load the reason."""
-    contestants = [this_system(), *(_contestant(peer, windows) for peer in peers)]
-    measured: dict[StandInTimes, dict[str, Measured]] = {SLOW: {}, FAST: {}}
-    failed = {}
-    for model, by_system in measured.items():
-        for each in contestants:
-            try:
-                by_system[each.name] = measure_overload(plan, each, model)
-            except SystemExit as error:
-                failed[f"{each.name}, {model.name}"] = reason = why(error)
-                say(f"{each.name} fails under overload: {reason}")
-    return overload_sections("p4", measured, failed)
+def _store(given: Given, *, is_resumed: bool) -> Kept:
+    return Kept(kept.QUICK if given.plan.is_quick else kept.FULL, is_resumed=is_resumed)
 
 
-def _contestant(peer: str, windows: Windows) -> Contestant:
-    ms = windows[Setting(SHOWN[peer], MOST_CLIENTS)]
-    picture = photo_jpeg()
-    return Contestant(
-        SHOWN[peer],
-        lambda bed, model, deadline_s: start_peer(
-            bed, peer, ms, "own", picture, model.peer_settings(deadline_s)
-        ),
+def _own(
+    store: Kept, plan: Plan, part: str, peers: Sequence[str], found: Tried, made: Made
+) -> None:
+    compared = compare(store, plan, _name(part, peers, found), peers, found.windows)
+    made.shown.append(own_section(compared, found))
+    made.plots["peers.svg"] = (
+        "Images per second, CPU time per image and latencies over the number of clients",
+        plot(compared.runs),
     )
 
 
-def _write(markdown: Path, text: str, svg: str) -> None:
-    (markdown.parent / PLOT).write_text(svg)
-    picture = f"![Images per second and CPU time per image over the number of clients]({PLOT})"
-    write_between_markers(markdown, f"{text}\n\n{picture}", MARKERS)
+def _identical(
+    store: Kept, plan: Plan, part: str, peers: Sequence[str], found: Tried, made: Made
+) -> None:
+    name = _name(part, peers, found)
+    compared = compare(store, plan, name, peers, found.windows, is_identical=True)
+    made.shown.append(identical_section(compared, found))
+
+
+def _faults(
+    store: Kept, plan: Plan, part: str, peers: Sequence[str], found: Tried, made: Made
+) -> None:
+    made.shown.append(fault_section(fault_runs(store, plan, part, peers, found.windows)))
+
+
+def _overload(
+    store: Kept, plan: Plan, part: str, peers: Sequence[str], found: Tried, made: Made
+) -> None:
+    contestants = [this_system(), *(_contestant(peer, found) for peer in peers)]
+    rounds = Plan(min(plan.rounds, OVERLOAD_ROUNDS), plan.seconds, plan.is_quick)
+    overload: Overload = measure_overload(store, rounds, contestants, part)
+    made.shown.extend(overload_sections(part, overload))
+    made.plots["overload.svg"] = (
+        "Answers in time over load, as a share of each system's own capacity",
+        overload_plot(overload.measured[SLOW]),
+    )
+
+
+_PARTS: dict[str, Callable[[Kept, Plan, str, Sequence[str], Tried, Made], None]] = {
+    "p1": _own,
+    "p2": _identical,
+    "p3": _faults,
+    "p4": _overload,
+}
+
+
+def _name(part: str, peers: Sequence[str], found: Tried) -> str:
+    """Name the piece of a part that measures all systems in turns: fewer peers, another piece."""
+    is_whole = len(peers) + len(found.reasons) == len(PEERS)
+    return part if is_whole else kept.key(part, *peers)
+
+
+def _contestant(peer: str, found: Tried) -> Contestant:
+    name = SHOWN[peer]
+    ms = found.windows[Setting(name, MOST_CLIENTS)]
+    picture = photo_jpeg()
+    return Contestant(
+        name,
+        lambda bed, model, deadline_s: start_peer(
+            bed, peer, ms, "own", picture, model.peer_settings(deadline_s)
+        ),
+        one_for_all=peer == "kserve",  # It knows no time-out.
+        is_slow=name in found.slow,
+    )
+
+
+def _write(markdown: Path, text: str, made: Made) -> None:
+    pictures = []
+    for name, (shows, svg) in made.plots.items():
+        (markdown.parent / name).write_text(svg)
+        pictures.append(f"![{shows}]({name})")
+    write_between_markers(markdown, "\n\n".join([text, *pictures]), MARKERS)
 
 
 def _parse(arguments: list[str]) -> Given:
@@ -127,11 +166,11 @@ def _parse(arguments: list[str]) -> Given:
     parts = sorted(set(given.parts)) or list(PARTS)
     if unknown := set(parts) - set(PARTS):
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
-    if given.markdown is not None and (parts != list(PARTS) or given.peers != list(PEERS)):
-        parser.error("--markdown replaces all tables, so it needs all parts and all peers")
+    if given.markdown is not None and given.peers != list(PEERS):
+        parser.error("--markdown replaces all tables, so it needs all peers")
     base = QUICK if given.quick else FULL
     plan = Plan(given.rounds or base.rounds, given.seconds or base.seconds, base.is_quick)
-    return Given(parts, given.peers, plan, given.markdown)
+    return Given(parts, given.peers, plan, given.markdown, given.resume)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -139,8 +178,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m bench.peers",
         description=f"Measure this system beside {', '.join(SHOWN.values())}\n"
         "and its first version. Installs the peers into .venv-peers, and starts everything on\n"
-        "free ports. All parts take about an hour, two thirds of it part p4; with --quick a\n"
-        "quarter of one.",
+        "free ports. All parts take about three quarters of an hour, half of it part p4; with\n"
+        "--quick a quarter. Results are kept under build/bench as they come.",
         epilog="parts:\n" + "\n".join(f"  {name}  {text}" for name, text in PARTS.items()),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -153,12 +192,10 @@ def _parser() -> argparse.ArgumentParser:
         metavar="PEER",
         help=f"default: {' '.join(PEERS)}",
     )
-    parser.add_argument("--rounds", type=int, help="default 3")
+    parser.add_argument("--rounds", type=int, help="default 5; p2 and p4 have 3")
     parser.add_argument("--seconds", type=float, help="length of one measurement, default 3")
     parser.add_argument("--quick", action="store_true", help="one short round")
-    parser.add_argument(
-        "--markdown", type=Path, metavar="FILE", help="also write the tables into FILE, and a plot"
-    )
+    add_kept_options(parser)
     return parser
 
 

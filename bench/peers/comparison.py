@@ -1,21 +1,22 @@
 """Measures the systems in turns: the best window of each peer first, then round by round."""
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from bench.load import Demand, Run, load, measured
-from bench.peers.environments import NotInstalled, installed
+from bench.kept import Circumstances, Kept, key
+from bench.load import Demand, Run, load, measured, run_as_json, run_from_json
+from bench.peers.environments import NotInstalled
+from bench.peers.reasons import why
 from bench.peers.systems import (
-    FIRST,
     OURS,
     SHOWN,
     WINDOWS_MS,
     System,
     in_turns,
-    start_first,
     start_ours,
     start_peer,
 )
@@ -27,9 +28,13 @@ from bench.stacks import write_picture
 
 CLIENTS = (1, 16, 48)
 FULL = max(CLIENTS)
+WARM_UP_S = 2.0
+"""Of several clients: those that connect together get their first answers late."""
+WINDOW_PLAN = Plan(seconds=2.0, least_warm_up_s=1.0)
+IDENTICAL_ROUNDS = 3
 
-#: Ours with the decoding that the peers use: all pixels, by Pillow.
 IDENTICAL = {"FAST_JPEG": "0", "FAST_RESIZE": "0"}
+"""Ours with the decoding that the peers use: all pixels, by Pillow."""
 
 
 class Setting(NamedTuple):
@@ -44,99 +49,119 @@ Windows = Mapping[Setting, int]
 
 
 @dataclass(frozen=True, slots=True)
-class Comparison:
-    """All that was measured without faults."""
+class Tried:
+    """The peers that run here, with their best windows, and why the others do not."""
 
-    windows: Windows
-    own: Runs
-    """Every system as its users would write it."""
-    identical: Runs
-    """All with the same decoding; without the first version."""
-    reasons: Mapping[str, str]
-    """Why a peer is missing."""
+    windows: dict[Setting, int] = field(default_factory=dict)
+    """In ms."""
+    rates: dict[str, float] = field(default_factory=dict)
+    """Images per second of each at most clients, with its best window."""
+    reasons: dict[str, str] = field(default_factory=dict)
 
-
-def usable_peers(wanted: Sequence[str]) -> tuple[list[str], dict[str, str]]:
-    """Install and start the peers; return those that work here, and why the others do not."""
-    usable, reasons = [], {}
-    for peer in wanted:
-        try:
-            installed(peer)
-            with Bed() as bed:
-                start_peer(bed, peer, WINDOWS_MS[peer][0], "own", photo_jpeg())
-            usable.append(peer)
-        except (NotInstalled, SystemExit) as error:
-            reasons[SHOWN[peer]] = reason = why(error)
-            say(f"{peer} does not run here: {reason}")
-    return usable, reasons
+    @property
+    def slow(self) -> list[str]:
+        """Those that make less than half of what the best one does."""
+        most = max(self.rates.values(), default=0.0)
+        return [name for name, rate in self.rates.items() if rate < most / 2]
 
 
-def why(error: NotInstalled | SystemExit) -> str:
-    """Return why a peer failed, for a table.
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """One comparison of all systems."""
 
-    Raises the error again where it is no failure: the benchmark itself is told to end.
-    """
-    if isinstance(error, SystemExit) and not isinstance(error.code, str):
-        raise error
-    return last_line(str(error))
-
-
-def last_line(text: str) -> str:
-    """Shorten what a process said at its end to one cell of a table."""
-    lines = text.strip().splitlines() or ["no reason was given"]
-    return lines[-1].strip().replace("|", "/")[:100]
-
-
-def compare(
-    plan: Plan, parts: Collection[str], windows: Windows, peers: Sequence[str]
-) -> tuple[Runs, Runs]:
-    """Measure parts p1 and p2; a part that was not asked for is empty."""
-    own = _compare(plan, peers, windows, is_identical=False) if "p1" in parts else {}
-    identical = _compare(plan, peers, windows, is_identical=True) if "p2" in parts else {}
-    return own, identical
+    runs: Runs
+    pieces: Sequence[Circumstances] = ()
 
 
 # -- the windows ----------------------------------------------------------------------------------
 
 
-def best_windows(plan: Plan, peers: Sequence[str]) -> Windows:
-    """Return the batch window, in ms, with which each peer is best at each number of clients."""
-    best: dict[Setting, int] = {}
+def tried(kept: Kept, plan: Plan, peers: Sequence[str]) -> Tried:
+    """Install and start the peers, and find their best windows."""
+    found = Tried()
     for peer in peers:
+        piece = kept.piece(key("windows", peer), plan, partial(_tried, peer))
+        note_windows(found, peer, piece.value)
+    return found
+
+
+def note_windows(found: Tried, peer: str, told: Mapping[str, Any]) -> None:
+    """Add one peer: why it does not run here, or images/s by clients and window."""
+    name = SHOWN[peer]
+    if "failed" in told:
+        found.reasons[name] = told["failed"]
+        return
+    # One client alone only waits for a window.
+    found.windows[Setting(name, 1)] = WINDOWS_MS[peer][0]
+    for clients in CLIENTS[1:]:
+        rates = told["rates"].get(str(clients)) or {str(WINDOWS_MS[peer][0]): 0.0}
+        best = max(rates, key=lambda ms: rates[ms])
+        found.windows[Setting(name, clients)] = int(best)
+        found.rates[name] = rates[best]
+
+
+def _tried(peer: str) -> dict[str, Any]:
+    try:
         with Bed() as bed:
-            best |= _best_windows(bed, plan, peer)
-    return best
+            return {"rates": _rates(bed, peer)}
+    except (NotInstalled, SystemExit) as error:
+        reason = why(error)
+        say(f"{peer} does not run here: {reason}")
+        return {"failed": reason}
 
 
-def _best_windows(bed: Bed, plan: Plan, peer: str) -> Windows:
+def _rates(bed: Bed, peer: str) -> dict[str, dict[str, float]]:
+    """Measure images/s by clients and window; one window needs no choice, only a rate."""
     picture = photo_jpeg()
     path = write_picture(bed, picture)
-    short = replace(plan, seconds=min(2.0, plan.seconds))
     systems = {ms: start_peer(bed, peer, ms, "own", picture) for ms in WINDOWS_MS[peer]}
-    best = {}
-    for clients in CLIENTS:
+    found = {}
+    for clients in CLIENTS[1:] if len(systems) > 1 else (FULL,):
         demand = _demand(next(iter(systems.values())), clients)
         with in_turns(systems.values()):
-            runs = {ms: _load(system, demand, short, path) for ms, system in systems.items()}
-        # At one client the rate is the latency. A window with failures is the last choice.
+            runs = {ms: _load(system, demand, path) for ms, system in systems.items()}
+        # A window with failures is the last choice.
         clean = {ms: run for ms, run in runs.items() if not run.counts.errors} or runs
-        rates = {ms: run.per_second for ms, run in clean.items()}
-        best[Setting(SHOWN[peer], clients)] = max(rates, key=lambda ms: rates[ms])
+        rates = {str(ms): run.per_second for ms, run in clean.items()}
         shown = ", ".join(f"{ms} ms: {number(rate)}" for ms, rate in rates.items())
         say(f"{peer}, {clients} clients, images/s by window: {shown}")
-    return best
+        found[str(clients)] = rates
+    return found
 
 
-def _load(system: System, demand: Demand, plan: Plan, picture: Path) -> Run:
+def _load(system: System, demand: Demand, picture: Path) -> Run:
     with system.thawed():
-        return load(system, demand, plan, picture)
+        return load(system, demand, WINDOW_PLAN, picture)
 
 
-def _demand(system: System, clients: int, broken_every: int = 0) -> Demand:
-    return Demand(clients, system.form, broken_every)
+def _demand(system: System, clients: int) -> Demand:
+    return Demand(clients, system.form)
 
 
 # -- the rounds -----------------------------------------------------------------------------------
+
+
+def compare(
+    kept: Kept,
+    plan: Plan,
+    name: str,
+    peers: Sequence[str],
+    windows: Windows,
+    *,
+    is_identical: bool = False,
+) -> Compared:
+    """Measure all systems in turns, as their users would write them or with the same decoding.
+
+    The piece is kept under ``name``.
+    """
+    if is_identical:
+        plan = replace(plan, rounds=min(plan.rounds, IDENTICAL_ROUNDS))
+
+    def measure() -> list[dict[str, Any]]:
+        return as_json(_compare(plan, peers, windows, is_identical=is_identical))
+
+    piece = kept.piece(name, plan, measure)
+    return Compared(from_json(piece.value), [piece.circumstances])
 
 
 def _compare(plan: Plan, peers: Sequence[str], windows: Windows, *, is_identical: bool) -> Runs:
@@ -144,18 +169,13 @@ def _compare(plan: Plan, peers: Sequence[str], windows: Windows, *, is_identical
     with Bed() as bed:
         picture = photo_jpeg()
         path = write_picture(bed, picture)
-        systems = _all_clients(OURS, start_ours(bed, IDENTICAL if is_identical else None))
-        if not is_identical:
-            systems |= _all_clients(FIRST, start_first(bed, picture))
+        ours = start_ours(bed, IDENTICAL if is_identical else None)
+        systems = {Setting(OURS, clients): ours for clients in CLIENTS}
         decode = "identical" if is_identical else "own"
         for peer in peers:
             systems |= _start_with_windows(bed, peer, windows, decode, picture)
         with in_turns(systems.values()):
             return _rounds(plan, systems, path)
-
-
-def _all_clients(name: str, system: System) -> dict[Setting, System]:
-    return {Setting(name, clients): system for clients in CLIENTS}
 
 
 def _start_with_windows(
@@ -170,14 +190,19 @@ def _start_with_windows(
 
 def _rounds(plan: Plan, systems: Mapping[Setting, System], picture: Path) -> Runs:
     runs: dict[Setting, list[Run]] = defaultdict(list)
-    in_turns = sorted(systems, key=lambda setting: setting.clients)
     for number_of_round in range(1, plan.rounds + 1):
-        for setting in in_turns:
+        for setting in taking_part(list(systems), runs):
             system = systems[setting]
             # A peer may fail; then the tables say so.
             measure = measured if setting.system == OURS else load
+            least_warm_up_s = WARM_UP_S if setting.clients > 1 and not plan.is_quick else 0.0
             with system.thawed():
-                run = measure(system, _demand(system, setting.clients), plan, picture)
+                run = measure(
+                    system,
+                    _demand(system, setting.clients),
+                    replace(plan, least_warm_up_s=least_warm_up_s),
+                    picture,
+                )
             runs[setting].append(run)
             say(
                 f"round {number_of_round}: {setting.system}, {setting.clients} clients: "
@@ -185,3 +210,33 @@ def _rounds(plan: Plan, systems: Mapping[Setting, System], picture: Path) -> Run
                 f"p50 {number(run.latency_ms)} ms, p99 {number(run.p99_ms)} ms"
             )
     return runs
+
+
+def taking_part(settings: Sequence[Setting], runs: Runs) -> list[Setting]:
+    """Return what the next round measures, in the order of the numbers of clients.
+
+    Later rounds are for those that may be best: a system that made less than half of the most
+    images per second in the first one has its row, and need not be measured again.
+    """
+    in_order = sorted(settings, key=lambda setting: setting.clients)
+    if not runs:
+        return in_order
+    first = {setting: runs[setting][0].per_second for setting in in_order}
+    most = {n: max(rate for each, rate in first.items() if each.clients == n) for n in CLIENTS}
+    return [
+        each for each in in_order if each.system == OURS or first[each] >= most[each.clients] / 2
+    ]
+
+
+def as_json(runs: Runs) -> list[dict[str, Any]]:
+    return [
+        {**setting._asdict(), "runs": [run_as_json(run) for run in each]}
+        for setting, each in runs.items()
+    ]
+
+
+def from_json(told: Sequence[Mapping[str, Any]]) -> Runs:
+    return {
+        Setting(each["system"], each["clients"]): [run_from_json(run) for run in each["runs"]]
+        for each in told
+    }

@@ -4,9 +4,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from bench.load import Demand, Run, load
+from bench.kept import Circumstances, Kept, key
+from bench.load import Demand, Run, load, run_as_json, run_from_json
 from bench.peers.comparison import FULL, Setting, Windows
+from bench.peers.reasons import why
 from bench.peers.systems import FIRST, OURS, SHOWN, System, start_first, start_ours, start_peer
 from bench.picture import photo_jpeg
 from bench.plan import Plan, say
@@ -33,7 +36,17 @@ class Faulty:
     killed: Run
 
 
-def fault_runs(plan: Plan, peers: Sequence[str], windows: Windows) -> list[Faulty]:
+@dataclass(frozen=True, slots=True)
+class Faults:
+    """The fault runs of all systems."""
+
+    systems: Sequence[Faulty]
+    reasons: dict[str, str]
+    """Why the runs of a system are missing."""
+    pieces: Sequence[Circumstances] = ()
+
+
+def fault_runs(kept: Kept, plan: Plan, part: str, peers: Sequence[str], windows: Windows) -> Faults:
     """Measure each system alone, the peers with the window that was best at most clients."""
     picture = photo_jpeg()
     starters: dict[str, Callable[[Bed], System]] = {OURS: start_ours}
@@ -41,14 +54,40 @@ def fault_runs(plan: Plan, peers: Sequence[str], windows: Windows) -> list[Fault
         ms = windows[Setting(SHOWN[peer], FULL)]
         starters[SHOWN[peer]] = _peer_starter(peer, ms, picture)
     starters[FIRST] = lambda bed: start_first(bed, picture)
-    return [_fault_runs(plan, name, start, picture) for name, start in starters.items()]
+    systems, reasons, pieces = [], {}, []
+    for name, start in starters.items():
+        piece = kept.piece(key(part, name), plan, _measurer(plan, name, start, picture))
+        pieces.append(piece.circumstances)
+        if "failed" in piece.value:
+            reasons[name] = piece.value["failed"]
+        else:
+            runs = (run_from_json(piece.value[fault]) for fault in ("broken", "killed"))
+            systems.append(Faulty(name, *runs))
+    return Faults(systems, reasons, pieces)
+
+
+def _measurer(
+    plan: Plan, name: str, start: Callable[[Bed], System], picture: bytes
+) -> Callable[[], dict[str, Any]]:
+    def measure() -> dict[str, Any]:
+        try:
+            broken, killed = _fault_runs(plan, name, start, picture)
+        except SystemExit as error:
+            if name == OURS:
+                raise
+            return {"failed": why(error)}
+        return {"broken": run_as_json(broken), "killed": run_as_json(killed)}
+
+    return measure
 
 
 def _peer_starter(peer: str, window_ms: int, picture: bytes) -> Callable[[Bed], System]:
     return lambda bed: start_peer(bed, peer, window_ms, "own", picture)
 
 
-def _fault_runs(plan: Plan, name: str, start: Callable[[Bed], System], picture: bytes) -> Faulty:
+def _fault_runs(
+    plan: Plan, name: str, start: Callable[[Bed], System], picture: bytes
+) -> tuple[Run, Run]:
     with Bed() as bed:
         path = write_picture(bed, picture)
         system = start(bed)
@@ -56,8 +95,9 @@ def _fault_runs(plan: Plan, name: str, start: Callable[[Bed], System], picture: 
         broken = load(system, replace(demand, broken_every=BROKEN_EVERY), plan, path)
         killed = _killed(system, demand, plan, path)
     for fault, run in (("broken pictures", broken), ("a killed model", killed)):
-        say(f"{name}, {fault}: {run.counts.errors} failed, {run.counts.images} did not")
-    return Faulty(name, broken, killed)
+        counts = run.counts
+        say(f"{name}, {fault}: {counts.images} answered, {counts.errors} failed: {counts.failed}")
+    return broken, killed
 
 
 def _killed(system: System, demand: Demand, plan: Plan, picture: Path) -> Run:

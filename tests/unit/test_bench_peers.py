@@ -1,4 +1,4 @@
-"""The benches: peers get the same model and pixels; loads, counts and tables of overload."""
+"""The benches: peers get the same model and pixels; the load that comes at its own instants."""
 
 import json
 import threading
@@ -12,29 +12,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bench import open_loop
-from bench.client import Counts, Form, picture_request
-from bench.load import Run
-from bench.machine import described_processor
+from bench.client import Form, picture_request
 from bench.open_loop import BURSTS, Kind, Offer, OpenLoop, Outcomes, judge, schedule
-from bench.overload import (
-    FAST,
-    SLOW,
-    Measured,
-    StandInTimes,
-    mixed_settings,
-    plain_settings,
-    settings_of_round,
-    target_setting,
-)
-from bench.overload_tables import overload_sections
+from bench.overload import SLOW
 from bench.peers import triton
-from bench.peers.comparison import CLIENTS, Comparison, Setting, last_line, why
 from bench.peers.environments import PEERS, version
 from bench.peers.servers.shared import TOP, Model, decoded
 from bench.peers.systems import SHOWN, WINDOWS_MS
-from bench.peers.tables import sections as peer_sections
 from bench.picture import photo_jpeg
-from bench.report import measured_on
 from PIL import Image
 
 from imageserve.decoding import DecodingPolicy, decode
@@ -205,92 +190,3 @@ def test_a_client_hangs_up_at_its_deadline_and_others_are_answered() -> None:
     assert patient == Outcomes(expected[1], in_time=expected[1])
     assert expected[0]
     assert expected[1]
-
-
-# -- the tables -----------------------------------------------------------------------------------
-
-
-def _measured(in_time: float, model: StandInTimes = SLOW, capacity: float = 50.0) -> Measured:
-    """Every row: this share of all requests is answered in time."""
-    measured = Measured(seconds=4.0, capacities=[capacity])
-    for setting in [*plain_settings(model), *mixed_settings(model)]:
-        offered = round(4 * capacity * setting.share)
-        parts = [round(offered * kind.share) for kind in setting.kinds]
-        measured.runs[setting].append([Outcomes(n, in_time=round(n * in_time)) for n in parts])
-    return measured
-
-
-def test_goodput_is_answers_in_time_per_second_beside_the_capacity() -> None:
-    measured = _measured(in_time=0.5)
-    (goodput,) = measured.goodputs(target_setting(SLOW))
-
-    assert goodput == pytest.approx(0.5 * 1.5 * 50)
-    assert measured.shares_of_capacity(target_setting(SLOW)) == [pytest.approx(0.75)]
-
-
-def test_the_targets_of_overload_stand_on_the_slow_stand_in() -> None:
-    shares = {"imageserve": 0.66, "good": 0.5, "bad": 0.1}
-    measured = {
-        model: {name: _measured(share, model) for name, share in shares.items()}
-        for model in (SLOW, FAST)
-    }
-    plain, mixed, *others = overload_sections("p4", measured)
-
-    assert [(each.measured, each.is_met) for each in plain.verdicts] == [
-        ("99.0 %", True),
-        ("1.32x of good", True),
-    ]
-    assert [each.is_met for each in mixed.verdicts] == [False, False]
-    assert not any(section.verdicts for section in others)
-    assert "with the fast one: imageserve 1.00, good 1.00, bad 1.00." in str(plain)
-
-
-def test_every_row_of_the_tables_has_a_cell_for_each_column() -> None:
-    for section in overload_sections("g", {SLOW: {"imageserve": _measured(0.7)}}):
-        assert {len(row) for row in section.rows} == {len(section.header)}
-        assert len(section.rows) > 4
-
-
-def test_a_system_that_failed_under_overload_is_named() -> None:
-    sections = overload_sections("p4", {SLOW: {"imageserve": _measured(1.0)}}, {"X": "it ended"})
-
-    assert "No numbers of X: it ended." in str(sections[0])
-
-
-def test_later_rounds_measure_only_what_targets_stand_on() -> None:
-    first, second = (settings_of_round(SLOW, n, is_quick=False) for n in (1, 2))
-
-    assert {s.share for s in first} == {0.7, 1.0, 1.1, 1.5, 2.0}
-    assert target_setting(SLOW) in first
-    assert set(second) == {target_setting(SLOW), *mixed_settings(SLOW)}
-
-
-def test_a_peer_that_does_not_run_here_stands_in_the_table_with_its_reason() -> None:
-    run = Run(Counts(1.0, 100, latencies_ms=[20.0]), {"all": 1.0})
-    own = {Setting(system, n): [run] for system in ("imageserve", "mosec") for n in CLIENTS}
-    compared = Comparison({}, own, {}, {"Triton": "no such library"})
-
-    (section,) = peer_sections(compared, [])
-    assert ["", "Triton", "does not run here: no such library", "", "", "", ""] in section.rows
-    assert "Measured on Zen." in measured_on("Zen", [section])
-
-
-def test_a_reason_fits_in_a_cell() -> None:
-    assert last_line("Traceback\n  ...\nOSError: a | b\n") == "OSError: a / b"
-    assert last_line("") == "no reason was given"
-
-
-def test_a_signal_that_ends_the_benchmark_is_no_failure_of_a_peer() -> None:
-    assert why(SystemExit("bench: not within 120 s: KServe answers")).endswith("KServe answers")
-    with pytest.raises(SystemExit):
-        why(SystemExit(143))
-
-
-def test_the_processor_is_told_with_its_family_and_vector_units() -> None:
-    told = (
-        "processor\t: 0\ncpu family\t: 25\nmodel\t\t: 1\nmodel name\t: AMD EPYC 7B13\n"
-        "flags\t\t: fpu sse2 avx fma avx2 sha_ni\n\nprocessor\t: 1\n"
-    )
-
-    assert described_processor(told) == "AMD EPYC 7B13 (family 25, model 1, AVX AVX2 FMA)"
-    assert described_processor("processor\t: 0\n") == ""
