@@ -20,6 +20,7 @@ from bench.machine import Neighbours, describe
 from bench.overload import this_system
 from bench.overload_rounds import measure_overload
 from bench.overload_tables import overload_sections
+from bench.peers.reasons import why
 from bench.plan import Plan, say
 from bench.redis_ceiling import ceiling_section
 from bench.report import Section, percent, write_between_markers
@@ -86,6 +87,16 @@ def _shown(given: Given) -> list[Shown]:
 
 
 def _part(part: str, store: Kept, given: Given) -> list[Shown]:
+    """Return the tables of a part; where it fails, the reason: the other parts are worth having."""
+    try:
+        return _tables(part, store, given)
+    except SystemExit as error:
+        reason = why(error)
+        say(f"part {part} failed: {reason}")
+        return [Shown(Section(f"({part}) {PARTS[part]}", ("no numbers",), [[reason]], []), [])]
+
+
+def _tables(part: str, store: Kept, given: Given) -> list[Shown]:
     if part == "g":
         return overload_sections(part, measure_overload(store, given.plan, [this_system()], part))
     piece = store.piece(part, given.plan, lambda: _measured(part, given))

@@ -16,7 +16,7 @@ from bench.history import NotInHistory, name_of_working_tree
 from bench.machine import Neighbours, describe, processor
 from bench.plan import Plan, say
 from bench.processes import ROOT
-from bench.report import Section, Verdict, percent, summary
+from bench.report import Section, Verdict, percent, targets
 
 FULL = ROOT / "build" / "bench"
 QUICK = ROOT / "build" / "bench-quick"
@@ -122,8 +122,8 @@ class Shown:
 def page(shown: Sequence[Shown], *notes: str) -> str:
     """Return the targets and all tables, each with how it was measured."""
     pieces = [piece for each in shown for piece in each.pieces]
-    targets = summary([each.section for each in shown])
-    return "\n\n".join([machines(pieces), *notes, targets, told(pieces), *map(str, shown)])
+    first = Shown(targets([each.section for each in shown]), pieces)
+    return "\n\n".join([machines(pieces), *notes, *map(str, [first, *shown])])
 
 
 def told(pieces: Sequence[Circumstances]) -> str:

@@ -29,14 +29,20 @@ class Section:
         return "\n\n".join([f"### {self.title}", table(self.header, self.rows), *self.notes])
 
 
-def summary(sections: Sequence[Section]) -> str:
+def targets(sections: Sequence[Section]) -> Section:
     """Return all targets in one table."""
     rows = [
         [section.title, each.target, each.measured, "met" if each.is_met else "**missed**"]
         for section in sections
         for each in section.verdicts
     ]
-    return table(["part", "target", "measured", ""], rows)
+    return Section("Targets", ("part", "target", "measured", ""), rows, ())
+
+
+def summary(sections: Sequence[Section]) -> str:
+    """Return the table of all targets alone."""
+    section = targets(sections)
+    return table(section.header, section.rows)
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench.kept import Circumstances, Kept, key
-from bench.load import Demand, Run, load, measured, run_as_json, run_from_json
+from bench.load import Demand, Run, load, run_as_json, run_from_json
 from bench.peers.environments import NotInstalled
 from bench.peers.reasons import why
 from bench.peers.systems import (
@@ -193,11 +193,9 @@ def _rounds(plan: Plan, systems: Mapping[Setting, System], picture: Path) -> Run
     for number_of_round in range(1, plan.rounds + 1):
         for setting in taking_part(list(systems), runs):
             system = systems[setting]
-            # A peer may fail; then the tables say so.
-            measure = measured if setting.system == OURS else load
             least_warm_up_s = WARM_UP_S if setting.clients > 1 and not plan.is_quick else 0.0
             with system.thawed():
-                run = measure(
+                run = load(  # Requests may fail; then the tables say so.
                     system,
                     _demand(system, setting.clients),
                     replace(plan, least_warm_up_s=least_warm_up_s),

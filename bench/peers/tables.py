@@ -48,6 +48,7 @@ def own_section(compared: Compared, tried: Tried) -> Shown:
             *_speed_verdict(runs, LEAST_OWN),
             *_latency_verdict(runs),
             _tail_verdict(runs),
+            _failure_verdict(runs),
         ],
         [
             "CPU-ms: of all processes of a system, per image, without the load client's. The peers "
@@ -70,7 +71,7 @@ def identical_section(compared: Compared, tried: Tried) -> Shown:
         "(p2) The same decoding in all: every pixel, by Pillow, bilinear",
         _HEADER,
         _rows(runs, tried.windows),
-        _speed_verdict(runs, LEAST_IDENTICAL),
+        [*_speed_verdict(runs, LEAST_IDENTICAL), _failure_verdict(runs)],
         [*_failures(runs), *_wins_of_peers(runs)],
     )
     return Shown(section, compared.pieces)
@@ -248,6 +249,11 @@ def _tail_verdict(runs: Runs) -> Verdict:
         f"{times(ours)} ({peers})" if peers else times(ours),
         ours <= MOST_TAIL,
     )
+
+
+def _failure_verdict(runs: Runs) -> Verdict:
+    failed = sum(run.counts.errors for n in CLIENTS for run in runs[Setting(OURS, n)])
+    return Verdict("0 requests fail", str(failed), failed == 0)
 
 
 def _by_peer(runs: Runs, clients: int, value: Callable[[Run], float]) -> Mapping[str, float]:

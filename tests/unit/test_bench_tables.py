@@ -90,6 +90,7 @@ def test_every_table_says_when_and_on_what_it_was_measured() -> None:
     text = page([one, two], "Note.")
 
     assert text.startswith("Machine: 2 cores of Zen. Machine: 2 of Skylake.\n\nNote.")
+    assert "### Targets" in text
     assert "**missed**" in text
     assert "Measured on Zen, 2026-11-26 10:00 UTC, 1.5 minutes; commit abc1234; others" in text
     assert "Measured on Zen; Skylake, 2026-11-26 10:00 to 2026-11-26 11:00 UTC, 3.0" in text
@@ -254,13 +255,14 @@ def test_the_targets_of_peers_are_compared_within_a_round() -> None:
         Setting("imageserve", 48): [_run(125 * x, tail=2.5) for x in (1.0, 0.5, 1.0)],
     }
     section = own_section(Compared(runs), Tried()).section
-    speed, latency, tail = section.verdicts
+    speed, latency, tail, failures = section.verdicts
 
     assert (speed.measured, speed.is_met) == ("1.25x (1.24x-1.25x) of mosec", True)
     assert latency.measured.endswith("of slow; the lowest in 1 of 3 rounds")
     assert latency.is_met
     assert tail.measured == "2.50x (mosec 1.00x, slow 1.00x)"
     assert not tail.is_met
+    assert failures.is_met
     assert "slow" in plot(runs)
 
 
