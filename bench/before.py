@@ -34,6 +34,7 @@ from bench.stacks import write_picture
 BEFORE = "27709f3"
 """The state before deadlines decided which picture comes next."""
 ROUNDS = 5
+QUICK_ROUNDS = 2
 ROUNDS_OF_OTHERS = 2
 """In which rows without a target are measured."""
 
@@ -59,7 +60,7 @@ _HEADER = ("arrivals, load", "clients: deadline", "in time now", BEFORE, "ratio"
 def _measure(found: Mapping[str, Path], plan: Plan, seconds: float) -> Runs:
     runs: dict[tuple[str, Setting], list[list[Outcomes]]] = defaultdict(list)
     order = list(found)
-    for number_of_round in range(1, 1 + (plan.rounds if plan.is_quick else ROUNDS)):
+    for number_of_round in range(1, 1 + (QUICK_ROUNDS if plan.is_quick else ROUNDS)):
         with Bed() as bed:
             picture = write_picture(bed, photo_jpeg())
             systems = {label: _start(bed, found[label]) for label in order}

@@ -130,7 +130,7 @@ def told(pieces: Sequence[Circumstances]) -> str:
     """Say in a line how one table's pieces were measured."""
     unique = list(dict.fromkeys(pieces))
     began = [each.began for each in unique]
-    span = min(began) if len(unique) == 1 else f"{min(began)} to {max(began)}"
+    span = " to ".join(dict.fromkeys([min(began), max(began)]))
     on = "; ".join(dict.fromkeys(each.processor for each in unique))
     commits = ", ".join(dict.fromkeys(each.commit for each in unique))
     return (

@@ -10,9 +10,7 @@ from bench.overload import (
     CLIENTS,
     FAST,
     FULL_BATCHES,
-    LATER_SECONDS,
     LONG_S,
-    SECONDS,
     SLOW,
     WARM_UP_S,
     Measured,
@@ -86,12 +84,17 @@ def _plain(part: str, model: StandInTimes, systems: BySystem, notes: Sequence[st
             f"picture in batches of {model.batch_size}: {number(model.per_second)} pictures/s at "
             f"most; {FULL_BATCHES} full batches take {model.tight_s:.2g} s. "
             f"Bursts: {BURST_FACTOR:g} times the mean rate for {BURST_S:g} s, half of it for "
-            f"{QUIET_S:g} s. A row lasts {SECONDS:g} s, in later rounds {LATER_SECONDS:g} s; "
+            f"{QUIET_S:g} s. A row lasts {_lengths(systems)} s; "
             f"before that {WARM_UP_S:g} s of the same load are not counted, and before the "
             f"capacity {CAPACITY_WARM_UP_S:g} s.",
             *notes,
         ],
     )
+
+
+def _lengths(systems: BySystem) -> str:
+    rounds = [each for measured in systems.values() for each in measured.rounds]
+    return " or ".join(f"{seconds:g}" for seconds in sorted({each.seconds for each in rounds}))
 
 
 def _mixed(part: str, model: StandInTimes, systems: BySystem) -> Section:
