@@ -23,20 +23,22 @@ class Sample:
     label: str
 
 
-def label_of(data: bytes, size: int = SIZE, *, fast_jpeg: bool = True) -> str:
-    """Return the label of a picture, decoded as the service does by default."""
-    policy = DecodingPolicy(fast_jpeg=fast_jpeg)
+AS_SERVED = DecodingPolicy(fast_jpeg=True, fast_resize=True)
+"""How the service decodes by default."""
+
+
+def label_of(data: bytes, size: int = SIZE, policy: DecodingPolicy = AS_SERVED) -> str:
     return stand_in_label(decode(data, Preparation((size, size)), policy))
 
 
-def sample(seed: int, fmt: str = "JPEG") -> Sample:
+def sample(seed: int, fmt: str = "JPEG", policy: DecodingPolicy = AS_SERVED) -> Sample:
     data = encoded(photo(80, 60, seed), fmt, **SAVE_OPTIONS[fmt])
-    return Sample(data, label_of(data))
+    return Sample(data, label_of(data, policy=policy))
 
 
-def samples(count: int, first: int = 0) -> list[Sample]:
+def samples(count: int, first: int = 0, policy: DecodingPolicy = AS_SERVED) -> list[Sample]:
     """Return pictures that all differ, in their labels too."""
-    made = [sample(seed) for seed in range(first, first + count)]
+    made = [sample(seed, policy=policy) for seed in range(first, first + count)]
     assert len({each.label for each in made}) == count
     return made
 

@@ -11,8 +11,10 @@ import pytest
 import requests
 from tests.pictures import jpeg
 from tests.system.client import answer_on, at_once, form, post_head
-from tests.system.samples import SIZE, label_of, sample, samples
+from tests.system.samples import AS_SERVED, SIZE, label_of, sample, samples
 from tests.system.stack import Stack, running
+
+from imageserve.decoding import DecodingPolicy, resizer_in_use
 
 IMAGES = Path(__file__).parents[2] / "loadtest" / "images"
 
@@ -156,13 +158,20 @@ def test_a_large_photo_is_decoded_beside_the_event_loop(stack: Stack) -> None:
     assert stack.http.predict(data).labels[0] == label_of(data, SIZE)
 
 
-def test_with_fast_jpeg_off_every_pixel_of_a_large_photo_counts(
+def test_with_the_fast_ways_off_every_pixel_is_what_pillow_makes_of_the_whole_photo(
     tmp_path: Path, redis_program: str
 ) -> None:
-    data = jpeg(400, 300, seed=1)
-    assert label_of(data, fast_jpeg=False) != label_of(data)
-    with running(tmp_path / "exact", redis_program, WEB_PROCESSES="1", FAST_JPEG="0") as exact:
-        assert exact.http.predict(data).labels[0] == label_of(data, fast_jpeg=False)
+    data, exactly = jpeg(400, 300, seed=1), DecodingPolicy()
+    assert label_of(data, policy=exactly) != label_of(data)
+    with running(
+        tmp_path / "exact", redis_program, WEB_PROCESSES="1", FAST_JPEG="0", FAST_RESIZE="0"
+    ) as exact:
+        assert exact.http.predict(data).labels[0] == label_of(data, policy=exactly)
+        assert exact.web.lines("Pillow resizes pictures (FAST_RESIZE=0)")
+
+
+def test_each_web_process_says_at_its_start_what_resizes(stack: Stack) -> None:
+    assert stack.web.lines(resizer_in_use(AS_SERVED))
 
 
 def test_nothing_is_left_in_redis_but_what_expires(stack: Stack) -> None:

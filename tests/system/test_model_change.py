@@ -7,9 +7,9 @@ from pathlib import Path
 
 from tests.system.client import at_once, in_background
 from tests.system.conftest import MakeStack
-from tests.system.samples import label_of, samples
+from tests.system.samples import AS_SERVED, label_of, samples
 
-from imageserve.decoding import DecodingPolicy, decode
+from imageserve.decoding import decode
 from imageserve.models.stand_in import stand_in_label
 from imageserve.preparation import Preparation
 from imageserve.queue.admission import FRESH_S
@@ -135,7 +135,7 @@ def cropping(directory: Path) -> Path:
 
 def cropped_label(data: bytes) -> str:
     how = Preparation((64, 64), resize="crop", resize_to=80)
-    return stand_in_label(decode(data, how, DecodingPolicy()))
+    return stand_in_label(decode(data, how, AS_SERVED))
 
 
 def new_model(directory: Path, name: str = "stand-in", *, size: int = NEW_SIZE) -> Path:

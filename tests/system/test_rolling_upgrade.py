@@ -22,6 +22,8 @@ from imageserve.decoding import DecodingPolicy, decode
 from imageserve.models.stand_in import stand_in_label
 from imageserve.preparation import Preparation
 
+EXACT = DecodingPolicy()
+"""How both versions decode: the old one knows no FAST_RESIZE."""
 REQUESTS = 500
 CLIENTS = 32
 
@@ -73,7 +75,7 @@ def has_label(picture: Sample, reply: Reply) -> bool:
 def load(
     stack: Stack, is_right: Callable[[Sample, Reply], bool] = has_label, count: int = REQUESTS
 ) -> Iterator[Load]:
-    running_load = Load(samples(count), is_right)
+    running_load = Load(samples(count, policy=EXACT), is_right)
     with ThreadPoolExecutor(CLIENTS) as pool:
         clients = [pool.submit(running_load.post, stack.port, n) for n in range(CLIENTS)]
         try:
@@ -89,7 +91,7 @@ def test_each_version_serves_with_the_other_and_workers_change_under_load(
     web: str, old_source: Path, tmp_path: Path, redis_program: str
 ) -> None:
     own, other = (old_source, SOURCE) if web == "old web" else (SOURCE, old_source)
-    with running(tmp_path, redis_program, workers=0, PYTHONPATH=str(own)) as stack:
+    with running(tmp_path, redis_program, workers=0, PYTHONPATH=str(own), FAST_RESIZE="0") as stack:
         leaving = stack.start_worker(PYTHONPATH=str(other))
         with load(stack) as requests:
             requests.wait_for(REQUESTS)
@@ -118,7 +120,7 @@ def is_of_its_version(picture: Sample, reply: Reply) -> bool:
     """Version 1 squeezes, version 2 cuts the middle out: each must get its own pixels."""
     if reply.status != 200:
         return False
-    cropped = stand_in_label(decode(picture.data, CROP, DecodingPolicy()))
+    cropped = stand_in_label(decode(picture.data, CROP, EXACT))
     return {"1": picture.label, "2": cropped}[reply.headers["x-model-version"]] in reply.text
 
 
@@ -132,7 +134,7 @@ def test_a_version_that_crops_takes_over_when_the_last_old_worker_has_ended(
         f"input_size: {SIZE}, resize: crop, resize_to: 80, interpolation: bicubic}}\n"
     )
     own = old_source if web == "old web" else SOURCE
-    with running(tmp_path, redis_program, workers=0, PYTHONPATH=str(own)) as stack:
+    with running(tmp_path, redis_program, workers=0, PYTHONPATH=str(own), FAST_RESIZE="0") as stack:
         old = stack.start_worker(PYTHONPATH=str(old_source))
         cropping = stack.start_worker(
             PYTHONPATH=str(SOURCE),
