@@ -44,6 +44,7 @@ LOOP_PIXELS: Final = 800_000
 REDIS_CEILINGS: Final[Mapping[int, float]] = {150_528: 7889.0, 57_892: 12417.0}
 """Bytes of a picture in the queue -> pictures a second that fill one core, nothing kept on disk."""
 
+# (f): the ceiling of "pixels, 150 KB" divided by that of "pixels, append-only file".
 LOGGED_TIMES: Final = 1.8
 """``appendonly yes``, as in the chart's Redis, takes so many times the processor time of Redis."""
 REDIS_DETAILS: Final = "2026-11-26, Redis 7.0.15 with jemalloc, 2 cores of Intel Xeon (model 207)"

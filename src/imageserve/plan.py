@@ -38,6 +38,8 @@ RESULT_TTL_S = 60.0
 WEB_SLOTS = 256
 WEB_MEMORY = 128 * 2**20
 """``web.slots`` and ``web.memoryBytes`` of the chart."""
+QUEUE_BYTES = 256 * 2**20
+"""``limits.queueBytesLimit`` of the chart."""
 SLOTS_STEP = 64
 HTTP_BYTES = 600
 """Head and form around a picture, and its answer: about as many bytes each."""
@@ -133,7 +135,7 @@ class WebTier:
     pod_cores: float
     """What one pod can use: its CPU request."""
     in_progress: int
-    """Requests in progress in one busy process."""
+    """Requests in progress in one process, while a pod is missing."""
     slots: int
     memory_bytes: int
     """Room for them, and for their uploads, which are held until the answer."""
@@ -187,7 +189,7 @@ class RedisTier:
     in_work: int
     """Pictures of each queue that workers hold: `BATCHES_PER_WORKER` batches each."""
     queue_bytes: int
-    """Pixels of both, in bytes."""
+    """Room for the pixels of both, in bytes."""
     answers_bytes: int
     """Memory of answers that are kept."""
     maxmemory: int
@@ -309,9 +311,11 @@ def _web_tier(load: Load, costs: Costs, place: Place, models: ModelTier, payload
     process_per_s = 1000 / longest_ms
     processes = math.ceil(load.peak_rate / (process_per_s * WEB_USE))
     pods = max(place.least_web_pods, math.ceil(processes / place.web_processes))
-    # Little's law, for a process that is busy all the time.
+    # Little's law, for a process while a pod is missing.
+    others = max(1, pods - 1) * place.web_processes
+    busy_per_s = min(process_per_s, load.peak_rate / others)
     answered_ms = costs.decode_ms + BATCHES_IN_TIME * models.batch_ms
-    in_progress = math.ceil(process_per_s * min(load.deadline_s, answered_ms / 1000))
+    in_progress = math.ceil(busy_per_s * min(load.deadline_s, answered_ms / 1000))
     pod_per_s = load.peak_rate / pods
     return WebTier(
         picture_ms=picture_ms,
@@ -331,9 +335,10 @@ def _web_tier(load: Load, costs: Costs, place: Place, models: ModelTier, payload
 
 def _memory(load: Load, per_node: float, jobs: int, payload: int) -> tuple[int, int, int]:
     """Return, for one node, bytes of pixels, memory of answers, and ``maxmemory`` for both."""
-    queue_bytes = _up(jobs * payload, MEBI)
+    queue_bytes = max(QUEUE_BYTES, _up(jobs * payload, MEBI))
     answers_bytes = round(per_node * (load.deadline_s + RESULT_TTL_S) * measured.ANSWERED_BYTES)
-    queued = jobs * (measured.allocated_bytes(payload) + measured.JOB_BYTES)
+    each = measured.allocated_bytes(payload) + measured.JOB_BYTES
+    queued = queue_bytes / payload * each
     least = max(LEAST_MAXMEMORY, queue_bytes / QUEUE_SHARE, (queued + answers_bytes) / MEMORY_USE)
     return queue_bytes, answers_bytes, _up(least, MAXMEMORY_STEP)
 

@@ -20,6 +20,10 @@ PLANS = {
         *("--rate", "900", "--model", "vgg16", "--worker-rate", "20", "--web-processes", "8"),
         *("--picture", "3000x2000"),
     ),
+    "a file": (
+        *("--rate", "5", "--model", "/nowhere/flowers.onnx", "--worker-rate", "9"),
+        *("--input-size", "96x128"),
+    ),
     "nothing on disk": ("--rate", "1", "--model", "shapes", "--worker-rate", "500", "--no-aof"),
 }
 

@@ -121,13 +121,13 @@ def test_a_model_folder_gives_the_size_and_worker_rate_the_speed(
     found = facts(
         capsys,
         *("--rate", "100", "--model", str(folder), "--worker-rate", "25", "--batch-size", "16"),
-        *("--gpu", "--runtime", "onnx"),
+        "--gpu",
     )
 
     assert (found["models"]["batch"], found["models"]["pod_per_s"]) == (16, 25)
     entry = found["values"]["models"]["flowers"]
     assert entry["gpu"] == {"count": 1}
-    assert entry["network"] == "/models/flowers"
+    assert (entry["network"], entry["runtime"]) == ("/models/flowers", "onnx")
     assert "threads" not in entry
 
 

@@ -115,7 +115,8 @@ def test_a_queue_fits_into_its_redis(load: Load, worker: Worker, cost: Costs, pl
     jobs = redis.waiting + redis.in_work
     assert redis.queue_bytes >= jobs * redis.picture_bytes
     assert redis.queue_bytes <= 0.6 * redis.maxmemory
-    held = jobs * (measured.allocated_bytes(redis.picture_bytes) + measured.JOB_BYTES)
+    most = redis.queue_bytes / redis.picture_bytes
+    held = most * (measured.allocated_bytes(redis.picture_bytes) + measured.JOB_BYTES)
     assert held + redis.answers_bytes <= redis.maxmemory
     assert redis.maxmemory % MEBI == 0
 
@@ -187,11 +188,33 @@ def test_large_pictures_are_decoded_beside_the_web_process() -> None:
 
 
 def test_uploads_are_held_until_the_answer() -> None:
-    large = plan(Load(100, size=(4000, 3000), jpeg_bytes=4 * MEBI), WORKER, COSTS)
+    photos = Load(100, size=(4000, 3000), jpeg_bytes=4 * MEBI)
 
-    assert large.web.in_progress == math.ceil(1000 * (3 * 0.32 + 0.001))
-    assert large.web.slots == 1024
-    assert large.web.memory_bytes == 961 * 4 * MEBI // (64 * MEBI) * 64 * MEBI + 64 * MEBI
+    large = plan(photos, WORKER, COSTS, Place(least_web_pods=3)).web
+
+    assert large.in_progress == math.ceil(100 / 4 * (3 * 0.32 + 0.001)), "two of three pods"
+    assert large.memory_bytes == 128 * MEBI, "25 x 4 MiB"
+    assert plan(replace(photos, rate=200), WORKER, COSTS).web.memory_bytes == 448 * MEBI
+
+
+def test_no_process_has_more_in_progress_than_it_can_do() -> None:
+    slow = replace(WORKER, bucket_ms={32: 1600.0})
+
+    one_pod = plan(Load(1000), slow, COSTS, Place(least_web_pods=1, web_processes=4)).web
+
+    assert one_pod.pods == 1
+    assert one_pod.in_progress == math.ceil(250 * (3 * 1.6 + 0.001))
+    assert one_pod.slots == 1216
+
+
+def test_a_low_rate_keeps_the_limits_of_the_chart() -> None:
+    made = plan(Load(1), WORKER, COSTS)
+
+    assert made.web.slots == 256
+    assert made.web.memory_bytes == 128 * MEBI
+    assert made.redis.queue_bytes == 256 * MEBI
+    assert made.redis.maxmemory == 512 * MEBI
+    assert values_of(made, "resnet50", "keras", "float32")["limits"]["queueLimit"] == 2048
 
 
 def test_a_redis_that_keeps_nothing_carries_more() -> None:

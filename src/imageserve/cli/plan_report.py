@@ -10,6 +10,7 @@ from imageserve.plan import (
     BATCHES_IN_TIME,
     BUFFER_S,
     MAX_CLIENTS,
+    MEBI,
     MEMORY_USE,
     NETWORK_USE,
     REDIS_USE,
@@ -78,9 +79,9 @@ def _web(plan: Plan) -> Iterator[Row]:
     yield (
         "in progress",
         f"{web.in_progress}",
-        f"requests of a busy process: {short(web.process_per_s)}/s x {BATCHES_IN_TIME} batches of "
-        f"{short(plan.models.batch_ms)} ms, and decoding; their uploads are "
-        f"{short(web.in_progress * plan.load.upload_bytes / 2**20)} MiB",
+        f"requests of a process while a pod is missing: its part of the rate x {BATCHES_IN_TIME} "
+        f"batches of {short(plan.models.batch_ms)} ms, and decoding; their uploads are "
+        f"{short(web.in_progress * plan.load.upload_bytes / MEBI)} MiB",
     )
     yield (
         "network of a pod",
@@ -157,8 +158,9 @@ def _redis_memory(plan: Plan, each: str) -> Iterator[Row]:
     yield (
         f"maxmemory{each}",
         size_text(redis.maxmemory),
-        f"{short(redis.queue_bytes / 2**20)} MiB of pixels and {short(redis.answers_bytes / 2**20)}"
-        f" MiB of answers ({short(load.deadline_s + RESULT_TTL_S)} s) are at most "
+        f"up to {short(redis.queue_bytes / MEBI)} MiB of pixels and "
+        f"{short(redis.answers_bytes / MEBI)} MiB of answers "
+        f"({short(load.deadline_s + RESULT_TTL_S)} s) are at most "
         f"{percent(MEMORY_USE)}; a container with this Redis needs twice as much",
     )
 

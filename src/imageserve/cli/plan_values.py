@@ -4,13 +4,17 @@ import binascii
 import json
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import PurePath
 from typing import Any
 
 from imageserve.config.choices import DEFAULT_BATCH_SIZE, DEFAULT_MODEL, DEFAULT_PRECISION
+from imageserve.models.catalog import is_model_file
 from imageserve.plan import MAX_CLIENTS, MEBI, Plan
 
 WEB_PROCESS_MIB = 704 + 192
 """Memory of a web process beside its uploads: the chart's ``web.decodeMemoryBytes`` + 192 MiB."""
+QUEUE_LIMIT = 2048
+"""``limits.queueLimit`` of the chart."""
 _SLOTS = 16384
 """Of a Redis Cluster. Its nodes have equal parts of them."""
 
@@ -24,7 +28,7 @@ def values_of(plan: Plan, network: str, runtime: str, precision: str) -> dict[st
     return {
         "limits": {
             "requestTimeoutSeconds": _whole(plan.load.deadline_s),
-            "queueLimit": plan.redis.waiting,
+            "queueLimit": max(QUEUE_LIMIT, plan.redis.waiting),
             "queueBytesLimit": size_text(plan.redis.queue_bytes),
         },
         "web": _web(plan),
@@ -57,6 +61,8 @@ def _node(queue: str, nodes: int) -> int:
 def _model(plan: Plan, network: str, runtime: str, precision: str) -> dict[str, Any]:
     models, worker = plan.models, plan.worker
     entry: dict[str, Any] = {"network": network}
+    if is_model_file(network):
+        entry["labels"] = str(PurePath(network).with_name("labels.txt"))
     if runtime == "onnx":
         entry |= {"runtime": runtime, "image": {"repository": "imageserve/model-onnx"}}
     if precision != DEFAULT_PRECISION:

@@ -4,6 +4,7 @@ import argparse
 import re
 import statistics
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,11 @@ from imageserve.config.choices import (
 )
 from imageserve.config.reader import EnvText, image_size, number, parsed, read_file, whole
 from imageserve.config.settings import Settings
-from imageserve.errors import ImageserveError, SettingsError
+from imageserve.errors import ImageserveError, ModelLoadError, SettingsError
 from imageserve.models.catalog import KNOWN, is_model_path
 from imageserve.models.entries import worker_entry
+from imageserve.models.runtimes import runtime_of_file
+from imageserve.models.source import find_source
 from imageserve.plan import Worker
 from imageserve.preparation import Preparation
 
@@ -55,8 +58,8 @@ def given_worker(options: argparse.Namespace, environ: Mapping[str, str]) -> Giv
         raise SettingsError(
             "--model: the model does not say the size of its pictures: give --input-size"
         )
-    runtime = options.runtime or RUNTIMES[0]
     network = entry.network
+    runtime = options.runtime or _runtime_of(network)
     if network in KNOWN and runtime != RUNTIMES[0]:
         network = _EXPORTED.format(network)
     elif is_model_path(network):
@@ -64,6 +67,14 @@ def given_worker(options: argparse.Namespace, environ: Mapping[str, str]) -> Giv
     bucket_ms, cores, source = _speed(options, entry.network, runtime)
     worker = Worker(entry.name, entry.preparation, bucket_ms, source, cores, options.gpu)
     return GivenWorker(worker, network, runtime, DEFAULT_PRECISION)
+
+
+def _runtime_of(network: str) -> str:
+    """Return what runs a model where nobody chooses; of a folder that is not here, the usual."""
+    with suppress(ModelLoadError):
+        return find_source(network, None).runtime
+    own = runtime_of_file(network)
+    return RUNTIMES[0] if own is None else own.name
 
 
 def _speed(
