@@ -4,6 +4,7 @@ The message of a RequestError goes to the client, so it says what was wrong and 
 nothing about internals. Its ``code`` and ``status`` are part of the HTTP contract.
 """
 
+import math
 from http import HTTPStatus
 
 
@@ -267,9 +268,18 @@ class QueueFull(Unavailable):
 
 
 class WouldTimeOut(Unavailable):
-    """The backlog is so long that the answer would come after the deadline."""
+    """The answer would come after the deadline, so nothing is done for it."""
 
     code = "would_time_out"
+
+    def __init__(self, shortest_s: float | None, *, retry_after_s: int) -> None:
+        """``shortest_s``: the shortest timeout that would be accepted now; None: not known."""
+        message = "the answer would come too late"
+        if shortest_s is not None:
+            step = 0.01 if shortest_s < 1 else 0.1 if shortest_s < 10 else 1.0
+            shortest = step * math.ceil(shortest_s / step)
+            message += f"; the shortest X-Request-Timeout that is accepted now is {shortest:.4g}"
+        super().__init__(message, retry_after_s=retry_after_s)
 
 
 class RedisUnavailable(Unavailable):

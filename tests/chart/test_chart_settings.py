@@ -124,9 +124,9 @@ def test_the_web_server_accepts_the_keys_that_were_given(helm4: Helm, tmp_path: 
     keys = ApiKeys(Path(path))
 
     for key in KEYS:
-        keys.check(f"Bearer {key}", "")
+        keys.priority(f"Bearer {key}", "")
     with pytest.raises(Forbidden):
-        keys.check("Bearer another-key-of-somebody", "")
+        keys.priority("Bearer another-key-of-somebody", "")
 
 
 def test_workers_see_no_api_key(helm4: Helm) -> None:

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from typing import Any
 
+from imageserve.web.decode_order import Asked
 from imageserve.web.line import DecodeLine
 
 BEGIN = """
@@ -12,14 +13,15 @@ from gevent import monkey
 monkey.patch_all()
 import json, socket, time
 import gevent, gevent.socket
-from imageserve.errors import TimedOut
+from imageserve.errors import TimedOut, WouldTimeOut
+from imageserve.web.decode_order import Asked
 from imageserve.web.line import DecodeLine
 
 line, seen = DecodeLine(), []
 hold = monkey.get_original("time", "sleep")
 
 def picture(name, seconds=10, raises=None):
-    with line.turn(seconds):
+    with line.turn(Asked(time.monotonic() + seconds)):
         seen.append(name)
         hold(0.02)
         if raises:
@@ -49,8 +51,8 @@ LEAVING = """
 def late():
     try:
         picture("late", 0.01)
-    except TimedOut as error:
-        seen.append(error.message)
+    except (TimedOut, WouldTimeOut):
+        seen.append("too late")
 
 def failed():
     try:
@@ -92,12 +94,12 @@ def test_the_first_is_decoded_and_sent_first_and_the_loop_reads_before_the_next(
 
 def test_who_fails_is_late_or_is_ended_holds_up_nobody() -> None:
     assert printed(LEAVING) == [
-        *("bad", "failed", "c", "c sent", "too many pictures are being decoded", "d", "d sent"),
+        *("bad", "failed", "c", "c sent", "too late", "d", "d sent"),
         0,
     ]
 
 
 def test_outside_a_server_nobody_waits() -> None:
     line = DecodeLine()
-    with line.turn(0), line.turn(0):
+    with line.turn(Asked(0.0)), line.turn(Asked(0.0)):
         assert line.pictures == 0

@@ -60,12 +60,12 @@ from imageserve.web.decoder_process import Task
 from imageserve.web.decoders import Decoders
 from imageserve.web.greenlets import Wait
 from imageserve.web.predict import (
-    FIRST_PAUSE_S,
     Answer,
     ClassifyOptions,
     ClientGone,
     Predictor,
 )
+from imageserve.web.submission import FIRST_PAUSE_S
 
 SIZE = (8, 8)
 NOW = 1_760_000_000_000

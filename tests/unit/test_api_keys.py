@@ -13,7 +13,7 @@ SECOND = "second-key-0123456789"
 
 
 def check(keys: ApiKeys, headers: dict[str, str]) -> None:
-    keys.check(headers.get("Authorization", ""), headers.get("X-API-Key", ""))
+    keys.priority(headers.get("Authorization", ""), headers.get("X-API-Key", ""))
 
 
 class Clock:

@@ -2,6 +2,8 @@
 
 Only digests of the keys are kept, and a request is compared with all of them: so neither the memory
 nor the response times of a process reveal a key.
+
+A line is ``KEY``, or ``KEY name=value ...`` with options of that key.
 """
 
 import hashlib
@@ -11,8 +13,10 @@ import re
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from imageserve.errors import Forbidden, SettingsError, Unauthorized
+from imageserve.queue.wire import BACKGROUND
 
 log = logging.getLogger(__name__)
 
@@ -20,6 +24,14 @@ CHECK_FILE_S = 5.0
 """Seconds between two checks of the file: a changed Secret is read without a restart."""
 
 SHORTEST_KEY = 16
+
+PRIORITIES = {"priority=interactive": "", f"priority={BACKGROUND}": BACKGROUND}
+"""The options that a key may have."""
+
+
+class _Key(NamedTuple):
+    digest: bytes
+    priority: str
 
 
 class ApiKeys:
@@ -39,21 +51,24 @@ class ApiKeys:
             raise SettingsError(f"API_KEYS_FILE: {path}, {wrong[0]}")
         if not keys:
             raise SettingsError(f"API_KEYS_FILE: {path} holds no key")
-        self._digests = tuple(map(_digest, keys))
+        self._keys = keys
 
-    def check(self, authorization: str, api_key: str) -> None:
+    def priority(self, authorization: str, api_key: str) -> str:
         """Accept the headers ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``.
 
-        Raises Unauthorized where there is no key, Forbidden where it is not in the file.
+        Return the priority of the key. Raises Unauthorized where there is none, Forbidden where it
+        is not in the file.
         """
         self._reload()
         key = _presented(authorization, api_key)
         if key is None:
             raise Unauthorized("an API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY")
         digest = _digest(key)
-        matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        if not any(matches):
+        matches = [key for key in self._keys if hmac.compare_digest(digest, key.digest)]
+        if not matches:
             raise Forbidden("the API key is not valid")
+        # Of a key that is there twice the lower one counts.
+        return max(key.priority for key in matches)
 
     def _reload(self) -> None:
         """Read the file again if it has changed; keep the old keys if it cannot be read."""
@@ -70,7 +85,7 @@ class ApiKeys:
             log.error("the API keys could not be read again, the old ones stay valid: %s", error)
             return
         self._changed = changed
-        self._digests = tuple(map(_digest, keys))
+        self._keys = keys
         for what in wrong:
             log.error("API_KEYS_FILE: %s, %s: it is left out", self._path, what)
         if keys:
@@ -87,7 +102,7 @@ def read_api_keys(path: str | None) -> ApiKeys | None:
     return ApiKeys(Path(path)) if path else None
 
 
-def _read(path: Path) -> tuple[list[str], list[str]]:
+def _read(path: Path) -> tuple[list[_Key], list[str]]:
     """Return the keys of a file, and what is wrong with lines that cannot be keys.
 
     Raises SettingsError where the file cannot be read.
@@ -98,19 +113,33 @@ def _read(path: Path) -> tuple[list[str], list[str]]:
         raise SettingsError(f"API_KEYS_FILE: {path} cannot be read: {error}") from error
     keys, wrong = [], []
     for number, line in enumerate(text.split("\n"), start=1):
-        key = line.strip(" \t\r")
-        if not key or key.startswith("#"):
-            continue
-        if strange := re.search("[^ -~]", key):
-            wrong.append(
-                f"line {number}: U+{ord(strange[0]):04X} cannot be in a key; use letters, digits "
-                "and signs of ASCII"
-            )
-        elif len(key) < SHORTEST_KEY:
-            wrong.append(f"line {number}: a key has fewer than {SHORTEST_KEY} characters")
-        else:
-            keys.append(key)
+        stripped = line.strip(" \t\r")
+        if stripped and not stripped.startswith("#"):
+            try:
+                keys.append(_key(stripped))
+            except ValueError as error:
+                wrong.append(f"line {number}: {error}")
     return keys, wrong
+
+
+def _key(line: str) -> _Key:
+    """Read one line. Raises ValueError, without any of its text, which is a secret."""
+    first, *options = re.split("[ \t]+", line)
+    if not (options and "=" in options[0]):  # A key may have spaces.
+        first, options = line, []
+    if strange := re.search("[^ -~]", first):
+        raise ValueError(
+            f"U+{ord(strange[0]):04X} cannot be in a key; use letters, digits and signs of ASCII"
+        )
+    if len(first) < SHORTEST_KEY:
+        raise ValueError(f"a key has fewer than {SHORTEST_KEY} characters")
+    for word, option in enumerate(options, start=2):
+        if option not in PRIORITIES:
+            known = " and ".join(PRIORITIES)
+            raise ValueError(f"word {word} is no option of a key; known are {known}")
+    if len(options) > 1:
+        raise ValueError("the priority is given twice")
+    return _Key(_digest(first), PRIORITIES[options[0]] if options else "")
 
 
 def _digest(key: str) -> bytes:

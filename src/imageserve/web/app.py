@@ -31,11 +31,11 @@ from imageserve.predictions import LABELS
 from imageserve.queue.monitor import Monitor
 from imageserve.web.answers import as_bytes, as_json, timings, version_header
 from imageserve.web.api_keys import ApiKeys
-from imageserve.web.edge import error_body, request_id
+from imageserve.web.edge import age_s, error_body, request_id
 from imageserve.web.greenlets import Turn, Wait, watch_hang_up
 from imageserve.web.lifecycle import Lifecycle
 from imageserve.web.overview import Overview
-from imageserve.web.parameters import read_options
+from imageserve.web.parameters import checked_priority, read_options
 from imageserve.web.predict import Answer, ClassifyOptions, ClientGone, Predictor
 from imageserve.web.upload import UploadLimits, UploadMemory, UploadReader, has_body
 
@@ -130,35 +130,42 @@ def _add_predict(app: Flask, predictor: Predictor, config: WebConfig, lifecycle:
     def predict() -> Response:
         if lifecycle.stopping:
             raise ShuttingDown("this server is about to stop", retry_after_s=1)
+        headers, priority = request.headers, ""
         if config.api_keys is not None:
-            headers = request.headers
-            config.api_keys.check(headers.get("Authorization", ""), headers.get("X-API-Key", ""))
+            presented = headers.get("Authorization", ""), headers.get("X-API-Key", "")
+            priority = config.api_keys.priority(*presented)
         slots.check()
-        timeout = request.headers.get("X-Request-Timeout")
+        # The header only lowers what the key has.
+        priority = checked_priority(headers.get("X-Priority")) or priority
+        timeout = headers.get("X-Request-Timeout")
         longest_s, its_id = config.request_timeout_s, g.call.request_id
-        options = read_options(request.args, timeout, longest_s, its_id)
+        options = read_options(request.args, timeout, longest_s, its_id, priority)
         predictor.check(options)
         with memory.account() as account:
             upload = reader.read(request.environ, account)
             call: _Call = g.call
             call.body_read = True
             call.bytes = upload.bytes
+            # Since when its client has waited for this process.
+            waited_s = age_s(request.environ.get("gunicorn.socket"))
             # Others may have come first while this one was read.
-            predictor.line.check(is_read=True)
+            asked = options.asked(time.monotonic() - waited_s)
+            predictor.line.check(asked, pictures=len(upload.pictures), is_read=True)
             with slots.taken():
-                return _predict(predictor, upload.pictures, options)
+                return _predict(predictor, upload.pictures, options, waited_s)
 
 
 def _predict(
     predictor: Predictor,
     pictures: tuple[bytes | RequestError, ...],
     options: ClassifyOptions,
+    waited_s: float,
 ) -> Response:
     wait = Wait()
     stop_watching = watch_hang_up(request.environ, wait)
     try:
         with metrics.request_seconds.time():
-            answers = predictor.predict(pictures, options, wait)
+            answers = predictor.predict(pictures, options, wait, waited_s)
     finally:
         stop_watching()
     return _respond(answers, options.output)

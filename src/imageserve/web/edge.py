@@ -23,7 +23,14 @@ from typing import Any
 from gunicorn.http import errors
 
 from imageserve import metrics
-from imageserve.errors import AddressTooLong, BadRequest, Busy, HeadTooLarge, RequestError
+from imageserve.errors import (
+    AddressTooLong,
+    BadRequest,
+    Busy,
+    HeadTooLarge,
+    RequestError,
+    WouldTimeOut,
+)
 from imageserve.web.greenlets import silent_timeout
 from imageserve.web.lifecycle import Lifecycle
 from imageserve.web.upload import has_body, transfer_encoding_refused
@@ -144,7 +151,10 @@ _LAST_DATA_RECEIVED = 52
 
 _waste = bytearray(2**16)
 
-_refused_total = metrics.requests_total.labels("predict", str(int(Busy.status)), Busy.code)
+_refused_total = {
+    error.code: metrics.requests_total.labels("predict", str(int(error.status)), error.code)
+    for error in (Busy, WouldTimeOut)
+}
 
 
 def is_picture(req: Any) -> bool:
@@ -157,12 +167,17 @@ def age_s(sock: Any) -> float:
     try:
         told = sock.getsockopt(IPPROTO_TCP, TCP_INFO, _LAST_DATA_RECEIVED + 4)
         return float(struct.unpack_from("I", told, _LAST_DATA_RECEIVED)[0]) / 1000
-    except (OSError, struct.error):
-        return 0.0  # Another kind of socket.
+    except (AttributeError, OSError, struct.error):
+        return 0.0  # Another kind of socket, or none.
 
 
 def refuse(
-    req: Any, sock: Any, error: Busy, *, draining: bool, more: Mapping[str, str] = NO_HEADERS
+    req: Any,
+    sock: Any,
+    error: Busy | WouldTimeOut,
+    *,
+    draining: bool,
+    more: Mapping[str, str] = NO_HEADERS,
 ) -> None:
     """Answer a request of which only the head was read, with ``more`` headers.
 
@@ -172,7 +187,7 @@ def refuse(
     headers = dict(req.headers)
     its_id = request_id(headers.get("X-REQUEST-ID"))
     kept = not draining and _can_be_kept(req, headers)
-    _refused_total.inc()
+    _refused_total[error.code].inc()
     log.debug("refused early", extra={"fields": {"request_id": its_id}})
     sock.sendall(raw_response(error, its_id, close=not kept, more=more))
     if not (kept and _discard_body(req.body.reader, sock)):
@@ -208,8 +223,8 @@ ANY = "*"
 
 _ALLOWED = {
     "Access-Control-Allow-Methods": "GET, HEAD, POST",
-    "Access-Control-Allow-Headers": "Authorization, Content-Type, X-API-Key, X-Request-Id, "
-    "X-Request-Timeout",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, X-API-Key, X-Priority, "
+    "X-Request-Id, X-Request-Timeout",
     "Access-Control-Max-Age": "600",
 }
 _EXPOSED = "Retry-After, Server-Timing, X-Model-Version, X-Request-Id, X-Shape"

@@ -6,17 +6,18 @@ reads, and answers: nothing of that ever waits for more than one picture.
 
 import logging
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import gevent
 from gevent.hub import Waiter
 
-from imageserve.errors import Busy, TimedOut
+from imageserve.errors import Busy, TimedOut, WouldTimeOut
+from imageserve.web.decode_order import Asked, DecodeOrder, Place
 from imageserve.web.greenlets import in_server, silent_timeout
-from imageserve.web.pace import Gate, Used
+from imageserve.web.pace import NEVER_TOO_LATE, Gate, Used
 
 log = logging.getLogger(__name__)
 
@@ -25,16 +26,16 @@ AFTER_IO = -2
 the ends of gevent's timeouts."""
 
 
-class _Place:
-    """Who waits in the line, and for how many pictures after the next."""
+class _Place(Place):
+    """Who waits in the line."""
 
-    def __init__(self, later: int) -> None:
-        self.later = later
+    def __init__(self, asked: Asked, pictures: int) -> None:
+        super().__init__(asked, pictures)
         self.waiter: Waiter[None] = Waiter()
 
 
 class DecodeLine:
-    """First come, first decoded, first answered.
+    """Decodes in the order of `DecodeOrder`; a picture that has begun is never interrupted.
 
     The greenlet that has decoded its picture goes on, and sends it to Redis, before the next one
     gets its turn. Outside a web server (in unit tests, say) nobody ever waits.
@@ -47,8 +48,8 @@ class DecodeLine:
         self._oldest_s = 0.0
         self.used = Used()
         """All turns together, since the process began."""
-        self._waiting: deque[_Place] = deque()
-        self._waiting_pictures = 0
+        self._order: DecodeOrder[_Place] = DecodeOrder()
+        self._decoding: Asked | None = None
         self._later = 0
         """Pictures that come after the one that is decoded now, in the same request."""
         self._busy = False
@@ -58,21 +59,72 @@ class DecodeLine:
 
     @property
     def pictures(self) -> int:
-        """How many pictures are decoded before one that comes now."""
-        return self._busy + self._later + self._waiting_pictures
+        """How many pictures are decoded, or wait for it."""
+        return self._busy + self._later + self._order.pictures
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it refuses nothing."""
+        return self.pictures < NEVER_TOO_LATE
 
     @property
     def lateness_s(self) -> float:
-        """How long a picture that comes now waits for its turn."""
+        """How long a picture waits for its turn that is the last of all."""
         return self._gate.lateness_s(self.pictures)
 
-    def check(self, age_s: float = 0.0, *, is_read: bool = False) -> None:
-        """Raise Busy where a picture would be decoded too late; see `Gate.refusal`."""
+    def check(
+        self, asked: Asked, age_s: float = 0.0, pictures: int = 1, *, is_read: bool = False
+    ) -> None:
+        """Refuse a request of which some picture would be too late.
+
+        ``age_s``: how long ago its head came. ``is_read``: all of it is here, with so many
+        pictures. Raises WouldTimeOut where it would miss its own deadline, and Busy where a picture
+        would be decoded later than any should be; see `Gate.refusal`.
+        """
         self._oldest_s = max(self._oldest_s, age_s)
-        retry_after_s = self._gate.refusal(self.pictures, age_s, self._clock(), is_read=is_read)
+        if self.is_short:
+            return
+        ahead, now = self._ahead(asked), self._clock()
+        # What would be the next one gets the benefit of the doubt: to refuse it helps nobody.
+        surely = self._order.ahead(asked) > 0
+        needed_s = self._gate.needed_s(ahead + pictures, asked.model, surely=surely)
+        if now + needed_s > asked.deadline:
+            raise self._would_time_out(asked, ahead, pictures, now)
+        retry_after_s = self._gate.refusal(ahead, age_s, now, is_read=is_read)
         if retry_after_s is not None:
-            message = f"{self.pictures} pictures wait to be decoded, more than this process can do"
+            message = f"{ahead} pictures wait to be decoded, more than this process can do"
             raise Busy(message, retry_after_s=retry_after_s)
+
+    def until_decoded_s(self, asked: Asked) -> float:
+        """Return how long a picture that comes now takes to be decoded; 0 where it waits for few.
+
+        In doubt it is less: what relies on it refuses.
+        """
+        return 0.0 if self.is_short else self._gate.lateness_s(self._ahead(asked) + 1)
+
+    def answered(self, model: str | None, seconds: float) -> None:
+        """Note how long after its turn a picture was answered, its wait in the queue left out."""
+        self._gate.answered(model, seconds)
+
+    def _ahead(self, asked: Asked) -> int:
+        """Return how many pictures are decoded before one that comes now."""
+        decoding = self._decoding
+        later = self._later if decoding is not None and decoding.is_before(asked) else 0
+        return self._busy + later + self._order.ahead(asked)
+
+    def _would_time_out(self, asked: Asked, ahead: int, pictures: int, now: float) -> WouldTimeOut:
+        """Return the error with the shortest timeout of a request that comes at this moment.
+
+        One with a longer timeout has more pictures before it, and so needs a longer one: until the
+        number does not change.
+        """
+        retry_after_s = self._gate.refused(ahead, now)
+        while True:
+            needed_s = self._gate.needed_s(ahead + pictures, asked.model, surely=True)
+            more = self._ahead(replace(asked, deadline=now + needed_s))
+            if more <= ahead:
+                return WouldTimeOut(needed_s, retry_after_s=retry_after_s)
+            ahead = more
 
     def report(self) -> None:
         """Log what was refused since the last call; each refusal has no line of its own.
@@ -91,22 +143,22 @@ class DecodeLine:
             log.warning("more pictures come than can be decoded", extra={"fields": fields})
 
     @contextmanager
-    def turn(self, seconds: float, later: int = 0) -> Iterator[None]:
-        """Wait in the line, at most for ``seconds``, and hold its head while decoding.
+    def turn(self, asked: Asked, later: int = 0) -> Iterator[None]:
+        """Wait in the line until the deadline at most, and hold its head while decoding.
 
         ``later``: how many pictures come after this one in the same request. Raises TimedOut where
-        the turn does not come in time.
+        the turn does not come in time, and WouldTimeOut where it comes too late for the rest.
         """
         if not in_server():
             yield
             return
-        waited = self._join(seconds, later)
-        self._later = later
+        waited = self._join(asked, later)
+        self._decoding, self._later = asked, later
         began_s, began_cpu_s = self._clock(), time.thread_time()
         try:
             yield
         finally:
-            self._later = 0
+            self._decoding, self._later = None, 0
             now = self._clock()
             self.used.add(now - began_s, time.thread_time() - began_cpu_s)
             if waited:
@@ -114,34 +166,35 @@ class DecodeLine:
             self._ended_at = now
             self._pass_on()
 
-    def _join(self, seconds: float, later: int) -> bool:
+    def _join(self, asked: Asked, later: int) -> bool:
         """Return once it is this one's turn: True where others were before it."""
         if not self._busy:
             self._busy = True
             return False
-        place = _Place(later)
-        self._waiting.append(place)
-        self._waiting_pictures += 1 + later
+        place = _Place(asked, 1 + later)
+        self._order.add(place)
         came = False
         try:
-            with silent_timeout(seconds):
+            with silent_timeout(max(0.0, asked.deadline - self._clock())):
                 place.waiter.get()
                 came = True
         finally:
-            if not came:
-                self._leave(place)
+            if not (came or self._order.remove(place)):
+                self._pass_on()  # Its turn has just come.
         if not came:
             raise TimedOut("too many pictures are being decoded")
+        self._check_at_turn(asked)
         return True
 
-    def _leave(self, place: _Place) -> None:
-        """Give up a place in the line, or a turn that has just come."""
-        try:
-            self._waiting.remove(place)
-        except ValueError:
+    def _check_at_turn(self, asked: Asked) -> None:
+        """Give the turn to the next one where it is too late for this one, and another waits.
+
+        What goes before it may have come after it, and the process may have got slower.
+        """
+        now = self._clock()
+        if self._order and now + self._gate.needed_s(1, asked.model, surely=False) > asked.deadline:
             self._pass_on()
-        else:
-            self._waiting_pictures -= 1 + place.later
+            raise self._would_time_out(asked, 0, 1, now)
 
     def _pass_on(self) -> None:
         """Let the next one decode once the loop has done its I/O."""
@@ -152,9 +205,8 @@ class DecodeLine:
         self._after_io.start(self._begin_next)
 
     def _begin_next(self) -> None:
-        if self._waiting:
-            place = self._waiting.popleft()
-            self._waiting_pictures -= 1 + place.later
-            place.waiter.switch(None)
-        else:
+        place = self._order.take()
+        if place is None:
             self._busy = False
+        else:
+            place.waiter.switch(None)

@@ -13,6 +13,7 @@ nothing, and could do much.
 """
 
 import math
+from collections import defaultdict
 from dataclasses import dataclass
 
 from imageserve.queue.snapshot import retry_after_s
@@ -24,8 +25,11 @@ LATE_READ_S = 1.5
 """The same, once it was read: to refuse it now would waste what that has cost."""
 
 NEVER_REFUSED = 8
-"""With fewer pictures ahead none is refused. So some always wait, and the pace is always measured:
-a process that was slow for a while finds out that it is no more."""
+"""With fewer pictures ahead none is refused for that. So some always wait, and the pace is always
+measured: a process that was slow for a while finds out that it is no more."""
+
+NEVER_TOO_LATE = 2
+"""With fewer pictures in the whole line none is refused by its own deadline: one always waits."""
 
 FIRST_PACE_S = 0.01
 """Supposed before anything is measured. The first pictures of a process take far longer than those
@@ -65,11 +69,47 @@ class Pace:
         self._pictures = kept * self._pictures + 1
 
 
+LEARNING = 1 / 16
+"""Weight of the newest answer in what is known of the time after decoding."""
+
+DEVIATIONS = 2.0
+"""So many mean deviations above the mean few answers take longer."""
+
+
+class Spread:
+    """A time that varies: its mean, and what nearly all measurements stay below.
+
+    Both are 0 where nothing was measured yet.
+    """
+
+    def __init__(self) -> None:
+        self._mean_s: float | None = None
+        self._deviation_s = 0.0
+
+    @property
+    def mean_s(self) -> float:
+        return self._mean_s or 0.0
+
+    @property
+    def most_s(self) -> float:
+        return self.mean_s + DEVIATIONS * self._deviation_s
+
+    def measured(self, seconds: float) -> None:
+        if self._mean_s is None:
+            self._mean_s = seconds
+        off_s = seconds - self._mean_s
+        self._mean_s += LEARNING * off_s
+        self._deviation_s += LEARNING * (abs(off_s) - self._deviation_s)
+
+
 class Gate:
     """Refuses what would be late, and says when to come again."""
 
     def __init__(self) -> None:
         self.pace = Pace()
+        self._after: defaultdict[str | None, Spread] = defaultdict(Spread)
+        """Model, as clients name it -> time from a decoded picture to its answer, without the wait
+        in the queue."""
         self.refusals = 0
         """All of them, since the process began."""
         self._refused = 0.0
@@ -91,6 +131,22 @@ class Gate:
             return None
         if age_s + self.lateness_s(ahead) <= (LATE_READ_S if is_read else LATE_S):
             return None
+        return self.refused(ahead, now)
+
+    def answered(self, model: str | None, seconds: float) -> None:
+        """Add the time from a decoded picture to its answer, without the wait in the queue."""
+        self._after[model].measured(seconds)
+
+    def needed_s(self, pictures: int, model: str | None, *, surely: bool) -> float:
+        """Return the time until so many pictures are decoded and the last of them is answered.
+
+        ``surely``: nearly always within that time; else about every second time.
+        """
+        after = self._after[model]
+        return self.lateness_s(pictures) + (after.most_s if surely else after.mean_s)
+
+    def refused(self, ahead: int, now: float) -> int:
+        """Count a picture that is refused; return the seconds after which to send it again."""
         self.refusals += 1
         per_s = 1 / self.pace.seconds
         self._refused = max(0.0, self._refused - (now - self._refused_at) * per_s) + 1

@@ -3,9 +3,13 @@
 import math
 import re
 from collections.abc import Mapping
+from contextlib import suppress
+from urllib.parse import parse_qsl
 
 from imageserve.errors import BadParameter, told
 from imageserve.predictions import LABELS, VECTORS
+from imageserve.queue.wire import BACKGROUND
+from imageserve.web.decode_order import Asked
 from imageserve.web.predict import ClassifyOptions
 
 DEFAULT_TOP = 5
@@ -17,8 +21,15 @@ MOST_TOP = 100_000
 OUTPUTS = (LABELS, *VECTORS)
 
 
+INTERACTIVE = "interactive"
+
+
 def read_options(
-    parameters: Mapping[str, str], timeout: str | None, longest_s: float, trace: str
+    parameters: Mapping[str, str],
+    timeout: str | None,
+    longest_s: float,
+    trace: str,
+    priority: str = "",
 ) -> ClassifyOptions:
     """Read the query, and the header ``X-Request-Timeout``. Raises BadParameter."""
     top, least, output = (parameters.get(name) for name in ("top", "min", "output"))
@@ -29,7 +40,25 @@ def read_options(
         trace=trace,
         least=checked_min(least),
         output=checked_output(output, has_labels=top is not None or least is not None),
+        priority=priority,
     )
+
+
+def asked_by_head(
+    headers: Mapping[str, str], query: str, longest_s: float, arrived: float
+) -> Asked:
+    """Return what the head of a request says of its place in the line.
+
+    ``headers``: with names in capitals, as gunicorn has them. What cannot be read counts as left
+    out: the application will say so.
+    """
+    timeout_s, priority = longest_s, ""
+    with suppress(BadParameter):
+        timeout_s = checked_timeout_s(headers.get("X-REQUEST-TIMEOUT"), longest_s)
+    with suppress(BadParameter):
+        priority = checked_priority(headers.get("X-PRIORITY"))
+    model = dict(parse_qsl(query)).get("model") if query else None
+    return Asked(arrived + timeout_s, priority == BACKGROUND, model)
 
 
 def checked_top(text: str | None, default: str = str(DEFAULT_TOP)) -> int:
@@ -87,3 +116,16 @@ def checked_timeout_s(text: str | None, longest_s: float) -> float:
     if not seconds > 0:
         raise BadParameter(f"X-Request-Timeout must be seconds above 0, not {told(text, 40)}")
     return min(seconds, longest_s)
+
+
+def checked_priority(text: str | None) -> str:
+    """Read ``X-Priority``: return `BACKGROUND`, or "" for interactive.
+
+    Raises BadParameter where it is something else.
+    """
+    if text in (None, INTERACTIVE):
+        return ""
+    if text != BACKGROUND:
+        known = f"{INTERACTIVE} or {BACKGROUND}"
+        raise BadParameter(f"X-Priority must be {known}, not {told(str(text), 40)}")
+    return BACKGROUND

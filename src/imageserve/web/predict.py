@@ -8,10 +8,9 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from imageserve import metrics
-from imageserve.backoff import Backoff
 from imageserve.decoding import DecodingPolicy, open_picture
 from imageserve.errors import (
     Busy,
@@ -28,28 +27,26 @@ from imageserve.predictions import FEW_LABELS, LABELS, Prediction
 from imageserve.preparation import Preparation
 from imageserve.queue.listener import Ticket
 from imageserve.queue.producer import JobRequest, Producer
-from imageserve.queue.wire import ENCODING, LOST, UNREADABLE, encoding_of
+from imageserve.queue.wire import BACKGROUND, WOULD_TIME_OUT, ResultError
+from imageserve.web.decode_order import Asked
 from imageserve.web.decoder_process import Task
 from imageserve.web.decoders import Decoders
 from imageserve.web.greenlets import Wait
 from imageserve.web.line import DecodeLine
 from imageserve.web.refusals import (
+    given_back,
     not_admitted,
     not_classified,
     redis_unavailable,
     wrong_model,
 )
+from imageserve.web.submission import Submission
 from imageserve.web.waiting_room import Guest, WaitingRoom
 
 log = logging.getLogger(__name__)
 
 LOOP_S = 0.015
 """Processor time: what may take longer is decoded off the event loop, where it delays no probe."""
-
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
-"""Between the submissions of one picture, from the second repetition on, but for those that adopt
-what a worker wants. While workers that need different preparations serve side by side, it may meet
-the wrong one many times."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +62,12 @@ class ClassifyOptions:
     """Labels of a lower probability are not asked for."""
     output: str = LABELS
     """One of `LABELS` and `VECTORS`."""
+    priority: str = ""
+    """`BACKGROUND`, or ""."""
+
+    def asked(self, arrived: float) -> Asked:
+        """Return the place in the line of one that came at this time of `time.monotonic`."""
+        return Asked(arrived + self.timeout_s, self.priority == BACKGROUND, self.model)
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,85 +144,37 @@ class Predictor:
             raise not_admitted(refusal, served.entry.name) from refusal
 
     def predict(
-        self, pictures: Sequence[bytes | RequestError], options: ClassifyOptions, wait: Wait
+        self,
+        pictures: Sequence[bytes | RequestError],
+        options: ClassifyOptions,
+        wait: Wait,
+        age_s: float = 0.0,
     ) -> list[Answer | RequestError]:
         """Return one answer or error per picture, in order, within ``options.timeout_s``.
 
-        Raises UnknownModel, and ClientGone where ``wait`` was told that the client hung up.
+        ``age_s``: how long ago the upload was complete. Raises UnknownModel, and ClientGone where
+        ``wait`` was told that the client hung up.
         """
         served = self.model(options.model)
-        answers = _Request(self, served, options, wait).answers(pictures)
+        answers = _Request(self, served, options, wait, age_s).answers(pictures)
         for answer in answers:
             _count(served.entry.name, answer)
         return answers
 
 
-@dataclass(slots=True)
-class _Submitted:
-    """One picture whose job is queued."""
-
-    picture: bytes
-    ticket: Ticket
-    decode_ms: float
-    model: str
-    preparation: Preparation
-    submissions: int = 1
-    pauses: Backoff = field(default_factory=lambda: Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S))
-    again_at: float | None = None
-    """When it is to be queued again; None where it is not known yet that it must be."""
-
-    @property
-    def other_model(self) -> str:
-        """The name of the model that its job has met, where that is not the one asked for."""
-        result = self.ticket.result
-        if result is None or result.model == self.model:
-            return ""
-        has_met_it = result.error is None or result.error.code in _MET_ANOTHER
-        return (result.model or "of no name") if has_met_it else ""
-
-    @property
-    def must_go_again(self) -> bool:
-        """Whether its job met another preparation or was lost, and another try makes sense."""
-        result = self.ticket.result
-        if result is None or result.error is None or self.other_model:
-            return False
-        if result.error.code == "unsupported_job":
-            # What a worker of 0.1.0 says of pixels that are prepared otherwise than it knows.
-            return encoding_of(self.preparation) != ENCODING
-        return result.error.code in ("model_changed", LOST, UNREADABLE)
-
-    @property
-    def goes_at_once(self) -> bool:
-        """Whether it is queued again without a pause.
-
-        The first time: after a rollout, no picture should wait for nothing. And whenever it is
-        prepared for the worker that it has met: of two that take turns, each has had its turn only
-        after the second.
-        """
-        is_adopted = self.submissions % 2 == 1 and self.met not in (None, self.preparation)
-        return self.submissions == 1 or is_adopted
-
-    @property
-    def met(self) -> Preparation | None:
-        """What the worker needs that its job has met; None where it does not say."""
-        result = self.ticket.result
-        if result is None or result.preparation or not result.shape:
-            return result.preparation if result else None
-        # A worker of 0.1.0: it takes squeezed pictures.
-        return Preparation(result.shape[:2], interpolation=self.preparation.interpolation)
-
-
-_MET_ANOTHER = ("model_changed", "unsupported_job")
-"""What workers answer to jobs that are not for them."""
-
-_Slot = _Submitted | RequestError
+_Slot = Submission | RequestError
 
 
 class _Request:
     """One request on its way: a slot per picture, which holds its job or its error."""
 
     def __init__(
-        self, predictor: Predictor, served: ServedModel, options: ClassifyOptions, wait: Wait
+        self,
+        predictor: Predictor,
+        served: ServedModel,
+        options: ClassifyOptions,
+        wait: Wait,
+        age_s: float,
     ) -> None:
         self._decoding = predictor.decoding
         self._line = predictor.line
@@ -230,9 +185,9 @@ class _Request:
         self._options = options
         self._want = "" if options.output == LABELS else options.output
         self._wait = wait
-        now = time.monotonic()
-        self._deadline = now + options.timeout_s
-        self._guest = Guest(now, self._deadline, wait)
+        self._came = time.monotonic() - age_s
+        self._asked = options.asked(self._came)
+        self._guest = Guest(self._came, self._asked.deadline, wait)
         self._slots: list[_Slot] = []
         self._later = 0
         """Pictures of this request that come after the one in hand."""
@@ -243,7 +198,8 @@ class _Request:
                 self._slots.append(self._submit(picture))
             self._wait_for_results()
             self._close_open()
-            return [_answer(slot, self._entry.queue, self._options) for slot in self._slots]
+            self._note_time()
+            return [self._answer(slot) for slot in self._slots]
         finally:
             for slot in self._submitted():
                 self._producer.forget(slot.ticket)
@@ -251,8 +207,8 @@ class _Request:
                 read = [t for t in self._tickets() if t.result and t.result.is_long]
                 self._producer.remove_results(read)
 
-    def _submitted(self) -> list[_Submitted]:
-        return [slot for slot in self._slots if isinstance(slot, _Submitted)]
+    def _submitted(self) -> list[Submission]:
+        return [slot for slot in self._slots if isinstance(slot, Submission)]
 
     def _tickets(self) -> list[Ticket]:
         return [slot.ticket for slot in self._submitted()]
@@ -268,7 +224,7 @@ class _Request:
         except RequestError as error:
             return _without_frames(error)
 
-    def _send(self, picture: bytes, preparation: Preparation | None) -> _Submitted:
+    def _send(self, picture: bytes, preparation: Preparation | None) -> Submission:
         """Decode and queue one picture, after the end of an outage if there is one.
 
         ``preparation``: by default the one that its model needs now.
@@ -280,25 +236,28 @@ class _Request:
             except QueueUnavailable:
                 continue  # The room knows how often, and how long, that makes sense.
             except QueueRefused as refusal:
-                raise not_admitted(refusal, self._entry.name) from refusal
+                spent_s = time.monotonic() - self._came + self._line.until_decoded_s(self._asked)
+                raise not_admitted(refusal, self._entry.name, spent_s) from refusal
             except QueueError as error:
                 raise redis_unavailable() from error
 
-    def _send_now(self, picture: bytes, preparation: Preparation | None) -> _Submitted:
+    def _send_now(self, picture: bytes, preparation: Preparation | None) -> Submission:
         """Decode and queue one picture, unless the queue is known not to take it."""
         model = self._entry.name
         if preparation is None:
             preparation = self._producer.preparation(model, self._entry.preparation)
-        self._producer.check_admission(preparation.bytes, self._ms_left())
+        left_ms = self._ms_left(self._line.until_decoded_s(self._asked))
+        self._producer.check_admission(preparation.bytes, left_ms, self._options.priority)
         began = time.monotonic()
         pixels = self._decode(picture, preparation)
-        seconds = time.monotonic() - began
-        metrics.decode_seconds.observe(seconds)
+        decoded_at = time.monotonic()
+        metrics.decode_seconds.observe(decoded_at - began)
         ticket = self._queue(model, preparation, pixels)
-        return _Submitted(picture, ticket, seconds * 1000, model, preparation)
+        decode_ms = 1000 * (decoded_at - began)
+        return Submission(picture, ticket, decode_ms, model, preparation, decoded_at)
 
     def _decode(self, data: bytes, preparation: Preparation) -> bytes:
-        with self._line.turn(self._seconds_left(), self._later):
+        with self._line.turn(self._asked, self._later):
             if self._wait.gone:
                 raise TimedOut("the client has gone")
             picture = open_picture(data, self._decoding)
@@ -306,21 +265,23 @@ class _Request:
             if cost.seconds <= LOOP_S or self._decoders is None:
                 return picture.to_pixels(preparation)
         task = Task(data, preparation, cost.memory_bytes)
-        return self._decoders.decode(task, cost, self._deadline, self._wait)
+        return self._decoders.decode(task, cost, self._asked.deadline, self._wait)
 
     def _seconds_left(self) -> float:
-        return max(0.0, self._deadline - time.monotonic())
+        return max(0.0, self._asked.deadline - time.monotonic())
 
-    def _ms_left(self) -> int:
-        return math.floor(self._seconds_left() * 1000)
+    def _ms_left(self, before_s: float = 0.0) -> int:
+        return max(0, math.floor((self._seconds_left() - before_s) * 1000))
 
     def _queue(self, model: str, preparation: Preparation, pixels: bytes) -> Ticket:
         timeout_ms = self._ms_left()
         if timeout_ms <= 0:
             raise TimedOut("decoding took all the time there was")
-        asked = self._options
-        top = 1 if self._want else asked.top
-        request = JobRequest(model, preparation, top, asked.trace, asked.least, self._want)
+        asked, want = self._options, self._want
+        top = 1 if want else asked.top
+        request = JobRequest(
+            model, preparation, top, asked.trace, asked.least, want, asked.priority
+        )
         return self._producer.submit(request, pixels, timeout_ms, self._wait.wake)
 
     def _wait_for_results(self) -> None:
@@ -338,7 +299,7 @@ class _Request:
     def _submit_again(self) -> float | None:
         """Queue pictures again whose pause is over; return after how long the next one is due."""
         for index, slot in enumerate(self._slots):
-            if not isinstance(slot, _Submitted) or not slot.must_go_again:
+            if not isinstance(slot, Submission) or not slot.must_go_again:
                 continue
             if slot.again_at is None:
                 pause_s = 0.0 if slot.goes_at_once else slot.pauses.next()
@@ -349,7 +310,7 @@ class _Request:
         due = [slot.again_at or now for slot in self._submitted() if slot.must_go_again]
         return max(0.0, min(due) - now) if due else None
 
-    def _resubmitted(self, slot: _Submitted) -> _Slot:
+    def _resubmitted(self, slot: Submission) -> _Slot:
         """Queue a picture again, prepared for the worker that its job has met.
 
         Every second time it keeps the preparation that it has: two workers that take turns would
@@ -378,40 +339,57 @@ class _Request:
         except QueueError as error:
             log.warning("jobs could not be cancelled: %s", error)
             for index, slot in enumerate(self._slots):
-                if isinstance(slot, _Submitted) and slot.ticket.result is None:
+                if isinstance(slot, Submission) and slot.ticket.result is None:
                     self._producer.forget(slot.ticket)
                     self._slots[index] = redis_unavailable()
         if self._wait.gone:
             raise ClientGone
 
+    def _note_time(self) -> None:
+        """Tell the line how long the picture took that was decoded last, or that took longest."""
+        now = time.monotonic()
+        took = [
+            now - slot.decoded_at - slot.ticket.result.queue_ms / 1000
+            for slot in self._submitted()
+            if slot.ticket.result is not None and slot.ticket.result.error is None
+        ]
+        if took:
+            self._line.answered(self._options.model, max(0.0, min(took)))
+
+    def _not_classified(self, error: ResultError, slot: Submission) -> RequestError:
+        if error.code != WOULD_TIME_OUT:
+            return not_classified(error)
+        asked = self._options
+        shortest_s = self._producer.shortest_timeout_s(asked.priority)
+        return given_back(asked.timeout_s, shortest_s, slot.decoded_at - self._came)
+
+    def _answer(self, slot: _Slot) -> Answer | RequestError:
+        if isinstance(slot, RequestError):
+            return slot
+        if slot.other_model:
+            return wrong_model(slot.other_model, slot.model, self._entry.queue)
+        asked, result = self._options, slot.ticket.result
+        if result is None:
+            return TimedOut("no result came in time; the job is cancelled")
+        if result.error is not None:
+            return self._not_classified(result.error, slot)
+        if asked.output != LABELS and not result.vector:
+            message = f"a worker that gives no {asked.output} took the picture; send it again"
+            return Busy(message, retry_after_s=1)
+        labels = result.predictions
+        if asked.least:  # Workers give one label at least, those of 0.1.0 all.
+            labels = tuple(each for each in labels if each.probability >= asked.least)
+        return Answer(
+            labels,
+            slot.decode_ms,
+            result.queue_ms,
+            result.model_ms,
+            result.version,
+            result.vector,
+        )
+
 
 # -- answers and errors --------------------------------------------------------------------------
-
-
-def _answer(slot: _Slot, queue: str, asked: ClassifyOptions) -> Answer | RequestError:
-    if isinstance(slot, RequestError):
-        return slot
-    if slot.other_model:
-        return wrong_model(slot.other_model, slot.model, queue)
-    result = slot.ticket.result
-    if result is None:
-        return TimedOut("no result came in time; the job is cancelled")
-    if result.error is not None:
-        return not_classified(result.error)
-    if asked.output != LABELS and not result.vector:
-        message = f"a worker that gives no {asked.output} took the picture; send it again"
-        return Busy(message, retry_after_s=1)
-    labels = result.predictions
-    if asked.least:  # Workers give one label at least, those of 0.1.0 all.
-        labels = tuple(each for each in labels if each.probability >= asked.least)
-    return Answer(
-        labels,
-        slot.decode_ms,
-        result.queue_ms,
-        result.model_ms,
-        result.version,
-        result.vector,
-    )
 
 
 def _count(model: str, answer: Answer | RequestError) -> None:

@@ -1,6 +1,7 @@
 """What clients are told of pictures that the queue refuses, or that come back without labels."""
 
 import logging
+import math
 from collections.abc import Mapping
 
 from imageserve.errors import (
@@ -16,7 +17,7 @@ from imageserve.errors import (
     told,
 )
 from imageserve.queue.outputs import NEVER, NOT_YET
-from imageserve.queue.wire import LOST, UNREADABLE, ResultError
+from imageserve.queue.wire import LOST, UNREADABLE, WOULD_TIME_OUT, ResultError
 
 log = logging.getLogger(__name__)
 
@@ -31,10 +32,6 @@ def wrong_model(other: str, model: str, queue: str) -> RequestError:
 _NOT_ADMITTED: Mapping[str, tuple[type[RequestError], str]] = {
     NOT_YET: (Busy, "{why}"),
     "not_prepared": (Busy, "pictures for the model {model} cannot be prepared now: {why}"),
-    "would_time_out": (
-        WouldTimeOut,
-        "{backlog} pictures are ahead: the answer would come too late",
-    ),
     "collision": (Busy, "no free job id was found"),
     "pixels_lost": (Busy, "Redis lost the picture; send it again"),
     "bytes_full": (
@@ -46,13 +43,32 @@ _NOT_ADMITTED: Mapping[str, tuple[type[RequestError], str]] = {
 _FULL = QueueFull, "{backlog} pictures are waiting, which is the limit"
 
 
-def not_admitted(refusal: QueueRefused, model: str) -> RequestError:
-    """Return the error for a job that the queue refused."""
+def not_admitted(refusal: QueueRefused, model: str, spent_s: float = 0.0) -> RequestError:
+    """Return the error for a job that the queue refused.
+
+    ``spent_s``: what its request has needed, or will need, of its time before it is queued.
+    """
     if refusal.reason == NEVER:
         return BadParameter(refusal.why)
+    if refusal.reason == WOULD_TIME_OUT:
+        shortest_s = None if refusal.shortest_s is None else spent_s + refusal.shortest_s
+        return WouldTimeOut(shortest_s, retry_after_s=refusal.retry_after_s)
     error, sentence = _NOT_ADMITTED.get(refusal.reason, _FULL)
     message = sentence.format(why=refusal.why, model=model, backlog=refusal.backlog)
     return error(message, retry_after_s=refusal.retry_after_s)
+
+
+def given_back(timeout_s: float, shortest_s: float | None, spent_s: float) -> WouldTimeOut:
+    """Return the error for a job that a worker has given back, because it would end too late.
+
+    ``timeout_s`` is what its request had, and ``spent_s`` what it needed of that before its job was
+    queued; ``shortest_s``: as in `QueueRefused`.
+    """
+    if shortest_s is None:
+        return WouldTimeOut(None, retry_after_s=1)
+    shortest_s += spent_s
+    wait_s = math.ceil(shortest_s - timeout_s)
+    return WouldTimeOut(shortest_s, retry_after_s=min(60, max(1, wait_s)))
 
 
 def not_classified(error: ResultError) -> RequestError:

@@ -30,7 +30,7 @@ from gunicorn.workers.ggevent import GeventWorker
 
 from imageserve import metrics
 from imageserve.config.settings import Settings
-from imageserve.errors import Busy
+from imageserve.errors import Busy, WouldTimeOut
 from imageserve.web.connection import Connection, HeadWait, Waits
 from imageserve.web.edge import (
     LINE_BYTES,
@@ -47,6 +47,7 @@ from imageserve.web.edge import (
 from imageserve.web.greenlets import install_error_log, install_poll
 from imageserve.web.lifecycle import DrainFlag, Lifecycle, create_drain_flag, run_dir
 from imageserve.web.line import DecodeLine
+from imageserve.web.parameters import asked_by_head
 from imageserve.web.probe_port import Beacon, ProbePort, Seen, WebProbes
 from imageserve.web.upload import has_unread_body
 
@@ -276,13 +277,18 @@ class Worker(GeventWorker):  # type: ignore[misc]
         finally:
             sock.settimeout(None)
 
-    def _busy(self, req: Any, sock: Any) -> Busy | None:
+    def _busy(self, req: Any, sock: Any) -> Busy | WouldTimeOut | None:
         """Return why a picture is refused by its head: it would be late."""
-        if self.alive and is_picture(req):
-            try:
-                self.app.line.check(age_s(sock))
-            except Busy as busy:
-                return busy
+        line = self.app.line
+        if line.is_short or not (self.alive and is_picture(req)):
+            return None
+        came_s = age_s(sock)
+        longest_s = self.app.settings.request_timeout_s
+        arrived = time.monotonic() - came_s
+        try:
+            line.check(asked_by_head(dict(req.headers), req.query, longest_s, arrived), came_s)
+        except (Busy, WouldTimeOut) as error:
+            return error
         return None
 
     def _cors_headers(self, req: Any) -> dict[str, str]:
