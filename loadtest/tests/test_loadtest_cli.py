@@ -319,9 +319,22 @@ def test_a_target_that_does_not_become_ready_is_named(capsys: Capture) -> None:
     assert f"{url} is not ready after 0.1 s: no connection" in capsys.readouterr().err
 
 
+def test_the_priority_is_sent_where_one_is_given(tmp_path: Path) -> None:
+    for options, count in ([], 0), (["--priority", "background"], 1):
+        with serving(PICTURES) as server:
+            result_of(tmp_path / "r.json", server.url, *SHORT, *options)
+
+        calls = [call for call in server.calls if call.head.startswith(b"POST")]
+        assert calls
+        assert all(call.head.count(b"\r\nX-Priority: background\r\n") == count for call in calls)
+
+
+@pytest.mark.parametrize("line", ["s3cret", "s3cret priority=background"])
 @pytest.mark.parametrize("how", ["environment", "file"])
-def test_the_api_key_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:
-    (tmp_path / "key").write_text("# of the\u2028load test\n\ns3cret\nanother\n")
+def test_the_api_key_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, line: str
+) -> None:
+    (tmp_path / "key").write_text(f"# of the\u2028load test\n\n{line}\nanother\n")
     options = ["--api-key-file", str(tmp_path / "key")] if how == "file" else []
     if how == "environment":
         monkeypatch.setenv("LOADTEST_API_KEY", "s3cret")
@@ -329,7 +342,7 @@ def test_the_api_key_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ho
     with serving(PICTURES) as server:
         result_of(tmp_path / "r.json", server.url, *SHORT, *options)
 
-    assert all(b"\r\nAuthorization: Bearer s3cret" in call.head for call in server.calls)
+    assert all(b"\r\nAuthorization: Bearer s3cret\r\n" in call.head for call in server.calls)
 
 
 def test_only_line_ends_divide_a_file_of_results(tmp_path: Path) -> None:

@@ -510,6 +510,8 @@ WRONG: list[Any] = [
     {"loadtest": {"arrivals": "bursty"}},
     {"loadtest": {"slo": ["fast please"]}},
     {"apiKeys": {"keys": ["short"]}},
+    {"apiKeys": {"keys": ["short priority=background"]}},
+    {"apiKeys": {"keys": ["sixteen-or-longer priority=high"]}},
     {"redis": {"maxmemory": "lots"}},
     {"redis": {"auth": {"password": "short"}}},
     {"redis": {"external": {"port": "6379"}}},

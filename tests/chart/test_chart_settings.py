@@ -116,7 +116,8 @@ def test_the_programs_can_use_every_value(
 
 
 def test_the_web_server_accepts_the_keys_that_were_given(helm4: Helm, tmp_path: Path) -> None:
-    objects = helm4.render({"apiKeys": {"enabled": True, "keys": KEYS}}, PASSWORD)
+    given = [*KEYS, "background-sixteen priority=background"]
+    objects = helm4.render({"apiKeys": {"enabled": True, "keys": given}}, PASSWORD)
     web = next(programs(objects, "web"))
 
     path = settings_of(*web, objects, tmp_path).api_keys_file
@@ -124,7 +125,8 @@ def test_the_web_server_accepts_the_keys_that_were_given(helm4: Helm, tmp_path: 
     keys = ApiKeys(Path(path))
 
     for key in KEYS:
-        keys.priority(f"Bearer {key}", "")
+        assert keys.priority(f"Bearer {key}", "") == ""
+    assert keys.priority("Bearer background-sixteen", "") == "background"
     with pytest.raises(Forbidden):
         keys.priority("Bearer another-key-of-somebody", "")
 

@@ -170,8 +170,11 @@ def test_a_refusal_ends_it_at_once(helm4: Helm, server: Server, tmp_path: Path) 
     assert len(server.bodies) == 1
 
 
-def test_it_has_a_key_where_keys_are_needed(helm4: Helm, server: Server, tmp_path: Path) -> None:
-    keys = {"apiKeys": {"enabled": True, "keys": KEYS}}
+@pytest.mark.parametrize("option", ["", " priority=background"])
+def test_it_has_a_key_where_keys_are_needed(
+    helm4: Helm, server: Server, tmp_path: Path, option: str
+) -> None:
+    keys = {"apiKeys": {"enabled": True, "keys": [f"{KEYS[0]}{option}", KEYS[1]]}}
 
     assert hook_of(helm4, tmp_path, keys).run(server.url).returncode == 0
     assert server.keys == [KEYS[0]]

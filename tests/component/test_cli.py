@@ -185,12 +185,14 @@ class Site:
         self.status = 200
         self.body: Any = ANSWER
         self.asked: list[tuple[str, dict[str, list[str]], bytes]] = []
+        self.priorities: list[str | None] = []
         site = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_POST(self) -> None:
                 parts = urlsplit(self.path)
                 body = self.rfile.read(int(self.headers["Content-Length"]))
+                site.priorities.append(self.headers["X-Priority"])
                 site.asked.append((parts.path, parse_qs(parts.query), body))
                 self.do_GET()
 
@@ -225,6 +227,7 @@ def running_site() -> Iterator[Site]:
 def site(running_site: Site) -> Site:
     running_site.status, running_site.body = 200, ANSWER
     running_site.asked.clear()
+    running_site.priorities.clear()
     return running_site
 
 
@@ -249,6 +252,13 @@ def test_classify_asks_for_a_model_and_a_number_of_labels(site: Site, picture: s
     main(["classify", picture, picture, "--url", site.url, "--model", "a b", "--top", "2"])
 
     assert [query for _, query, _ in site.asked] == [{"top": ["2"], "model": ["a b"]}] * 2
+
+
+def test_classify_says_how_urgent_a_picture_is(site: Site, picture: str) -> None:
+    main(["classify", picture, "--url", site.url])
+    main(["classify", picture, "--url", site.url, "--priority", "background"])
+
+    assert site.priorities == [None, "background"]
 
 
 def test_classify_prints_json_lines(site: Site, picture: str, capsys: Capture) -> None:

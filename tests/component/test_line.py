@@ -20,10 +20,10 @@ from imageserve.web.line import DecodeLine
 line, seen = DecodeLine(), []
 hold = monkey.get_original("time", "sleep")
 
-def picture(name, seconds=10, raises=None):
-    with line.turn(Asked(time.monotonic() + seconds)):
+def picture(name, seconds=10, raises=None, is_background=False, took=0.02):
+    with line.turn(Asked(time.monotonic() + seconds, is_background)):
         seen.append(name)
-        hold(0.02)
+        hold(took)
         if raises:
             raise raises
     seen.append(f"{name} sent")  # Nothing has run between its decoding and this.
@@ -72,6 +72,40 @@ gevent.sleep(0.01)
 print(json.dumps([*seen, line.pictures]))
 """
 
+ORDER = """
+waiting = [gevent.spawn(picture, "first")]
+for number in range(20):
+    waiting.append(gevent.spawn(picture, f"patient {number}", 20, took=0.001))
+for name in ("background 0", "background 1"):
+    waiting.append(gevent.spawn(picture, name, 5, is_background=True, took=0.001))
+waiting.append(gevent.spawn(picture, "tight", 5, took=0.001))
+gevent.joinall(waiting, raise_error=True)
+print(json.dumps([each for each in seen if not each.endswith("sent")]))
+"""
+
+OVERLOAD = """
+from imageserve.web.pace import Pace
+line._gate.pace = Pace(SUPPOSED_S)
+decoded, refused, shortest = [], [], []
+
+def request(number, deadline):
+    try:
+        line.check(Asked(deadline))
+        with line.turn(Asked(deadline)):
+            decoded.append(number)
+            hold(TAKES_S)
+    except (TimedOut, WouldTimeOut) as error:
+        refused.append(number)
+        shortest.append(error.message)
+
+for number in range(40):
+    deadline = time.monotonic() + 20 * TAKES_S
+    gevent.joinall([gevent.spawn(request, number, deadline) for _ in range(30)], raise_error=True)
+    if not number:
+        first, refused_first = len(decoded), len(refused)
+print(json.dumps([first, refused_first, line._gate.pace.seconds, decoded.count(39), shortest[0]]))
+"""
+
 
 def printed(program: str) -> Any:
     command = [sys.executable, "-c", BEGIN + program]
@@ -94,9 +128,35 @@ def test_the_first_is_decoded_and_sent_first_and_the_loop_reads_before_the_next(
 
 def test_who_fails_is_late_or_is_ended_holds_up_nobody() -> None:
     assert printed(LEAVING) == [
-        *("bad", "failed", "c", "c sent", "too late", "d", "d sent"),
+        *("bad", "failed", "too late", "c", "c sent", "d", "d sent"),
         0,
     ]
+
+
+def test_the_earliest_deadline_goes_first_and_every_tenth_is_of_the_background() -> None:
+    first, tight, *rest = printed(ORDER)
+
+    assert (first, tight) == ("first", "tight")
+    patient = [each for each in rest if each.startswith("patient")]
+    assert patient == [f"patient {number}" for number in range(20)]
+    assert [rest.index(f"background {number}") for number in range(2)] == [8, 18]
+
+
+def test_what_would_miss_its_deadline_is_refused_and_named_one_that_would_not() -> None:
+    first, refused, pace_s, _, message = printed("SUPPOSED_S = TAKES_S = 0.005" + OVERLOAD)
+
+    assert 0 < first < 30
+    assert first + refused == 30, "each is decoded or refused"
+    assert 0.001 < pace_s < 0.1
+    assert "the shortest X-Request-Timeout that is accepted now is 0." in message
+
+
+def test_a_pace_that_was_wrong_is_found_out() -> None:
+    first, _, pace_s, last, _ = printed("SUPPOSED_S, TAKES_S = 0.3, 0.02" + OVERLOAD)
+
+    assert first > 0, "one is decoded whatever is supposed"
+    assert pace_s < 0.15
+    assert last > first
 
 
 def test_outside_a_server_nobody_waits() -> None:

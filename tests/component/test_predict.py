@@ -5,6 +5,7 @@ Requests run in threads. The test plays the worker, so it decides what each job 
 
 import gc
 import itertools
+import re
 import sys
 import time
 import uuid
@@ -252,6 +253,16 @@ def test_a_job_says_what_is_asked_and_where_the_answer_goes(bench: Bench) -> Non
     assert job.reply == bench.queue.tickets.channel
     assert 29_000 < job.deadline - job.ts <= 30_000
     assert job.result_ttl_ms == job.deadline - job.ts + 60_000
+    assert job.priority == ""
+
+
+def test_a_job_has_the_priority_of_its_request(bench: Bench) -> None:
+    request = bench.begin(A, priority="background")
+
+    (job,) = bench.answer_all(1)
+    done(request)
+
+    assert job.priority == "background"
 
 
 def test_requests_at_the_same_time_get_their_own_answers(bench: Bench) -> None:
@@ -346,6 +357,7 @@ def test_large_pictures_are_decoded_elsewhere(
         pytest.param(ResultError("busy", "purged"), Busy, 1, id="purged"),
         pytest.param(ResultError("unsupported_job", "v2"), Busy, 1, id="not understood"),
         pytest.param(ResultError("new_code", "?"), Busy, 1, id="an unknown error"),
+        pytest.param(ResultError("would_time_out", "?"), WouldTimeOut, 1, id="given back"),
     ],
 )
 def test_a_job_that_comes_back_without_labels_is_answered_with_its_error(
@@ -769,9 +781,30 @@ def test_what_could_not_be_done_in_time_is_refused_with_a_computed_time(bench: B
     answer = refusal(bench.predict(A, timeout_s=40))
 
     assert isinstance(answer, WouldTimeOut)
+    assert re.search("the shortest X-Request-Timeout that is accepted now is 4[0-9]", str(answer))
     assert answer.retry_after_s in (5, 6), "45 seconds are needed"
     bench.answer_all(3)
     done(waiting)
+
+
+def test_what_a_worker_gives_back_is_told_what_would_be_accepted_now(bench: Bench) -> None:
+    worker(bench, {1: 1000.0})
+    request = bench.begin(A, timeout_s=2.5)
+    (job,) = bench.take(1)
+    others = bench.begin(B, C, timeout_s=LONG_S)
+    eventually(lambda: bench.queue.snapshot().backlog == 3, "two more jobs of a second each")
+    bench.predictor.models["m"].producer.admission.expire()
+    error = ResultError("would_time_out", "it would not end in time")
+    bench.answer(job, error=error)
+
+    answer = refusal(done(request))
+
+    assert isinstance(answer, WouldTimeOut)
+    assert "the shortest X-Request-Timeout that is accepted now is" in answer.message
+    assert answer.retry_after_s is not None
+    assert 1 <= answer.retry_after_s <= 5
+    bench.answer_all(2)
+    done(others)
 
 
 def test_a_full_queue_asks_to_come_back_when_a_tenth_of_it_is_done(bench: Bench) -> None:

@@ -64,10 +64,12 @@ class WebQueue(MemoryQueue):
     def __init__(self, name: str) -> None:
         super().__init__(name, lambda: time.time_ns() // 1_000_000)
         self.away = False
+        self.sent: list[Job] = []
         self.code = EnqueueCode.ACCEPTED
 
     def enqueue(self, job: Job, pixels: bytes, timeout_ms: int, limits: Limits) -> Admission:
         self._check()
+        self.sent.append(job)
         if self.code is not EnqueueCode.ACCEPTED:
             return Admission(self.code, 7)
         return super().enqueue(job, pixels, timeout_ms, limits)
@@ -567,6 +569,43 @@ def test_where_keys_are_switched_on_predict_asks_for_one(
     assert code(response) == expected
     assert ("WWW-Authenticate" in response.headers) is (expected[0] == 401)
     assert client.get("/healthz").status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("line", "headers", "expected"),
+    [
+        pytest.param("", {}, "", id="by default"),
+        pytest.param("", {"X-Priority": "interactive"}, "", id="interactive"),
+        pytest.param("", {"X-Priority": "background"}, "background", id="background"),
+        pytest.param(KEY, {"X-Priority": "background"}, "background", id="lowered by the header"),
+        pytest.param(f"{KEY} priority=background", {}, "background", id="by the key"),
+        pytest.param(
+            f"{KEY} priority=background",
+            {"X-Priority": "interactive"},
+            "background",
+            id="a header does not raise it",
+        ),
+    ],
+)
+def test_a_job_has_the_lower_priority_of_key_and_header(
+    site: Site, tmp_path: Path, line: str, headers: dict[str, str], expected: str
+) -> None:
+    if line:
+        (tmp_path / "keys").write_text(f"{line}\n")
+        site.config = replace(CONFIG, api_keys=ApiKeys(tmp_path / "keys"))
+        headers = {"X-API-Key": KEY, **headers}
+
+    with site.worker():
+        assert site.client().post("/predict", data=A, headers=headers).status_code == 200
+
+    assert [job.priority for job in site.queue.sent] == [expected]
+
+
+def test_another_priority_is_refused(site: Site) -> None:
+    response = site.client().post("/predict", data=A, headers={"X-Priority": "urgent"})
+
+    assert code(response) == (400, "bad_parameter")
+    assert "X-Priority must be interactive or background, not urgent" in response.text
 
 
 # -- bugs -----------------------------------------------------------------------------------------

@@ -114,6 +114,61 @@ def test_a_file_of_an_editor_that_begins_it_with_a_bom_is_read(
         check(ApiKeys(path), {"X-API-Key": key})
 
 
+@pytest.mark.parametrize(
+    ("line", "key", "priority"),
+    [
+        pytest.param(FIRST, FIRST, "", id="a key alone"),
+        pytest.param(f"{FIRST} priority=background", FIRST, "background", id="background"),
+        pytest.param(f"{FIRST}\t priority=interactive", FIRST, "", id="interactive"),
+        pytest.param(f"{FIRST} and more", f"{FIRST} and more", "", id="a key of three words"),
+        pytest.param(f"{FIRST}=a", f"{FIRST}=a", "", id="a key with an equals sign"),
+    ],
+)
+def test_a_key_may_have_a_priority(tmp_path: Path, line: str, key: str, priority: str) -> None:
+    path = tmp_path / "keys"
+    path.write_text(f"{line}\n{SECOND}\n")
+
+    assert ApiKeys(path).priority(f"Bearer {key}", "") == priority
+    assert ApiKeys(path).priority("", SECOND) == ""
+
+
+def test_of_a_key_that_is_there_twice_the_lower_priority_counts(tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text(f"{FIRST} priority=background\n{FIRST}\n")
+
+    assert ApiKeys(path).priority("", FIRST) == "background"
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        pytest.param(
+            f"{FIRST} name=0123456789",
+            "line 1: word 2 is no option of a key; known are priority=interactive and "
+            "priority=background",
+            id="an unknown name",
+        ),
+        pytest.param(f"{FIRST} priority=0123456789", "line 1: word 2", id="an unknown value"),
+        pytest.param(f"{FIRST} priority=background 0123456789", "line 1: word 3", id="no option"),
+        pytest.param(
+            f"{FIRST} priority=background priority=interactive", "priority is given twice", id="two"
+        ),
+        pytest.param("0123456789 priority=background", "a key has fewer", id="a short key"),
+        pytest.param(f"{FIRST}\u00a0priority=background", "U\\+00A0", id="a strange space"),
+    ],
+)
+def test_an_option_that_is_not_known_is_an_error_that_tells_no_secret(
+    tmp_path: Path, line: str, said: str
+) -> None:
+    path = tmp_path / "keys"
+    path.write_text(line, encoding="utf-8")
+
+    with pytest.raises(SettingsError, match=said) as raised:
+        ApiKeys(path)
+
+    assert "0123456789" not in str(raised.value).partition("keys, ")[2]
+
+
 class Changing:
     """A keys file that changes while it is in use."""
 

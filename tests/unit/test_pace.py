@@ -10,6 +10,7 @@ from imageserve.web.pace import (
     NEVER_REFUSED,
     Gate,
     Pace,
+    Spread,
 )
 
 SECONDS = st.floats(1e-4, 10)
@@ -98,3 +99,38 @@ def test_the_pace_is_known_within_seconds(pace_s: float) -> None:
         pace.measured(pace_s)
 
     assert pace.seconds == pytest.approx(pace_s, rel=0.15)
+
+
+@given(st.lists(SECONDS, min_size=1))
+def test_a_spread_stays_within_what_was_measured(measured: list[float]) -> None:
+    spread = Spread()
+    for seconds in measured:
+        spread.measured(seconds)
+
+    assert min(measured) * 0.999 <= spread.mean_s <= max(measured) * 1.001
+    assert spread.mean_s <= spread.most_s
+    assert spread.most_s <= spread.mean_s + 2.001 * (max(measured) - min(measured))
+
+
+def test_a_spread_covers_nearly_all_and_forgets_a_halt() -> None:
+    spread = Spread()
+    for number in range(200):
+        spread.measured(0.03 + 0.01 * (number % 2))
+    assert 0.03 < spread.mean_s < 0.04 < spread.most_s < 0.05
+
+    spread.measured(2.0)
+    assert spread.most_s > 0.2
+    for _ in range(100):
+        spread.measured(0.03)
+    assert spread.most_s < 0.05
+
+
+def test_what_is_needed_is_decoding_and_the_time_after_it_of_that_model() -> None:
+    gate = gate_at(0.01)
+    assert gate.needed_s(3, "new", surely=True) == pytest.approx(0.03)
+    for seconds in (0.1, 0.2):
+        gate.answered("slow", seconds)
+
+    likely, sure = (gate.needed_s(3, "slow", surely=surely) for surely in (False, True))
+    assert 0.13 <= likely < sure < 0.3
+    assert gate.needed_s(3, None, surely=True) == pytest.approx(0.03)

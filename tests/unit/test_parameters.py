@@ -6,10 +6,13 @@ import pytest
 
 from imageserve.errors import BadParameter
 from imageserve.web.answers import version_header
+from imageserve.web.decode_order import Asked
 from imageserve.web.edge import request_id
 from imageserve.web.parameters import (
+    asked_by_head,
     checked_min,
     checked_output,
+    checked_priority,
     checked_timeout_s,
     checked_top,
     read_options,
@@ -153,6 +156,40 @@ def test_any_other_deadline_is_refused(text: str) -> None:
         checked_timeout_s(text, 30.0)
 
     assert len(str(caught.value)) < 120
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [(None, ""), ("interactive", ""), ("background", "background")]
+)
+def test_a_priority_is_one_of_two(text: str | None, expected: str) -> None:
+    assert checked_priority(text) == expected
+
+
+@pytest.mark.parametrize("text", ["", "Background", "high", "0", "x" * 5000])
+def test_any_other_priority_is_refused(text: str) -> None:
+    with pytest.raises(
+        BadParameter, match="X-Priority must be interactive or background, not"
+    ) as found:
+        checked_priority(text)
+
+    assert len(str(found.value)) < 120
+
+
+@pytest.mark.parametrize(
+    ("headers", "query", "expected"),
+    [
+        pytest.param({}, "", Asked(130.0), id="nothing"),
+        pytest.param({"X-REQUEST-TIMEOUT": "0.5"}, "", Asked(100.5), id="tight"),
+        pytest.param({"X-REQUEST-TIMEOUT": "soon"}, "", Asked(130.0), id="cannot be read"),
+        pytest.param({"X-PRIORITY": "background"}, "", Asked(130.0, True), id="background"),
+        pytest.param({"X-PRIORITY": "high"}, "top=3", Asked(130.0), id="no priority"),
+        pytest.param({}, "top=3&model=a%20b", Asked(130.0, False, "a b"), id="another model"),
+    ],
+)
+def test_a_head_says_what_place_a_picture_has(
+    headers: dict[str, str], query: str, expected: Asked
+) -> None:
+    assert asked_by_head(headers, query, 30.0, 100.0) == expected
 
 
 @pytest.mark.parametrize(

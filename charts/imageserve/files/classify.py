@@ -23,6 +23,9 @@ def headers() -> dict[str, str]:
         return {"Content-Type": "image/jpeg"}
     lines = (line.strip() for line in Path(keys_file).read_text().splitlines())
     key = next(line for line in lines if line and not line.startswith("#"))
+    first, *options = key.split()
+    if options and "=" in options[0]:
+        key = first
     return {"Content-Type": "image/jpeg", "X-API-Key": key}
 
 

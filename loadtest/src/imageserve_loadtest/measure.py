@@ -52,6 +52,7 @@ class Plan:
     model: str | None = None
     """Name of the model; None: the target's first one."""
     api_key: str = ""
+    priority: str = ""
     tls: ssl.SSLContext | None = None
     images: Path | None = None
     """The folder of real pictures."""
@@ -285,7 +286,7 @@ class _RunFacts:
 async def session(plan: Plan) -> AsyncIterator[Session]:
     """Prepare a target and its pictures. Raises what ``Session.prepare`` raises."""
     query = f"?model={quote(plan.model, safe='')}" if plan.model else ""
-    requests = Requests(plan.address, plan.api_key, query)
+    requests = Requests(plan.address, plan.api_key, query, plan.priority)
     client = Client(
         plan.address,
         connect_timeout_s=plan.connect_timeout_s,

@@ -29,6 +29,8 @@ DURATION_S = 10.0
 CLIENTS = 4
 """The load where the options name none."""
 
+PRIORITIES = ("interactive", "background")
+
 FOLDERS = (Path(__file__).parents[2], Path("/opt/imageserve/loadtest"))
 """Where the real pictures are: in a checkout, and in the image. ``LOADTEST_DIR`` comes first."""
 
@@ -136,6 +138,9 @@ def _add_target(target: "argparse._ArgumentGroup") -> None:
     target.add_argument(
         "--capacity", type=_positive, metavar="N", help="pictures a second (default: ask)"
     )
+    target.add_argument(
+        "--priority", choices=PRIORITIES, help="sent as X-Priority (default: that of the key)"
+    )
     target.add_argument("--api-key-file", type=Path, metavar="FILE", help="its first key is sent")
     target.add_argument(
         "--ca-file", type=Path, metavar="FILE", help="certificate authorities for https"
@@ -216,6 +221,7 @@ def plan_of(options: argparse.Namespace, environ: Mapping[str, str], data: Data)
         shard=shard,
         model=options.model,
         api_key=_api_key(options.api_key_file, environ),
+        priority=options.priority or "",
         tls=_tls(options.ca_file) if address.scheme == "https" else None,
         images=options.images or data.images,
         learn=options.learn,
@@ -252,7 +258,9 @@ def _api_key(file: Path | None, environ: Mapping[str, str]) -> str:
     keys = [line for line in lines if line and not line.startswith("#")]
     if not keys:
         raise UsageError(f"--api-key-file: {file} contains no key")
-    return keys[0]
+    first, *behind = keys[0].split()
+    # Options of the key, such as priority=background; a key may have spaces.
+    return first if behind and "=" in behind[0] else keys[0]
 
 
 def _tls(ca_file: Path | None) -> ssl.SSLContext:

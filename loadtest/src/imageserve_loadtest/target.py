@@ -24,6 +24,8 @@ class Requests:
     api_key: str = ""
     query: str = ""
     """Such as ``?top=1``."""
+    priority: str = ""
+    """What ``X-Priority`` says; "": it is not sent."""
 
     def get(self, path: str) -> bytes:
         return f"GET {self.address.path}{path} HTTP/1.1{_CRLF}{self._headers()}{_CRLF}".encode()
@@ -36,9 +38,10 @@ class Requests:
             kind, body = f"multipart/form-data; boundary={BOUNDARY}", form(pictures)
         else:
             kind, body = "application/octet-stream", pictures[0]
+        priority = f"X-Priority: {self.priority}{_CRLF}" if self.priority else ""
         head = (
             f"POST {self.address.path}/predict{self.query} HTTP/1.1{_CRLF}{self._headers()}"
-            f"X-Request-Id: {request_id}{_CRLF}Content-Type: {kind}{_CRLF}"
+            f"{priority}X-Request-Id: {request_id}{_CRLF}Content-Type: {kind}{_CRLF}"
             f"Content-Length: {len(body)}{_CRLF}{_CRLF}"
         )
         return head.encode() + body

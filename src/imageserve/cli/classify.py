@@ -27,6 +27,9 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     parser.add_argument("--url", default=DEFAULT_URL, help=f"the server (default {DEFAULT_URL})")
     parser.add_argument("--model", help="which model (default: the server's first)")
     parser.add_argument("--top", type=int, default=5, help="how many labels (default 5)")
+    parser.add_argument(
+        "--priority", choices=("interactive", "background"), help="how urgent (default interactive)"
+    )
     parser.add_argument("--timeout", type=float, default=60, metavar="SECONDS")
     parser.add_argument("--json", action="store_true", help="print the answers as JSON lines")
     options = parser.parse_args(arguments)
@@ -47,7 +50,10 @@ def _classify(file: Path, options: argparse.Namespace) -> dict[str, Any]:
     url = f"{options.url.rstrip('/')}/predict?{urllib.parse.urlencode(query)}"
     if not url.startswith(("http://", "https://")):
         raise ImageserveError(f"--url must begin with http:// or https://, not {options.url!r}")
-    request = urllib.request.Request(url, data, {"Content-Type": "application/octet-stream"})  # noqa: S310 - checked
+    headers = {"Content-Type": "application/octet-stream"}
+    if options.priority:
+        headers["X-Priority"] = options.priority
+    request = urllib.request.Request(url, data, headers)  # noqa: S310 - checked
     return _send(request, options)
 
 

@@ -103,10 +103,10 @@ class DecodeOrder(Generic[_P]):
         line = self._classes[asked.is_background]
         own = self._counted(line, bisect_right(line, asked.deadline, key=_deadline))
         interactive, background = self._pictures
+        to_next = ONE_IN - 1 - self._taken_while_both % ONE_IN
         if asked.is_background:
-            to_next = ONE_IN - 1 - self._taken_while_both % ONE_IN
             return own + min(interactive, own * (ONE_IN - 1) + to_next)
-        return own + min(background, own // (ONE_IN - 1))
+        return own + min(background, max(0, (own - to_next) // (ONE_IN - 1) + 1))
 
     def _counted(self, line: Sequence[_P], end: int) -> int:
         """Return the pictures of the first places; nearly always each has one."""
