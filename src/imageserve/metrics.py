@@ -143,6 +143,7 @@ Readings = Mapping[tuple[str, ...], Mapping[str, float]]
 
 _QUEUE_GAUGES = {
     "imageserve_queue_length": "Jobs waiting.",
+    "imageserve_queue_background": "Jobs waiting that are of the background.",
     "imageserve_queue_in_flight": "Jobs leased to workers.",
     "imageserve_queue_oldest_seconds": "Age of the oldest waiting job.",
     "imageserve_queue_dead": "Entries of the dead list.",

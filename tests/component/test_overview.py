@@ -48,7 +48,10 @@ class Bench:
             MemoryMonitor(self.busy, self.idle),
         )
         for number in range(4):
-            job = Job(f"job-{number}", "busy", (1, 1, 3), 1, "reply", "trace", 1000)
+            priority = "background" if number > 1 else ""
+            job = Job(
+                f"job-{number}", "busy", (1, 1, 3), 1, "reply", "trace", 1000, priority=priority
+            )
             self.busy.enqueue(job, b"rgb", 60_000, Limits())
         self.busy.claim(1, Lease(), redelivered=False)
         self.busy.bury("{}", "no good")
@@ -87,6 +90,7 @@ def test_the_status_shows_backlog_workers_and_expected_wait(bench: Bench) -> Non
         "models": {
             "busy": {
                 "queued": 3,
+                "background": 2,
                 "in_flight": 1,
                 "oldest_ms": 1_500,
                 "expected_wait_ms": 20,
@@ -100,6 +104,7 @@ def test_the_status_shows_backlog_workers_and_expected_wait(bench: Bench) -> Non
             },
             "idle": {
                 "queued": 0,
+                "background": 0,
                 "in_flight": 0,
                 "oldest_ms": 0,
                 "expected_wait_ms": None,
@@ -213,6 +218,7 @@ def test_the_metrics_have_the_values_of_the_status(bench: Bench) -> None:
     assert bench.overview.readings() == {
         ("busy", "busy_queue"): {
             "imageserve_queue_length": 3,
+            "imageserve_queue_background": 2,
             "imageserve_queue_in_flight": 1,
             "imageserve_queue_oldest_seconds": 1.5,
             "imageserve_queue_dead": 1,
@@ -222,6 +228,7 @@ def test_the_metrics_have_the_values_of_the_status(bench: Bench) -> None:
         },
         ("idle", "idle_queue"): {
             "imageserve_queue_length": 0,
+            "imageserve_queue_background": 0,
             "imageserve_queue_in_flight": 0,
             "imageserve_queue_oldest_seconds": 0.0,
             "imageserve_queue_dead": 0,

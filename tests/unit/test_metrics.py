@@ -30,6 +30,7 @@ def test_a_counter_is_shown() -> None:
 def test_values_of_the_queues_are_gauges_with_model_and_queue() -> None:
     names = (
         "imageserve_queue_length",
+        "imageserve_queue_background",
         "imageserve_queue_in_flight",
         "imageserve_queue_oldest_seconds",
         "imageserve_queue_dead",

@@ -94,6 +94,7 @@ def _print_queue(entry: ModelEntry, snapshot: Snapshot, *, as_json: bool) -> Non
         "model": entry.name,
         "queue": entry.queue,
         "queued": snapshot.queued,
+        "background": snapshot.background,
         "retry": snapshot.retry,
         "in_flight": snapshot.in_flight,
         "oldest_ms": snapshot.oldest_ms,

@@ -52,6 +52,7 @@ class Overview:
 def _gauges(snapshot: Snapshot) -> dict[str, float]:
     gauges = {
         "imageserve_queue_length": snapshot.waiting,
+        "imageserve_queue_background": snapshot.background,
         "imageserve_queue_in_flight": snapshot.in_flight,
         "imageserve_queue_oldest_seconds": snapshot.oldest_ms / 1000,
         "imageserve_queue_dead": snapshot.dead,
@@ -102,6 +103,7 @@ def _rounded(number: float | None) -> float | None:
 def _status(snapshot: Snapshot) -> dict[str, Any]:
     return {
         "queued": snapshot.waiting,
+        "background": snapshot.background,
         "in_flight": snapshot.in_flight,
         "oldest_ms": snapshot.oldest_ms,
         "expected_wait_ms": snapshot.expected_wait_ms,
