@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bench import kept
-from bench.before import BEFORE, before_section
+from bench.before import BEFORE, instructions_section, overload_section
 from bench.beside import raw_section
 from bench.commits import compare_with
 from bench.difference import LEAST_ROUNDS
@@ -35,6 +35,7 @@ PARTS = {
     "f": "what one Redis can carry, and what a second one adds",
     "g": "overload: answers within their deadlines at 70 to 200 % of the capacity",
     "h": f"overload beside {BEFORE}",
+    "i": f"instructions per picture beside {BEFORE}; needs valgrind",
 }
 QUICK = Plan(rounds=1, seconds=2.0, is_quick=True)
 BESIDE = Plan(rounds=LEAST_ROUNDS)
@@ -164,7 +165,8 @@ _MEASURED: dict[str, Callable[[Plan], list[Section]]] = {
     "d": lambda plan: [scaling_section(plan)],
     "e": lambda plan: [idle_section(plan)],
     "f": lambda plan: [ceiling_section(plan)],
-    "h": lambda plan: [before_section(plan)],
+    "h": lambda plan: [overload_section(plan)],
+    "i": lambda plan: [instructions_section(plan)],
 }
 
 

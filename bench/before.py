@@ -1,18 +1,22 @@
-"""Part (h): an earlier commit in turns with this one, under the same overload.
+"""Parts (h) and (i): an earlier commit in turns with this one.
 
-At a steady 110 % of what the earlier one can do, more answers come in time for some clients at the
-cost of others: all together must not become fewer.
+(h): under the same overload. At a steady 110 % of what the earlier one can do, more answers come in
+time for some clients at the cost of others: all together must not become fewer. (i): instructions
+per picture.
 """
 
+import shutil
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench.commits import THAT, THIS, sources
 from bench.difference import Change, Figure
 from bench.history import NotInHistory
+from bench.instructions import ALL, MODEL_ROLE, ROLES, TARGET, measure, parse
 from bench.open_loop import Kind, Outcomes
 from bench.overload import (
     QUICK_SECONDS,
@@ -35,6 +39,7 @@ BEFORE = "27709f3"
 """The state before deadlines decided which picture comes next."""
 ROUNDS = 5
 QUICK_ROUNDS = 2
+COUNTING_ROUNDS = 2
 ROUNDS_OF_OTHERS = 2
 """In which rows without a target are measured."""
 
@@ -42,15 +47,23 @@ Runs = Mapping[tuple[str, Setting], Sequence[Sequence[Outcomes]]]
 """By commit and row: of each round the outcomes of each kind of clients."""
 
 
-def before_section(plan: Plan) -> Section:
+def overload_section(plan: Plan) -> Section:
     seconds = QUICK_SECONDS if plan.is_quick else SECONDS
-    try:
-        with TemporaryDirectory(prefix="bench-") as directory:
-            return section(_measure(sources(BEFORE, Path(directory)), plan, seconds), seconds)
-    except NotInHistory as error:
-        return Section(
-            _TITLE, _HEADER, [[f"no commit {BEFORE}", "", "", "", ""]], [], [f"{error}."]
-        )
+    with _sources() as found:
+        return section(_measure(found, plan, seconds), seconds)
+
+
+@contextmanager
+def _sources() -> Iterator[Mapping[str, Path]]:
+    """Unpack the earlier commit beside this one.
+
+    Raises SystemExit where git does not have it.
+    """
+    with TemporaryDirectory(prefix="bench-") as directory:
+        try:
+            yield sources(BEFORE, Path(directory))
+        except NotInHistory as error:
+            raise SystemExit(f"bench: no commit {BEFORE} to compare with: {error}") from error
 
 
 _TITLE = "(h) Overload beside an earlier commit"
@@ -160,3 +173,39 @@ def goodput(kinds: Sequence[Outcomes]) -> int:
 
 def _all(kinds: Sequence[Outcomes]) -> int:
     return sum(each.offered for each in kinds) or 1
+
+
+# -- (i) ------------------------------------------------------------------------------------------
+
+
+def instructions_section(plan: Plan) -> Section:
+    """Count them.
+
+    Raises SystemExit without valgrind.
+    """
+    del plan  # They are the same on a busy machine, and nearly so in each round.
+    if not shutil.which("valgrind"):
+        raise SystemExit("bench: valgrind is not installed")
+    with _sources() as found:
+        return counts_section(measure(found, parse(["--rounds", str(COUNTING_ROUNDS)])))
+
+
+def counts_section(counts: Mapping[str, Sequence[Mapping[str, float]]]) -> Section:
+    """Write the table, and compare with the target; by commit, the counts of each round."""
+    rows = []
+    for role in (*ROLES, ALL, MODEL_ROLE):
+        this, that = ([each[role] for each in counts[label]] for label in _BOTH)
+        rows.append([role, spread(this), spread(that), spread(ratios(this, that), times)])
+    this, that = ([each[ALL] for each in counts[label]] for label in _BOTH)
+    ratio = statistics.median(ratios(this, that))
+    return Section(
+        "(i) Instructions per picture beside an earlier commit",
+        ("process", "thousands now", BEFORE, "ratio"),
+        rows,
+        [Verdict(f"<= {TARGET:g} of {BEFORE}, all processes", times(ratio), ratio <= TARGET)],
+        [
+            "Counted by valgrind, in user mode: of a system call only what leads to it. What idle "
+            "processes do is left out, and the stand-in's own labels stand apart. They do not "
+            "depend on how busy the machine is; how long one takes depends on the processor."
+        ],
+    )

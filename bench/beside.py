@@ -22,7 +22,7 @@ LEAST_ONNX_GAIN = 1.4
 LEAST_BATCHES = 4
 MOST_BATCHES = 100
 LEAST_ROUNDS = 3
-MOST_S = 80.0
+MOST_S = 50.0
 WARM_S = 600.0
 """JAX compiles each batch size: ten seconds each, more on a small machine."""
 

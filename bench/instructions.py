@@ -181,20 +181,20 @@ def _status(connection: socket.socket, request: bytes) -> int:
 
 def main(arguments: list[str]) -> int:
     """Return 1 where there are more instructions than the target allows."""
-    given = _parse(arguments)
+    given = parse(arguments)
     if not shutil.which("valgrind"):
         raise SystemExit("bench: valgrind is not installed")
     say(describe())
     try:
         with TemporaryDirectory(prefix="bench-") as directory:
             found = sources(given.beside, Path(directory))
-            counts = _measure(found, given)
+            counts = measure(found, given)
     except NotInHistory as error:
         raise SystemExit(f"bench: no commit {given.beside} to compare with: {error}") from error
     return _print(counts, given.beside)
 
 
-def _measure(
+def measure(
     found: Mapping[str, Path], given: argparse.Namespace
 ) -> dict[str, list[dict[str, float]]]:
     request = picture_request(Form.PLAIN, photo_jpeg())
@@ -264,7 +264,7 @@ def _print(counts: Mapping[str, list[dict[str, float]]], beside: str | None) -> 
     return int(not met)
 
 
-def _parse(arguments: list[str]) -> argparse.Namespace:
+def parse(arguments: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.instructions")
     parser.add_argument("--beside", metavar="COMMIT", help="count that commit's in turns")
     parser.add_argument("--profile", action="store_true", help="print where they are")

@@ -4,10 +4,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from bench.before import BEFORE, steady
+from bench.before import BEFORE, counts_section, steady
 from bench.before import section as before_section
 from bench.client import Counts
 from bench.commits import THAT, THIS
+from bench.instructions import ALL, MODEL_ROLE, ROLES
 from bench.kept import Circumstances, Kept, Shown, page, sections_as_json, sections_from_json
 from bench.load import Run
 from bench.machine import described_processor
@@ -220,6 +221,19 @@ def test_goodput_must_not_fall_below_that_of_the_earlier_commit(
     assert [verdict.is_met for verdict in made.verdicts] == [is_met]
     assert [row[1] for row in made.rows] == ["30.0 %: 0.48 s", "70.0 %: 1 s", "all"]
     assert made.header[3] == BEFORE
+
+
+@pytest.mark.parametrize(("now", "is_met"), [(60.0, True), (61.0, False)])
+def test_instructions_are_compared_with_those_of_the_earlier_commit(
+    now: float, is_met: bool
+) -> None:
+    def counts(each: float) -> list[dict[str, float]]:
+        return [dict.fromkeys((*ROLES, ALL, MODEL_ROLE), each)] * 2
+
+    made = counts_section({THIS: counts(now), THAT: counts(100.0)})
+
+    assert [verdict.is_met for verdict in made.verdicts] == [is_met]
+    assert {len(row) for row in made.rows} == {len(made.header)}
 
 
 # -- peers ----------------------------------------------------------------------------------------
