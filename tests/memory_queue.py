@@ -18,7 +18,7 @@ from tests.queues import RedisQueue
 from imageserve.errors import QueueError
 from imageserve.models.entries import ModelEntry
 from imageserve.queue.admission import Admission, EnqueueCode, Limits
-from imageserve.queue.consumer import UNKNOWN_PACE, Claim, Lease, Pace
+from imageserve.queue.consumer import NO_ROOM, UNKNOWN_PACE, Claim, Lease, Pace
 from imageserve.queue.fields import is_amount
 from imageserve.queue.keys import Keys
 from imageserve.queue.listener import Breaker, Tickets
@@ -26,6 +26,7 @@ from imageserve.queue.monitor import PURGED, Monitor
 from imageserve.queue.order import Order
 from imageserve.queue.preparations import encode_kept
 from imageserve.queue.producer import Producer, ProducerConfig
+from imageserve.queue.redis.exchange import Value
 from imageserve.queue.snapshot import SILENT_MS, Snapshot, WebInfo, WorkerInfo
 from imageserve.queue.wire import (
     BACKGROUND,
@@ -280,7 +281,7 @@ class MemoryQueue(RedisQueue):
         with self._changed:
             self._changed.wait_for(lambda: bool(self._waiting), block_s)
 
-    def pixels(self, job_ids: Sequence[str]) -> list[bytes | None]:
+    def pixels(self, job_ids: Sequence[str], room: memoryview = NO_ROOM) -> list[Value | None]:
         with self._changed:
             now = self._clock_ms()
             found = [self._pixels.get(job_id) for job_id in job_ids]

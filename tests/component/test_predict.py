@@ -180,7 +180,7 @@ class Bench:
     def answer(self, job: Job, **more: Any) -> None:
         """Finish a job as a worker does; ``error`` and others replace the labels."""
         (pixels,) = self.queue.pixels([job.id])
-        predictions = () if pixels is None else (Prediction(stand_in_label(pixels), 0.9),)
+        predictions = () if pixels is None else (Prediction(stand_in_label(bytes(pixels)), 0.9),)
         result = Result(job.id, job.model, 12.0, 3.0, 2, predictions)
         result = replace(result, **more)
         done = Finished(job.id, job.reply, result, job.result_ttl_ms, "completed")

@@ -264,9 +264,11 @@ def test_an_encrypted_connection_carries_a_job(start_tls: StartTls, make_queue: 
     access = start_tls("IP:127.0.0.1")
     queue = RedisQueue(access, "image_queue")
     make_queue.close_later(queue)
-    queue.enqueue(JOB, b"\0\0\0", 60_000, Limits())
+    pixels = bytes(range(256)) * 4096
+    queue.enqueue(JOB, pixels, 60_000, Limits())
     queue.wait(1)
     assert len(queue.claim(1, Lease(), redelivered=False).entries) == 1
+    assert queue.pixels([JOB.id]) == [pixels]
 
 
 def test_a_certificate_of_another_authority_is_refused(start_tls: StartTls, tmp_path: Path) -> None:

@@ -1,19 +1,23 @@
 """Round trips on pooled connections: large values, broken ones, and replies that come too late."""
 
 import socket
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
-from tests.redis_server import RedisSentinel, RedisServer, executables, running
+from tests.redis_server import Executable, RedisSentinel, RedisServer, executables, running
 
 from imageserve.queue.redis.connection import RedisAccess, connect
-from imageserve.queue.redis.exchange import exchange, packed, packed_set
+from imageserve.queue.redis.exchange import exchange, fetch, packed, packed_set
 
-# What is tested is the client's side: it is the same with each server.
-pytestmark = pytest.mark.parametrize("redis_executable", executables()[:1], ids=str)
+
+@pytest.fixture
+def redis_executable() -> Executable:
+    """One server: what is tested is the client's side."""
+    return executables()[0]
 
 
 @pytest.fixture(params=["direct", "sentinel"])
@@ -98,3 +102,58 @@ def test_a_reply_that_comes_too_late_is_not_taken_for_the_next_one(
     assert connection._sock is None, "its reply is still to come"
     redis_server.resume()
     assert exchange(client, [packed(["ECHO", "next"])], 1) == [b"next"]
+
+
+def test_values_are_read_into_one_place_as_far_as_they_fit(shared_redis: RedisServer) -> None:
+    client = client_of(RedisAccess(shared_redis.url))
+    values = {"a": b"a" * 9000, "empty": b"", "b": b"\r\n" * 10_000, "large": b"l" * 30_000}
+    client.mset({**values, "c": b"c"})
+    room = bytearray(29_001)
+    found = fetch(client, ["a", "missing", "empty", "b", "large", "c"], memoryview(room))
+    assert found == [values["a"], None, b"", values["b"], values["large"], b"c"]
+    assert room == values["a"] + values["b"] + b"c"
+    assert exchange(client, [packed(["ECHO", "next"])], 1) == [b"next"]
+
+
+def test_an_error_instead_of_values_is_raised_as_usual(shared_redis: RedisServer) -> None:
+    client = client_of(RedisAccess(shared_redis.url))
+    with pytest.raises(redis.ResponseError, match="wrong number of arguments"):
+        fetch(client, [], memoryview(b""))
+    assert exchange(client, [packed(["ECHO", "next"])], 1) == [b"next"]
+
+
+@pytest.mark.parametrize(
+    ("said", "closed", "error"),
+    [
+        pytest.param(b"", True, redis.ConnectionError, id="nothing"),
+        pytest.param(b"*1", True, redis.ConnectionError, id="half a line"),
+        pytest.param(b"*1\r\n$9\r\nabc", True, redis.ConnectionError, id="half a value"),
+        pytest.param(b"*1\r\n$3\r\nabc", True, redis.ConnectionError, id="no end"),
+        pytest.param(b"*1\r\n$9\r\nabc", False, redis.TimeoutError, id="half a value, hangs"),
+        pytest.param(b"*1\r\n:5\r\n", False, redis.InvalidResponse, id="a number as a value"),
+    ],
+)
+def test_a_reply_that_breaks_off_is_an_outage(
+    said: bytes, closed: bool, error: type[Exception]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=answer, args=(server, said, closed))
+        thread.start()
+        access = RedisAccess(f"redis://127.0.0.1:{server.getsockname()[1]}/0")
+        client = client_of(access, timeout_s=0.3)
+        connection = connection_of(client)
+        with pytest.raises(error):
+            fetch(client, ["a"], memoryview(bytearray(100)))
+        assert connection._sock is None
+        thread.join()
+
+
+def answer(server: socket.socket, said: bytes, closed: bool) -> None:
+    connection, _ = server.accept()
+    with connection:
+        connection.recv(1000)
+        connection.sendall(b"+PONG\r\n")
+        connection.recv(1000)
+        connection.sendall(said)
+        if not closed:
+            connection.recv(1000)

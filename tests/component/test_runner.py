@@ -17,7 +17,7 @@ from imageserve.models.stand_in import StandIn, stand_in_class, stand_in_label
 from imageserve.predictions import Prediction
 from imageserve.preparation import Preparation
 from imageserve.queue.wire import Job
-from imageserve.worker.batch import Outcome, Task
+from imageserve.worker.batch import Images, Outcome, Task
 from imageserve.worker.runner import Runner
 
 Answers = list[tuple[Prediction, ...]]
@@ -368,3 +368,37 @@ def test_vectors_of_a_batch_are_made_only_where_one_is_wanted() -> None:
     runner.run(tasks(4))
 
     assert model.calls == 0
+
+
+# Batches that lie in memory as the model takes them.
+
+
+def in_room(count: int, room: int, spoilt: Sequence[int] = ()) -> tuple[list[Task], Images]:
+    """Return tasks whose images lie in one block, with other pictures behind them."""
+    block = np.full((room, 2, 2, 3), 99, np.uint8)
+    for place, each in enumerate(tasks(count, spoilt)):
+        block[place] = each.image
+    return [replace(each, image=block[n]) for n, each in enumerate(tasks(count))], block
+
+
+@pytest.mark.parametrize(("count", "room", "copied"), [(3, 4, False), (4, 4, False), (3, 3, True)])
+def test_a_block_is_run_as_it_lies_where_it_has_room_for_the_padding(
+    count: int, room: int, copied: bool
+) -> None:
+    batch, block = in_room(count, room)
+    given: list[NDArray[np.uint8]] = []
+
+    outcomes = Runner(Recording(given.append), 4).run(batch, block)
+
+    assert shown(outcomes) == expected(batch)
+    assert [len(images) for images in given] == [4]
+    assert np.shares_memory(given[0], block) is not copied
+
+
+@pytest.mark.parametrize("spoilt", range(7))
+def test_a_block_whose_model_fails_is_halved_to_the_picture(spoilt: int) -> None:
+    batch, block = in_room(7, 8, [spoilt])
+
+    outcomes = Runner(Recording(), 4).run(batch, block)
+
+    assert shown(outcomes) == expected(batch, {spoilt: FAILED})

@@ -11,13 +11,14 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 from imageserve import metrics
 from imageserve.errors import QueueError, QueueUnavailable
 from imageserve.queue.keys import GUARD_MS
 from imageserve.queue.preparations import encode_kept
 from imageserve.queue.redis.connection import RedisBackoff
+from imageserve.queue.redis.exchange import Value, fetch
 from imageserve.queue.redis.queue import (
     BLOCK_S,
     CLAIM,
@@ -43,6 +44,8 @@ PATIENCE_FACTOR = 5
 """A batch may take this many times the slowest known batch before it counts as hung."""
 
 T = TypeVar("T")
+
+NO_ROOM = memoryview(b"")
 
 FINISH_AT_ONCE = 128
 """Most jobs per FINISH: some managed servers refuse more than 4,000 arguments."""
@@ -144,13 +147,15 @@ class ConsumerStore(RedisQueue):
                 "BLMOVE", self.keys.queue, self.keys.hold, "LEFT", "RIGHT", block_s
             )
 
-    def pixels(self, job_ids: Sequence[str]) -> list[bytes | None]:
-        """Read pixels; None where the job was cancelled or has expired."""
+    def pixels(self, job_ids: Sequence[str], room: memoryview = NO_ROOM) -> list[Value | None]:
+        """Read pixels; None where the job was cancelled or has expired.
+
+        They lie in ``room`` one behind the other, as far as they fit.
+        """
         if not job_ids:
             return []
         with self.errors():
-            values = self.client.mget([self.keys.pixels(job_id) for job_id in job_ids])
-        return cast(list[bytes | None], values)
+            return fetch(self.client, [self.keys.pixels(job_id) for job_id in job_ids], room)
 
     def finish(
         self, token: str, finished: Sequence[Finished], *, batches: int = 0, busy_ms: int = 0
@@ -271,7 +276,7 @@ class ClaimedJob:
     """One job of a batch."""
 
     job: Job | UnsupportedJob
-    pixels: bytes | None
+    pixels: Value | None
     """None: the job was cancelled, or its deadline has passed."""
 
 
@@ -341,10 +346,17 @@ class Consumer:
         self._give_up_at = min(self._give_up_at, time.monotonic() + within_s)
         self.stopping.set()
 
-    def claim(self, n: int, *, min_depth: int = 0, pace: Pace = UNKNOWN_PACE) -> Batch | None:
+    def claim(
+        self,
+        n: int,
+        *,
+        min_depth: int = 0,
+        pace: Pace = UNKNOWN_PACE,
+        room: memoryview = NO_ROOM,
+    ) -> Batch | None:
         """Take up to ``n`` jobs; None where fewer than ``min_depth`` or no usable ones wait.
 
-        Raises QueueError.
+        Their pixels lie in ``room``, as `ConsumerStore.pixels` says. Raises QueueError.
         """
         # At most every second claim may bring a redelivered job, so that these, which run alone,
         # never starve the others.
@@ -355,7 +367,7 @@ class Consumer:
         if not jobs:
             return None
         ids = [job.id for job in jobs]
-        pixels = self.persist(lambda: self.store.pixels(ids))
+        pixels = self.persist(lambda: self.store.pixels(ids, room))
         if pixels is None:
             return None
         self.leases.hold(claim.token, ids)

@@ -21,7 +21,7 @@ from imageserve.preparation import Preparation
 from imageserve.queue.consumer import Consumer
 from imageserve.queue.self_test import EvictionWatch
 from imageserve.queue.snapshot import HEARTBEAT_S, WorkerInfo
-from imageserve.worker.batch import Outcome, Work, busy_time_ms, report, sort_batch
+from imageserve.worker.batch import Outcome, Rooms, Work, busy_time_ms, report, sort_batch
 from imageserve.worker.reload import Reloader
 from imageserve.worker.runner import Runner
 from imageserve.worker.stand_by import StandBy
@@ -66,6 +66,7 @@ class Worker:
         self._stand_by = StandBy(consumer, name)
         self._heartbeat = Heartbeat(consumer, self._info, reloader, watch, self._look_at_others)
         self._next_runner: Runner | None = None
+        self._rooms = Rooms()
         self._wake = threading.Event()
         self._changed = threading.Event()
 
@@ -155,7 +156,7 @@ class Worker:
 
     def _run(self, work: Work) -> list[Outcome]:
         work.batch.started()
-        outcomes = self.runner.run(work.tasks) if work.tasks else []
+        outcomes = self.runner.run(work.tasks, work.block) if work.tasks else []
         self._consumer.leases.set_slowest_ms(self.runner.times.slowest_ms)
         return outcomes
 
@@ -236,8 +237,13 @@ class Worker:
             return None
 
     def _claim(self, min_depth: int = 0) -> Work | None:
-        batch = self._consumer.claim(self.runner.batch_size, min_depth=min_depth)
-        return None if batch is None else sort_batch(batch, self.name, self.preparation)
+        n = self.runner.batch_size
+        room = self._rooms.spare(n, self.preparation.shape)
+        batch = self._consumer.claim(n, min_depth=min_depth, room=room.data.cast("B"))
+        if batch is None:
+            return None
+        self._rooms.take()
+        return sort_batch(batch, self.name, self.preparation, room)
 
     def _look_at_others(self) -> None:
         self._stand_by.look(self.preparation)

@@ -19,7 +19,7 @@ from imageserve.errors import ModelOutOfMemory
 from imageserve.models.foreign import foreign
 from imageserve.models.model import Model
 from imageserve.predictions import Asked, Prediction
-from imageserve.worker.batch import Outcome, Task
+from imageserve.worker.batch import Images, Outcome, Task
 
 log = logging.getLogger(__name__)
 
@@ -119,7 +119,6 @@ class Runner:
         self.version = version or model.version
         self.times = BucketTimes(bucket_sizes(batch_size))
         self._clock = clock
-        self._buffers: dict[int, NDArray[np.uint8]] = {}
         self._call_began: float | None = None
         self._one_by_one = False
 
@@ -155,23 +154,26 @@ class Runner:
             log.warning("batches are limited to %d: more does not fit into memory", fitting[-1])
             self.times.shrink(fitting[-1])
 
-    def run(self, tasks: Sequence[Task]) -> list[Outcome]:
-        """Return one outcome per task, in order. Never raises."""
-        self._one_by_one = False
-        return self._run(tasks)
+    def run(self, tasks: Sequence[Task], block: Images | None = None) -> list[Outcome]:
+        """Return one outcome per task, in order. Never raises.
 
-    def _run(self, tasks: Sequence[Task]) -> list[Outcome]:
+        In ``block`` their images lie one behind the other. What lies behind them may be anything.
+        """
+        self._one_by_one = False
+        return self._run(tasks, block)
+
+    def _run(self, tasks: Sequence[Task], block: Images | None) -> list[Outcome]:
         if len(tasks) > (1 if self._one_by_one else self.batch_size):
-            return self._halves(tasks)
+            return self._halves(tasks, block)
         began = self._clock()
         try:
-            answers = self._predict_tasks(tasks)
+            answers = self._predict_tasks(tasks, block)
         except ModelOutOfMemory:
             if len(tasks) == 1:
                 return [self._failure("out of memory", began)]
             self._limit(self.times.bucket(len(tasks)) // 2)
             self._one_by_one = True
-            return self._halves(tasks)
+            return self._halves(tasks, block)
         # Whatever a model may raise on a picture: it must harm only that picture.
         except Exception as error:
             if len(tasks) == 1:
@@ -179,16 +181,17 @@ class Runner:
                 log.exception("the model fails on a picture", extra={"fields": fields})
                 return [self._failure(f"the model failed: {type(error).__name__}", began)]
             log.warning("a batch of %d failed (%s): halving it", len(tasks), foreign(error))
-            return self._halves(tasks)
+            return self._halves(tasks, block)
         model_ms = (self._clock() - began) * 1000
         return [
             Outcome(labels, None, model_ms, len(tasks), self.version, vector)
             for labels, vector in answers
         ]
 
-    def _halves(self, tasks: Sequence[Task]) -> list[Outcome]:
+    def _halves(self, tasks: Sequence[Task], block: Images | None) -> list[Outcome]:
         middle = (len(tasks) + 1) // 2
-        return self._run(tasks[:middle]) + self._run(tasks[middle:])
+        first, second = (None, None) if block is None else (block[:middle], block[middle:])
+        return self._run(tasks[:middle], first) + self._run(tasks[middle:], second)
 
     def _failure(self, reason: str, began: float) -> Outcome:
         return Outcome((), reason, (self._clock() - began) * 1000, 1, self.version)
@@ -199,11 +202,18 @@ class Runner:
         self.times.shrink(fitting)
         metrics.batch_limit.labels(self.name).set(fitting)
 
-    def _predict_tasks(self, tasks: Sequence[Task]) -> list[tuple[tuple[Prediction, ...], bytes]]:
+    def _predict_tasks(
+        self, tasks: Sequence[Task], block: Images | None
+    ) -> list[tuple[tuple[Prediction, ...], bytes]]:
         """Return labels and the wanted vector of each task."""
         bucket = self.times.bucket(len(tasks))
-        images = self._buffer(bucket)
-        np.stack([task.image for task in tasks], out=images[: len(tasks)])
+        # Not a copy, where it can be helped: the device idles meanwhile. The padding holds pictures
+        # of earlier batches; their predictions are cut off.
+        if block is not None and len(block) >= bucket:
+            images = block[:bucket]
+        else:
+            images = np.zeros((bucket, *self.model.preparation.shape), np.uint8)
+            np.stack([task.image for task in tasks], out=images[: len(tasks)])
         asked = [Asked(task.job.top, task.job.least, task.job.want) for task in tasks]
         began = self._clock()
         predictions, vectors = self._predict(images, asked)
@@ -213,19 +223,8 @@ class Runner:
             rows = [_row(vectors, task.job.want, place) for place, task in enumerate(tasks)]
         return list(zip(predictions, rows, strict=False))
 
-    def _buffer(self, bucket: int) -> NDArray[np.uint8]:
-        """Return the array that batches of this bucket are run from.
-
-        Always the same one: fresh memory of 5 MB costs a millisecond of page faults per batch, in
-        which the device idles. The padding holds pictures of earlier batches; their predictions are
-        cut off.
-        """
-        if bucket not in self._buffers:
-            self._buffers[bucket] = np.zeros((bucket, *self.model.preparation.shape), np.uint8)
-        return self._buffers[bucket]
-
     def _predict(
-        self, images: NDArray[np.uint8], asked: Sequence[Asked]
+        self, images: Images, asked: Sequence[Asked]
     ) -> tuple[list[tuple[Prediction, ...]], Vectors]:
         self._call_began = self._clock()
         count = len(images)

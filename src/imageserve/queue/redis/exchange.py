@@ -5,14 +5,22 @@ They copy the pixels, send them apart from the next command, and measure each st
 that nobody reads here. Connecting, TLS, Sentinel, cluster, parsing and the pool stay redis-py's.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import hiredis
 import redis
 
+T = TypeVar("T")
 Arguments = Sequence[str | int | bytes]
+Value = bytes | memoryview
+
+_READ_AT_ONCE = 4096
+"""Of a value longer than that, the rest is read straight into its place."""
+_CLOSED = "Connection closed by server."
 
 
 def packed(command: Arguments) -> bytes:
@@ -35,26 +43,45 @@ def exchange(client: "redis.Redis", pieces: Sequence[bytes], replies: int) -> li
     After a lost connection they are sent again as often as the client's settings say. Raises
     redis.ConnectionError and redis.TimeoutError.
     """
+    return _round_trip(client, pieces, partial(_replies, count=replies))
+
+
+def fetch(client: "redis.Redis", keys: Sequence[str], room: memoryview) -> list[Value | None]:
+    """Return the values of keys, read into ``room`` one behind the other as far as they fit.
+
+    Raises as redis-py does.
+    """
+    command = ["MGET", *keys]
+    found = _round_trip(client, [packed(command)], partial(_values, room=room))
+    # What was no array was an error, and redis-py knows all errors.
+    return client.execute_command(*command) if found is None else found
+
+
+def _round_trip(client: "redis.Redis", pieces: Sequence[bytes], read: Callable[[Any], T]) -> T:
     pool = client.connection_pool
     connection = pool.get_connection()
     try:
-        found: list[Any] = connection.retry.call_with_retry(
-            partial(_once, connection, pieces, replies), lambda _: None
+        found: T = connection.retry.call_with_retry(
+            partial(_once, connection, pieces, read), lambda _: None
         )
         return found
     finally:
         pool.release(connection)
 
 
-def _once(connection: Any, pieces: Sequence[bytes], replies: int) -> list[Any]:
+def _once(connection: Any, pieces: Sequence[bytes], read: Callable[[Any], T]) -> T:
     connection.connect()  # Does nothing but after a try that failed.
     try:
         _send(connection, pieces)
-        return [_reply(connection) for _ in range(replies)]
+        return read(connection)
     except BaseException:
         # What it still had to say must not be taken for the reply to the next command.
         connection.disconnect()
         raise
+
+
+def _replies(connection: Any, count: int) -> list[Any]:
+    return [_reply(connection) for _ in range(count)]
 
 
 def _reply(connection: Any) -> Any:
@@ -69,12 +96,8 @@ def _send(connection: Any, pieces: Sequence[bytes]) -> None:
     if len(pieces) == 1 or isinstance(connection, redis.SSLConnection):
         connection.send_packed_command(pieces, check_health=False)
         return
-    try:
+    with _socket_errors("writing to"):
         sent = connection._sock.sendmsg(pieces)
-    except TimeoutError as error:
-        raise redis.TimeoutError("Timeout writing to socket") from error
-    except OSError as error:
-        raise redis.ConnectionError(f"Error while writing to socket: {error}") from error
     connection.send_packed_command(_rest(pieces, sent), check_health=False)
 
 
@@ -83,3 +106,57 @@ def _rest(pieces: Sequence[bytes], sent: int) -> Iterator[memoryview]:
         if sent < len(piece):
             yield memoryview(piece)[sent:]
         sent = max(0, sent - len(piece))
+
+
+class _Room:
+    """Memory that values are read into, one behind the other."""
+
+    def __init__(self, free: memoryview) -> None:
+        self._free = free
+
+    def take(self, size: int) -> memoryview:
+        """Return the next part; memory from elsewhere where so much is not left."""
+        if size > len(self._free):
+            return memoryview(bytearray(size))
+        taken, self._free = self._free[:size], self._free[size:]
+        return taken
+
+
+def _values(connection: Any, room: memoryview) -> list[Value | None] | None:
+    """Read an array of values; None where something else comes.
+
+    redis-py copies each value three times, in pieces of 64 KB; here the kernel puts it into place.
+    """
+    with _socket_errors("reading from"), connection._sock.makefile("rb", _READ_AT_ONCE) as reader:
+        count, free = _number(reader, b"*"), _Room(room)
+        return None if count is None else [_value(reader, free) for _ in range(count)]
+
+
+def _value(reader: Any, room: _Room) -> Value | None:
+    size = _number(reader, b"$")
+    if size is None:
+        raise redis.InvalidResponse("no value in an array of values")
+    if size < 0:
+        return None
+    value = room.take(size)
+    if reader.readinto(value) < size or len(reader.read(2)) < 2:
+        raise redis.ConnectionError(_CLOSED)
+    return value
+
+
+def _number(reader: Any, kind: bytes) -> int | None:
+    """Read a line that begins a reply; None where it is of another kind."""
+    line = reader.readline()
+    if not line.endswith(b"\n"):
+        raise redis.ConnectionError(_CLOSED)
+    return int(line[1:]) if re.fullmatch(rb"\%b-?\d+\r\n" % kind, line) else None
+
+
+@contextmanager
+def _socket_errors(doing: str) -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError as error:
+        raise redis.TimeoutError(f"Timeout {doing} socket") from error
+    except OSError as error:
+        raise redis.ConnectionError(f"Error while {doing} socket: {error}") from error
