@@ -9,7 +9,8 @@ from tests.redis_server import eventually
 
 from imageserve.errors import QueueUnavailable
 from imageserve.queue.admission import Limits
-from imageserve.queue.consumer import LEAST_PATIENCE_S, Lease, LeaseKeeper
+from imageserve.queue.consumer import Lease
+from imageserve.queue.leases import LEAST_PATIENCE_S, LeaseKeeper
 from imageserve.queue.wire import Job
 
 LEASE_MS = 30

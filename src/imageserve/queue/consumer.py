@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 from imageserve import metrics
 from imageserve.errors import QueueError, QueueUnavailable
 from imageserve.queue.keys import GUARD_MS
+from imageserve.queue.leases import LeaseKeeper
 from imageserve.queue.preparations import encode_kept
 from imageserve.queue.redis.connection import RedisBackoff
 from imageserve.queue.redis.exchange import Value, fetch
@@ -38,10 +39,6 @@ from imageserve.queue.snapshot import (
 from imageserve.queue.wire import Finished, Job, UnsupportedJob, encode_result, readable
 
 log = logging.getLogger(__name__)
-
-LEAST_PATIENCE_S = 30.0
-PATIENCE_FACTOR = 5
-"""A batch may take this many times the slowest known batch before it counts as hung."""
 
 T = TypeVar("T")
 
@@ -208,67 +205,6 @@ class ConsumerStore(RedisQueue):
         with self.errors():
             reply: Any = HEARTBEAT(self.client, self.keys.of_heartbeat(), args)
         return texts([reply])[0] if reply else ""
-
-
-class LeaseKeeper:
-    """Renews each held claim three times per lease."""
-
-    def __init__(self, store: ConsumerStore, lease_ms: int) -> None:
-        self.patience_s = LEAST_PATIENCE_S
-        self._store = store
-        self._lease_ms = lease_ms
-        self._held: dict[str, tuple[Sequence[str], float]] = {}
-        self._ending: set[str] = set()
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stopped.set()
-
-    def set_slowest_ms(self, slowest_ms: float) -> None:
-        """Derive the patience from the slowest known batch."""
-        self.patience_s = max(LEAST_PATIENCE_S, PATIENCE_FACTOR * slowest_ms / 1000)
-
-    def hold(self, token: str, ids: Sequence[str]) -> None:
-        """Renew from now on. A second call, when the model starts, restarts the patience."""
-        self._held[token] = ids, time.monotonic()
-
-    def ending(self, token: str) -> None:
-        """Renew without a word: its end is being stored, and the reply to that says how it went.
-
-        It may have ended already though its holder does not know, as the reply was lost.
-        """
-        self._ending.add(token)
-
-    def drop(self, token: str) -> None:
-        self._held.pop(token, None)
-        self._ending.discard(token)
-
-    def _run(self) -> None:
-        while not self._stopped.wait(self._lease_ms / 3000):
-            for token, (ids, since) in list(self._held.items()):
-                try:
-                    self._renew(token, ids, since)
-                # This loop must never end: without it each long batch would run twice.
-                except Exception:
-                    log.critical("bug while renewing a lease", exc_info=True)
-
-    def _renew(self, token: str, ids: Sequence[str], since: float) -> None:
-        if time.monotonic() - since > self.patience_s and token not in self._ending:
-            log.error("a batch of %d hangs: its jobs go to another worker", len(ids))
-            self.drop(token)
-            return
-        try:
-            if self._store.extend(token, ids, self._lease_ms) == 0 and token in self._held:
-                if token not in self._ending:
-                    log.warning("lost the lease of a batch of %d", len(ids))
-                self.drop(token)
-        except QueueError as error:
-            # The main loop reports the outage; leases may survive it.
-            log.debug("leases not renewed: %s", error)
 
 
 @dataclass(frozen=True, slots=True)
