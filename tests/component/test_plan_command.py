@@ -73,6 +73,7 @@ def test_json_has_the_same_plan(capsys: Capture) -> None:
     assert f"  web.replicas: {found['web']['pods']}\n" in said
     assert f"{found['redis']['connections']:,}" in said
     assert found["values"]["web"]["replicas"] == found["web"]["pods"]
+    assert found["values"]["limits"]["queueLimit"] == found["redis"]["waiting"] == 10_000
     assert "docs/performance.md" in found["sources"]["web"]
     assert found["unknown"]
 
@@ -141,6 +142,18 @@ def test_measure_decodes_here(capsys: Capture, monkeypatch: pytest.MonkeyPatch) 
     ratios = [found["costs"][name] / known[name] for name in ("decode_ms", "rest_ms")]
     assert all(0.02 < ratio < 50 for ratio in ratios), "its own numbers, of the same kind"
     assert ratios[0] != 1
+
+
+def test_a_machine_that_decodes_slowly_is_slow_at_the_rest_too(
+    capsys: Capture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    took = {measured.REFERENCE: 2 * measured.DECODE_MS, (640, 480): 50.0}
+    monkeypatch.setattr(plan, "decode_ms", lambda size, *_: took[size])
+
+    found = facts(capsys, *RESNET, "--picture", "640x480", "--measure")
+
+    assert found["costs"]["decode_ms"] == 50
+    assert found["costs"]["rest_ms"] == 2 * (measured.WEB_MS - measured.DECODE_MS)
 
 
 def test_several_redis_nodes_are_told_with_both_ways_to_have_them(capsys: Capture) -> None:
