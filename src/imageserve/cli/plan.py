@@ -141,7 +141,8 @@ def _add_place(parser: argparse.ArgumentParser) -> None:
     place.add_argument(
         "--no-aof",
         action="store_true",
-        help="a Redis of your own that keeps nothing on disk: a restart loses what waits",
+        help="a Redis of your own that keeps nothing on disk: after its restart web processes "
+        "queue again what waited",
     )
 
 
