@@ -98,6 +98,8 @@ def _part(part: str, store: Kept, given: Given) -> list[Shown]:
 
 
 def _tables(part: str, store: Kept, given: Given) -> list[Shown]:
+    if part == "c":
+        return [raw_section(store, given.plan, part)]
     if part == "g":
         return overload_sections(part, measure_overload(store, given.plan, [this_system()], part))
     piece = store.piece(part, given.plan, lambda: _measured(part, given))
@@ -161,7 +163,6 @@ def _serving(plan: Plan) -> list[Section]:
 
 _MEASURED: dict[str, Callable[[Plan], list[Section]]] = {
     "a": _serving,
-    "c": lambda plan: [raw_section(plan)],
     "d": lambda plan: [scaling_section(plan)],
     "e": lambda plan: [idle_section(plan)],
     "f": lambda plan: [ceiling_section(plan)],

@@ -2,11 +2,13 @@
 
 import statistics
 import time
-from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from typing import Any
 
 from bench.backlog import Backlog, check_full
+from bench.kept import Kept, Shown, key
 from bench.plan import Plan, say
 from bench.processes import Bed
 from bench.raw import Raw
@@ -32,7 +34,7 @@ class Beside:
     """A worker and the bare model, round by round, in images per second."""
 
     worker: list[float] = field(default_factory=list)
-    raw: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    raw: dict[str, list[float]] = field(default_factory=dict)
 
     @property
     def best_raw(self) -> list[float]:
@@ -52,16 +54,21 @@ Measured = Mapping[tuple[str, str], Beside]
 """By network and runtime."""
 
 
-def raw_section(plan: Plan) -> Section:
-    networks = MEASURED[:1] if plan.is_quick else MEASURED
-    return section(
-        {
-            (network, runtime.name): _beside_raw(plan.in_small_slices, network, runtime)
-            for network in networks
-            for runtime in installed()
-        },
-        plan.in_small_slices.seconds,
-    )
+def raw_section(kept: Kept, plan: Plan, part: str) -> Shown:
+    """Measure each network on each runtime; every one is kept on its own."""
+    plan = plan.in_small_slices
+    measured, pieces = {}, []
+    for network in MEASURED[:1] if plan.is_quick else MEASURED:
+        for runtime in installed():
+            name = key(part, network, runtime.name)
+            piece = kept.piece(name, plan, partial(_beside_raw, plan, network, runtime))
+            measured[network, runtime.name] = from_json(piece.value)
+            pieces.append(piece.circumstances)
+    return Shown(section(measured, plan.seconds), pieces)
+
+
+def from_json(told: Mapping[str, Any]) -> Beside:
+    return Beside(told["worker"], told["raw"])
 
 
 def section(measured: Measured, seconds: float) -> Section:
@@ -113,7 +120,7 @@ def _onnx_verdict(measured: Measured) -> list[Verdict]:
     return [Verdict(target, times(gain), gain >= LEAST_ONNX_GAIN)]
 
 
-def _beside_raw(plan: Plan, network: str, runtime: Runtime) -> Beside:
+def _beside_raw(plan: Plan, network: str, runtime: Runtime) -> dict[str, Any]:
     with Bed() as bed:
         say(f"starting a worker and the bare model with {network} on {runtime.name}")
         server = start_redis(bed, "redis")
@@ -131,7 +138,7 @@ def _beside_raw(plan: Plan, network: str, runtime: Runtime) -> Beside:
             say(f"round {number_of_round}: {network}, {batches} batches: {beside.latest()}")
             if number_of_round >= LEAST_ROUNDS and time.monotonic() > end:
                 break  # On a busy machine, less is measured instead of longer.
-        return beside
+        return asdict(beside)
 
 
 def _batches(plan: Plan, raw: Raw) -> int:
@@ -150,6 +157,6 @@ def _one_round(
     if worker_first:
         worker()
     for way, seconds in raw.seconds(BATCH_SIZE, batches).items():
-        beside.raw[way].append(batches * BATCH_SIZE / seconds)
+        beside.raw.setdefault(way, []).append(batches * BATCH_SIZE / seconds)
     if not worker_first:
         worker()
