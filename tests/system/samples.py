@@ -25,6 +25,8 @@ class Sample:
 
 AS_SERVED = DecodingPolicy(fast_jpeg=True, fast_resize=True)
 """How the service decodes by default."""
+EXACT = DecodingPolicy()
+"""How 0.1.0 decodes, and how this version does with FAST_JPEG and FAST_RESIZE off."""
 
 
 def label_of(data: bytes, size: int = SIZE, policy: DecodingPolicy = AS_SERVED) -> str:

@@ -11,10 +11,10 @@ import pytest
 import requests
 from tests.pictures import jpeg
 from tests.system.client import answer_on, at_once, form, post_head
-from tests.system.samples import AS_SERVED, SIZE, label_of, sample, samples
+from tests.system.samples import AS_SERVED, EXACT, SIZE, label_of, sample, samples
 from tests.system.stack import Stack, running
 
-from imageserve.decoding import DecodingPolicy, resizer_in_use
+from imageserve.decoding import resizer_in_use
 
 IMAGES = Path(__file__).parents[2] / "loadtest" / "images"
 
@@ -161,12 +161,12 @@ def test_a_large_photo_is_decoded_beside_the_event_loop(stack: Stack) -> None:
 def test_with_the_fast_ways_off_every_pixel_is_what_pillow_makes_of_the_whole_photo(
     tmp_path: Path, redis_program: str
 ) -> None:
-    data, exactly = jpeg(400, 300, seed=1), DecodingPolicy()
-    assert label_of(data, policy=exactly) != label_of(data)
+    data = jpeg(400, 300, seed=1)
+    assert label_of(data, policy=EXACT) != label_of(data)
     with running(
         tmp_path / "exact", redis_program, WEB_PROCESSES="1", FAST_JPEG="0", FAST_RESIZE="0"
     ) as exact:
-        assert exact.http.predict(data).labels[0] == label_of(data, policy=exactly)
+        assert exact.http.predict(data).labels[0] == label_of(data, policy=EXACT)
         assert exact.web.lines("Pillow resizes pictures (FAST_RESIZE=0)")
 
 

@@ -15,15 +15,13 @@ import pytest
 from bench.history import SOURCE
 from tests.redis_server import free_port
 from tests.system.client import Client, Reply
-from tests.system.samples import SIZE, Sample, samples
+from tests.system.samples import EXACT, SIZE, Sample, samples
 from tests.system.stack import Stack, running
 
-from imageserve.decoding import DecodingPolicy, decode
+from imageserve.decoding import decode
 from imageserve.models.stand_in import stand_in_label
 from imageserve.preparation import Preparation
 
-EXACT = DecodingPolicy()
-"""How both versions decode: the old one knows no FAST_RESIZE."""
 REQUESTS = 500
 CLIENTS = 32
 

@@ -13,7 +13,7 @@ from tests.onnx_files import LABELS, kernel_of, write_labels, write_onnx
 from tests.pictures import encoded
 from tests.system.client import Reply, at_once
 from tests.system.conftest import MakeStack
-from tests.system.samples import Sample, samples
+from tests.system.samples import EXACT, Sample, samples
 from tests.system.stack import SOURCE, Stack
 
 from imageserve.models.stand_in import stand_in_class
@@ -152,8 +152,9 @@ def old_ids(stack: Stack) -> list[bytes]:
 
 
 def test_a_web_process_of_0_1_0_gets_labels_of_a_new_worker(
-    make_stack: MakeStack, picture: Sample, old_source: Path
+    make_stack: MakeStack, old_source: Path
 ) -> None:
+    (picture,) = samples(1, policy=EXACT)
     stack = make_stack(workers=0, PYTHONPATH=str(old_source))
     stack.start_worker(PYTHONPATH=str(SOURCE))
 
