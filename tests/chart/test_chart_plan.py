@@ -10,8 +10,8 @@ from tests.chart.helm import Helm, Object
 from imageserve.cli import main
 
 PLANS = {
-    "one Redis": ("--rate", "2000", "--model", "resnet50", "--picture", "500x375"),
-    "four nodes": ("--rate", "10000", "--model", "mobilenet_v2", "--runtime", "onnx"),
+    "one Redis": ("--rate", "1000", "--model", "resnet50", "--picture", "500x375"),
+    "several nodes": ("--rate", "10000", "--model", "mobilenet_v2", "--runtime", "onnx"),
     "photos, GPU, a short deadline": (
         *("--rate", "300.5", "--model", "resnet50", "--picture", "4000x3000", "--peak", "3"),
         *("--gpu", "--worker-rate", "1500", "--clients-deadline", "0.7", "--replicas", "3"),

@@ -17,7 +17,7 @@ from imageserve.web.predict import LOOP_S
 
 Capture = pytest.CaptureFixture[str]
 
-RESNET = ("--rate", "2000", "--model", "resnet50")
+RESNET = ("--rate", "1000", "--model", "resnet50")
 
 
 def facts(capsys: Capture, *arguments: str) -> dict[str, Any]:
@@ -45,7 +45,7 @@ def test_it_prints_what_a_rate_takes_with_every_formula(capsys: Capture) -> None
 
     said = capsys.readouterr().out
     sections = [line for line in said.splitlines() if line and not line.startswith(" ")]
-    assert sections[0].startswith("2,000 pictures/s, 500x375 as JPEGs of 58 KB, to resnet50")
+    assert sections[0].startswith("1,000 pictures/s, 500x375 as JPEGs of 58 KB, to resnet50")
     assert [each.split(" (")[0] for each in sections[1:]] == [
         "Web pods",
         "Model pods",
@@ -58,7 +58,7 @@ def test_it_prints_what_a_rate_takes_with_every_formula(capsys: Capture) -> None
     rows = {line[2:21].strip(): line[21:] for line in said.splitlines() if line.startswith("  ")}
     speed = measured.SPEEDS["resnet50", "keras"].per_second[32]
     assert rows["one pod"].split()[0] == f"{speed}/s"
-    assert f"2,000/s / ({speed}/s x 60 %)" in said
+    assert f"1,000/s / ({speed}/s x 60 %)" in said
     assert f"x {measured.LOGGED_TIMES} since the queue is kept on disk" in rows["cost of a picture"]
     for command in ("models bench", "python -m bench", "loadtest", "--measure", "simulate"):
         assert command in said.partition("Not known")[2]
@@ -73,7 +73,7 @@ def test_json_has_the_same_plan(capsys: Capture) -> None:
     assert f"  web.replicas: {found['web']['pods']}\n" in said
     assert f"{found['redis']['connections']:,}" in said
     assert found["values"]["web"]["replicas"] == found["web"]["pods"]
-    assert found["values"]["limits"]["queueLimit"] == found["redis"]["waiting"] == 10_000
+    assert found["values"]["limits"]["queueLimit"] == found["redis"]["waiting"] == 5000
     assert "docs/performance.md" in found["sources"]["web"]
     assert found["unknown"]
 
@@ -82,7 +82,7 @@ def test_values_are_yaml_that_says_where_it_comes_from(capsys: Capture) -> None:
     assert main(["plan", *RESNET, "--clients-deadline", "2.5", "--values"]) == 0
 
     said = capsys.readouterr().out
-    assert said.startswith("# imageserve plan --rate 2000 --model resnet50 --clients-deadline 2.5")
+    assert said.startswith("# imageserve plan --rate 1000 --model resnet50 --clients-deadline 2.5")
     values = yaml.safe_load(said)
     assert values["limits"]["requestTimeoutSeconds"] == 2.5
     assert values == facts(capsys, *RESNET, "--clients-deadline", "2.5")["values"]

@@ -135,20 +135,20 @@ def test_each_queue_of_a_cluster_is_on_a_node_of_its_own(
 
 
 def test_an_example_by_hand() -> None:
-    made = plan(Load(2000), WORKER, COSTS)
+    made = plan(Load(1000), WORKER, COSTS)
 
     assert made.web.process_per_s == 500
-    assert made.web.pods == 3, "2000 / (500 x 0.7) = 5.7 processes, two in a pod"
-    assert made.web.cores == 4
+    assert made.web.pods == 2, "1000 / (500 x 0.7) = 2.9 processes, two in a pod"
+    assert made.web.cores == 2
     assert made.web.pod_cores == 2
     assert (made.models.batch, made.models.pod_per_s) == (32, 100)
-    assert made.models.pods == 34, "2000 / (100 x 0.6) = 33.3"
+    assert made.models.pods == 17, "1000 / (100 x 0.6) = 16.7"
     assert made.redis.nodes == 1
-    assert made.redis.node_gbit == pytest.approx(2000 * (150_528 + 1350) * 8 / 1e9)
-    assert made.redis.node_log_mbyte == pytest.approx(2000 * (150_528 + 1350) / 1e6)
-    assert made.redis.in_work == 34 * 2 * 32
-    assert made.redis.waiting == 10_000
-    assert made.web.pod_in_mbit == pytest.approx(2000 / 3 * (58_125 + 600) * 8 / 1e6)
+    assert made.redis.node_gbit == pytest.approx(1000 * (150_528 + 1350) * 8 / 1e9)
+    assert made.redis.node_log_mbyte == pytest.approx(1000 * (150_528 + 1350) / 1e6)
+    assert made.redis.in_work == 17 * 2 * 32
+    assert made.redis.waiting == 5000
+    assert made.web.pod_in_mbit == pytest.approx(500 * (58_125 + 600) * 8 / 1e6)
 
 
 def test_model_pods_are_those_that_the_autoscaler_asks_for() -> None:
@@ -220,7 +220,7 @@ def test_a_low_rate_keeps_the_limits_of_the_chart() -> None:
 def test_a_redis_that_keeps_nothing_carries_more() -> None:
     logged, bare = (plan(Load(2000), WORKER, COSTS, Place(logged=each)) for each in (True, False))
 
-    assert bare.redis.node_by_cpu == pytest.approx(logged.redis.node_by_cpu * 1.8)
+    assert bare.redis.node_by_cpu == pytest.approx(logged.redis.node_by_cpu * measured.LOGGED_TIMES)
     assert bare.redis.node_log_mbyte == 0
 
 
