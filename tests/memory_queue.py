@@ -18,7 +18,7 @@ from tests.queues import RedisQueue
 from imageserve.errors import QueueError
 from imageserve.models.entries import ModelEntry
 from imageserve.queue.admission import Admission, EnqueueCode, Limits
-from imageserve.queue.consumer import NO_ROOM, UNKNOWN_PACE, Claim, Lease, Pace
+from imageserve.queue.consumer import NO_ROOM, Claim, Lease
 from imageserve.queue.fields import is_amount
 from imageserve.queue.keys import Keys
 from imageserve.queue.listener import Breaker, Tickets
@@ -27,7 +27,14 @@ from imageserve.queue.order import Order
 from imageserve.queue.preparations import encode_kept
 from imageserve.queue.producer import Producer, ProducerConfig
 from imageserve.queue.redis.exchange import Value
-from imageserve.queue.snapshot import SILENT_MS, Snapshot, WebInfo, WorkerInfo
+from imageserve.queue.snapshot import (
+    SILENT_MS,
+    UNKNOWN_PACE,
+    Pace,
+    Snapshot,
+    WebInfo,
+    WorkerInfo,
+)
 from imageserve.queue.wire import (
     BACKGROUND,
     WOULD_TIME_OUT,

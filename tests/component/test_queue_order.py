@@ -25,8 +25,8 @@ from tests.component.test_queue import (
 )
 
 from imageserve.queue.admission import Admission, EnqueueCode, Limits
-from imageserve.queue.consumer import Claim, Pace
-from imageserve.queue.snapshot import Snapshot, Speed
+from imageserve.queue.consumer import Claim
+from imageserve.queue.snapshot import Pace, Snapshot, Speed
 from imageserve.queue.wire import BACKGROUND, WOULD_TIME_OUT, Job, decode_job
 
 __all__ = ["bench"]

@@ -29,7 +29,7 @@ from imageserve.queue.admission import Limits
 from imageserve.queue.consumer import Claim, Consumer, Lease
 from imageserve.queue.redis import connection
 from imageserve.queue.snapshot import WorkerInfo
-from imageserve.queue.wire import Job, Result
+from imageserve.queue.wire import WOULD_TIME_OUT, Job, Result, decode_job
 from imageserve.worker import loop
 from imageserve.worker.loop import Worker, WorkerConfig
 from imageserve.worker.runner import Runner
@@ -76,6 +76,7 @@ class UnreliableQueue(MemoryQueue):
     def __init__(self, clock_ms: Callable[[], int]) -> None:
         super().__init__("image_queue", clock_ms)
         self.claims = []
+        self.batches: list[list[str]] = []
         self.refused: set[str] = set()
 
     def __getattribute__(self, name: str) -> Any:
@@ -96,6 +97,8 @@ class UnreliableQueue(MemoryQueue):
     ) -> Any:
         claim = super().claim(n, lease, redelivered=redelivered, min_depth=min_depth, **sent)
         self.claims.append((redelivered, min_depth))
+        if claim.entries:
+            self.batches.append([decode_job(entry).id for entry in claim.entries])
         return claim
 
     def wait(self, block_s: float) -> None:
@@ -419,6 +422,45 @@ def test_a_batch_that_was_claimed_for_the_model_before_is_not_run_by_the_next(
     assert cropping.calls == 0
     bench.send("new", preparation=CROP.fingerprint, encoding="rgb8-prepared")
     bench.assert_answered("new")
+
+
+# -- jobs that are due earlier, and those that cannot end in time ----------------------------------
+
+
+def test_the_next_batch_is_not_fetched_before_the_model_is_nearly_free(bench: Bench) -> None:
+    worker = bench.worker()
+    worker.runner.times.ms = dict.fromkeys(worker.runner.times.sizes, 60_000.0)
+    bench.model.gate.clear()
+    bench.send(*(f"first-{n}" for n in range(BATCH_SIZE)))
+    bench.start(worker)
+    bench.in_a_batch()
+    bench.send(*(f"patient-{n}" for n in range(BATCH_SIZE)))
+    bench.now -= 60_000
+    bench.send("due earlier")
+    bench.now += 60_000
+
+    bench.model.gate.set()
+
+    bench.in_a_batch()
+    bench.assert_answered("due earlier", *(f"patient-{n}" for n in range(BATCH_SIZE)))
+    assert [depth for _, depth in bench.queue.claims[:2]] == [0, BATCH_SIZE]
+    assert bench.queue.batches[1][0] == "due earlier"
+
+
+def test_a_job_that_would_end_too_late_is_answered_and_the_next_claim_drops_none(
+    bench: Bench,
+) -> None:
+    worker = bench.worker()
+    worker.runner.times.ms = dict.fromkeys(worker.runner.times.sizes, 2.0 * HOUR_MS)
+    worker._timing.ended()
+    bench.send("too late", preparation=worker.preparation.fingerprint)
+
+    bench.start(worker)
+
+    assert bench.error("too late") == WOULD_TIME_OUT
+    assert bench.model.calls == 0
+    bench.send("run all the same")
+    bench.assert_answered("run all the same")
 
 
 # -- beside workers of release 0.1.0 --------------------------------------------------------------

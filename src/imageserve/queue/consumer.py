@@ -31,7 +31,8 @@ from imageserve.queue.redis.queue import (
 )
 from imageserve.queue.snapshot import (
     SILENT_MS,
-    BucketMs,
+    UNKNOWN_PACE,
+    Pace,
     WorkerInfo,
     encode_worker_info,
     texts,
@@ -71,19 +72,6 @@ class Claim:
     """Jobs given up and answered."""
     redelivered: bool = False
     """Its worker died when this job last ran, so it runs alone."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """How fast a worker is, as far as it knows."""
-
-    begin_ms: float = 0.0
-    """Until a batch that is claimed now would begin, and what is lost on the way to its client."""
-    bucket_ms: BucketMs = field(default_factory=dict)
-    """Empty: it does not know."""
-
-
-UNKNOWN_PACE = Pace()
 
 
 def new_token() -> str:
@@ -273,6 +261,7 @@ class Consumer:
         self._model = model
         self._lease = lease
         self._redelivered = False
+        self._dropped_all = False
         self._unanswered = ""
         """The token of a claim whose reply did not come; "" where the last one came."""
         self._give_up_at = float("inf")
@@ -297,8 +286,11 @@ class Consumer:
         # At most every second claim may bring a redelivered job, so that these, which run alone,
         # never starve the others.
         self._redelivered = not self._redelivered
+        # A pace that is wrong would drop all: then the next batch is run, and measured.
+        pace = UNKNOWN_PACE if self._dropped_all else pace
         claim = self._claim(n, redelivered=self._redelivered, min_depth=min_depth, pace=pace)
         self._count_dropped(claim)
+        self._dropped_all = claim.expired > 0 and not claim.entries
         jobs = _jobs(claim.entries)
         if not jobs:
             return None

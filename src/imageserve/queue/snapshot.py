@@ -236,6 +236,19 @@ class Speed:
         return max(1, math.floor(self.per_s * (timeout_ms - self.besides_ms) / 1000.0))
 
 
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How fast a worker is, as far as it knows."""
+
+    begin_ms: float = 0.0
+    """Until a batch that is claimed now would begin, and what is lost on the way to its client."""
+    bucket_ms: BucketMs = field(default_factory=dict)
+    """Empty: it does not know."""
+
+
+UNKNOWN_PACE = Pace()
+
+
 def retry_after_s(excess: int, capacity_per_s: float) -> int:
     """Return the whole seconds, 1 to 60, that the workers need for ``excess`` jobs.
 

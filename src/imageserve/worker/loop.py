@@ -1,9 +1,10 @@
 """The worker's loop: claim a batch, run the model, finish the jobs.
 
 Two threads share the work. The main thread does nothing but run the model. Another one speaks to
-Redis: while a batch runs it finishes the batch before and fetches the one after, so a busy model
-never waits for the network. Two more renew leases and send heartbeats, and a last one loads other
-versions of the model; only the main thread changes to one, between two batches.
+Redis: while a batch runs it finishes the batch before, and shortly before the model is free it
+fetches the one after, so a busy model never waits for the network. Two more renew leases and send
+heartbeats, and a last one loads other versions of the model; only the main thread changes to one,
+between two batches.
 """
 
 import logging
@@ -25,6 +26,7 @@ from imageserve.worker.batch import Outcome, Rooms, Work, busy_time_ms, report, 
 from imageserve.worker.reload import Reloader
 from imageserve.worker.runner import Runner
 from imageserve.worker.stand_by import StandBy
+from imageserve.worker.timing import Timing
 
 log = logging.getLogger(__name__)
 
@@ -67,6 +69,7 @@ class Worker:
         self._heartbeat = Heartbeat(consumer, self._info, reloader, watch, self._look_at_others)
         self._next_runner: Runner | None = None
         self._rooms = Rooms()
+        self._timing = Timing()
         self._wake = threading.Event()
         self._changed = threading.Event()
 
@@ -120,9 +123,11 @@ class Worker:
                 redis_thread.submit(self._give_back, work)
                 return
             work = self._sorted_anew(work)
+            self._timing.began(self.runner.expected_ms(len(work.tasks)))
             prefetched = redis_thread.submit(self._prefetch)
             started_at = monotonic()
             outcomes = self._run(work)
+            self._timing.ended()
             finish = partial(self._finish, work, outcomes, started_at)
             if prefetched.result():
                 redis_thread.submit(_logging_bugs, finish)
@@ -225,7 +230,8 @@ class Worker:
         return work
 
     def _prefetch(self) -> Work | None:
-        """Take the next batch while the model runs: a full one, without waiting."""
+        """Take the next batch before the model is free: a full one, without waiting for jobs."""
+        self._timing.wait_until_due()
         if self._stopping:
             return None
         try:
@@ -237,12 +243,14 @@ class Worker:
             return None
 
     def _claim(self, min_depth: int = 0) -> Work | None:
-        n = self.runner.batch_size
+        n, began = self.runner.batch_size, monotonic()
         room = self._rooms.spare(n, self.preparation.shape)
-        batch = self._consumer.claim(n, min_depth=min_depth, room=room.data.cast("B"))
+        pace = self._timing.pace(self.runner.times.ms)
+        batch = self._consumer.claim(n, min_depth=min_depth, pace=pace, room=room.data.cast("B"))
         if batch is None:
             return None
         self._rooms.take()
+        self._timing.fetched(began)
         return sort_batch(batch, self.name, self.preparation, room)
 
     def _look_at_others(self) -> None:
@@ -255,6 +263,7 @@ class Worker:
         if kept is None:
             log.error("%d results could not be stored", len(finished))
             return
+        self._timing.told(started_at, busy_ms)
         report(self.name, work, finished, kept, busy_ms)
 
     def _give_back(self, work: Work) -> None:

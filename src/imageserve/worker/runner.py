@@ -133,6 +133,10 @@ class Runner:
         began = self._call_began
         return 0.0 if began is None else self._clock() - began
 
+    def expected_ms(self, n: int) -> float:
+        """Return how long a call with ``n`` pictures should take; 0 where nobody knows."""
+        return self.times.ms.get(self.times.bucket(n), 0.0) if n <= self.batch_size else 0.0
+
     def warm_up(self, *, beside: bool = False) -> None:
         """Run and time every bucket; ``beside`` says that another model serves meanwhile.
 
