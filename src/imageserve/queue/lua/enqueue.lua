@@ -21,7 +21,12 @@ local per_s, besides = tonumber(ARGV[8]), tonumber(ARGV[9])
 local function is_past(class2, deadline2) return is_before(class, deadline, class2, deadline2) end
 local rank = length
 if length > 0 and is_past(key_of(redis.call('LINDEX', KEYS[1], -1))) then
-  rank = first_rank(KEYS[1], 0, length - 1, is_past)
+  local near = math.max(0, length - 8)                  -- most that come late to the end are out of order by a few
+  if near > 0 and is_past(key_of(redis.call('LINDEX', KEYS[1], near))) then
+    rank = first_rank(KEYS[1], 0, near, is_past)
+  else
+    rank = first_rank(KEYS[1], near, length - 1, is_past)
+  end
 end
 local function ends(ahead) return now + 1000 * (ahead + 1) / per_s + besides end
 local function ahead_of_it()
@@ -33,6 +38,10 @@ end
 local function delays_others()
   local behind = class == 0 and rank < length and boundary_of(KEYS[1], length) - rank or 0
   local looks = math.min(16, behind)
+  if behind > 1 then                                    -- where the first one has time for all, so have the others
+    local _, first = key_of(redis.call('LINDEX', KEYS[1], rank))
+    if ends(hold + others + rank + behind) <= first then return false end
+  end
   for i = 0, looks - 1 do
     local place = rank + (looks > 1 and math.floor(i * (behind - 1) / (looks - 1)) or 0)
     local _, theirs = key_of(redis.call('LINDEX', KEYS[1], place))

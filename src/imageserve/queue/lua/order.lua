@@ -8,7 +8,8 @@ end
 local function key_of(entry)
   local _, last = string.find(entry, '"priority":', 1, true)
   local background = last and string.find(entry, '^%s*"background"', last + 1)
-  return background and 1 or 0, number_in(entry, '"deadline":')
+  local deadline = string.match(entry, '"deadline":(%d+)}$', -40)  -- where ENQUEUE writes it
+  return background and 1 or 0, deadline and tonumber(deadline) or number_in(entry, '"deadline":')
 end
 local function is_before(class, deadline, class2, deadline2)
   return class < class2 or (class == class2 and deadline < deadline2)
