@@ -6,9 +6,9 @@ Requests run in threads. The test plays the worker, so it decides what each job 
 import gc
 import itertools
 import re
+import secrets
 import sys
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -837,17 +837,17 @@ def test_a_redis_that_always_forgets_is_not_called_full(bench: Bench) -> None:
 
 
 def test_an_id_that_is_taken_is_replaced(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = uuid.UUID(int=1), uuid.UUID(int=2)
-    of_another = Job(first.hex, "m", (8, 8, 3), 1, "their reply", "t", 1000)
+    first, second = "1" * 32, "2" * 32
+    of_another = Job(first, "m", (8, 8, 3), 1, "their reply", "t", 1000)
     bench.queue.enqueue(of_another, bytes(192), 1000, Limits())
     bench.take(1)
-    ids = iter([first, second])
-    monkeypatch.setattr(uuid, "uuid4", lambda: next(ids))
+    ids, own = iter([first, second]), secrets.token_hex
+    monkeypatch.setattr(secrets, "token_hex", lambda n: next(ids) if n == 16 else own(n))
     request = bench.begin(A)
 
     (job,) = bench.answer_all(1)
 
-    assert job.id == second.hex
+    assert job.id == second
     assert labels(done(request)) == [label(A)]
 
 

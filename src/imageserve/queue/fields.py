@@ -61,12 +61,15 @@ def is_count(value: Any) -> bool:
 
 def is_shape(value: Any) -> bool:
     """Tell whether it is ``[height, width, colours]``."""
-    return (
-        isinstance(value, list)
-        and len(value) == 3
-        and all(type(n) is int and 0 < n <= LONGEST_SIDE for n in value)
-        and value[2] in COLOURS.values()
-    )
+    if not isinstance(value, list) or len(value) != 3:
+        return False
+    height, width, colours = value
+    return is_side(height) and is_side(width) and is_side(colours) and colours in COLOURS.values()
+
+
+def is_side(value: Any) -> bool:
+    """Tell whether it is a number of pixels in a row or column."""
+    return type(value) is int and 0 < value <= LONGEST_SIDE
 
 
 def text_of(fields: Mapping[str, Any], name: str, default: str | None = None) -> str:

@@ -10,7 +10,6 @@ import math
 import secrets
 import threading
 import time
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -216,7 +215,7 @@ class Producer:
         self.breaker.check()
         limits = self._limits()
         for _ in range(ID_TRIES):
-            ticket = self._tickets.add(uuid.uuid4().hex, wake)
+            ticket = self._tickets.add(secrets.token_hex(16), wake)
             try:
                 job = self._job(ticket.job_id, request, timeout_ms)
                 admission = self._enqueue(job, pixels, timeout_ms, limits)

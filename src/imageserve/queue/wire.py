@@ -5,6 +5,7 @@ Readers ignore unknown fields, so a later release can add some. A worker answers
 """
 
 import base64
+import functools
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -144,6 +145,7 @@ class Finished:
 # -- jobs ---------------------------------------------------------------------------------------
 
 
+@functools.lru_cache(maxsize=256)
 def encoding_of(preparation: Preparation) -> str:
     """Return how pixels of this preparation are written.
 

@@ -5,8 +5,10 @@ those that do.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -196,9 +198,8 @@ def report(
     model: str, work: Work, finished: Sequence[Finished], kept: Sequence[bool], busy_ms: int
 ) -> None:
     """Count the jobs of a finished batch and log one line; ``kept`` is False for a lost lease."""
-    for job, mine in zip(finished, kept, strict=True):
-        if mine:
-            metrics.jobs_total.labels(model, job.counter).inc()
+    for counter, count in Counter(j.counter for j in compress(finished, kept)).items():
+        metrics.jobs_total.labels(model, counter).inc(count)
     late = list(kept).count(False)
     metrics.leases_lost_total.labels(model).inc(late)
     log.info(
