@@ -15,7 +15,7 @@ import redis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.queues import RedisQueue
-from tests.redis_server import QueueMaker, RedisServer
+from tests.redis_server import QueueMaker, RedisServer, eventually
 
 from imageserve.predictions import Prediction
 from imageserve.queue.admission import EnqueueCode, Limits
@@ -161,6 +161,18 @@ def test_what_old_workers_leave_behind_is_removed_by_and_by(
         both.new_claim(1)
         both.finish(0)
     assert client.zcard(KEYS.waiting) == 0
+
+
+def test_what_an_old_worker_holds_does_not_wait(pods: Iterator[Pods]) -> None:
+    both = next(pods)
+    both.new_put(60_000)
+    first = both.queue.snapshot()
+    eventually(lambda: both.queue.snapshot().now > first.now + 50, "50 ms of Redis time")
+    both.new_put(120_000)
+    assert both.queue.snapshot().oldest_ms > 50
+    both.old_claim(1)
+    seen = both.queue.snapshot()
+    assert seen.oldest_ms < seen.now - first.now
 
 
 def test_the_head_is_the_oldest_that_old_web_processes_sent(

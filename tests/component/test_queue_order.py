@@ -347,8 +347,13 @@ def test_the_oldest_job_is_found_wherever_it_stands(bench: Bench) -> None:
     assert bench.queue.snapshot().oldest_ms == 0
     bench.queue.release(taken.token, ids(taken))
     assert bench.queue.snapshot().oldest_ms >= 300
+    put_all(bench, range(1, 40))
     bench.queue.purge()
     assert bench.queue.snapshot().oldest_ms == 0
+    put(bench, "old again", 9 * FAR_MS)
+    bench.lapse(100)
+    put(bench, "young again", FAR_MS)
+    assert 100 <= bench.queue.snapshot().oldest_ms < 300 + FAR_MS
 
 
 @pytest.mark.parametrize(("others", "background"), [(0, 0), (1, 0), (3, 2), (16, 0), (40, 25)])

@@ -432,9 +432,10 @@ def test_the_next_batch_is_not_fetched_before_the_model_is_nearly_free(bench: Be
     worker.runner.times.ms = dict.fromkeys(worker.runner.times.sizes, 60_000.0)
     bench.model.gate.clear()
     bench.send(*(f"first-{n}" for n in range(BATCH_SIZE)))
+    bench.send(*(f"patient-{n}" for n in range(BATCH_SIZE)))
     bench.start(worker)
     bench.in_a_batch()
-    bench.send(*(f"patient-{n}" for n in range(BATCH_SIZE)))
+    time.sleep(0.05)  # A worker that fetches at once has fetched by then.
     bench.now -= 60_000
     bench.send("due earlier")
     bench.now += 60_000
@@ -443,7 +444,6 @@ def test_the_next_batch_is_not_fetched_before_the_model_is_nearly_free(bench: Be
 
     bench.in_a_batch()
     bench.assert_answered("due earlier", *(f"patient-{n}" for n in range(BATCH_SIZE)))
-    assert [depth for _, depth in bench.queue.claims[:2]] == [0, BATCH_SIZE]
     assert bench.queue.batches[1][0] == "due earlier"
 
 
