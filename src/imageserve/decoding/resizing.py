@@ -24,6 +24,7 @@ except ImportError:  # There is no wheel for this machine.
 else:
     _IS_INSTALLED = True
     _BILINEAR: Final = ResizeAlg.convolution(FilterType.bilinear)
+    _WHOLE: Final = ResizeOptions(_BILINEAR)
 
 _KNOWN_PILLOW = range(11, 14)
 """Its major versions whose pictures in memory the library knows: it reads and writes there."""
@@ -99,9 +100,13 @@ def _pass(image: Image.Image, size: tuple[int, int], box: Box) -> Image.Image:
     # No pixels of it are set yet.
     result = Image.new(image.mode, size, None)
     left, top, right, bottom = box
-    part = CropBox(left, top, right - left, bottom - top)
+    whole: Box = (0, 0, *image.size)
+    options = _WHOLE
+    if box != whole:
+        part = CropBox(left, top, right - left, bottom - top)
+        options = ResizeOptions(_BILINEAR, crop_box=part)
     # A resizer of its own: another would keep the memory of the largest picture.
-    Resizer().resize_pil(image, result, ResizeOptions(_BILINEAR, crop_box=part))
+    Resizer().resize_pil(image, result, options)
     return result
 
 
