@@ -72,6 +72,35 @@ gevent.sleep(0.01)
 print(json.dumps([*seen, line.pictures]))
 """
 
+WOKEN = """
+import threading
+ours, theirs = socket.socketpair()
+woken = threading.Event()
+
+def listener():
+    while True:
+        gevent.socket.wait_read(ours.fileno())
+        ours.recv(1)
+        woken.set()
+
+def request():
+    while True:
+        woken.wait(100)
+        woken.clear()
+        seen.append("answered")
+
+def has_a_result_meanwhile(name):
+    with line.turn(Asked(time.monotonic() + 10)):
+        seen.append(name)
+        theirs.sendall(b"x")
+
+greenlets = [gevent.spawn(listener), gevent.spawn(request)]
+gevent.sleep(0)
+gevent.joinall([gevent.spawn(has_a_result_meanwhile, name) for name in "abcd"])
+gevent.sleep(0.05)
+print(json.dumps(seen))
+"""
+
 ORDER = """
 waiting = [gevent.spawn(picture, "first")]
 for number in range(20):
@@ -131,6 +160,10 @@ def test_who_fails_is_late_or_is_ended_holds_up_nobody() -> None:
         *("bad", "failed", "too late", "c", "c sent", "d", "d sent"),
         0,
     ]
+
+
+def test_a_result_that_came_meanwhile_is_answered_before_the_next_picture_is_decoded() -> None:
+    assert printed(WOKEN) == [each for name in "abcd" for each in (name, "answered")]
 
 
 def test_the_earliest_deadline_goes_first_and_every_tenth_is_of_the_background() -> None:

@@ -202,7 +202,9 @@ class DecodeLine:
             # A timer that is due at once runs after the kernel was asked for I/O; a plain callback
             # of the loop would run before.
             self._after_io = gevent.get_hub().loop.timer(0, priority=AFTER_IO)
-        self._after_io.start(self._begin_next)
+        # Twice: whoever is woken by what the loop has read (the request of a result, say) runs only
+        # in the loop's next iteration, and is to answer before the next picture is decoded.
+        self._after_io.start(self._after_io.start, self._begin_next)
 
     def _begin_next(self) -> None:
         place = self._order.take()
