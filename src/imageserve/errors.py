@@ -267,6 +267,12 @@ class QueueFull(Unavailable):
     code = "queue_full"
 
 
+def rounded_up(seconds: float) -> float:
+    """Return seconds as a client may be told them: 0.34, 1.2 or 15."""
+    per_s = 100 if seconds < 1 else 10 if seconds < 10 else 1
+    return math.ceil(round(seconds * per_s, 6)) / per_s
+
+
 class WouldTimeOut(Unavailable):
     """The answer would come after the deadline, so nothing is done for it."""
 
@@ -276,9 +282,8 @@ class WouldTimeOut(Unavailable):
         """``shortest_s``: the shortest timeout that would be accepted now; None: not known."""
         message = "the answer would come too late"
         if shortest_s is not None:
-            step = 0.01 if shortest_s < 1 else 0.1 if shortest_s < 10 else 1.0
-            shortest = step * math.ceil(shortest_s / step)
-            message += f"; the shortest X-Request-Timeout that is accepted now is {shortest:.4g}"
+            shortest = f"{rounded_up(shortest_s):g}"
+            message += f"; the shortest X-Request-Timeout that is accepted now is {shortest}"
         super().__init__(message, retry_after_s=retry_after_s)
 
 

@@ -399,6 +399,7 @@ def test_a_job_that_cannot_be_done_in_time_is_refused_at_once(stopped: Stack) ->
         stopped.wait_for(lambda: stopped.waiting() == 3, "three wait")
         reply = stopped.http.predict(GOOD, X_Request_Timeout="1.4")
         assert (reply.status, reply.code) == (503, "would_time_out")
+        assert "the shortest X-Request-Timeout that is accepted now is " in reply.message
         assert 1 <= reply.retry_after_s <= 60
         assert stopped.waiting() == 3
         stopped.workers[0].resume()

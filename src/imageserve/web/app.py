@@ -141,6 +141,8 @@ def _add_predict(app: Flask, predictor: Predictor, config: WebConfig, lifecycle:
         longest_s, its_id = config.request_timeout_s, g.call.request_id
         options = read_options(request.args, timeout, longest_s, its_id, priority)
         predictor.check(options)
+        if priority:  # By its head alone, the key unknown, it may have seemed more urgent.
+            predictor.line.check(options.asked(time.monotonic()))
         with memory.account() as account:
             upload = reader.read(request.environ, account)
             call: _Call = g.call

@@ -14,7 +14,7 @@ from typing import Any
 import gevent
 from gevent.hub import Waiter
 
-from imageserve.errors import Busy, TimedOut, WouldTimeOut
+from imageserve.errors import Busy, TimedOut, WouldTimeOut, rounded_up
 from imageserve.web.decode_order import Asked, DecodeOrder, Place
 from imageserve.web.greenlets import in_server, silent_timeout
 from imageserve.web.pace import NEVER_TOO_LATE, Gate, Used
@@ -120,7 +120,7 @@ class DecodeLine:
         """
         retry_after_s = self._gate.refused(ahead, now)
         while True:
-            needed_s = self._gate.needed_s(ahead + pictures, asked.model, surely=True)
+            needed_s = rounded_up(self._gate.needed_s(ahead + pictures, asked.model, surely=True))
             more = self._ahead(replace(asked, deadline=now + needed_s))
             if more <= ahead:
                 return WouldTimeOut(needed_s, retry_after_s=retry_after_s)
