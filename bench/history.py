@@ -57,11 +57,12 @@ def name_of(commit: str) -> str:
 
 
 def name_of_working_tree() -> str:
-    """Return the short hash of what is checked out, marked where files have changed.
+    """Return the short hash of what is checked out, marked where code has changed since.
 
     Raises NotInHistory.
     """
-    return _git("describe", "--always", "--dirty=, changed", "--exclude=*").decode().strip()
+    commit = _git("rev-parse", "--short", "HEAD").decode().strip()
+    return commit + (", changed" if _git("status", "--porcelain", "--", "src", "bench") else "")
 
 
 def _git(*arguments: str) -> bytes:
