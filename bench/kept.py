@@ -132,7 +132,7 @@ def told(pieces: Sequence[Circumstances]) -> str:
     began = [each.began for each in unique]
     span = " to ".join(dict.fromkeys([min(began), max(began)]))
     on = "; ".join(dict.fromkeys(each.processor for each in unique))
-    commits = ", ".join(dict.fromkeys(each.commit for each in unique))
+    commits = " and ".join(dict.fromkeys(each.commit for each in unique))
     return (
         f"Measured on {on}, {span} UTC, {sum(each.minutes for each in unique):.1f} minutes; "
         f"commit {commits}; others used "

@@ -15,7 +15,7 @@ from bench.overload_rounds import Overload, measure_overload
 from bench.overload_tables import overload_plot, overload_sections
 from bench.peers.comparison import FULL as MOST_CLIENTS
 from bench.peers.comparison import Setting, Tried, compare, tried
-from bench.peers.environments import PEERS, version
+from bench.peers.environments import PEERS, package
 from bench.peers.faults import fault_runs
 from bench.peers.systems import SHOWN, start_peer
 from bench.peers.tables import (
@@ -69,11 +69,11 @@ def main(arguments: list[str]) -> int:
     for part in PARTS if given.markdown is not None else given.parts:
         is_resumed = given.is_resumed or part not in given.parts
         _PARTS[part](_store(given, is_resumed=is_resumed), given.plan, part, peers, found, made)
-    versions = ", ".join(f"{SHOWN[peer]} {version(peer)}" for peer in peers)
     text = page(
         made.shown,
-        f"Peers: {versions}. Medians, in parentheses least and most; ratios are taken within a "
-        f"round of {given.plan.seconds:g} s. {windows_note()}",
+        f"Peers: {', '.join(map(package, peers))}.",
+        "Medians, in parentheses least and most; ratios are taken within a round of "
+        f"{given.plan.seconds:g} s. {windows_note()}",
     )
     print(text)
     if given.markdown is not None:

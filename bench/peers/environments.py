@@ -36,11 +36,16 @@ def installed(peer: str) -> Path:
     return place / "bin"
 
 
+def package(peer: str) -> str:
+    """Return the package that carries a peer, and its version."""
+    return f"{_PACKAGES.get(peer, peer)} {version(peer)}"
+
+
 def version(peer: str) -> str:
     """Return the version that is pinned."""
     lines = Path(__file__).with_name(f"{peer}.txt").read_text().splitlines()
-    package = f"{_PACKAGES.get(peer, peer)}=="
-    return next(line.split()[0] for line in lines if line.startswith(package)).split("==")[1]
+    pinned = f"{_PACKAGES.get(peer, peer)}=="
+    return next(line.split()[0] for line in lines if line.startswith(pinned)).split("==")[1]
 
 
 def _install(place: Path, pins: Path) -> None:
