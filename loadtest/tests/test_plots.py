@@ -42,6 +42,12 @@ def test_the_same_numbers_give_the_same_plot(name: str) -> None:
     assert "<dc:date>" not in svg
 
 
+def test_a_logarithmic_axis_has_plain_numbers() -> None:
+    svg = CHARTS["steps"]()
+    assert ">100</text>" in svg
+    assert "mathdefault" not in svg
+
+
 def test_everything_is_labelled() -> None:
     plots = {name: draw() for name, draw in CHARTS.items()}
     for text in ("Load", "minutes", "requests/s", "rising", "pods &amp; more"):

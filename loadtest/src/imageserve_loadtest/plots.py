@@ -185,7 +185,10 @@ def _finish(axes: "Axes", y_label: str, *, log_y: bool, named: int) -> None:
     axes.set_axisbelow(True)  # Bars hide the grid.
     axes.spines[["top", "right"]].set_visible(False)
     if log_y:
+        from matplotlib.ticker import FormatStrFormatter
+
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))  # The default one writes TeX.
     else:
         axes.set_ylim(bottom=min(0.0, axes.get_ylim()[0]))
     if named > 1:
