@@ -83,19 +83,21 @@ def verdict_of(
     and others behind it, and where the workers may be short of jobs by now: they may have done half
     of the backlog since then, or, as for time, all that waited but for their next batches.
     """
-    if 0 < seen.order.first_deadline <= seen.now + 1000 * elapsed_s:
-        return None
-    done = seen.capacity_per_s * elapsed_s
-    if done > seen.backlog / 2:
+    speed, backlog = limits.speed, seen.backlog
+    done = speed.per_s * elapsed_s
+    has_expired = 0 < seen.order.first_deadline <= seen.now + 1000 * elapsed_s
+    if has_expired or done > backlog / 2:
         return None
     if seen.queued >= limits.max_jobs:
-        return Admission(EnqueueCode.FULL, seen.backlog)
-    if (seen.backlog + 1) * job_bytes > limits.max_bytes:
-        return Admission(EnqueueCode.BYTES_FULL, seen.backlog)
+        return Admission(EnqueueCode.FULL, backlog)
+    if (backlog + 1) * job_bytes > limits.max_bytes:
+        return Admission(EnqueueCode.BYTES_FULL, backlog)
+    if speed.end_ms(backlog) <= timeout_ms:
+        return None  # However many of them are ahead: by far the usual case.
     deadline = seen.now + round(1000 * elapsed_s) + timeout_ms
     ahead = _others(seen) + seen.order.least_ahead(priority, deadline)
-    is_short = done > seen.waiting - limits.speed.batch
-    if ahead and limits.speed.end_ms(ahead) > timeout_ms and not is_short:
+    is_short = done > seen.waiting - speed.batch
+    if ahead and speed.end_ms(ahead) > timeout_ms and not is_short:
         return Admission(EnqueueCode.WOULD_TIME_OUT, ahead)
     return None
 
