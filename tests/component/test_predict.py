@@ -393,6 +393,17 @@ def test_without_a_result_in_time_the_job_is_cancelled(bench: Bench) -> None:
     assert bench.queue.cancelled == [job.id]
 
 
+def test_the_line_learns_from_answers_and_from_what_had_none(bench: Bench) -> None:
+    request = bench.begin(A)
+    bench.answer_all(1)
+    done(request)
+    bench.predict(A, timeout_s=SHORT_S)
+
+    after = bench.predictor.line._gate._after
+    assert after[None].mean_s > 0
+    assert after[None].most_s > after[None].mean_s, "there were two"
+
+
 def test_at_the_deadline_what_is_done_is_answered_and_the_rest_is_cancelled(bench: Bench) -> None:
     wait = Wait()
     request = bench.begin(A, B, wait=wait)

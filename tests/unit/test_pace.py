@@ -125,6 +125,22 @@ def test_a_spread_covers_nearly_all_and_forgets_a_halt() -> None:
     assert spread.most_s < 0.05
 
 
+def test_what_is_never_in_time_is_learnt_too() -> None:
+    gate = gate_at(0.01)
+    for _ in range(30):
+        gate.answered("m", 0.03)
+        gate.unanswered("m", 0.02)
+    assert gate.needed_s(0, "m", surely=True) < 0.04, "that says nothing: it may have come at 0.03"
+
+    for _ in range(60):
+        gate.unanswered("m", 0.08)
+    assert gate.needed_s(0, "m", surely=False) > 0.07
+
+    for _ in range(1000):
+        gate.unanswered("m", 30.0)
+    assert gate.needed_s(0, "m", surely=True) < 2, "a dead worker is no pace"
+
+
 def test_what_is_needed_is_decoding_and_the_time_after_it_of_that_model() -> None:
     gate = gate_at(0.01)
     assert gate.needed_s(3, "new", surely=True) == pytest.approx(0.03)

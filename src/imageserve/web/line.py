@@ -106,6 +106,10 @@ class DecodeLine:
         """Note how long after its turn a picture was answered, its wait in the queue left out."""
         self._gate.answered(model, seconds)
 
+    def unanswered(self, model: str | None, seconds: float) -> None:
+        """Note how long after its turn a picture had no answer, when its client left or gave up."""
+        self._gate.unanswered(model, seconds)
+
     def _ahead(self, asked: Asked) -> int:
         """Return how many pictures are decoded before one that comes now."""
         decoding = self._decoding

@@ -137,6 +137,16 @@ class Gate:
         """Add the time from a decoded picture to its answer, without the wait in the queue."""
         self._after[model].measured(seconds)
 
+    def unanswered(self, model: str | None, seconds: float) -> None:
+        """Add the time after which a decoded picture had no answer, where that says something.
+
+        Without it only what was in time would be known, and what takes too long always would be
+        taken again and again. Outages are not to be learnt: it counts up to `LATE_S`.
+        """
+        seconds = min(seconds, LATE_S)
+        if seconds > self._after[model].mean_s:
+            self._after[model].measured(seconds)
+
     def needed_s(self, pictures: int, model: str | None, *, surely: bool) -> float:
         """Return the time until so many pictures are decoded and the last of them is answered.
 

@@ -197,8 +197,8 @@ class _Request:
             for self._later, picture in zip(range(len(pictures))[::-1], pictures, strict=True):
                 self._slots.append(self._submit(picture))
             self._wait_for_results()
-            self._close_open()
             self._note_time()
+            self._close_open()
             return [self._answer(slot) for slot in self._slots]
         finally:
             for slot in self._submitted():
@@ -346,15 +346,21 @@ class _Request:
             raise ClientGone
 
     def _note_time(self) -> None:
-        """Tell the line how long the picture took that was decoded last, or that took longest."""
-        now = time.monotonic()
-        took = [
-            now - slot.decoded_at - slot.ticket.result.queue_ms / 1000
-            for slot in self._submitted()
-            if slot.ticket.result is not None and slot.ticket.result.error is None
-        ]
-        if took:
-            self._line.answered(self._options.model, max(0.0, min(took)))
+        """Tell the line how long the last of the pictures took after it was decoded."""
+        now, asked = time.monotonic(), self._options
+        took, open_s = [], []
+        for slot in self._submitted():
+            result, seconds = slot.ticket.result, now - slot.decoded_at
+            if result is None:
+                open_s.append(seconds)
+            elif result.error is None:
+                took.append(max(0.0, seconds - result.queue_ms / 1000))
+        if open_s:
+            # What the queue alone explains says nothing.
+            if min(open_s) > (self._producer.shortest_timeout_s(asked.priority) or 0.0):
+                self._line.unanswered(asked.model, min(open_s))
+        elif took:
+            self._line.answered(asked.model, min(took))
 
     def _not_classified(self, error: ResultError, slot: Submission) -> RequestError:
         if error.code != WOULD_TIME_OUT:
