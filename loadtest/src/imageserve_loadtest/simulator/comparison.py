@@ -6,11 +6,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import Protocol, TypeVar
 
 from imageserve.autoscaler.sizing import Policy
 from imageserve_loadtest.simulator.scalers import FixedFleet, Imageserve, Keda, Scaler
 from imageserve_loadtest.simulator.simulation import Outcome, Setting, Simulation
 from imageserve_loadtest.simulator.trace import Trace
+
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 Progress = Callable[[str], None]
 """Called after each run with a line for the terminal."""
@@ -83,6 +87,10 @@ class Case:
     rule: Rule
     seed: int
 
+    @property
+    def title(self) -> str:
+        return f"{self.trace.name}: {self.rule.name}"
+
     def run(self) -> Outcome:
         setting = self.conditions.setting
         if self.rule.kind == FIXED:
@@ -109,20 +117,35 @@ def compare(
     return {(case.trace, case.rule): each for case, each in zip(cases, outcomes, strict=True)}
 
 
-def run_all(cases: Sequence[Case], progress: Progress) -> list[Outcome]:
+class Runnable(Protocol[T_co]):
+    """What can run in another process."""
+
+    @property
+    def title(self) -> str:
+        """Return what is run, for the terminal."""
+
+    def run(self) -> T_co:
+        """Run it, once."""
+
+
+def run_all(cases: Sequence[Runnable[T]], progress: Progress) -> list[T]:
     """Run cases on all cores; return their outcomes in the same order."""
     workers = min(len(cases), os.cpu_count() or 1)
     if workers <= 1:
-        return list(_reported(cases, map(Case.run, cases), progress))
+        return list(_reported(cases, map(_run, cases), progress))
     with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        return list(_reported(cases, pool.map(Case.run, cases), progress))
+        return list(_reported(cases, pool.map(_run, cases), progress))
+
+
+def _run(case: Runnable[T]) -> T:
+    return case.run()
 
 
 def _reported(
-    cases: Sequence[Case], outcomes: Iterable[Outcome], progress: Progress
-) -> Iterator[Outcome]:
+    cases: Sequence[Runnable[T]], outcomes: Iterable[T], progress: Progress
+) -> Iterator[T]:
     for done, (case, outcome) in enumerate(zip(cases, outcomes, strict=True), start=1):
-        progress(f"{done}/{len(cases)} {case.trace.name}: {case.rule.name}")
+        progress(f"{done}/{len(cases)} {case.title}")
         yield outcome
 
 

@@ -1,12 +1,14 @@
 """The report of a comparison: Markdown tables and a plot. Pure."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from imageserve_loadtest.plots import Panel, Series, panels_chart
+from imageserve_loadtest.simulator.clairvoyant import Best, Bests, share_of_time
 from imageserve_loadtest.simulator.comparison import (
     DAILY,
+    FIXED,
     IMAGESERVE,
     KEDA_SUM,
     Conditions,
@@ -18,6 +20,8 @@ from imageserve_loadtest.simulator.simulation import SAMPLE_S, Outcome
 from imageserve_loadtest.simulator.trace import Trace
 
 Row = Sequence[str]
+
+RESULT = ("trace", "rule", "replica-hours", "in time", "p99 wait", "turns", "at zero")
 
 STEP = "step"
 """The trace with one step upwards."""
@@ -41,18 +45,32 @@ def percent(share: float) -> str:
     return f"{100 * share:.2f} %"
 
 
-def results_table(results: Results) -> str:
-    """Return one row per trace and rule."""
-    header = ["trace", "rule", "replica-hours", "in time", "p99 wait", "turns", "at zero"]
-    rows = [result_row(trace, rule, outcome) for (trace, rule), outcome in results.items()]
-    return table(header, rows, texts=2)
+def results_table(results: Results, bests: Bests) -> str:
+    """Return one row per trace and rule; where known, with the fewest hours possible."""
+    rows: list[list[str]] = []
+    for trace in dict.fromkeys(trace for trace, _ in results):
+        own = [(rule, each) for (of, rule), each in results.items() if of is trace]
+        lines = [result_row(trace, rule.name, outcome) for rule, outcome in own]
+        if bests:
+            found = bests[trace]
+            # A fixed fleet is there from the start, which no other rule can have.
+            equal = [line for line, (rule, _) in zip(lines, own, strict=True) if rule.kind != FIXED]
+            for line, hours in zip(equal, found[0].whole_hours[1:], strict=True):
+                line.append(f"{hours:.2f}")
+            lines = [[*line, ""][: len(RESULT) + 1] for line in lines]
+            lines += [
+                [*result_row(trace, each.name, each.found), f"{each.least_hours:.2f}"]
+                for each in found
+            ]
+        rows += lines
+    return table([*RESULT, *(["at least"] if bests else [])], rows, texts=2)
 
 
-def result_row(trace: Trace, rule: Rule, outcome: Outcome) -> Row:
+def result_row(trace: Trace, name: str, outcome: Outcome) -> list[str]:
     """Return the cells of one run."""
     return [
         trace.name,
-        rule.name,
+        name,
         f"{outcome.replica_hours:.2f}",
         percent(outcome.in_time_share),
         f"{outcome.p99_wait_s:.1f} s",
@@ -76,6 +94,43 @@ def sweep_table(sweep: Sequence[SweepResult], taken: Collection[Rule]) -> str:
         for each in sweep
     ]
     return table(header, rows, texts=2)
+
+
+def bests_table(results: Results, bests: Bests) -> str:
+    """Return one row per trace, without and with the window, and how often imageserve was best."""
+    header = ["trace", "window", "linear relaxation", "whole pods", "found", "gap", "imageserve"]
+    rows: list[Row] = []
+    for trace, pair in bests.items():
+        own = results[trace, Rule(IMAGESERVE)]
+        rows += [[trace.name, *_best_cells(best), _times(own, best)] for best in pair]
+    return "\n\n".join([table(header, rows, texts=1), *_sentences(results, bests)])
+
+
+def _best_cells(best: Best) -> Row:
+    hours = best.found.replica_hours
+    gap = percent(hours / best.least_hours - 1) if best.least_hours else "none"
+    bounds = [f"{each:.2f}" for each in (best.linear_hours, best.whole_hours[0], hours)]
+    return [f"{best.window_s:g} s", *bounds, gap]
+
+
+def _times(own: Outcome, best: Best) -> str:
+    hours = best.found.replica_hours
+    return f"{own.replica_hours / hours:.2f} x found" if hours else "no pods needed"
+
+
+def _sentences(results: Results, bests: Bests) -> Iterator[str]:
+    for index, condition in enumerate(("", " under the same scale-down window")):
+        few = [
+            [share_of_time(trace, results[trace, Rule(IMAGESERVE)], pair[index].found, more)
+             for trace, pair in bests.items()]
+            for more in (0, 1)
+        ]  # fmt: skip
+        lengths = [trace.length_s for trace in bests]
+        none, one = (percent(fmean(each, lengths)) for each in few)
+        yield (
+            f"In {none} of the steps imageserve had no more pods than the best schedule "
+            f"found{condition}, in {one} at most one more."
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -93,6 +93,20 @@ class FixedFleet:
     def decide(self, seen: Snapshot) -> int:
         del seen
         return self._replicas
+
+
+class Schedule:
+    """Numbers of pods that were computed before; the last one holds to the end."""
+
+    wake_s = None
+
+    def __init__(self, pods: Sequence[int], interval_s: float) -> None:
+        self._pods = pods
+        self.interval_s = interval_s
+
+    def decide(self, seen: Snapshot) -> int:
+        """Return the number of the step that has just begun."""
+        return self._pods[min(round(seen.now_s / self.interval_s), len(self._pods) - 1)]
 
 
 # -- KEDA ---------------------------------------------------------------------------------------

@@ -2,13 +2,14 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 
 from imageserve.autoscaler.sizing import Policy
 from imageserve.errors import ImageserveError, SettingsError
 from imageserve_loadtest import plots
+from imageserve_loadtest.simulator.clairvoyant import Bests, foresee, require_solver
 from imageserve_loadtest.simulator.comparison import (
     DAILY,
     FIXED,
@@ -24,6 +25,7 @@ from imageserve_loadtest.simulator.comparison import (
     sweep,
 )
 from imageserve_loadtest.simulator.comparison_report import (
+    bests_table,
     draw,
     results_table,
     sweep_table,
@@ -51,13 +53,16 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     page = None if options.markdown is None else _Page(options.markdown)
     if options.plot is not None and not plots.are_available():
         raise ImageserveError(f"--plot: {plots.MISSING}")
+    if options.clairvoyant:
+        require_solver()
     progress = _progress()
     daily = next((trace for trace in traces if trace.name == DAILY), traces[0])
     tried = sweep(conditions, daily, options.seed, progress) if options.sweep else []
     rules = _rules(conditions, options, tried)
     results = compare(conditions, traces, rules, options.seed, progress)
+    bests = foresee(conditions, results, options.seed, progress) if options.clairvoyant else {}
     progress("")
-    text = _text(results, conditions, tried, rules)
+    text = "\n\n".join(_parts(results, bests, conditions, (tried, rules)))
     print(text)
     if options.plot is not None:
         _write(options.plot, draw(results))
@@ -79,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--seed", type=int, default=1, help="for the instants of the requests (1)")
     add("--sweep", action="store_true", help="find KEDA's listLength and the fleet's size: the "
         "cheapest that answer 95 %% in time on 'day', or on the first trace")  # fmt: skip
+    add("--clairvoyant", action="store_true", help="also how few replica-hours would "
+        "do if the whole load were known: a lower bound, and the best schedule found")  # fmt: skip
     add("--list-length", type=int, metavar="N", help="KEDA's listLength for list + in flight")
     add("--fleet", type=int, metavar="N", help="pods of the fixed fleet")
     add("--plot", type=Path, metavar="FILE.svg", help="draw load and pods")
@@ -147,16 +154,19 @@ def _progress() -> Callable[[str], None]:
     return lambda text: print(f"\r\x1b[K{text[:78]}", end="", file=sys.stderr, flush=True)
 
 
-def _text(
-    results: Results, conditions: Conditions, tried: Sequence[SweepResult], rules: Sequence[Rule]
-) -> str:
-    parts = [results_table(results)]
-    found = targets(results, conditions)
-    if found:
-        parts.append(targets_table(found))
-    if tried:
-        parts.append(sweep_table(tried, rules))
-    return "\n\n".join(parts)
+def _parts(
+    results: Results,
+    bests: Bests,
+    conditions: Conditions,
+    calibration: tuple[Sequence[SweepResult], Sequence[Rule]],
+) -> Iterator[str]:
+    yield results_table(results, bests)
+    if bests:
+        yield bests_table(results, bests)
+    if found := targets(results, conditions):
+        yield targets_table(found)
+    if calibration[0]:
+        yield sweep_table(*calibration)
 
 
 def _write(path: Path, text: str) -> None:
