@@ -36,7 +36,7 @@ queue = RedisQueue(RedisAccess(sys.argv[1]), "order", connections=8)
 def picture(name):
     order.append("decoded")
     job = Job(name, "resnet50", (1, 1, 3), 5, "", "trace", 60_000)
-    queue.enqueue(job, b"rgb", 60_000, Limits(100, 10**9, 100))
+    queue.enqueue(job, b"rgb", 60_000, Limits(100, 10**9))
 
 def together(prefix):
     gevent.joinall([gevent.spawn(picture, f"{prefix}{n}") for n in range(4)], raise_error=True)
