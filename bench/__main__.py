@@ -137,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Measure this system beside its first version and beside the bare model,\n"
         "or beside another commit. Starts a Redis, web servers and workers of its own on free\n"
-        "ports of this machine. All parts take about 25 minutes; with --quick about 3. Results\n"
+        "ports of this machine. All parts take about 25 minutes; with --quick about 6. Results\n"
         "are kept under build/bench as they come.",
         epilog="parts:\n" + "\n".join(f"  {name}  {text}" for name, text in PARTS.items()),
     )

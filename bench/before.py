@@ -183,11 +183,11 @@ def instructions_section(plan: Plan) -> Section:
 
     Raises SystemExit without valgrind.
     """
-    del plan  # They are the same on a busy machine, and nearly so in each round.
     if not shutil.which("valgrind"):
         raise SystemExit("bench: valgrind is not installed")
+    rounds = 1 if plan.is_quick else COUNTING_ROUNDS
     with _sources() as found:
-        return counts_section(measure(found, parse(["--rounds", str(COUNTING_ROUNDS)])))
+        return counts_section(measure(found, parse(["--rounds", str(rounds)])))
 
 
 def counts_section(counts: Mapping[str, Sequence[Mapping[str, float]]]) -> Section:
