@@ -236,7 +236,9 @@ class _Request:
             except QueueUnavailable:
                 continue  # The room knows how often, and how long, that makes sense.
             except QueueRefused as refusal:
-                spent_s = time.monotonic() - self._came + self._line.until_decoded_s(self._asked)
+                # Before it was decoded, or after: what a new one would need is about the same.
+                until_s = self._line.until_decoded_s(self._asked)
+                spent_s = max(time.monotonic() - self._came, until_s)
                 raise not_admitted(refusal, self._entry.name, spent_s) from refusal
             except QueueError as error:
                 raise redis_unavailable() from error
