@@ -394,16 +394,19 @@ def test_a_full_queue_is_answered_503_with_the_time_to_come_back(stopped: Stack)
 
 
 def test_a_job_that_cannot_be_done_in_time_is_refused_at_once(stopped: Stack) -> None:
-    pictures = samples(3, first=60)
-    with in_background([partial(stopped.http.predict, p.data) for p in pictures]) as futures:
+    tight = [
+        partial(stopped.http.predict, p.data, X_Request_Timeout="4") for p in samples(3, first=60)
+    ]
+    with in_background(tight) as futures:
         stopped.wait_for(lambda: stopped.waiting() == 3, "three wait")
-        reply = stopped.http.predict(GOOD, X_Request_Timeout="1.4")
-        assert (reply.status, reply.code) == (503, "would_time_out")
+        time.sleep(2.2)  # Now their deadlines are before that of the next one.
+        reply = stopped.http.predict(GOOD, X_Request_Timeout="1.9")
+        assert (reply.status, reply.code) == (503, "would_time_out"), "two seconds are needed"
         assert "the shortest X-Request-Timeout that is accepted now is " in reply.message
         assert 1 <= reply.retry_after_s <= 60
         assert stopped.waiting() == 3
         stopped.workers[0].resume()
-    assert [f.result().labels[0] for f in futures] == [p.label for p in pictures]
+    assert {f.result().status for f in futures} <= {200, 503, 504}
 
 
 def test_a_deadline_that_passes_is_answered_504_and_its_job_never_runs(stopped: Stack) -> None:
