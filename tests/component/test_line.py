@@ -72,6 +72,25 @@ gevent.sleep(0.01)
 print(json.dumps([*seen, line.pictures]))
 """
 
+DOOMED = """
+line.answered(None, 5.0)  # So long answers take after decoding.
+
+def doomed(name):
+    try:
+        picture(name, 2, took=0.001)
+    except WouldTimeOut:
+        seen.append(f"{name} refused")
+
+waiting = [gevent.spawn(picture, "first")]
+waiting += [gevent.spawn(doomed, name) for name in ("doomed 1", "doomed 2")]
+waiting += [gevent.spawn(picture, "patient", 30, took=0.001)]
+gevent.joinall(waiting, raise_error=True)
+gevent.sleep(0.05)
+waiting = [gevent.spawn(picture, "first"), gevent.spawn(doomed, "last of all")]
+gevent.joinall(waiting, raise_error=True)
+print(json.dumps([*(each for each in seen if not each.endswith("sent")), line.pictures]))
+"""
+
 WOKEN = """
 import threading
 ours, theirs = socket.socketpair()
@@ -182,6 +201,15 @@ def test_what_would_miss_its_deadline_is_refused_and_named_one_that_would_not() 
     assert first + refused == 30, "each is decoded or refused"
     assert 0.001 < pace_s < 0.1
     assert "the shortest X-Request-Timeout that is accepted now is 0." in message
+
+
+def test_at_its_turn_what_is_too_late_gives_way_unless_nobody_else_waits() -> None:
+    *seen, _ = printed(DOOMED)
+
+    assert seen == [
+        *("first", "doomed 1 refused", "doomed 2 refused", "patient"),
+        *("first", "last of all"),
+    ]
 
 
 def test_a_pace_that_was_wrong_is_found_out() -> None:
