@@ -151,6 +151,16 @@ def setup_logging(level: str, log_format: str, stream: TextIO | None = None) -> 
     sys.unraisablehook = _log_unraisable
 
 
+def write(log: logging.Logger, level: int, message: str, fields: Mapping[str, Any]) -> None:
+    """Log a line as ``log.log`` does, but do not look for the place in the code that asks.
+
+    For what is logged once per picture. The caller asks `logging.Logger.isEnabledFor` first.
+    """
+    record = logging.LogRecord(log.name, level, __file__, 0, message, None, None)
+    record.fields = fields
+    log.handle(record)
+
+
 class _Handler(logging.StreamHandler[TextIO]):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging calls it so
         """Say where a line is wrong; Python's own handler prints all its arguments."""

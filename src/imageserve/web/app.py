@@ -1,21 +1,21 @@
-"""The Flask application: the HTTP contract, and nothing else.
+"""The application: the HTTP contract, and nothing else.
 
-Views read a request and raise errors; one handler answers every error in the same shape; one hook
-adds the headers, counts and logs. The predictor does the rest.
+POST /predict goes a short way: Flask and Werkzeug took as long for it as all else that a web
+process does in Python. They do the rest. Both raise errors, and every answer gets the same headers,
+count and line in the log (``web.calls``). The predictor does the rest.
 """
 
 import json
-import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from http import HTTPStatus
+from dataclasses import dataclass
 from typing import Any
 
-from flask import Flask, Response, g, request
+from flask import Flask, Request, Response, g, request
 from werkzeug.exceptions import HTTPException
+from werkzeug.http import HTTP_STATUS_CODES
 
 from imageserve import metrics
 from imageserve.errors import (
@@ -31,19 +31,30 @@ from imageserve.predictions import LABELS
 from imageserve.queue.monitor import Monitor
 from imageserve.web.answers import as_bytes, as_json, timings, version_header
 from imageserve.web.api_keys import ApiKeys
-from imageserve.web.edge import age_s, error_body, request_id
+from imageserve.web.calls import (
+    BYTES,
+    JSON,
+    Call,
+    Reply,
+    begin,
+    bug_reply,
+    error_reply,
+    finish,
+    gone_reply,
+    json_reply,
+    reply_of,
+)
+from imageserve.web.edge import age_s
 from imageserve.web.greenlets import Turn, Wait, watch_hang_up
 from imageserve.web.lifecycle import Lifecycle
 from imageserve.web.overview import Overview
 from imageserve.web.parameters import checked_priority, read_options
 from imageserve.web.predict import Answer, ClassifyOptions, ClientGone, Predictor
-from imageserve.web.upload import UploadLimits, UploadMemory, UploadReader, has_body
+from imageserve.web.upload import UploadLimits, UploadMemory, UploadReader
 
-log = logging.getLogger(__name__)
+Environ = Mapping[str, Any]
 
-PROBES = ("/healthz", "/readyz", "/metrics")
-
-JSON, BYTES = "application/json", "application/octet-stream"
+PREDICT = "/predict"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,27 +100,34 @@ class Slots:
             metrics.slots_in_use.dec()
 
 
-@dataclass(slots=True)
-class _Call:
-    """The request in progress, as ``g.call``: one object, because every access to ``g`` costs."""
+class Application(Flask):
+    """The application of one web process."""
 
-    request_id: str
-    body_read: bool
-    """Whether the whole body was read; the rest would be taken for the next request."""
-    began: float = field(default_factory=time.monotonic)
-    error_code: str = ""
-    bytes: int | None = None
-    pictures: int | None = None
-    timings: Mapping[str, float] = field(default_factory=dict)
-    version: str = ""
+    def __init__(self, classify: "Classify") -> None:
+        super().__init__("imageserve", static_folder=None)
+        self.classify = classify
+        # For other methods, which Flask refuses.
+        self.add_url_rule(PREDICT, "predict", methods=["POST"])
+
+    def wsgi_app(self, environ: Any, start_response: Any) -> Iterable[bytes]:
+        """Answer a WSGI request."""
+        if environ["REQUEST_METHOD"] != "POST" or environ["PATH_INFO"] != PREDICT:
+            return super().wsgi_app(environ, start_response)
+        reply = self.classify(environ)
+        start_response(status_line(reply.status), reply.headers)
+        return [reply.body]
+
+
+def status_line(status: int) -> str:
+    """Return a status as HTTP/1.1 writes it."""
+    return f"{status} {HTTP_STATUS_CODES.get(status, 'Unknown').upper()}"
 
 
 def create_app(
     predictor: Predictor, monitor: Monitor, config: WebConfig, lifecycle: Lifecycle
-) -> Flask:
+) -> Application:
     """Build the application around a predictor and a monitor of its queues."""
-    app = Flask("imageserve", static_folder=None)
-    _add_predict(app, predictor, config, lifecycle)
+    app = Application(Classify(predictor, config, lifecycle))
     entries = {name: served.entry for name, served in predictor.models.items()}
     _add_overview(app, Overview(entries, monitor))
     _add_probes(app, lifecycle)
@@ -121,75 +139,101 @@ def create_app(
 # -- /predict -------------------------------------------------------------------------------------
 
 
-def _add_predict(app: Flask, predictor: Predictor, config: WebConfig, lifecycle: Lifecycle) -> None:
-    slots = Slots(config.slots)
-    memory = UploadMemory(config.memory_bytes)
-    reader = UploadReader(config.upload)
+class Classify:
+    """Answers POST /predict."""
 
-    @app.post("/predict")
-    def predict() -> Response:
-        if lifecycle.stopping:
+    def __init__(self, predictor: Predictor, config: WebConfig, lifecycle: Lifecycle) -> None:
+        self._predictor = predictor
+        self._config = config
+        self._lifecycle = lifecycle
+        self._slots = Slots(config.slots)
+        self._memory = UploadMemory(config.memory_bytes)
+        self._reader = UploadReader(config.upload)
+
+    def __call__(self, environ: Environ) -> Reply:
+        """Return the answer to a WSGI request. Raises nothing."""
+        call = begin(environ, PREDICT)
+        try:
+            reply = self._answer(environ, call)
+        except RequestError as error:
+            reply = error_reply(error, call)
+        except ClientGone:
+            reply = gone_reply(call)
+        except Exception as error:
+            reply = bug_reply(error, call)
+        draining = self._lifecycle.draining
+        reply.headers += finish(call, "predict", reply.status, draining=draining)
+        return reply
+
+    def _answer(self, environ: Environ, call: Call) -> Reply:
+        if self._lifecycle.stopping:
             raise ShuttingDown("this server is about to stop", retry_after_s=1)
-        headers, priority = request.headers, ""
+        config, predictor, priority = self._config, self._predictor, ""
         if config.api_keys is not None:
-            presented = headers.get("Authorization", ""), headers.get("X-API-Key", "")
+            presented = environ.get("HTTP_AUTHORIZATION", ""), environ.get("HTTP_X_API_KEY", "")
             priority = config.api_keys.priority(*presented)
-        slots.check()
+        self._slots.check()
         # The header only lowers what the key has.
-        priority = checked_priority(headers.get("X-Priority")) or priority
-        timeout = headers.get("X-Request-Timeout")
-        longest_s, its_id = config.request_timeout_s, g.call.request_id
-        options = read_options(request.args, timeout, longest_s, its_id, priority)
+        priority = checked_priority(environ.get("HTTP_X_PRIORITY")) or priority
+        timeout = environ.get("HTTP_X_REQUEST_TIMEOUT")
+        longest_s, its_id = config.request_timeout_s, call.request_id
+        options = read_options(_parameters(environ), timeout, longest_s, its_id, priority)
         predictor.check(options)
         if priority:  # By its head alone, the key unknown, it may have seemed more urgent.
             predictor.line.check(options.asked(time.monotonic()))
-        with memory.account() as account:
-            upload = reader.read(request.environ, account)
-            call: _Call = g.call
+        with self._memory.account() as account:
+            upload = self._reader.read(environ, account)
             call.body_read = True
             call.bytes = upload.bytes
             # Since when its client has waited for this process.
-            waited_s = age_s(request.environ.get("gunicorn.socket"))
+            waited_s = age_s(environ.get("gunicorn.socket"))
             # Others may have come first while this one was read.
             asked = options.asked(time.monotonic() - waited_s)
             predictor.line.check(asked, pictures=len(upload.pictures), is_read=True)
-            with slots.taken():
-                return _predict(predictor, upload.pictures, options, waited_s)
+            with self._slots.taken():
+                answers = self._answers(upload.pictures, options, environ, waited_s)
+                return _reply(answers, options.output, environ, call)
+
+    def _answers(
+        self,
+        pictures: tuple[bytes | RequestError, ...],
+        options: ClassifyOptions,
+        environ: Environ,
+        waited_s: float,
+    ) -> list[Answer | RequestError]:
+        wait = Wait()
+        stop_watching = watch_hang_up(environ, wait)
+        began = time.perf_counter()
+        try:
+            return self._predictor.predict(pictures, options, wait, waited_s)
+        finally:
+            metrics.request_seconds.observe(time.perf_counter() - began)
+            stop_watching()
 
 
-def _predict(
-    predictor: Predictor,
-    pictures: tuple[bytes | RequestError, ...],
-    options: ClassifyOptions,
-    waited_s: float,
-) -> Response:
-    wait = Wait()
-    stop_watching = watch_hang_up(request.environ, wait)
-    try:
-        with metrics.request_seconds.time():
-            answers = predictor.predict(pictures, options, wait, waited_s)
-    finally:
-        stop_watching()
-    return _respond(answers, options.output)
+def _parameters(environ: Environ) -> Mapping[str, str]:
+    return Request(dict(environ)).args if environ.get("QUERY_STRING") else {}
 
 
-def _respond(answers: list[Answer | RequestError], output: str) -> Response:
-    call: _Call = g.call
+def _reply(
+    answers: list[Answer | RequestError], output: str, environ: Environ, call: Call
+) -> Reply:
     call.pictures = len(answers)
     good = [answer for answer in answers if isinstance(answer, Answer)]
     call.timings = timings(good)
     call.version = version_header(answer.version for answer in good)
     pause = Turn().give
     if output == LABELS:
-        return _json_text(as_json(answers, output, pause))
-    as_told = request.accept_mimetypes.best_match([JSON, BYTES], default=JSON)
-    if as_told == BYTES and (found := as_bytes(answers)):
+        return json_reply(as_json(answers, output, pause))
+    accepted = Request(dict(environ)).accept_mimetypes
+    if accepted.best_match([JSON, BYTES], default=JSON) == BYTES and (found := as_bytes(answers)):
         body, shape = found
-        response = Response(body, content_type=BYTES, headers={"X-Shape": shape})
+        reply = reply_of(body, BYTES)
+        reply.headers.append(("X-Shape", shape))
     else:
-        response = _json_text(as_json(answers, output, pause))
-    response.vary.add("Accept")
-    return response
+        reply = json_reply(as_json(answers, output, pause))
+    reply.headers.append(("Vary", "Accept"))
+    return reply
 
 
 # -- what is served, and probes -------------------------------------------------------------------
@@ -229,26 +273,15 @@ def _add_probes(app: Flask, lifecycle: Lifecycle) -> None:
 def _add_errors(app: Flask) -> None:
     @app.errorhandler(RequestError)
     def request_error(error: RequestError) -> Response:
-        return _error(error)
+        return _response(error_reply(error, g.call))
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
-        return _error(_from_werkzeug(error))
-
-    @app.errorhandler(ClientGone)
-    def client_gone(error: ClientGone) -> Response:
-        del error
-        g.call.error_code = "client_gone"
-        return Response(status=499)  # For the log only; nginx uses the same number.
+        return _response(error_reply(_from_werkzeug(error), g.call))
 
     @app.errorhandler(Exception)
     def bug(error: Exception) -> Response:
-        log.critical(
-            "bug while answering a request",
-            exc_info=error,
-            extra={"fields": {"request_id": g.call.request_id}},
-        )
-        return _error(RequestError("the server has failed; the request id finds it in its log"))
+        return _response(bug_reply(error, g.call))
 
 
 def _from_werkzeug(error: HTTPException) -> RequestError:
@@ -261,23 +294,12 @@ def _from_werkzeug(error: HTTPException) -> RequestError:
     return RequestError("the request could not be served")
 
 
-def _error(error: RequestError) -> Response:
-    call: _Call = g.call
-    call.error_code = error.code
-    response = _json(error_body(error, call.request_id), error.status)
-    if error.retry_after_s is not None:
-        response.headers["Retry-After"] = str(error.retry_after_s)
-    if error.status == HTTPStatus.UNAUTHORIZED:
-        response.headers["WWW-Authenticate"] = 'Bearer realm="imageserve"'
-    return response
+def _response(reply: Reply) -> Response:
+    return Response(reply.body, reply.status, reply.headers)
 
 
 def _json(body: Mapping[str, Any], status: int = 200) -> Response:
-    return _json_text(json.dumps(body), status)
-
-
-def _json_text(text: str, status: int = 200) -> Response:
-    return Response(text + "\n", status, content_type=JSON)
+    return _response(json_reply(json.dumps(body), status))
 
 
 # -- headers, metrics and log line of every request -----------------------------------------------
@@ -285,45 +307,12 @@ def _json_text(text: str, status: int = 200) -> Response:
 
 def _add_hooks(app: Flask, lifecycle: Lifecycle) -> None:
     @app.before_request
-    def begin() -> None:
-        its_id = request_id(request.headers.get("X-Request-Id"))
-        g.call = _Call(its_id, body_read=not has_body(request.environ))
+    def note() -> None:
+        g.call = begin(request.environ, request.path)
 
     @app.after_request
-    def finish(response: Response) -> Response:
-        call: _Call = g.call
-        total_ms = (time.monotonic() - call.began) * 1000
-        response.headers["X-Request-Id"] = call.request_id
-        if request.path not in PROBES:
-            timings = {**call.timings, "total": total_ms}
-            parts = (f"{name};dur={ms:.1f}" for name, ms in timings.items())
-            response.headers["Server-Timing"] = ", ".join(parts)
-        if call.version:
-            response.headers["X-Model-Version"] = call.version
-        if not call.body_read or lifecycle.draining:
-            response.headers["Connection"] = "close"
-        _count_and_log(call, response.status_code, total_ms)
+    def complete(response: Response) -> Response:
+        endpoint, status = request.endpoint or "none", response.status_code
+        for name, value in finish(g.call, endpoint, status, draining=lifecycle.draining):
+            response.headers[name] = value
         return response
-
-
-def _count_and_log(call: _Call, status: int, total_ms: float) -> None:
-    endpoint = request.endpoint or "none"
-    metrics.requests_total.labels(endpoint, str(status), call.error_code).inc()
-    # Probes and dashboards ask all the time; their lines would hide those of pictures.
-    level = logging.DEBUG if request.method == "GET" else logging.INFO
-    if not log.isEnabledFor(level):
-        return
-    fields = {
-        "request_id": call.request_id,
-        "method": request.method,
-        "path": request.path,
-        "status": status,
-        "code": call.error_code,
-        "bytes": call.bytes,
-        "pictures": call.pictures,
-        "version": call.version,
-        **{f"{name}_ms": round(ms, 1) for name, ms in call.timings.items()},
-        "total_ms": round(total_ms, 1),
-    }
-    present = {name: value for name, value in fields.items() if value not in (None, "")}
-    log.log(level, "request", extra={"fields": present})

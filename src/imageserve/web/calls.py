@@ -1,0 +1,135 @@
+"""What every request has: its id and its times, its count and its line in the log. No framework."""
+
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from http import HTTPStatus
+from typing import Any
+
+from imageserve import metrics
+from imageserve.errors import RequestError
+from imageserve.logger import write
+from imageserve.web.edge import error_body, request_id
+from imageserve.web.upload import has_body
+
+log = logging.getLogger("imageserve.web.app")
+
+PROBES = ("/healthz", "/readyz", "/metrics")
+
+JSON, BYTES = "application/json", "application/octet-stream"
+
+Headers = list[tuple[str, str]]
+
+
+@dataclass(slots=True)
+class Reply:
+    """An answer."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+@dataclass(slots=True)
+class Call:
+    """The request in progress, as plain facts."""
+
+    method: str
+    path: str
+    request_id: str
+    body_read: bool
+    """Whether the whole body was read; the rest would be taken for the next request."""
+    began: float
+    error_code: str = ""
+    bytes: int | None = None
+    pictures: int | None = None
+    timings: Mapping[str, float] = field(default_factory=dict)
+    version: str = ""
+
+
+def begin(environ: Mapping[str, Any], path: str) -> Call:
+    """Take note of a WSGI request."""
+    its_id = request_id(environ.get("HTTP_X_REQUEST_ID"))
+    method = environ["REQUEST_METHOD"]
+    return Call(method, path, its_id, not has_body(environ), time.monotonic())
+
+
+def finish(call: Call, endpoint: str, status: int, *, draining: bool) -> Headers:
+    """Count and log an answered request; return the headers that its answer needs."""
+    total_ms = (time.monotonic() - call.began) * 1000
+    headers = [("X-Request-Id", call.request_id)]
+    if call.path not in PROBES:
+        parts = [f"{name};dur={ms:.1f}" for name, ms in call.timings.items()]
+        headers.append(("Server-Timing", ", ".join([*parts, f"total;dur={total_ms:.1f}"])))
+    if call.version:
+        headers.append(("X-Model-Version", call.version))
+    if not call.body_read or draining:
+        headers.append(("Connection", "close"))
+    _requests_total(endpoint, status, call.error_code).inc()
+    _log(call, status, total_ms)
+    return headers
+
+
+@cache
+def _requests_total(endpoint: str, status: int, code: str) -> Any:
+    return metrics.requests_total.labels(endpoint, str(status), code)
+
+
+def _log(call: Call, status: int, total_ms: float) -> None:
+    # Probes and dashboards ask all the time; their lines would hide those of pictures.
+    level = logging.DEBUG if call.method == "GET" else logging.INFO
+    if not log.isEnabledFor(level):
+        return
+    fields = {
+        "request_id": call.request_id,
+        "method": call.method,
+        "path": call.path,
+        "status": status,
+        "code": call.error_code,
+        "bytes": call.bytes,
+        "pictures": call.pictures,
+        "version": call.version,
+        **{f"{name}_ms": round(ms, 1) for name, ms in call.timings.items()},
+        "total_ms": round(total_ms, 1),
+    }
+    present = {name: value for name, value in fields.items() if value not in (None, "")}
+    write(log, level, "request", present)
+
+
+def error_reply(error: RequestError, call: Call) -> Reply:
+    """Return the answer that tells an error."""
+    call.error_code = error.code
+    reply = json_reply(json.dumps(error_body(error, call.request_id)), error.status)
+    if error.retry_after_s is not None:
+        reply.headers.append(("Retry-After", str(error.retry_after_s)))
+    if error.status == HTTPStatus.UNAUTHORIZED:
+        reply.headers.append(("WWW-Authenticate", 'Bearer realm="imageserve"'))
+    return reply
+
+
+def gone_reply(call: Call) -> Reply:
+    """Return what stands for an answer where the client hung up: for the log only."""
+    call.error_code = "client_gone"
+    return reply_of(b"", JSON, 499)  # nginx uses the same number.
+
+
+def bug_reply(error: Exception, call: Call) -> Reply:
+    """Log an error that nobody expected, and return its answer."""
+    log.critical(
+        "bug while answering a request",
+        exc_info=error,
+        extra={"fields": {"request_id": call.request_id}},
+    )
+    message = "the server has failed; the request id finds it in its log"
+    return error_reply(RequestError(message), call)
+
+
+def json_reply(text: str, status: int = 200) -> Reply:
+    return reply_of(f"{text}\n".encode(), JSON, status)
+
+
+def reply_of(body: bytes, content_type: str, status: int = 200) -> Reply:
+    return Reply(status, [("Content-Type", content_type), ("Content-Length", str(len(body)))], body)
