@@ -21,6 +21,9 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\n"
 class Socket:
     """Gives the pieces that are to be received, and records what is sent."""
 
+    room = 2**20
+    """What the kernel takes at once without waiting."""
+
     def __init__(self, received: Iterable[bytes] = ()) -> None:
         self.sent: list[bytes] = []
         self._sock = self
@@ -28,6 +31,12 @@ class Socket:
 
     def recv(self, size: int) -> bytes:
         return self._received.pop(0)[:size]
+
+    def send(self, data: bytes) -> int:
+        if not self.room:
+            raise BlockingIOError
+        self.sent.append(data[: self.room])
+        return len(data[: self.room])
 
     def sendall(self, data: bytes) -> None:
         self.sent.append(data)
@@ -95,6 +104,20 @@ def test_headers_are_sent_with_what_comes_next(written: list[bytes], sent: list[
     whole.send_held()
 
     assert sock.sent == sent
+
+
+@pytest.mark.parametrize(
+    ("room", "expected"), [(7, [b"another", b" answer"]), (0, [b"another answer"])]
+)
+def test_what_the_kernel_does_not_take_at_once_is_waited_for(
+    room: int, expected: list[bytes]
+) -> None:
+    sock = Socket()
+    sock.room = room
+
+    connection(sock).sendall(b"another answer")
+
+    assert sock.sent == expected
 
 
 def test_the_headers_of_an_answer_that_failed_are_not_sent() -> None:

@@ -143,13 +143,21 @@ class Connection:
             self._held = data
         else:
             data, self._held = self._held + data, b""
-            self._socket.sendall(data)
+            self._send(data)
+
+    def _send(self, data: bytes) -> None:
+        try:
+            sent = self._raw.send(data)
+        except BlockingIOError:
+            sent = 0
+        if sent < len(data):
+            self._socket.sendall(data[sent:])
 
     def send_held(self) -> None:
         """Send the headers of an answer that has no body."""
         if self._held:
             data, self._held = self._held, b""
-            self._socket.sendall(data)
+            self._send(data)
 
     def drop_held(self) -> None:
         """Forget the headers of an answer that failed before they were sent."""

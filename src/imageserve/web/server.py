@@ -25,6 +25,7 @@ import gevent
 from gevent.server import StreamServer
 from gunicorn.app.base import BaseApplication
 from gunicorn.glogging import Logger as GunicornLogger
+from gunicorn.http.parser import RequestParser
 from gunicorn.workers import ggevent
 from gunicorn.workers.ggevent import GeventWorker
 
@@ -49,6 +50,7 @@ from imageserve.web.lifecycle import DrainFlag, Lifecycle, create_drain_flag, ru
 from imageserve.web.line import DecodeLine
 from imageserve.web.parameters import asked_by_head
 from imageserve.web.probe_port import Beacon, ProbePort, Seen, WebProbes
+from imageserve.web.short_way import CLOSE, Head, PlainConfig, as_bytes, environ_of
 from imageserve.web.upload import has_unread_body
 
 log = logging.getLogger(__name__)
@@ -99,6 +101,7 @@ class WebServer(BaseApplication):  # type: ignore[misc]
         from imageserve.web.wsgi import create_application
 
         application = create_application(self.settings, self.lifecycle, self.line)
+        self.application = application
         # What is loaded stays. To look through it for garbage, again and again, takes 30 ms each
         # time, in which no client is served.
         gc.freeze()
@@ -213,6 +216,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
     def run(self) -> None:
         module: Any = ggevent
         module.StreamServer = Listener
+        RequestParser.mesg_class = Head
+        self.cfg: Any = PlainConfig(self.cfg)
         super().run()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
@@ -262,9 +267,12 @@ class Worker(GeventWorker):  # type: ignore[misc]
                 draining = self.app.lifecycle.draining
                 refuse(req, sock, busy, draining=draining, more=self._cors_headers(req))
                 return True
-            result = super().handle_request(listener_name, req, sock, addr)
+            if is_picture(req):
+                self._classify(req, sock)
+            else:
+                super().handle_request(listener_name, req, sock, addr)
             sock.send_held()
-            return result
+            return True
         except TimeoutError as error:
             raise BrokenPipeError(errno.EPIPE, "the client does not read its answer") from error
         except StopIteration as answered:  # The connection is to be closed.
@@ -276,6 +284,19 @@ class Worker(GeventWorker):  # type: ignore[misc]
             raise
         finally:
             sock.settimeout(None)
+
+    def _classify(self, req: Any, sock: Any) -> None:
+        """Answer a picture. Raises StopIteration where the connection is to be closed."""
+        self.nr += 1
+        try:
+            reply = self.app.application.classify(environ_of(req, sock))
+            keep = self.alive and self.cfg.keepalive and CLOSE not in reply.headers
+            close = not keep or req.should_close()
+            sock.sendall(as_bytes(reply, req.version, self._cors_headers(req), close=close))
+        except (gevent.GreenletExit, SystemExit):
+            return  # As gunicorn has it: this process is about to end.
+        if close:
+            raise StopIteration
 
     def _busy(self, req: Any, sock: Any) -> Busy | WouldTimeOut | None:
         """Return why a picture is refused by its head: it would be late."""
