@@ -6,6 +6,7 @@ count and line in the log (``web.calls``). The predictor does the rest.
 """
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -53,6 +54,8 @@ from imageserve.web.predict import Answer, ClassifyOptions, ClientGone, Predicto
 from imageserve.web.upload import UploadLimits, UploadMemory, UploadReader
 
 Environ = Mapping[str, Any]
+
+log = logging.getLogger(__name__)
 
 PREDICT = "/predict"
 
@@ -160,9 +163,9 @@ class Classify:
         except ClientGone:
             reply = gone_reply(call)
         except Exception as error:
-            reply = bug_reply(error, call)
+            reply = bug_reply(log, error, call)
         draining = self._lifecycle.draining
-        reply.headers += finish(call, "predict", reply.status, draining=draining)
+        reply.headers += finish(log, call, "predict", reply.status, draining=draining)
         return reply
 
     def _answer(self, environ: Environ, call: Call) -> Reply:
@@ -281,7 +284,7 @@ def _add_errors(app: Flask) -> None:
 
     @app.errorhandler(Exception)
     def bug(error: Exception) -> Response:
-        return _response(bug_reply(error, g.call))
+        return _response(bug_reply(log, error, g.call))
 
 
 def _from_werkzeug(error: HTTPException) -> RequestError:
@@ -313,6 +316,6 @@ def _add_hooks(app: Flask, lifecycle: Lifecycle) -> None:
     @app.after_request
     def complete(response: Response) -> Response:
         endpoint, status = request.endpoint or "none", response.status_code
-        for name, value in finish(g.call, endpoint, status, draining=lifecycle.draining):
+        for name, value in finish(log, g.call, endpoint, status, draining=lifecycle.draining):
             response.headers[name] = value
         return response

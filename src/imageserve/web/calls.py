@@ -15,8 +15,6 @@ from imageserve.logger import write
 from imageserve.web.edge import error_body, request_id
 from imageserve.web.upload import has_body
 
-log = logging.getLogger("imageserve.web.app")
-
 PROBES = ("/healthz", "/readyz", "/metrics")
 
 JSON, BYTES = "application/json", "application/octet-stream"
@@ -57,7 +55,9 @@ def begin(environ: Mapping[str, Any], path: str) -> Call:
     return Call(method, path, its_id, not has_body(environ), time.monotonic())
 
 
-def finish(call: Call, endpoint: str, status: int, *, draining: bool) -> Headers:
+def finish(
+    log: logging.Logger, call: Call, endpoint: str, status: int, *, draining: bool
+) -> Headers:
     """Count and log an answered request; return the headers that its answer needs."""
     total_ms = (time.monotonic() - call.began) * 1000
     headers = [("X-Request-Id", call.request_id)]
@@ -69,7 +69,7 @@ def finish(call: Call, endpoint: str, status: int, *, draining: bool) -> Headers
     if not call.body_read or draining:
         headers.append(("Connection", "close"))
     _requests_total(endpoint, status, call.error_code).inc()
-    _log(call, status, total_ms)
+    _log(log, call, status, total_ms)
     return headers
 
 
@@ -78,7 +78,7 @@ def _requests_total(endpoint: str, status: int, code: str) -> Any:
     return metrics.requests_total.labels(endpoint, str(status), code)
 
 
-def _log(call: Call, status: int, total_ms: float) -> None:
+def _log(log: logging.Logger, call: Call, status: int, total_ms: float) -> None:
     # Probes and dashboards ask all the time; their lines would hide those of pictures.
     level = logging.DEBUG if call.method == "GET" else logging.INFO
     if not log.isEnabledFor(level):
@@ -116,7 +116,7 @@ def gone_reply(call: Call) -> Reply:
     return reply_of(b"", JSON, 499)  # nginx uses the same number.
 
 
-def bug_reply(error: Exception, call: Call) -> Reply:
+def bug_reply(log: logging.Logger, error: Exception, call: Call) -> Reply:
     """Log an error that nobody expected, and return its answer."""
     log.critical(
         "bug while answering a request",
