@@ -95,13 +95,21 @@ def test_a_reply_that_comes_too_late_is_not_taken_for_the_next_one(
     access: RedisAccess, redis_server: RedisServer
 ) -> None:
     client = client_of(access, timeout_s=0.3)
-    connection = connection_of(client)
-    redis_server.pause()
-    with pytest.raises(redis.TimeoutError):
-        exchange(client, [packed(["ECHO", "late"])], 1)
-    assert connection._sock is None, "its reply is still to come"
-    redis_server.resume()
-    assert exchange(client, [packed(["ECHO", "next"])], 1) == [b"next"]
+
+    def command(text: str) -> Any:
+        return client.echo(text)
+
+    def packed_one(text: str) -> Any:
+        return exchange(client, [packed(["ECHO", text])], 1)[0]
+
+    for echo in (command, packed_one):
+        connection = connection_of(client)
+        redis_server.pause()
+        with pytest.raises(redis.TimeoutError):
+            echo("late")
+        assert connection._sock is None, "its reply is still to come"
+        redis_server.resume()
+        assert echo("next") == b"next"
 
 
 def test_values_are_read_into_one_place_as_far_as_they_fit(shared_redis: RedisServer) -> None:

@@ -19,7 +19,12 @@ from urllib.parse import SplitResult, unquote
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from redis.sentinel import Sentinel, SentinelConnectionPool
+from redis.sentinel import (
+    Sentinel,
+    SentinelConnectionPool,
+    SentinelManagedConnection,
+    SentinelManagedSSLConnection,
+)
 
 from imageserve import metrics
 from imageserve.backoff import Backoff
@@ -189,11 +194,24 @@ class _BlockingSentinelPool(SentinelConnectionPool, redis.BlockingConnectionPool
     """Lets a caller beyond the last connection wait; redis-py's own pool raises at once."""
 
 
+class _MasterConnection(SentinelManagedConnection):
+    """Is closed after a time-out, like all others: the late reply would be the next command's."""
+
+    def read_response(self, *args: Any, **options: Any) -> Any:
+        options.setdefault("disconnect_on_error", True)
+        return super().read_response(*args, **options)
+
+
+class _MasterTLSConnection(_MasterConnection, SentinelManagedSSLConnection):
+    """The same through TLS."""
+
+
 def _behind_sentinel(
     access: RedisAccess, parts: SplitResult, options: dict[str, Any]
 ) -> "redis.Redis":
     master, _, number = parts.path.strip("/").partition("/")
-    if options.pop("connection_class", None):
+    is_tls = bool(options.pop("connection_class", None))
+    if is_tls:
         options["ssl"] = True
     own = ("username", "password", "max_connections", "timeout")
     watch = {name: value for name, value in options.items() if name not in own}
@@ -204,6 +222,7 @@ def _behind_sentinel(
         master,
         redis_class=_Client,
         connection_pool_class=_BlockingSentinelPool,
+        connection_class=_MasterTLSConnection if is_tls else _MasterConnection,
         db=database(f"/{number}"),
         **options,
     )
