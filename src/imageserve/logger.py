@@ -22,6 +22,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any, TextIO
 
 log = logging.getLogger(__name__)
@@ -71,7 +72,7 @@ class JsonFormatter(_Formatter):
             line[key] = _short(value) if isinstance(value, str) else value
         if record.exc_info:
             line["traceback"] = _short(self.formatException(record.exc_info))
-        return json.dumps(line, default=_shown, separators=(",", ":"))
+        return _encoded(line)
 
 
 class TextFormatter(_Formatter):
@@ -125,9 +126,16 @@ def _fields(record: logging.LogRecord) -> Mapping[str, Any]:
     return fields
 
 
+_encoded = json.JSONEncoder(default=_shown, separators=(",", ":")).encode
+
+
 def _utc(seconds: float) -> str:
-    whole = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
-    return f"{whole}.{int(seconds * 1000) % 1000:03d}Z"
+    return f"{_whole(int(seconds))}.{int(seconds * 1000) % 1000:03d}Z"
+
+
+@lru_cache(maxsize=1)
+def _whole(seconds: int) -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
 def make_formatter(log_format: str, stream: TextIO) -> logging.Formatter:
@@ -146,6 +154,8 @@ def setup_logging(level: str, log_format: str, stream: TextIO | None = None) -> 
     root.handlers[:] = [handler]
     root.setLevel(level.upper())
     logging.captureWarnings(capture=True)
+    # No line has them, and each record would look them up, one by a system call.
+    logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
     sys.unraisablehook = _log_unraisable

@@ -7,6 +7,8 @@ imported) they count in shared files, and ``exposition`` adds them up.
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 from prometheus_client import (
     CONTENT_TYPE_LATEST,
@@ -37,6 +39,13 @@ class _Process:
 os.register_at_fork(after_in_child=_Process.look_up)
 if values.ValueClass is not values.MutexValue:
     values.ValueClass = values.MultiProcessValue(lambda: _Process.id)
+
+
+@cache
+def labelled(metric: Any, *labels: str) -> Any:
+    """Return a metric with these labels. The library would look it up with a lock each time."""
+    return metric.labels(*labels)
+
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 _BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)

@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
 from http import HTTPStatus
 from typing import Any
 
@@ -68,14 +67,9 @@ def finish(
         headers.append(("X-Model-Version", call.version))
     if not call.body_read or draining:
         headers.append(("Connection", "close"))
-    _requests_total(endpoint, status, call.error_code).inc()
+    metrics.labelled(metrics.requests_total, endpoint, str(status), call.error_code).inc()
     _log(log, call, status, total_ms)
     return headers
-
-
-@cache
-def _requests_total(endpoint: str, status: int, code: str) -> Any:
-    return metrics.requests_total.labels(endpoint, str(status), code)
 
 
 def _log(log: logging.Logger, call: Call, status: int, total_ms: float) -> None:

@@ -11,9 +11,9 @@
 
 import json
 import logging
+import random
 import re
 import struct
-import uuid
 from collections.abc import Callable, Collection, Mapping
 from http import HTTPStatus
 from socket import IPPROTO_TCP, TCP_INFO
@@ -108,7 +108,10 @@ def _transfer_encoding(exc: Exception) -> RequestError | None:
 
 def request_id(sent: str | None) -> str:
     """Return the caller's ``X-Request-Id`` if it may stand in headers and logs, else a new one."""
-    return sent if sent and HARMLESS_TEXT.fullmatch(sent) else uuid.uuid4().hex
+    if sent and HARMLESS_TEXT.fullmatch(sent):
+        return sent
+    # Not a secret, so no system call. Python seeds the generator anew after a fork.
+    return f"{random.getrandbits(128):032x}"
 
 
 def error_body(error: RequestError, its_id: str = "") -> dict[str, Any]:

@@ -402,9 +402,9 @@ class _Request:
 
 def _count(model: str, answer: Answer | RequestError) -> None:
     outcome = answer.code if isinstance(answer, RequestError) else "ok"
-    metrics.pictures_total.labels(model, outcome).inc()
+    metrics.labelled(metrics.pictures_total, model, outcome).inc()
     if isinstance(answer, Answer):
-        metrics.queue_seconds.labels(model).observe(answer.queue_ms / 1000)
+        metrics.labelled(metrics.queue_seconds, model).observe(answer.queue_ms / 1000)
 
 
 def _without_frames(error: RequestError) -> RequestError:
