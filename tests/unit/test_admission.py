@@ -94,12 +94,12 @@ def test_a_list_that_is_not_in_order_refuses_nothing_and_counts_all_for_the_shor
     assert shortest_timeout_ms(seen, SPEED, "") == 100 * 21 + 200
 
 
-@pytest.mark.parametrize(("elapsed_s", "refused"), [(0.15, True), (0.25, False)])
-def test_where_the_next_batch_may_not_be_full_redis_is_asked(
+@pytest.mark.parametrize(("elapsed_s", "refused"), [(0.05, True), (0.15, False)])
+def test_where_many_of_those_ahead_may_be_done_redis_is_asked(
     elapsed_s: float, refused: bool
 ) -> None:
-    # 6 wait: after 0.2 s four are left, which is one batch.
+    # A batch of 4 may have ended, and 10 a second: after 0.1 s five, a quarter of 20.
     worker = WorkerInfo("w", "m", (1, 1, 3), 4, {4: 400.0}, "ready", "host", last_seen=NOW)
-    seen = replace(queue_of([(500, "")] * 6).snapshot(), workers=(worker,))
-    verdict = verdict_of(seen, elapsed_s, 3, 850, "", Limits(speed=SPEED))
+    seen = replace(queue_of([(500, "")] * 20).snapshot(), workers=(worker,))
+    verdict = verdict_of(seen, elapsed_s, 3, 2000, "", Limits(speed=SPEED))
     assert (verdict is not None) == refused

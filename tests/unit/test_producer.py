@@ -251,10 +251,10 @@ def test_a_queue_that_is_full_is_sent_one_picture_and_no_more(
 def test_a_backlog_that_is_too_long_is_sent_one_picture_and_no_more(bench: Bench) -> None:
     bench.worker("a", 1000.0)
     full = Full(bench, 100)
-    assert [full.send(2500) for _ in range(20)] == 20 * [""]
+    assert [full.send(6500) for _ in range(60)] == 60 * [""]
 
-    assert {full.send(2500) for _ in range(100)} == {"would_time_out"}
-    assert full.sent == 21
+    assert {full.send(6500) for _ in range(100)} == {"would_time_out"}
+    assert full.sent == 61
 
 
 def test_a_place_that_is_free_again_is_found_soon(bench: Bench) -> None:

@@ -30,6 +30,9 @@ FRESH_S = 1.0
 FRESH_WHILE_REFUSING_S = 0.1
 """The same, while jobs are refused from it: places that are free again must be found soon."""
 
+UNSURE_TIMES = 4
+"""More than as many times what workers may have done must be ahead of what is refused unasked."""
+
 STALE_S = 15.0
 """A snapshot older than this is not used."""
 
@@ -80,8 +83,9 @@ def verdict_of(
     """Say what ENQUEUE would refuse, from a snapshot of ``elapsed_s`` ago; None where it may not.
 
     In doubt it does not refuse: where the job at the head has expired, because ENQUEUE drops it,
-    and others behind it, and where the workers may be short of jobs by now: they may have done half
-    of the backlog since then, or, as for time, all that waited but for their next batches.
+    and others behind it, and where the workers may have done half of the backlog since then (a
+    short queue must not run empty). As for time, where those that they may have done, and a batch
+    that may have ended a moment ago, are many of those that were ahead.
     """
     speed, backlog = limits.speed, seen.backlog
     done = speed.per_s * elapsed_s
@@ -96,8 +100,7 @@ def verdict_of(
         return None  # However many of them are ahead: by far the usual case.
     deadline = seen.now + round(1000 * elapsed_s) + timeout_ms
     ahead = _others(seen) + seen.order.least_ahead(priority, deadline)
-    is_short = done > seen.waiting - speed.batch
-    if ahead and speed.end_ms(ahead) > timeout_ms and not is_short:
+    if speed.end_ms(ahead) > timeout_ms and ahead > UNSURE_TIMES * (done + speed.batch):
         return Admission(EnqueueCode.WOULD_TIME_OUT, ahead)
     return None
 
