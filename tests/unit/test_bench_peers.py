@@ -1,6 +1,7 @@
 """The benches: peers get the same model and pixels; the load that comes at its own instants."""
 
 import json
+import math
 import threading
 import time
 from collections import Counter
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bench import open_loop
-from bench.client import Form, picture_request
+from bench.client import Form, Load, picture_request
 from bench.open_loop import BURSTS, Kind, Offer, OpenLoop, Outcomes, judge, schedule
 from bench.overload import SLOW
 from bench.peers import triton
@@ -115,6 +116,42 @@ def test_triton_gets_the_window_the_batch_and_the_deadline(tmp_path: Path) -> No
     assert "max_queue_delay_microseconds: 2000" in config
     assert "default_timeout_microseconds: 480000" in config
     assert (tmp_path / "models" / "preprocess" / "1" / "model.py").exists()
+
+
+# -- the closed loop ------------------------------------------------------------------------------
+
+
+class _RefusesEveryThird(BaseHTTPRequestHandler):
+    """Answers 503 to every third request of a connection, 200 to the others."""
+
+    protocol_version = "HTTP/1.1"
+    requests = 0
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["Content-Length"]))
+        self.requests += 1
+        time.sleep(0.01)
+        self.send_response(200 if self.requests % 3 else 503)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing."""
+
+
+def test_the_closed_loop_tells_what_came_instead_and_when_all_had_an_answer() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _RefusesEveryThird) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        load = Load(server.server_port, 3, picture_request(Form.PLAIN, b"picture"))
+        load.start()
+        counts = load.run(0.8)
+        load.drain(20.0)
+        server.shutdown()
+
+    assert counts.images >= 3
+    assert counts.errors >= 1
+    assert counts.failed == {"503": counts.errors}
+    assert math.isfinite(counts.all_answered_s)
 
 
 # -- the open loop --------------------------------------------------------------------------------
