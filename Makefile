@@ -127,7 +127,7 @@ UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --g
 NOT_OURS = --no-emit-package imageserve
 
 lock: $(VENV)/dev.stamp  ## write the lock files with hashes (UPGRADE=--upgrade for newer versions)
-	$(UV_COMPILE) --extra web --output-file locks/web.txt
+	$(UV_COMPILE) --extra web --extra client --output-file locks/web.txt
 	$(UV_COMPILE) --extra worker --extra fetch --output-file locks/worker.txt
 	$(UV_COMPILE) --extra onnx --extra fetch --output-file locks/worker-onnx.txt
 	$(UV_COMPILE) --extra autoscaler --output-file locks/autoscaler.txt

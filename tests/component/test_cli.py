@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -282,8 +283,9 @@ def test_classify_says_why_the_server_refuses(site: Site, picture: str, capsys: 
     site.status = 503
     site.body = {"success": False, "error": {"code": "busy", "message": "come back"}}
 
-    assert main(["classify", picture, "--url", site.url]) == 1
-    assert capsys.readouterr().err == f"{picture}: come back (busy)\n"
+    assert main(["classify", picture, "--url", site.url, "--timeout", "0.3"]) == 1
+    said = capsys.readouterr().err
+    assert re.fullmatch(rf"{picture}: come back \(busy, request [0-9a-f]+\)\n", said)
 
 
 @pytest.mark.parametrize(

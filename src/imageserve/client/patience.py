@@ -1,0 +1,34 @@
+"""Whether a picture that got no answer is sent again, and when. No I/O."""
+
+from imageserve.backoff import Backoff
+from imageserve.client.errors import ClientError, TimedOut
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
+
+
+class Patience:
+    """Of one call. To send a picture again is safe: to classify it changes nothing."""
+
+    def __init__(self, timeout_s: float, request_id: str) -> None:
+        self._timeout_s, self._request_id = timeout_s, request_id
+        self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
+        self._last: ClientError | None = None
+
+    def pause_s(self, error: ClientError, left_s: float) -> float:
+        """Return how long to wait before the next attempt, at least what the server asked.
+
+        Raises the error where another attempt would not help, or not come in time.
+        """
+        pause_s = (error.retry_after_s or 0.0) + self._backoff.next()
+        if not error.passes or pause_s >= left_s:
+            raise error
+        self._last = error
+        return pause_s
+
+    def ran_out(self) -> TimedOut:
+        """Return what to raise at the deadline."""
+        before = f"; before: {self._last.message}" if self._last else ""
+        said = f"no answer within {self._timeout_s:g} s{before}"
+        error = TimedOut(said, "timed_out", request_id=self._request_id)
+        error.__cause__ = self._last
+        return error
