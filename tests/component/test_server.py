@@ -4,6 +4,8 @@ import gc
 import os
 import resource
 import socket
+import subprocess
+import sys
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -178,3 +180,8 @@ def test_connections_are_limited_by_the_files_that_the_system_allows(
 
     assert allowed_connections(2048) == allowed
     assert set_to == ([raised] if raised else [])
+
+
+def test_the_master_loads_neither_flask_nor_the_client_of_redis() -> None:
+    code = "import sys, imageserve.web.server; print(sorted({'flask', 'redis'} & set(sys.modules)))"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True) == "[]\n"

@@ -8,8 +8,7 @@ from gunicorn.config import Config
 from gunicorn.http.unreader import IterUnreader
 from gunicorn.http.wsgi import Response, create
 
-from imageserve.web.app import status_line
-from imageserve.web.calls import reply_of
+from imageserve.web.calls import reply_of, status_line
 from imageserve.web.edge import request_id
 from imageserve.web.short_way import CLOSE, Head, PlainConfig, as_bytes, environ_of
 

@@ -16,7 +16,6 @@ from typing import Any
 
 from flask import Flask, Request, Response, g, request
 from werkzeug.exceptions import HTTPException
-from werkzeug.http import HTTP_STATUS_CODES
 
 from imageserve import metrics
 from imageserve.errors import (
@@ -35,6 +34,7 @@ from imageserve.web.api_keys import ApiKeys
 from imageserve.web.calls import (
     BYTES,
     JSON,
+    PREDICT,
     Call,
     Reply,
     begin,
@@ -44,6 +44,7 @@ from imageserve.web.calls import (
     gone_reply,
     json_reply,
     reply_of,
+    status_line,
 )
 from imageserve.web.edge import age_s
 from imageserve.web.greenlets import Turn, Wait, watch_hang_up
@@ -56,8 +57,6 @@ from imageserve.web.upload import UploadLimits, UploadMemory, UploadReader
 Environ = Mapping[str, Any]
 
 log = logging.getLogger(__name__)
-
-PREDICT = "/predict"
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,11 +118,6 @@ class Application(Flask):
         reply = self.classify(environ)
         start_response(status_line(reply.status), reply.headers)
         return [reply.body]
-
-
-def status_line(status: int) -> str:
-    """Return a status as HTTP/1.1 writes it."""
-    return f"{status} {HTTP_STATUS_CODES.get(status, 'Unknown').upper()}"
 
 
 def create_app(

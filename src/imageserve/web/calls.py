@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from http import HTTPStatus
 from typing import Any
 
@@ -14,6 +15,7 @@ from imageserve.logger import write
 from imageserve.web.edge import error_body, request_id
 from imageserve.web.upload import has_body
 
+PREDICT = "/predict"
 PROBES = ("/healthz", "/readyz", "/metrics")
 
 JSON, BYTES = "application/json", "application/octet-stream"
@@ -28,6 +30,13 @@ class Reply:
     status: int
     headers: Headers
     body: bytes
+
+
+@cache
+def status_line(status: int) -> str:
+    """Return a status as HTTP/1.1 writes it."""
+    phrase = next((each.phrase for each in HTTPStatus if each == status), "Unknown")
+    return f"{status} {phrase.upper()}"
 
 
 @dataclass(slots=True)

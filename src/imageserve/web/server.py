@@ -48,7 +48,6 @@ from imageserve.web.edge import (
 from imageserve.web.greenlets import install_error_log, install_poll
 from imageserve.web.lifecycle import DrainFlag, Lifecycle, create_drain_flag, run_dir
 from imageserve.web.line import DecodeLine
-from imageserve.web.parameters import asked_by_head
 from imageserve.web.probe_port import Beacon, ProbePort, Seen, WebProbes
 from imageserve.web.short_way import CLOSE, Head, PlainConfig, as_bytes, environ_of
 from imageserve.web.upload import has_unread_body
@@ -300,6 +299,9 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def _busy(self, req: Any, sock: Any) -> Busy | WouldTimeOut | None:
         """Return why a picture is refused by its head: it would be late."""
+        # As in `load`.
+        from imageserve.web.parameters import asked_by_head
+
         line = self.app.line
         if line.is_short or not (self.alive and is_picture(req)):
             return None

@@ -13,8 +13,7 @@ from typing import Any
 
 from gunicorn.http.message import Request, _ip_in_allow_list
 
-from imageserve.web.app import PREDICT, status_line
-from imageserve.web.calls import Reply
+from imageserve.web.calls import PREDICT, Reply, status_line
 
 CLOSE = ("Connection", "close")
 
