@@ -163,6 +163,19 @@ def test_what_old_workers_leave_behind_is_removed_by_and_by(
     assert client.zcard(KEYS.waiting) == 0
 
 
+def test_it_is_removed_behind_jobs_that_wait_longer_than_others(
+    pods: Iterator[Pods], shared_redis: RedisServer
+) -> None:
+    both, client = next(pods), shared_redis.client()
+    for _ in range(4):
+        both.new_put(600_000, BACKGROUND)
+    for _ in range(400):
+        both.new_put(60_000)
+        both.old_claim(1)
+        both.finish(0)
+    assert client.zcard(KEYS.waiting) < 100
+
+
 def test_what_an_old_worker_holds_does_not_wait(pods: Iterator[Pods]) -> None:
     both = next(pods)
     both.new_put(60_000)

@@ -93,6 +93,15 @@ def test_a_batch_that_was_frozen_with_its_worker_counts_for_little() -> None:
     assert times.ms[1] == pytest.approx(120.0)
 
 
+def test_a_time_that_is_far_too_long_is_forgotten_after_one_batch() -> None:
+    times = BucketTimes((1,))
+    times.ms = {1: 20_000.0}  # The worker was halted while it warmed up, or shares its device less.
+
+    times.update(1, 20.0)
+
+    assert times.ms[1] == pytest.approx(56.0)
+
+
 def test_a_time_measured_beside_another_model_is_replaced_by_the_first_faster_batch() -> None:
     times = BucketTimes((1, 2))
     times.time_all(lambda _: None, clock_of(0, 1, 2, 3), rounds=1, rough=True)

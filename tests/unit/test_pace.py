@@ -150,3 +150,10 @@ def test_what_is_needed_is_decoding_and_the_time_after_it_of_that_model() -> Non
     likely, sure = (gate.needed_s(3, "slow", surely=surely) for surely in (False, True))
     assert 0.13 <= likely < sure < 0.3
     assert gate.needed_s(3, None, surely=True) == pytest.approx(0.03)
+
+
+def test_models_that_clients_only_name_take_no_memory() -> None:
+    gate = gate_at(0.01)
+    for number in range(100):
+        gate.needed_s(1, f"model-{number}", surely=True)
+    assert not gate._after

@@ -6,6 +6,7 @@ import pytest
 
 from imageserve.queue.snapshot import UNKNOWN_PACE, Pace
 from imageserve.worker.timing import (
+    ALWAYS_USUAL_S,
     FORGET,
     KNOWN_S,
     LEAD_FETCHES,
@@ -79,9 +80,9 @@ def test_the_next_batch_is_fetched_shortly_before_the_model_is_free(bench: Bench
 
 
 def test_slow_fetches_begin_earlier_and_are_forgotten_by_and_by(bench: Bench) -> None:
-    began = bench.now
-    bench.now += 1.0
-    bench.timing.fetched(began)
+    for _ in range(10):
+        bench.now += 1.0
+        bench.timing.fetched(bench.now - 1.0)
     bench.timing.fetched(bench.now)
     bench.timing.began(10_000.0)
     lead_s = LEAST_LEAD_S + LEAD_FETCHES * FORGET + LEAD_SHARE * 10
@@ -89,6 +90,18 @@ def test_slow_fetches_begin_earlier_and_are_forgotten_by_and_by(bench: Bench) ->
     assert not bench.wait()
     bench.now += 0.5
     assert bench.wait()
+
+
+def test_an_outage_of_redis_says_little_of_batches(bench: Bench) -> None:
+    bench.run(0.1)
+    bench.now += 60
+    bench.timing.fetched(bench.now - 60)
+    bench.timing.told(bench.now - 60.1, 100.0)
+    bench.run(0.1)
+    assert bench.timing.pace(TABLE).begin_ms == pytest.approx(1000 * ALWAYS_USUAL_S * WEIGHT)
+    bench.timing.began(1000.0)
+    bench.now += 0.5
+    assert not bench.wait()
 
 
 def test_it_is_fetched_at_once_where_the_model_is_free_earlier(bench: Bench) -> None:

@@ -152,7 +152,7 @@ class Gate:
 
         ``surely``: nearly always within that time; else about every second time.
         """
-        after = self._after[model]
+        after = self._after.get(model) or Spread()  # Clients may name any model.
         return self.lateness_s(pictures) + (after.most_s if surely else after.mean_s)
 
     def refused(self, ahead: int, now: float) -> int:

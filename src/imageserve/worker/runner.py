@@ -83,9 +83,10 @@ class BucketTimes:
     def update(self, size: int, ms: float) -> None:
         """Blend in the time of a real batch, as three times the usual time at most.
 
-        A longer one says nothing about the model: its worker was frozen meanwhile.
+        A longer one says nothing about the model: its worker was frozen meanwhile. A usual time
+        that is over three times this one is wrong, and refuses pictures without need.
         """
-        old = self.ms.get(size, ms)
+        old = min(self.ms.get(size, ms), MOST_TIMES_USUAL * ms)
         if size in self._rough:
             self._rough.discard(size)
             old = min(old, ms)

@@ -18,6 +18,10 @@ FORGET = 0.95
 WEIGHT = 0.1
 """Of the newest measurement in a running mean."""
 
+MOST_TIMES_USUAL, ALWAYS_USUAL_S = 3, 0.05
+"""A measurement counts for so many times the usual at most, and for so long at least: what takes
+longer was an outage of Redis, or the worker was halted."""
+
 KNOWN_S = 10.0
 """A worker that has run no batch for so long does not know how fast it is."""
 
@@ -57,12 +61,12 @@ class Timing:
 
     def fetched(self, began: float) -> None:
         """Note how long a fetch took that began at this time."""
-        took_s = self._clock() - began
+        took_s = _usual(self._clock() - began, self._slowest_fetch_s)
         self._slowest_fetch_s = max(took_s, FORGET * self._slowest_fetch_s)
 
     def told(self, began: float, busy_ms: float) -> None:
         """Note that the results of a batch are stored that began at this time."""
-        besides_s = max(0.0, self._clock() - began - busy_ms / 1000)
+        besides_s = _usual(self._clock() - began - busy_ms / 1000, self._besides_s)
         self._besides_s += WEIGHT * (besides_s - self._besides_s)
 
     def pace(self, bucket_ms: BucketMs) -> Pace:
@@ -71,3 +75,7 @@ class Timing:
         if now > self._free_at and now - self._ended_at > KNOWN_S:
             return UNKNOWN_PACE
         return Pace(1000 * (max(0.0, self._free_at - now) + self._besides_s), dict(bucket_ms))
+
+
+def _usual(seconds: float, usual_s: float) -> float:
+    return max(0.0, min(seconds, max(MOST_TIMES_USUAL * usual_s, ALWAYS_USUAL_S)))

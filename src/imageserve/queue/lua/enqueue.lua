@@ -92,9 +92,11 @@ redis.call('HINCRBY', KEYS[7], 'accepted', 1)
 redis.call('ZADD', KEYS[8], now, ARGV[10])
 if known == 0 then redis.call('PEXPIRE', KEYS[8], ARGV[12]) end
 if known > length + hold then                           -- workers of 0.1.0 take jobs and do not remove them from waiting
-  for _, id in ipairs(redis.call('ZRANGE', KEYS[8], 0, 1)) do
-    if redis.call('EXISTS', ARGV[11] .. id) == 0 or redis.call('ZSCORE', KEYS[6], id) then
-      redis.call('ZREM', KEYS[8], id)
+  for _, first in ipairs({0, now % known}) do           -- the oldest, and any: some may wait long before many that do not
+    for _, id in ipairs(redis.call('ZRANGE', KEYS[8], first, first + 1)) do
+      if redis.call('EXISTS', ARGV[11] .. id) == 0 or redis.call('ZSCORE', KEYS[6], id) then
+        redis.call('ZREM', KEYS[8], id)
+      end
     end
   end
 end
