@@ -5,7 +5,7 @@ import time
 from bench.plan import Plan, say
 from bench.processes import Bed, cpu_s
 from bench.report import Section, Verdict
-from bench.stacks import start_imageserve, start_worker, wait_for_workers
+from bench.stacks import WEB_PROCESSES, start_imageserve, start_worker, wait_for_workers
 
 MOST_SHARE = 0.005
 SECONDS = 20.0
@@ -42,7 +42,10 @@ def _shares(plan: Plan, seconds: float) -> dict[str, float]:
             wait_for_workers(stack.redis, "other", keras)
             named["worker, mobilenet_v2"] = keras.popen.pid
         parent, *children = stack.processes["web"].pids()
-        named |= {f"web process {i}": pid for i, pid in enumerate(children, 1)}
+        # Its own children come first; each web process has one, a decoder process.
+        web, decoders = children[:WEB_PROCESSES], children[WEB_PROCESSES:]
+        named |= {f"web process {i}": pid for i, pid in enumerate(web, 1)}
+        named |= {f"decoder process {i}": pid for i, pid in enumerate(decoders, 1)}
         named |= {"gunicorn parent": parent, "redis-server": stack.redis.process.popen.pid}
         time.sleep(SETTLE_S)
         say(f"doing nothing for {seconds:g} s")

@@ -12,6 +12,7 @@ from bench.client import multipart_request
 from bench.processes import START_S, Bed, Process, free_port, python, redis_server, wait_until
 
 QUEUE = "image_queue"
+WEB_PROCESSES = 2
 
 
 @dataclass
@@ -107,7 +108,7 @@ def start_web(
         "MODEL": model,
         "WEB_HOST": "127.0.0.1",
         "WEB_PORT": str(port),
-        "WEB_PROCESSES": "2",
+        "WEB_PROCESSES": str(WEB_PROCESSES),
         "RUN_DIR": str(bed.directory / f"{name}-run"),
     }
     process = bed.start(name, python("-m", "imageserve", "web"), {**own, **(settings or {})})
