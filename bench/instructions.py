@@ -1,9 +1,11 @@
 """``python -m bench.instructions``: instructions per picture of each process, by valgrind.
 
 They do not depend on how busy the machine is. Only those in user mode are counted: of a system
-call, what leads to it. Where memory is filled or copied by ``rep``, each byte counts as one. The programs run as in ``python -m bench``, 50 times slower; the stand-in
-sleeps longer by as much, so that batches are of a usual size. What idle processes do (heartbeats,
-gunicorn's clock) is measured too and left out: in real time it is done 50 times less per picture.
+call, what leads to it. Where memory is filled or copied by ``rep``, each byte counts as one.
+
+The programs run as in ``python -m bench``, 50 times slower; the stand-in sleeps longer by as much,
+so that batches are of a usual size. What idle processes do (heartbeats, gunicorn's clock) is
+measured too and left out: in real time it is done 50 times less per picture.
 
 ``--beside COMMIT`` counts that commit's in turns, and prints the ratio. ``--profile`` also prints
 where they are: C functions, and Python functions as samples of a run without valgrind show them.
