@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import ssl
 import subprocess
 import sys
 import threading
@@ -10,10 +11,12 @@ import weakref
 from collections.abc import Iterator
 from contextlib import closing
 from itertools import repeat
+from pathlib import Path
 
 import pytest
 from tests import faulty_server as faults
 from tests.faulty_server import FaultyServer, answer, refusal, serving
+from tests.model_server import make_certificates
 from tests.redis_server import free_port
 
 from imageserve.client import (
@@ -291,3 +294,17 @@ def test_address_and_key_come_from_the_environment(
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(ValueError, match="url must begin with http:// or https://"):
         Client(url)
+
+
+def test_a_server_is_believed_only_with_a_certificate(server: FaultyServer, tmp_path: Path) -> None:
+    files = make_certificates(tmp_path)
+    theirs = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    theirs.load_cert_chain(files / "server.pem", files / "server.key")
+    server.socket = theirs.wrap_socket(server.socket, server_side=True)
+    url = f"https://localhost:{server.server_port}"
+
+    with Client(url) as client, pytest.raises(Unreachable, match=r"(?i)certificate"):
+        client.classify(b"")
+    ours = ssl.create_default_context(cafile=files / "ca.pem")
+    with Client(url, verify=ours) as client:
+        client.classify(b"")

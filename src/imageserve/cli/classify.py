@@ -99,7 +99,8 @@ def _names(argument: str) -> Iterator[str]:
     path = Path(argument)
     found: list[str] = []
     if path.is_dir():
-        found = [str(file) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES]
+        below = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
+        found = [str(file) for file in below if file.is_file()]
         if not found:
             raise ImageserveError(f"{argument} has no pictures ({', '.join(SUFFIXES)})")
     elif glob.has_magic(argument) and not path.exists():

@@ -44,7 +44,7 @@ class Client:
 
     def close(self) -> None:
         """Close all connections."""
-        _finished(self._submit(self._client.aclose()))
+        _finished(self._submit(self._mine.aclose()))
 
     def classify(self, picture: Picture, **options: Unpack[Options]) -> Result:
         """Classify one picture, as `AsyncClient.classify`."""
