@@ -17,6 +17,7 @@ from imageserve_loadtest.simulator.comparison import (
 )
 from imageserve_loadtest.simulator.comparison_report import drained_after_s, targets
 from imageserve_loadtest.simulator.scalers import FixedFleet, Imageserve, Keda, Snapshot
+from imageserve_loadtest.simulator.simulate_command import BUCKET_MS
 from imageserve_loadtest.simulator.simulated_queue import SimulatedQueue
 from imageserve_loadtest.simulator.simulation import Outcome, Setting, Simulation
 from imageserve_loadtest.simulator.trace import Trace, shipped_traces
@@ -236,3 +237,14 @@ def test_the_targets_hold_on_a_quick_trace_and_say_where_they_do_not() -> None:
     }
     missed = [each for each in targets(worse, conditions) if not each.is_met]
     assert [each.measured for each in missed[:2]] == ["not on step", "not on step"]
+
+
+def test_after_a_jump_as_many_are_in_time_as_with_keda() -> None:
+    conditions = Conditions(Setting(BUCKET_MS), Policy(min_replicas=0, max_replicas=20))
+    jump = next(each for each in shipped_traces() if each.name == "flash-crowd")
+    own, keda = (
+        Case(conditions, jump, rule, 1).run() for rule in (Rule(IMAGESERVE), Rule(KEDA_SUM, 4))
+    )
+    assert own.in_time >= keda.in_time
+    assert own.replica_hours <= 1.1 * keda.replica_hours
+    assert own.direction_changes <= 1

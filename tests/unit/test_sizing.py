@@ -72,9 +72,11 @@ class Watched:
     [
         pytest.param(0, 1, id="nothing: one pod stays until it is idle for long"),
         pytest.param(1, 1, id="little"),
-        pytest.param(5, 1, id="the target of one pod"),
-        pytest.param(5.2, 1, id="a little more is not worth a pod"),
-        pytest.param(6, 2, id="too much for one"),
+        pytest.param(2.5, 1, id="half a pod"),
+        pytest.param(2.6, 2, id="more than half: a second one against jumps"),
+        pytest.param(10, 2, id="the target of two pods"),
+        pytest.param(10.2, 2, id="a little more is not worth a pod"),
+        pytest.param(11, 3, id="too much for two"),
         pytest.param(49, 10, id="ten pods"),
         pytest.param(1000, 20, id="more than is allowed"),
     ],
@@ -164,11 +166,22 @@ def test_refused_jobs_are_arrivals() -> None:
     assert watched.decision.replicas == 10
 
 
+def test_the_second_pod_stays_until_the_load_is_half_of_what_brought_it() -> None:
+    watched = Watched(replicas=1, ready=1)
+    decision = watched.after(600, per_second=3)
+    assert (decision.raw, decision.replicas) == (2, 2)
+    assert "0.60 pods of load, and one more for a jump" in decision.reason
+    decision = watched.after(1200, per_second=1.4)
+    assert (decision.raw, decision.replicas) == (1, 2)
+    assert "for a jump" not in decision.reason
+    assert watched.after(1200, per_second=1.2).replicas == 1
+
+
 def test_pods_are_added_at_once_in_limited_steps() -> None:
     watched = Watched(replicas=1, ready=1)
     watched.after(120, per_second=1)
     counts = [watched.after(5, per_second=500).replicas for _ in range(9)]
-    assert counts == [5, 5, 5, 5, 10, 10, 10, 10, 20]
+    assert counts == [5, 5, 5, 10, 10, 10, 20, 20, 20]  # Periods of 15 s.
 
 
 def test_pods_are_removed_after_the_window_in_limited_steps() -> None:
@@ -354,9 +367,9 @@ def test_the_room_for_a_rollout_is_a_limit_only_of_what_is_known(
 def test_while_pods_are_unschedulable_only_a_few_more_are_requested() -> None:
     watched = Watched(replicas=4, ready=4)
     watched.after(5, ready=2, unschedulable=2)
-    decision = watched.after(60, per_second=90, ready=2, unschedulable=2)
+    decision = watched.after(60, per_second=120, ready=2, unschedulable=2)
     assert (decision.replicas, decision.cause) == (4, Cause.UNSCHEDULABLE)
-    assert watched.after(60, per_second=90, unschedulable=0).replicas == 18
+    assert watched.after(60, per_second=120, unschedulable=0).replicas == 20
 
 
 def test_pods_with_jobs_in_work_stay() -> None:

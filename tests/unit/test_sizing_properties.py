@@ -255,8 +255,14 @@ def test_steps_downwards_are_limited_within_every_period(
 
 def _replicas_within(steps: list[Step], since_s: float) -> list[int]:
     """Return the replicas since then, the number at that instant included."""
-    before = [seen.replicas for seen, _ in steps if seen.now_s <= since_s][-1:]
-    return before + [seen.replicas for seen, _ in steps if seen.now_s > since_s]
+    first = steps[0][0]
+    counts = [(-math.inf, first.replicas)]
+    for (seen, decision), (after, _) in pairwise(steps):
+        # Carried out at once, or set by somebody else and seen at the next step.
+        is_own = after.replicas == decision.replicas
+        counts.append((seen.now_s if is_own else after.now_s, after.replicas))
+    before = [pods for second, pods in counts if second <= since_s][-1:]
+    return before + [pods for second, pods in counts if second > since_s]
 
 
 @given(policies, st.integers(0, 3), calm_histories, st.floats(0, 1))

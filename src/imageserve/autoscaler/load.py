@@ -19,6 +19,10 @@ FIRST_SIGMAS = 3.0
 ROUNDING = 0.05
 """A fraction of a pod that does not count: 6.04 pods of load are 6."""
 
+SECOND_POD = 0.5
+"""From this load in pods on, there are two: a jump would meet a single one for a whole pod start.
+It goes at half of that, so that it does not come and go."""
+
 MARGIN_SIGMAS = 5.0
 """A pod goes only when the load is this many standard deviations below what the others can do."""
 
@@ -131,13 +135,19 @@ class Demand:
 
     @property
     def pods(self) -> int:
-        """The load in whole pods."""
-        return _whole(self.exact)
+        """The load in whole pods, with the one against jumps."""
+        return max(_whole(self.exact), 2 if self.for_arrivals > SECOND_POD else 0)
+
+    @property
+    def has_spare(self) -> bool:
+        """Whether one of the pods is there only for a jump."""
+        return self.pods > _whole(self.exact)
 
     def pods_with_margin(self, tolerance: float) -> int:
         """Return the number below which no pod goes: with less, it would soon be started again."""
         margin = max(tolerance * self.for_arrivals, MARGIN_SIGMAS * self.deviation)
-        return _whole(self.exact + margin)
+        second = 2 if self.for_arrivals > SECOND_POD / 2 else 0
+        return max(_whole(self.exact + margin), second)
 
 
 def _whole(pods: float) -> int:

@@ -124,12 +124,12 @@ class StabilizationHistory:
         """The last known replicas."""
         return self.replicas[-1][1] if self.replicas else None
 
-    def with_replicas(self, now_s: float, replicas: int, keep_s: float) -> "StabilizationHistory":
-        """Add the current replicas; drop those older than ``keep_s``."""
+    def with_replicas(self, since_s: float, replicas: int, keep_s: float) -> "StabilizationHistory":
+        """Add the replicas that there are ``since_s``; drop those ``keep_s`` older than that."""
         entries = self.replicas
         if self.latest != replicas:
-            entries = (*entries, (now_s, replicas))
-        return replace(self, replicas=since(entries, now_s - keep_s))
+            entries = (*entries, (since_s, replicas))
+        return replace(self, replicas=since(entries, since_s - keep_s))
 
     def with_recommended(self, now_s: float, pods: int, window_s: float) -> "StabilizationHistory":
         """Add a recommendation; drop the lower ones and those older than ``window_s``."""
@@ -183,7 +183,11 @@ def update_state(policy: Policy, state: State, seen: Observation) -> State:
         current = ((seen.now_s, seen.replicas),)
         state = replace(state, history=StabilizationHistory(current, current))
     keep_s = max(policy.scale_up_period_s, policy.scale_down_period_s)
-    history = state.history.with_replicas(seen.now_s, seen.replicas, keep_s)
+    # Its own decision was carried out when it was made, not when it is seen: else a period of 15 s
+    # would last 20.
+    is_own = seen.replicas == state.decided
+    since_s = state.updated_s if is_own and state.updated_s is not None else seen.now_s
+    history = state.history.with_replicas(since_s, seen.replicas, keep_s)
     if not seen.known:
         return replace(state, updated_s=seen.now_s, history=history)
     came = seen.accepted + seen.rejected
@@ -386,9 +390,10 @@ _WHY = {
 def _facts(rate: float | None, load: Demand, seen: Observation, *, is_whole: bool) -> str:
     """Say what the decision is based on. The rate of a window that is not whole may be too low."""
     arrive = f"{'' if is_whole else 'at least '}{load.arrivals_per_s:.1f} pictures/s arrive"
+    spare = ", and one more for a jump" if load.has_spare else ""
     return (
         f"{'the arrivals are not known yet' if rate is None else arrive}, {seen.waiting} wait, "
-        f"a pod does {load.capacity_per_s:.1f}/s: {load.exact:.2f} pods of load"
+        f"a pod does {load.capacity_per_s:.1f}/s: {load.exact:.2f} pods of load{spare}"
     )
 
 
