@@ -201,6 +201,14 @@ def test_top_says_how_many_labels_and_there_are_never_more_than_classes(
     assert len(response.get_json()["predictions"]) == count
 
 
+@pytest.mark.parametrize("path", ["//predict", "predict"])
+def test_slashes_before_the_address_do_not_count(client: FlaskClient, path: str) -> None:
+    # The client itself would take the first part of "//predict" for a host.
+    response = client.post("/", data=A, environ_overrides={"PATH_INFO": path})
+
+    assert response.status_code == 200
+
+
 def test_a_model_may_be_named(client: FlaskClient) -> None:
     assert client.post("/predict?model=m", data=A).status_code == 200
 

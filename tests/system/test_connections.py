@@ -239,11 +239,18 @@ def test_a_page_of_an_allowed_origin_may_send_pictures_and_read_all_answers(stac
         assert "X-Request-Id" in answer.headers["access-control-expose-headers"]
 
 
+TWO_ORIGINS = (
+    b"POST /predict HTTP/1.1\r\nHost: test\r\nOrigin: https://app.test\r\n"
+    b"Origin: https://other.test\r\nContent-Length: 0\r\n\r\n"
+)
+
+
 def test_a_page_of_another_origin_may_not(stack: Stack) -> None:
     asked = {"Origin": "https://other.test", "Access-Control-Request-Method": "POST"}
     for answer in (
         stack.http.ask("OPTIONS", "/predict", headers=asked),
         stack.http.ask("POST", "/predict", GOOD.data, {"Origin": "https://other.test"}),
+        stack.http.raw(TWO_ORIGINS),
     ):
         assert "access-control-allow-origin" not in answer.headers
 

@@ -113,7 +113,8 @@ class Application(Flask):
 
     def wsgi_app(self, environ: Any, start_response: Any) -> Iterable[bytes]:
         """Answer a WSGI request."""
-        if environ["REQUEST_METHOD"] != "POST" or environ["PATH_INFO"] != PREDICT:
+        path = "/" + environ["PATH_INFO"].lstrip("/")  # As Werkzeug has it.
+        if environ["REQUEST_METHOD"] != "POST" or path != PREDICT:
             return super().wsgi_app(environ, start_response)
         reply = self.classify(environ)
         start_response(status_line(reply.status), reply.headers)

@@ -316,7 +316,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def _cors_headers(self, req: Any) -> dict[str, str]:
         headers = getattr(req, "headers", ())
-        origin = next((value for name, value in headers if name == "ORIGIN"), None)
+        # Joined as gunicorn does it: two origins are none.
+        origin = ",".join(value for name, value in headers if name == "ORIGIN")
         cors: Cors = self.app.cors
         return cors.headers(origin)
 
