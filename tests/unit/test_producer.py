@@ -96,6 +96,15 @@ def test_in_an_outage_the_last_look_counts_for_a_while(bench: Bench) -> None:
     assert bench.view.capacity_per_s == 100.0
 
 
+def test_the_shortest_timeout_is_told_without_a_look(bench: Bench) -> None:
+    assert (bench.view.shortest_timeout_ms(), bench.queue.looks) == (None, 0)
+    bench.worker("a", 100.0)
+    assert bench.view.capacity_per_s == 100.0
+    bench.now += STALE_S
+    assert bench.view.shortest_timeout_ms()
+    assert bench.queue.looks == 1
+
+
 def test_a_failed_look_is_not_repeated_by_every_request(bench: Bench) -> None:
     bench.queue.away = True
     assert bench.view.capacity_per_s >= 0

@@ -156,8 +156,11 @@ class AdmissionView:
         return Speed() if self._recent() is None else self._speed
 
     def shortest_timeout_ms(self, priority: str = "") -> int | None:
-        """Return the shortest timeout with which a job would be taken now; None for unknown."""
-        snapshot = self._recent()
+        """Return the shortest timeout with which a job would be taken now; None for unknown.
+
+        From the last snapshot: a request whose time is over must not wait for a Redis that hangs.
+        """
+        snapshot = self._last()
         if snapshot is None or self._speed.per_s <= 0:
             return None
         return shortest_timeout_ms(snapshot, self._speed, priority)
@@ -215,6 +218,9 @@ class AdmissionView:
     def _recent(self) -> Snapshot | None:
         with contextlib.suppress(QueueError):  # The enqueue that follows reports the outage.
             self.look()
+        return self._last()
+
+    def _last(self) -> Snapshot | None:
         return self._snapshot if self._clock() - self._read_at <= STALE_S else None
 
     def look(self) -> None:

@@ -280,10 +280,11 @@ class Producer:
 
     def _late(self, ahead: int, timeout_ms: int, priority: str) -> QueueRefused:
         """Return the refusal of a job that would be late: it may come again when it would not."""
-        shortest_s = self.shortest_timeout_s(priority)
         timeout_s = timeout_ms / 1000
+        ahead_s = self.admission.speed.end_ms(ahead) / 1000  # This looks at the queue.
+        shortest_s = self.shortest_timeout_s(priority)
         # The last snapshot may be older than the refusal.
-        needed_s = max(shortest_s or 0.0, self.admission.speed.end_ms(ahead) / 1000)
+        needed_s = max(shortest_s or 0.0, ahead_s)
         if needed_s <= timeout_s:
             shortest_s = None
         elif shortest_s is not None:
