@@ -283,7 +283,7 @@ def test_classify_says_why_the_server_refuses(site: Site, picture: str, capsys: 
     site.status = 503
     site.body = {"success": False, "error": {"code": "busy", "message": "come back"}}
 
-    assert main(["classify", picture, "--url", site.url, "--timeout", "0.3"]) == 1
+    assert main(["classify", picture, "--url", site.url, "--timeout", "1.5"]) == 1
     said = capsys.readouterr().err
     assert re.fullmatch(rf"{picture}: come back \(busy, request [0-9a-f]+\)\n", said)
 

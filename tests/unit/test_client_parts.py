@@ -222,9 +222,7 @@ def test_the_deadline_tells_what_was_before_it() -> None:
     patience = Patience(5, "id")
     assert str(patience.ran_out()) == "no answer within 5 s (timed_out, request id)"
     patience.pause_s(busy(), 5)
-    error = patience.ran_out()
-    assert error.message == "no answer within 5 s; before: so it is"
-    assert isinstance(error.__cause__, Unavailable)
+    assert patience.ran_out().message == "no answer within 5 s; before: so it is"
 
 
 def test_an_outcome_raises_its_error_where_a_result_is_asked_for() -> None:

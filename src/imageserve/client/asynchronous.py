@@ -83,7 +83,7 @@ class AsyncClient:
                 )
                 return await self._send(request, body, patience, end)
         except TimeoutError:
-            raise patience.ran_out() from None
+            raise patience.ran_out() from patience.last
 
     async def _send(self, request: Request, body: bytes, patience: Patience, end: float) -> Result:
         now = asyncio.get_running_loop().time

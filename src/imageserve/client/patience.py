@@ -12,7 +12,8 @@ class Patience:
     def __init__(self, timeout_s: float, request_id: str) -> None:
         self._timeout_s, self._request_id = timeout_s, request_id
         self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
-        self._last: ClientError | None = None
+        self.last: ClientError | None = None
+        """What the last attempt failed with that was followed by another."""
 
     def pause_s(self, error: ClientError, left_s: float) -> float:
         """Return how long to wait before the next attempt, at least what the server asked.
@@ -22,13 +23,11 @@ class Patience:
         pause_s = (error.retry_after_s or 0.0) + self._backoff.next()
         if not error.passes or pause_s >= left_s:
             raise error
-        self._last = error
+        self.last = error
         return pause_s
 
     def ran_out(self) -> TimedOut:
         """Return what to raise at the deadline."""
-        before = f"; before: {self._last.message}" if self._last else ""
+        before = f"; before: {self.last.message}" if self.last else ""
         said = f"no answer within {self._timeout_s:g} s{before}"
-        error = TimedOut(said, "timed_out", request_id=self._request_id)
-        error.__cause__ = self._last
-        return error
+        return TimedOut(said, "timed_out", request_id=self._request_id)
