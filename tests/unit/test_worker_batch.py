@@ -63,6 +63,13 @@ def test_pictures_between_which_others_lie_are_copied(other: Any) -> None:
     assert "job-1" in [task.job.id for task in work.tasks]
 
 
+def test_room_for_pictures_of_the_model_before_is_not_run() -> None:
+    room = np.zeros((4, 1, 4, 3), np.uint8)
+    work = sort_batch(batch_of(ClaimedJob(job(0), pixels(room, 0))), "m", PREPARATION, room)
+    assert [task.image.shape for task in work.tasks] == [PREPARATION.shape]
+    assert work.block is None
+
+
 def test_the_next_batch_never_comes_where_the_one_before_it_runs() -> None:
     rooms = Rooms()
     first = rooms.spare(4, (2, 2, 3))

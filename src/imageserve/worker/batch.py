@@ -119,7 +119,8 @@ def sort_batch(
     """
     tasks: list[Task] = []
     answered: list[Finished] = []
-    block = room
+    # The model may have changed since they were read.
+    block = room if room is not None and room.shape[1:] == preparation.shape else None
     for claimed in batch.jobs:
         job, pixels = claimed.job, claimed.pixels
         refusal = _refusal(claimed, model, preparation)
