@@ -5,7 +5,7 @@ schedule is run in the simulator like a rule: what it costs and answers is measu
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -39,8 +39,11 @@ STEPS, HELD_STEPS = 2880, 960
 PRICES = tuple(0.02 * 1.6**power for power in range(14))
 """Prices of a late picture that are tried for the bound, in pod seconds."""
 
-MOST_PRICE = 10_000.0
+MOST_PRICE = 100.0
 """At this price hardly a picture is late."""
+
+RESERVES = (0.0, 0.02, 0.03, 0.05, 0.1)
+"""Shares of the capacity that are tried, until enough is in time at the highest price."""
 
 TRIES = 8
 """Schedules that are tried, each with another price."""
@@ -159,10 +162,10 @@ class _Search:
             self._found(bounds),
         )
 
-    def _foresight(self, *, is_bound: bool) -> "Foresight":
+    def _foresight(self, *, is_bound: bool, reserve: float = 0.0) -> "Foresight":
         from imageserve_loadtest.simulator.foresight import Foresight
 
-        return Foresight(self._problem, self._step_s, is_bound=is_bound)
+        return Foresight(self._problem, self._step_s, is_bound=is_bound, reserve=reserve)
 
     def _bounds(self, wanted: Sequence[int]) -> list[list[float]]:
         foresight = self._foresight(is_bound=True)
@@ -170,18 +173,26 @@ class _Search:
 
     def _found(self, bounds: Sequence[Sequence[float]]) -> Outcome:
         """Search the price whose schedule just answers enough in time."""
-        foresight = self._foresight(is_bound=False)
-        low = PRICES[max(range(len(PRICES)), key=lambda i: bounds[i][0])] / 8
-        high = MOST_PRICE
         own = self._case.own
         # Under the window, that of another rule may be another one.
         found = [own] if self._window_s else [own, *self._case.others]
-        for _ in range(TRIES):
-            price = math.sqrt(low * high)
-            found.append(self._run(foresight.schedule(price)))
-            low, high = (price, high) if found[-1].in_time < own.in_time else (low, price)
+        low = PRICES[max(range(len(PRICES)), key=lambda i: bounds[i][0])] / 8
+        for reserve in RESERVES:
+            foresight = self._foresight(is_bound=False, reserve=reserve)
+            found.append(self._run(foresight.schedule(MOST_PRICE)))
+            if found[-1].in_time >= own.in_time:
+                found += self._cheaper(foresight, low)
+                break
         enough = [each for each in found if each.in_time >= own.in_time]
         return min(enough, key=lambda each: each.replica_hours)
+
+    def _cheaper(self, foresight: "Foresight", low: float) -> Iterator[Outcome]:
+        high = MOST_PRICE
+        for _ in range(TRIES):
+            price = math.sqrt(low * high)
+            outcome = self._run(foresight.schedule(price))
+            low, high = (price, high) if outcome.in_time < self._case.own.in_time else (low, price)
+            yield outcome
 
     def _run(self, pods: Sequence[int]) -> Outcome:
         scaler = Schedule(pods, self._step_s)

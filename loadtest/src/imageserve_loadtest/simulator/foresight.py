@@ -66,7 +66,10 @@ class Foresight:
     does here.
     """
 
-    def __init__(self, problem: Problem, step_s: float, *, is_bound: bool) -> None:
+    def __init__(
+        self, problem: Problem, step_s: float, *, is_bound: bool, reserve: float = 0.0
+    ) -> None:
+        """``reserve`` is the share of the capacity that the schedule does not count on."""
         self._problem = problem
         self._step_s = step_s
         self._is_bound = is_bound
@@ -77,7 +80,7 @@ class Foresight:
         self._held = self._held_steps()
         pods = range(problem.max_replicas + 1)
         most = max(self._backlog(each) for each in pods)
-        per_step = problem.capacity_per_s * step_s
+        per_step = problem.capacity_per_s * step_s * (1 - reserve)
         # Whole cells a pod and step, so that no rounding adds up.
         self._pod_cells = max(4, min(64, int(MOST_CELLS * per_step / most)))
         self._cell = per_step / self._pod_cells
