@@ -94,7 +94,7 @@ if known == 0 then redis.call('PEXPIRE', KEYS[8], ARGV[12]) end
 if known > length + hold then                           -- workers of 0.1.0 take jobs and do not remove them from waiting
   for _, first in ipairs({0, now % known}) do           -- the oldest, and any: some may wait long before many that do not
     for _, id in ipairs(redis.call('ZRANGE', KEYS[8], first, first + 1)) do
-      if redis.call('EXISTS', ARGV[11] .. id) == 0 or redis.call('ZSCORE', KEYS[6], id) then
+      if redis.call('EXISTS', ARGV[11] .. id) == 0 or redis.call('ZMSCORE', KEYS[6], id)[1] then
         redis.call('ZREM', KEYS[8], id)
       end
     end

@@ -14,7 +14,7 @@ local function oldest()
   for i = 1, #lowest, 2 do
     local ts = tonumber(lowest[i + 1])
     if found > 0 and ts >= found then break end
-    local is_leased = type(redis.pcall('ZSCORE', KEYS[4], lowest[i])) == 'string'
+    local is_leased = redis.pcall('ZMSCORE', KEYS[4], lowest[i])[1]
     if not is_leased and redis.pcall('EXISTS', ARGV[1] .. lowest[i]) ~= 0 then return ts end
   end
   return found
