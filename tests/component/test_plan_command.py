@@ -171,13 +171,15 @@ def test_several_redis_nodes_are_told_with_both_ways_to_have_them(capsys: Captur
         (["--rate", "0", "--model", "resnet50"], "--rate: must be a number from 0.001"),
         ([*RESNET, "--peak", "0.5"], "--peak: must be a number from 1"),
         ([*RESNET, "--picture", "500"], "--picture: must be WIDTHxHEIGHT"),
+        ([*RESNET, "--picture", "9000x6000"], "refuse more than 50,000,000 pixels"),
+        ([*RESNET, "--picture", "8000x6000"], "10,485,760 bytes (MAX_IMAGE_BYTES"),
         ([*RESNET, "--clients-deadline", "2", "--worker-rate", "10"], "do not end within 2 s"),
         (["--rate", "1", "--model", "resnet"], "unknown model 'resnet': did you mean resnet"),
         (["--rate", "1", "--model", "vgg16"], "imageserve models bench vgg16 --json > bench.json"),
         ([*RESNET, "--gpu"], "no speed of resnet50 in keras on a GPU is known"),
         ([*RESNET, "--batch-size", "8"], "--batch-size: goes with --worker-rate"),
         (["--rate", "1", "--model", "/nowhere/bench.json"], "--model: /nowhere/bench.json: cannot"),
-        (["--rate", "1", "--model", "/nowhere/flowers"], "give --input-size"),
+        (["--rate", "1", "--model", "/nowhere/flowers"], "/nowhere/flowers is not here"),
     ],
 )
 def test_what_it_cannot_use_is_one_line(arguments: list[str], said: str, capsys: Capture) -> None:

@@ -17,7 +17,7 @@ from imageserve.cli.plan_worker import GivenWorker, given_worker
 from imageserve.config.choices import DEFAULT_BATCH_SIZE, MAX_IMAGE_SIDE, RUNTIMES
 from imageserve.config.reader import EnvText, Parser, byte_count, number, parsed, whole
 from imageserve.config.settings import Settings
-from imageserve.errors import ImageserveError
+from imageserve.errors import ImageserveError, SettingsError
 from imageserve.plan import Costs, Load, Place, known_costs, plan
 from imageserve.preparation import Preparation
 
@@ -28,11 +28,13 @@ LEAST_DECODED = 5
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     options = _parser().parse_args(arguments)
+    settings = Settings.from_env(environ)
     load, place = _load(options), _place(options)
+    _check_accepted(load, settings)
     worker = given_worker(options, environ)
     preparation = worker.preparation
     if options.measure:
-        costs = _measured_costs(load, preparation, Settings.from_env(environ))
+        costs = _measured_costs(load, preparation, settings)
     else:
         costs = known_costs(load, preparation)
     made = plan(load, worker.worker, costs, place)
@@ -166,8 +168,25 @@ def _sides(value: str) -> tuple[int, int]:
     match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", value.strip().lower())
     sides = (int(match[1]), int(match[2])) if match else (0, 0)
     if not all(8 <= side <= MAX_IMAGE_SIDE for side in sides):
-        raise ValueError("must be WIDTHxHEIGHT in pixels, such as 500x375")
+        raise ValueError(
+            f"must be WIDTHxHEIGHT, such as 500x375, each 8 to {MAX_IMAGE_SIDE} pixels"
+        )
     return sides
+
+
+def _check_accepted(load: Load, settings: Settings) -> None:
+    """Raise SettingsError where web servers would refuse such pictures."""
+    if load.pixels > settings.max_image_pixels:
+        raise SettingsError(
+            f"--picture: web servers refuse more than {settings.max_image_pixels:,} pixels "
+            "(MAX_IMAGE_PIXELS, in the chart limits.maxImagePixels)"
+        )
+    if load.upload_bytes > settings.max_image_bytes:
+        raise SettingsError(
+            f"--picture-bytes: web servers refuse more than {settings.max_image_bytes:,} bytes "
+            "(MAX_IMAGE_BYTES, in the chart limits.maxImageBytes), and these pictures have "
+            f"{load.upload_bytes:,}"
+        )
 
 
 def _place(options: argparse.Namespace) -> Place:

@@ -70,7 +70,7 @@ def _web(plan: Plan) -> Iterator[Row]:
     yield "one process", f"{short(web.process_per_s)}/s", f"1,000 ms / {longest_ms} ms{beside}"
     yield (
         "pods",
-        f"{web.pods}",
+        f"{web.pods:,}",
         f"{rate}/s / ({short(web.process_per_s)}/s x {percent(WEB_USE)}), {web.processes_per_pod} "
         f"processes a pod, at least {plan.place.least_web_pods} pods; {short(web.cores)} cores are "
         "busy",
@@ -78,7 +78,7 @@ def _web(plan: Plan) -> Iterator[Row]:
     yield "CPU of a pod", f"{short(web.pod_cores)}", "cores, as its request"
     yield (
         "in progress",
-        f"{web.in_progress}",
+        f"{web.in_progress:,}",
         f"requests of a process while a pod is missing: its part of the rate x {BATCHES_IN_TIME} "
         f"batches of {short(plan.models.batch_ms)} ms, and decoding; their uploads are "
         f"{short(web.in_progress * plan.load.upload_bytes / MEBI)} MiB",
@@ -101,7 +101,7 @@ def _models(plan: Plan) -> Iterator[Row]:
     yield "one pod", f"{short(models.pod_per_s)}/s", f"in batches of {models.batch}{_device(plan)}"
     yield (
         "pods",
-        f"{models.pods}",
+        f"{models.pods:,}",
         f"{rate}/s / ({short(models.pod_per_s)}/s x {percent(models.utilization)}), as the "
         "autoscaler reckons"
         + (f", up to {models.pods_per_queue} for a queue" if plan.redis.nodes > 1 else ""),
@@ -131,7 +131,7 @@ def _redis(plan: Plan) -> Iterator[Row]:
         f"{short(redis.node_by_network)} ({percent(NETWORK_USE)} of "
         f"{short(plan.place.network_gbit)} Gbit/s)",
     )
-    yield "nodes", f"{redis.nodes}", f"{short(load.peak_rate)}/s / {short(redis.node_per_s)}/s"
+    yield "nodes", f"{redis.nodes:,}", f"{short(load.peak_rate)}/s / {short(redis.node_per_s)}/s"
     each = " of each" if redis.nodes > 1 else ""
     yield f"core{each}", percent(redis.node_cores), "busy: Redis runs its commands on one"
     yield f"network{each}", f"{short(redis.node_gbit)} Gbit/s", "in, and as much out"
@@ -141,7 +141,7 @@ def _redis(plan: Plan) -> Iterator[Row]:
     yield (
         f"connections{each}",
         f"{redis.connections:,}",
-        f"at most: {plan.web.processes} processes x ({plan.web.slots} + 1) + "
+        f"at most: {plan.web.processes:,} processes x ({plan.web.slots} + 1) + "
         f"{plan.models.pods_per_queue} pods x {WORKER_CONNECTIONS}; Redis allows {MAX_CLIENTS:,} "
         "unless maxclients says more",
     )
@@ -174,12 +174,12 @@ def _walls(plan: Plan) -> Iterator[str]:
     nodes = plan.redis.nodes
     if nodes > 1:
         yield (
-            f"  {nodes} nodes: a Redis Cluster outside the chart, and the model under {nodes} "
+            f"  {nodes} nodes: a Redis Cluster outside the chart, and the model under {nodes:,} "
             "names, each with a queue on"
         )
         yield (
             "  a node of its own; clients take them in turn (?model=). Or "
-            f"{nodes} releases of the chart behind one load"
+            f"{nodes:,} releases of the chart behind one load"
         )
         yield (
             f"  balancer, each planned for {short(plan.load.rate / nodes)} pictures/s: clients "

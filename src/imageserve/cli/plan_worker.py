@@ -55,8 +55,9 @@ def given_worker(options: argparse.Namespace, environ: Mapping[str, str]) -> Giv
     given = {"MODEL": options.model, "MODELS_FILE": "", "INPUT_SIZE": options.input_size or ""}
     entry = worker_entry(Settings.from_env({**environ, **given}))
     if entry.preparation is None:
+        why = "does not say" if Path(entry.network).exists() else "is not here, so nobody knows"
         raise SettingsError(
-            "--model: the model does not say the size of its pictures: give --input-size"
+            f"--model: {entry.network} {why} the size of its pictures: give --input-size"
         )
     network = entry.network
     runtime = options.runtime or _runtime_of(network)
