@@ -16,12 +16,12 @@ PLANS = {
         *("--rate", "300.5", "--model", "resnet50", "--picture", "4000x3000", "--peak", "3"),
         *("--gpu", "--worker-rate", "1500", "--clients-deadline", "0.7", "--replicas", "3"),
     ),
-    "many processes": (
-        *("--rate", "900", "--model", "vgg16", "--worker-rate", "20", "--web-processes", "8"),
-        *("--picture", "3000x2000"),
+    "many processes, a name that YAML knows": (
+        *("--rate", "900", "--model", "./no/", "--worker-rate", "20", "--web-processes", "8"),
+        *("--picture", "3000x2000", "--input-size", "224"),
     ),
-    "a file": (
-        *("--rate", "5", "--model", "/nowhere/flowers.onnx", "--worker-rate", "9"),
+    "a file, with a space": (
+        *("--rate", "5", "--model", "/nowhere/my flowers.onnx", "--worker-rate", "9"),
         *("--input-size", "96x128"),
     ),
     "nothing on disk": ("--rate", "1", "--model", "shapes", "--worker-rate", "500", "--no-aof"),

@@ -15,6 +15,8 @@ WEB_PROCESS_MIB = 704 + 192
 """Memory of a web process beside its uploads: the chart's ``web.decodeMemoryBytes`` + 192 MiB."""
 QUEUE_LIMIT = 2048
 """``limits.queueLimit`` of the chart."""
+_WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null"))
+"""What YAML takes for a value that is no text."""
 _SLOTS = 16384
 """Of a Redis Cluster. Its nodes have equal parts of them."""
 
@@ -151,4 +153,5 @@ def as_yaml(value: Any, indent: int = 0) -> Iterator[str]:
 
 
 def _key(text: str) -> str:
-    return text if re.fullmatch(r"[A-Za-z]\w*", text) else json.dumps(text)
+    plain = re.fullmatch(r"[A-Za-z]\w*", text) and text.lower() not in _WORDS
+    return text if plain else json.dumps(text)

@@ -27,9 +27,6 @@ from imageserve.models.source import find_source
 from imageserve.plan import Worker
 from imageserve.preparation import Preparation
 
-_EXPORTED = "/models/{}"
-"""Where a model's folder could be in its pods."""
-
 
 @dataclass(frozen=True, slots=True)
 class GivenWorker:
@@ -62,12 +59,17 @@ def given_worker(options: argparse.Namespace, environ: Mapping[str, str]) -> Giv
     network = entry.network
     runtime = options.runtime or _runtime_of(network)
     if network in KNOWN and runtime != RUNTIMES[0]:
-        network = _EXPORTED.format(network)
+        network = _exported(network)
     elif is_model_path(network):
-        network = _EXPORTED.format(Path(network).resolve().name)
+        network = _exported(Path(network).resolve().name)
     bucket_ms, cores, source = _speed(options, entry.network, runtime)
     worker = Worker(entry.name, entry.preparation, bucket_ms, source, cores, options.gpu)
     return GivenWorker(worker, network, runtime, DEFAULT_PRECISION)
+
+
+def _exported(name: str) -> str:
+    """Return where a model could be in its pods. The chart takes no spaces there."""
+    return "/models/" + re.sub(r"\s+", "-", name)
 
 
 def _runtime_of(network: str) -> str:
@@ -130,7 +132,7 @@ def _from_bench(options: argparse.Namespace) -> GivenWorker:
         int(cores[0]) if cores and not options.gpu else None,
         options.gpu,
     )
-    network = name if name in KNOWN and runtime == RUNTIMES[0] else _EXPORTED.format(name)
+    network = name if name in KNOWN and runtime == RUNTIMES[0] else _exported(name)
     return GivenWorker(worker, network, runtime, precision)
 
 
