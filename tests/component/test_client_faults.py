@@ -186,7 +186,7 @@ def test_no_more_pictures_are_held_than_are_under_way(client: Client) -> None:
 
     def pictures() -> Iterator[io.BytesIO]:
         nonlocal taken
-        for number in range(600):
+        for number in range(200):
             taken += 1
             picture = io.BytesIO(str(number).encode())
             alive.add(picture)
@@ -197,7 +197,7 @@ def test_no_more_pictures_are_held_than_are_under_way(client: Client) -> None:
         assert outcome.error is None
         assert taken - done <= 8
         most = max(most, len(alive))
-    assert (done, taken) == (599, 600)
+    assert (done, taken) == (199, 200)
     # Besides: the last outcome, here and in the generator, and what a thread has just finished.
     assert most <= 24
 

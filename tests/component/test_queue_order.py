@@ -72,7 +72,7 @@ def test_background_jobs_stand_behind_all_others_in_the_order_of_their_deadlines
     ahead = put_all(bench, [9, 5, 7])
     assert ids(claim(bench, 3)) == ahead
     assert ids(claim(bench, 3)) == behind
-    assert "shared" in stats(bench)
+    assert stats(bench)["shared"] == 3, "those that were taken while both waited"
 
 
 def test_a_job_keeps_its_priority_on_the_way(bench: Bench) -> None:
@@ -189,7 +189,7 @@ def test_whatever_comes_no_job_is_lost_and_none_done_twice(
     run = Run(bench)
     for step in steps:
         run.step(*step)
-        assert bench.queue.snapshot().queued >= 0
+        bench.queue.snapshot()  # Reads whatever lies there.
     run.drain()
     assert run.done == Counter(run.sent)
 

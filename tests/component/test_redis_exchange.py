@@ -46,7 +46,7 @@ def connection_of(client: "redis.Redis") -> Any:
 def test_a_value_that_the_kernel_takes_in_parts_arrives_whole(access: RedisAccess) -> None:
     client = client_of(access)
     connection_of(client)._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-    value = bytes(range(256)) * 2**15
+    value = bytes(range(256)) * 2**12
     pieces = [*packed_set("large", value, 60_000), packed(["STRLEN", "large"])]
     assert exchange(client, pieces, 2) == [b"OK", len(value)]
     assert client.get("large") == value

@@ -20,7 +20,6 @@ MOST_TOP = 100_000
 
 OUTPUTS = (LABELS, *VECTORS)
 
-
 INTERACTIVE = "interactive"
 
 
