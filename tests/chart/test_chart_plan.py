@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.chart.helm import Helm, Object
+from tests.chart.helm import CHART, Helm, Object
 
+from imageserve import plan
 from imageserve.cli import main
+from imageserve.queue.self_test import MAXMEMORY_SHARE
 
 PLANS = {
     "one Redis": ("--rate", "1000", "--model", "resnet50", "--picture", "500x375"),
@@ -28,11 +30,11 @@ PLANS = {
 }
 
 
-@pytest.mark.parametrize("plan", PLANS.values(), ids=PLANS)
+@pytest.mark.parametrize("options", PLANS.values(), ids=PLANS)
 def test_the_chart_renders_them(
-    plan: tuple[str, ...], helm: Helm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    options: tuple[str, ...], helm: Helm, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["plan", *plan, "--values"]) == 0
+    assert main(["plan", *options, "--values"]) == 0
     file = tmp_path / "plan.yaml"
     file.write_text(capsys.readouterr().out)
 
@@ -59,3 +61,16 @@ def _is_deployment(each: Object) -> bool:
 def _environ(deployment: Object) -> dict[str, Any]:
     container = deployment["spec"]["template"]["spec"]["containers"][0]
     return {each["name"]: each.get("value") for each in container["env"]}
+
+
+def test_the_defaults_that_a_plan_starts_from_are_those_of_the_chart() -> None:
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    web, limits = values["web"], values["limits"]
+
+    assert web["slots"] == plan.WEB_SLOTS
+    assert web["memoryBytes"] == f"{plan.WEB_MEMORY // plan.MEBI}Mi"
+    assert web["autoscaling"]["targetCPUUtilizationPercentage"] == round(100 * plan.WEB_USE)
+    assert limits["queueBytesLimit"] == f"{plan.QUEUE_BYTES // plan.MEBI}Mi"
+    assert limits["resultTtlSeconds"] == plan.RESULT_TTL_S
+    assert values["redis"]["maxmemory"] == f"{plan.LEAST_MAXMEMORY // plan.MEBI}Mi"
+    assert plan.QUEUE_SHARE == MAXMEMORY_SHARE
