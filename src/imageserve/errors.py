@@ -9,8 +9,9 @@ from http import HTTPStatus
 
 
 def told(text: str, longest: int) -> str:
-    """Return what a client sent as a message to it may have it: shortened, and on one line."""
-    return "".join(each if each.isprintable() else "?" for each in text[:longest])
+    """Return what a client sent as a message to it may have it: shortened, on one line, visible."""
+    shown = "".join(each if each.isprintable() else "?" for each in text[:longest])
+    return shown or '""'
 
 
 class ImageserveError(Exception):

@@ -172,6 +172,7 @@ def test_any_other_priority_is_refused(text: str) -> None:
     ) as found:
         checked_priority(text)
 
+    assert not str(found.value).endswith(" "), "says what was sent, even if that was nothing"
     assert len(str(found.value)) < 120
 
 
