@@ -7,7 +7,7 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.1, 2.0
 
 
 class Patience:
-    """Of one call. To send a picture again is safe: to classify it changes nothing."""
+    """How long one call goes on trying. Sending a picture again is safe: it changes nothing."""
 
     def __init__(self, timeout_s: float, request_id: str) -> None:
         self._timeout_s, self._request_id = timeout_s, request_id

@@ -31,7 +31,8 @@ FRESH_WHILE_REFUSING_S = 0.1
 """The same, while jobs are refused from it: places that are free again must be found soon."""
 
 UNSURE_TIMES = 4
-"""More than as many times what workers may have done must be ahead of what is refused unasked."""
+"""A snapshot refuses a job for its deadline only where more jobs are ahead of it than this many
+times those that workers may have done since."""
 
 STALE_S = 15.0
 """A snapshot older than this is not used."""
@@ -84,8 +85,8 @@ def verdict_of(
 
     In doubt it does not refuse: where the job at the head has expired, because ENQUEUE drops it,
     and others behind it, and where the workers may have done half of the backlog since then (a
-    short queue must not run empty). As for time, where those that they may have done, and a batch
-    that may have ended a moment ago, are many of those that were ahead.
+    short queue must not run empty). For its deadline it refuses a job only where far more jobs are
+    ahead of it than the workers may have done since then, a batch that has just ended included.
     """
     speed, backlog = limits.speed, seen.backlog
     done = speed.per_s * elapsed_s

@@ -98,7 +98,7 @@ class DecodeLine:
     def until_decoded_s(self, asked: Asked) -> float:
         """Return how long a picture that comes now takes to be decoded; 0 where it waits for few.
 
-        In doubt it is less: what relies on it refuses.
+        In doubt it is too short, because callers refuse by it.
         """
         return 0.0 if self.is_short else self._gate.lateness_s(self._ahead(asked) + 1)
 

@@ -13,14 +13,14 @@ LEAD_SHARE = 0.1
 this share of the running batch, whose time is not known exactly."""
 
 FORGET = 0.95
-"""What the slowest fetch counts after one more."""
+"""The slowest known fetch is multiplied by this after each one, so that it is forgotten."""
 
 WEIGHT = 0.1
 """Of the newest measurement in a running mean."""
 
 MOST_TIMES_USUAL, ALWAYS_USUAL_S = 3, 0.05
-"""A measurement counts for so many times the usual at most, and for so long at least: what takes
-longer was an outage of Redis, or the worker was halted."""
+"""A measurement is cut to this multiple of the usual time, or to these seconds if they are more:
+what takes longer was an outage of Redis, or the worker was halted."""
 
 KNOWN_S = 10.0
 """A worker that has run no batch for so long does not know how fast it is."""

@@ -4,7 +4,8 @@
 -- KEYS 1 queue 2 hold 3 retry 4 leases(zset) 5 inflight(hash) 6 attempts(hash) 7 dead(list) 8 stats(hash) 9 waiting(zset)
 -- ARGV 1 n  2 lease_ms  3 token  4 max_attempts  5 guard_ms  6 may take a redelivered job (1/0)  7 min_depth
 --      8 the same claim was sent before and its reply was lost (1/0)  9 prefix of result keys  10 prefix of pixel keys
---      11 ms from now until the results of a batch of no time were told; then (size, ms)* of batches, rising (none: unknown)
+--      11 ms from now until its results are told, without the time of the batch itself; then (size, ms)* of batches, with
+--      rising sizes (none: unknown)
 -- Returns {now, jobs, expired, dead, solo}; solo is 1 if the one job is a redelivered one. A worker passes
 -- ARGV 6 = 1 in at most every second claim, so that redelivered jobs never starve the others.
 local wrong = wrong_type({'list', 'list', 'list', 'zset', 'hash', 'hash', [8] = 'hash', [9] = 'zset'})
