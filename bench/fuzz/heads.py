@@ -106,7 +106,7 @@ def odd_header(drawn: Random) -> str:
 
 def odd_target(drawn: Random) -> str:
     path = drawn.choice(
-        ("/predict", "/predict", "/predict", "/", "//", "/models/x", "*", "/%ff%00")
+        ("/predict", "/predict", "//predict", "/%70redict", "/", "//", "/models/x", "*", "/%ff%00")
     )
     path = drawn.choice((path, path, "http://fuzz/predict", "/" + quote("é\r\n"), "/" + "a" * 5000))
     keys = ("top", "top", "min", "output", "model", "", "a" * 2000, "top[]", "%")
