@@ -187,7 +187,7 @@ class _Request:
         self._wait = wait
         self._came = time.monotonic() - age_s
         self._asked = options.asked(self._came)
-        self._guest = Guest(self._came, self._asked.deadline, wait)
+        self._guest = Guest(self._asked.deadline, wait)
         self._slots: list[_Slot] = []
         self._later = 0
         """Pictures of this request that come after the one in hand."""

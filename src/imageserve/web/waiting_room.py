@@ -1,9 +1,9 @@
 """Where requests wait, not yet decoded, while the Redis node of their queue is away for a moment.
 
 A Redis whose pod is replaced is away for some seconds. Requests that come meanwhile wait here, and
-leave in the order of their arrival when it answers, a few at a time: all at once would hold up
-those that come next. The wait has two bounds, its length and the number of those who wait; beyond
-either a request is refused at once.
+leave by deadline when it answers, a few at a time: all at once would hold up those that come next.
+The wait has two bounds, its length and the number of those who wait; beyond either a request is
+refused at once.
 """
 
 import threading
@@ -40,10 +40,10 @@ class Places:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Guest:
-    """A request in the waiting room. Times are those of the clock `time.monotonic`."""
+    """A request in the waiting room."""
 
-    arrived: float
     deadline: float
+    """By the clock `time.monotonic`."""
     wait: Wait
 
 
@@ -99,7 +99,7 @@ class WaitingRoom:
                 return
             if self._places.taken >= self._places.limit:
                 raise NotWaited("too many requests wait for the end of the outage")
-            insort(self._guests, guest, key=lambda each: each.arrived)
+            insort(self._guests, guest, key=lambda each: each.deadline)
             self._places.taken += 1
         metrics.waiting_for_redis.inc()
         try:
