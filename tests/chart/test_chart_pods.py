@@ -222,7 +222,8 @@ def test_the_probes_of_a_web_pod_have_a_port_that_no_client_reaches(helm4: Helm)
 def answered_by(*folders: str) -> set[str]:
     """Return the paths that the programs in these folders of the package answer."""
     found = [path.read_text() for each in folders for path in (PACKAGE / each).glob("*.py")]
-    return set(re.findall(r"""(?:@app\.(?:get|post)\(|^ +)"(/\w+)"[:)]""", "".join(found), re.M))
+    route = r"""(?:@app\.(?:get|post)\(|^ +|^[A-Z]+ = )"(/\w+)"(?:[:)]|$)"""
+    return set(re.findall(route, "".join(found), re.M))
 
 
 @each_situation()
