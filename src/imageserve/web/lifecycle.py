@@ -183,6 +183,8 @@ class Lifecycle:
     stopping: bool = False
     """True after SIGTERM."""
     drain_flag: DrainFlag | None = None
+    server_pid: int | None = None
+    """The process that is stopped where Redis cannot be used; None: the parent, gunicorn's master."""
 
     @property
     def draining(self) -> bool:
@@ -257,7 +259,7 @@ def wait_for_redis(settings: Settings, queue: str, lifecycle: Lifecycle) -> None
             return
         except QueueForbidden as error:
             log.critical("stopping: %s", error)
-            os.kill(os.getppid(), signal.SIGTERM)
+            os.kill(lifecycle.server_pid or os.getppid(), signal.SIGTERM)
             return
         except QueueUnavailable as error:
             log.debug("no contact with the Redis of queue %s yet: %s", queue, error)

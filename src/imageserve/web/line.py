@@ -26,12 +26,23 @@ AFTER_IO = -2
 the ends of gevent's timeouts."""
 
 
-class _Place(Place):
-    """Who waits in the line."""
+class LinePlace(Place):
+    """Who waits in the line: a greenlet."""
 
     def __init__(self, asked: Asked, pictures: int) -> None:
         super().__init__(asked, pictures)
-        self.waiter: Waiter[None] = Waiter()
+        self._waiter: Waiter[None] = Waiter()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for the turn; False where it has not come within ``seconds``."""
+        with silent_timeout(seconds):
+            self._waiter.get()
+            return True
+        return False
+
+    def begin(self) -> None:
+        """Give it its turn."""
+        self._waiter.switch(None)
 
 
 class DecodeLine:
@@ -41,6 +52,8 @@ class DecodeLine:
     gets its turn. Outside a web server (in unit tests, say) nobody ever waits.
     """
 
+    place_class: type[LinePlace] = LinePlace
+
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._gate = Gate()
@@ -48,7 +61,7 @@ class DecodeLine:
         self._oldest_s = 0.0
         self.used = Used()
         """All turns together, since the process began."""
-        self._order: DecodeOrder[_Place] = DecodeOrder()
+        self._order: DecodeOrder[LinePlace] = DecodeOrder()
         self._decoding: Asked | None = None
         self._later = 0
         """Pictures that come after the one that is decoded now, in the same request."""
@@ -153,42 +166,61 @@ class DecodeLine:
         ``later``: how many pictures come after this one in the same request. Raises TimedOut where
         the turn does not come in time, and WouldTimeOut where it comes too late for the rest.
         """
-        if not in_server():
+        if not self._is_served():
             yield
             return
         waited = self._join(asked, later)
-        self._decoding, self._later = asked, later
-        began_s, began_cpu_s = self._clock(), time.thread_time()
+        began_s, began_cpu_s = self._begin(asked, later), time.thread_time()
         try:
             yield
         finally:
-            self._decoding, self._later = None, 0
-            now = self._clock()
-            self.used.add(now - began_s, time.thread_time() - began_cpu_s)
-            if waited:
-                self._gate.pace.measured(now - self._ended_at)
-            self._ended_at = now
-            self._pass_on()
+            self._end(began_s, time.thread_time() - began_cpu_s, waited=waited)
+
+    def _is_served(self) -> bool:
+        """Whether others may want to decode meanwhile."""
+        return in_server()
+
+    def _begin(self, asked: Asked, later: int) -> float:
+        self._decoding, self._later = asked, later
+        return self._clock()
+
+    def _end(self, began_s: float, cpu_s: float, *, waited: bool) -> None:
+        self._decoding, self._later = None, 0
+        now = self._clock()
+        self.used.add(now - began_s, cpu_s)
+        if waited:
+            self._gate.pace.measured(now - self._ended_at)
+        self._ended_at = now
+        self._pass_on()
 
     def _join(self, asked: Asked, later: int) -> bool:
         """Return once it is this one's turn: True where others were before it."""
-        if not self._busy:
-            self._busy = True
+        place = self._come(asked, later)
+        if place is None:
             return False
-        place = _Place(asked, 1 + later)
-        self._order.add(place)
         came = False
         try:
-            with silent_timeout(max(0.0, asked.deadline - self._clock())):
-                place.waiter.get()
-                came = True
+            came = place.wait(max(0.0, asked.deadline - self._clock()))
         finally:
-            if not (came or self._order.remove(place)):
-                self._pass_on()  # Its turn has just come.
+            if not came:
+                self._leave(place)
         if not came:
             raise TimedOut("too many pictures are being decoded")
         self._check_at_turn(asked)
         return True
+
+    def _come(self, asked: Asked, later: int) -> LinePlace | None:
+        """Return a place in the line; None where it is this one's turn at once."""
+        if not self._busy:
+            self._busy = True
+            return None
+        place = self.place_class(asked, 1 + later)
+        self._order.add(place)
+        return place
+
+    def _leave(self, place: LinePlace) -> None:
+        if not self._order.remove(place):
+            self._pass_on()  # Its turn has just come.
 
     def _check_at_turn(self, asked: Asked) -> None:
         """Give the turn to the next one where it is too late for this one, and another waits.
@@ -215,4 +247,4 @@ class DecodeLine:
         if place is None:
             self._busy = False
         else:
-            place.waiter.switch(None)
+            place.begin()

@@ -36,6 +36,8 @@ class Places:
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.taken = 0
+        self.lock = threading.RLock()
+        """Of all rooms: in a process of threads two rooms may take a place at a time."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,7 +66,7 @@ class WaitingRoom:
         self._clock = clock
         self._guests: list[Guest] = []
         self._leaving = 0
-        self._lock = threading.RLock()
+        self._lock = places.lock
         breaker.on_close = self._call_next
 
     def __len__(self) -> int:
