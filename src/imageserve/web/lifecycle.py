@@ -184,7 +184,7 @@ class Lifecycle:
     """True after SIGTERM."""
     drain_flag: DrainFlag | None = None
     server_pid: int | None = None
-    """The process that is stopped where Redis cannot be used; None: the parent, gunicorn's master."""
+    """What is stopped where Redis cannot be used; None: the parent, gunicorn's master."""
 
     @property
     def draining(self) -> bool:
