@@ -35,10 +35,11 @@ class LinePlace(Place):
 
     def wait(self, seconds: float) -> bool:
         """Wait for the turn; False where it has not come within ``seconds``."""
+        came = False
         with silent_timeout(seconds):
             self._waiter.get()
-            return True
-        return False
+            came = True
+        return came
 
     def begin(self) -> None:
         """Give it its turn."""
