@@ -9,7 +9,7 @@ import select
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from socket import MSG_DONTWAIT, MSG_PEEK
 from typing import Any
@@ -34,10 +34,11 @@ def in_server() -> bool:
     return bool(monkey.is_module_patched("threading"))
 
 
-def silent_timeout(seconds: float | None) -> Any:
+def silent_timeout(seconds: float | None) -> AbstractContextManager[object, bool]:
     """Return a context that is left after ``seconds`` (None: never), without an error."""
-    timeout: Any = gevent.Timeout  # Its types do not know that False is allowed.
-    return timeout(seconds, False)
+    make: Any = gevent.Timeout  # Its types do not know that False is allowed.
+    timeout: AbstractContextManager[object, bool] = make(seconds, False)
+    return timeout
 
 
 class Turn:

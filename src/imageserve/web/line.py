@@ -35,11 +35,10 @@ class LinePlace(Place):
 
     def wait(self, seconds: float) -> bool:
         """Wait for the turn; False where it has not come within ``seconds``."""
-        came = False
         with silent_timeout(seconds):
             self._waiter.get()
-            came = True
-        return came
+            return True
+        return False
 
     def begin(self) -> None:
         """Give it its turn."""
