@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo-imagenet test check check-security test-torch test-e2e manifests format bench bench-peers chaos fuzz mutants train lock clean python
+.PHONY: help install run demo-imagenet test check check-security test-clients test-torch test-e2e manifests format bench bench-peers chaos fuzz mutants train lock clean python
 
 help:  ## list all commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | awk -F: '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -38,11 +38,6 @@ $(VENV)/imagenet.stamp: locks/imagenet.txt $(VENV)/local.stamp
 $(IMAGENET)/model.onnx: tools/make_imagenet.py $(VENV)/imagenet.stamp
 	$(BIN)/python tools/make_imagenet.py $(IMAGENET)
 
-.venv-security/stamp: locks/security.txt | python
-	test -x .venv-security/bin/python || $(PYTHON) -m venv .venv-security
-	.venv-security/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/security.txt
-	@touch $@
-
 # PyTorch and what is built on it; it uses the other packages of $(VENV). Large, and only tests/torch needs it.
 TORCH := torch==2.13.0 torchvision==0.28.0 timm==1.0.31 transformers==4.57.6 optimum==2.1.0 optimum-onnx==0.1.0 onnxscript==0.7.2 \
 	efficientnet-lite-pytorch==0.1.0
@@ -60,13 +55,20 @@ TORCH := torch==2.13.0 torchvision==0.28.0 timm==1.0.31 transformers==4.57.6 opt
 		$(BIN)/python -c "$$purelib" >"$$(.venv-mutants/bin/python -c "$$purelib")/beside.pth"
 	@touch $@
 
-# A real S3 server for the tests of `imageserve models fetch`.
-.venv-s3/stamp: locks/s3.txt | python
-	test -x .venv-s3/bin/python || $(PYTHON) -m venv .venv-s3
-	.venv-s3/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/s3.txt
+# Environments beside $(VENV), for programs whose pins do not go with ours: a real S3 server, checkov, clients of others.
+.venv-%/stamp: locks/%.txt | python
+	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
 
-install: $(VENV)/dev.stamp .venv-s3/stamp  ## install everything into .venv
+# The linter of OpenAPI documents, on the Node.js that a wheel brings.
+REDOCLY := tests/clients/redocly
+.venv-node/redocly.stamp: $(REDOCLY)/package-lock.json $(REDOCLY)/package.json .venv-node/stamp
+	cp $(REDOCLY)/package.json $(REDOCLY)/package-lock.json .venv-node/
+	PATH="$(CURDIR)/.venv-node/bin:$$PATH" npm --prefix .venv-node ci --silent --no-audit --no-fund
+	@touch $@
+
+install: $(VENV)/dev.stamp .venv-s3/stamp .venv-schemathesis/stamp  ## install everything into .venv
 
 run: $(VENV)/local.stamp $(if $(filter imagenet,$(MODEL)),$(IMAGENET)/model.onnx)  ## start Redis, web server and one worker; Ctrl-C stops them. MODEL=imagenet has a thousand classes
 	$(if $(filter imagenet,$(MODEL)),MODEL=$(IMAGENET)) $(BIN)/imageserve run $(ARGS)
@@ -74,7 +76,7 @@ run: $(VENV)/local.stamp $(if $(filter imagenet,$(MODEL)),$(IMAGENET)/model.onnx
 demo-imagenet: $(IMAGENET)/model.onnx  ## make the model of `make run MODEL=imagenet`, and check it on two photographs
 	$(BIN)/imageserve models check $(IMAGENET) --pictures tests/photographs --show build/imagenet.png
 
-test: $(VENV)/dev.stamp .venv-s3/stamp  ## run all tests
+test: $(VENV)/dev.stamp .venv-s3/stamp .venv-schemathesis/stamp  ## run all tests
 	$(if $(ARGS),$(BIN)/python -m pytest $(ARGS),$(BIN)/python tools/ci_tests.py --once)
 
 check: $(VENV)/dev.stamp  ## formatting, lint, import walls, types, sizes, spelling, chart documentation
@@ -89,6 +91,10 @@ check: $(VENV)/dev.stamp  ## formatting, lint, import walls, types, sizes, spell
 
 check-security: $(VENV)/dev.stamp .venv-security/stamp  ## check chart and images with checkov
 	CHECKOV=$(CURDIR)/.venv-security/bin/checkov $(BIN)/python -m pytest tests/chart/test_checkov.py
+
+CLIENTS := tritonclient kserve schemathesis
+test-clients: $(VENV)/dev.stamp $(CLIENTS:%=.venv-%/stamp) .venv-node/redocly.stamp  ## test with clients and judges that others wrote: tritonclient, kserve, schemathesis, redocly
+	$(BIN)/python -m pytest tests/clients $(ARGS)
 
 test-torch: .venv-torch/stamp  ## test Keras on PyTorch, and models and pixels of PyTorch's libraries, in a separate environment
 	.venv-torch/bin/python -m pytest tests/torch $(ARGS)
@@ -109,8 +115,9 @@ bench: $(VENV)/dev.stamp  ## measure speed and write the tables into docs/perfor
 chaos: $(VENV)/dev.stamp  ## kill, freeze and overload processes under load; write the results into docs/reliability.md
 	$(BIN)/python -m bench.chaos $(or $(ARGS),--markdown docs/reliability.md)
 
-fuzz: $(VENV)/dev.stamp  ## send random requests and broken pictures to a web server
+fuzz: $(VENV)/dev.stamp .venv-schemathesis/stamp  ## send random requests and broken pictures to a web server, and what its description allows and forbids
 	$(BIN)/python -m bench.fuzz $(ARGS)
+	$(if $(ARGS),,$(BIN)/python -m bench.fuzz.openapi)
 
 mutants: .venv-mutants/stamp  ## change the core in small ways and write how many the tests notice into docs/reliability.md
 	PYTHONPATH=src:loadtest/src .venv-mutants/bin/python -m bench.mutants $(or $(ARGS),--markdown docs/reliability.md)
@@ -137,8 +144,8 @@ lock: $(VENV)/dev.stamp  ## write the lock files with hashes (UPGRADE=--upgrade 
 	$(UV_COMPILE) images/model/cuda.in --constraint locks/worker.txt --output-file locks/worker-cuda.txt
 	$(subst pyproject.toml,locks/helm.in,$(UV_COMPILE)) --no-deps --output-file locks/helm.txt
 	$(subst pyproject.toml,locks/imagenet.in,$(UV_COMPILE)) --no-deps --output-file locks/imagenet.txt
-	$(subst pyproject.toml,locks/security.in,$(UV_COMPILE)) --output-file locks/security.txt
-	$(subst pyproject.toml,locks/s3.in,$(UV_COMPILE)) --output-file locks/s3.txt
+	for name in security s3 node $(CLIENTS); do \
+		$(subst pyproject.toml,locks/$$name.in,$(UV_COMPILE)) --output-file locks/$$name.txt || exit 1; done
 	$(subst pyproject.toml,locks/mutants.in,$(UV_COMPILE)) --constraint locks/dev.txt --output-file locks/mutants.txt
 	for peer in triton mosec litserve bentoml ray kserve; do \
 		$(subst pyproject.toml,bench/peers/$$peer.in,$(UV_COMPILE)) --output-file bench/peers/$$peer.txt || exit 1; done

@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 from bench.fuzz.judge import CLOSED, OPEN, REFUSED, RESET, Seen, faults
-from bench.fuzz.pictures import CANARY, mutant
+from bench.fuzz.pictures import CANARY, good_pictures, mutant
 from bench.fuzz.requests import picture_script, request_script
 from bench.fuzz.scripts import Ending, Expected, Script
 from bench.fuzz.watch import HOOK, Holdings, faults_of_log, gauges, stretches
+
+from imageserve.decoding import DecodingPolicy, decode
+from imageserve.preparation import Preparation
 
 BYTES = "Content-Type: application/octet-stream"
 ASKED = b"POST /predict HTTP/1.1\r\nHost: fuzz\r\n\r\n"
@@ -168,3 +171,8 @@ def test_the_hook_tells_whose_connection_held_the_event_loop(tmp_path: Path) -> 
     assert longest.ms >= 75
     assert longest.port == int(done.stdout)
     assert "serve" in longest.place
+
+
+def test_the_pictures_that_are_broken_are_good_before() -> None:
+    for name, data in good_pictures():
+        assert decode(data, Preparation((32, 32)), DecodingPolicy()), name

@@ -62,7 +62,7 @@ def test_any_other_top_is_refused(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "expected"),
-    [(None, 0), ("0", 0), ("1", 1), ("0.3", 0.3), ("1.0", 1), ("00.25", 0.25)],
+    [(None, 0), ("0", 0), ("1", 1), ("0.3", 0.3), ("1.0", 1), ("00.25", 0.25), ("1e-05", 1e-5)],
 )
 def test_min_is_a_probability(text: str | None, expected: float) -> None:
     assert checked_min(text) == expected
@@ -77,7 +77,9 @@ def test_min_is_a_probability(text: str | None, expected: float) -> None:
         "1.1",
         ".5",
         "5.",
-        "1e-3",
+        "1e3",
+        "1e",
+        "1e999",
         "nan",
         "inf",
         "30%",

@@ -49,6 +49,7 @@ from imageserve.web.calls import (
 from imageserve.web.edge import age_s
 from imageserve.web.greenlets import Turn, Wait, watch_hang_up
 from imageserve.web.lifecycle import Lifecycle
+from imageserve.web.openapi import PATH, Served, document
 from imageserve.web.overview import Overview
 from imageserve.web.parameters import checked_priority, read_options
 from imageserve.web.predict import Answer, ClassifyOptions, ClientGone, Predictor
@@ -129,6 +130,7 @@ def create_app(
     entries = {name: served.entry for name, served in predictor.models.items()}
     _add_overview(app, Overview(entries, monitor))
     _add_probes(app, lifecycle)
+    _add_description(app, predictor, config)
     _add_errors(app)
     _add_hooks(app, lifecycle)
     return app
@@ -265,6 +267,16 @@ def _add_probes(app: Flask, lifecycle: Lifecycle) -> None:
         return _json({"status": "ready"})
 
 
+def _add_description(app: Flask, predictor: Predictor, config: WebConfig) -> None:
+    formats, needs_key = predictor.decoding.formats, config.api_keys is not None
+    served = Served(config.upload, formats, config.request_timeout_s, needs_key)
+    text = json.dumps(document(served))
+
+    @app.get(PATH)
+    def openapi() -> Response:
+        return _response(json_reply(text))
+
+
 # -- errors ---------------------------------------------------------------------------------------
 
 
@@ -275,7 +287,9 @@ def _add_errors(app: Flask) -> None:
 
     @app.errorhandler(HTTPException)
     def http_error(error: HTTPException) -> Response:
-        return _response(error_reply(_from_werkzeug(error), g.call))
+        response = _response(error_reply(_from_werkzeug(error), g.call))
+        response.allow.update(getattr(error, "valid_methods", None) or ())
+        return response
 
     @app.errorhandler(Exception)
     def bug(error: Exception) -> Response:

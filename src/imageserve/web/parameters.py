@@ -1,9 +1,15 @@
-"""What a client asks for beside its pictures: parameters and headers of /predict. Pure."""
+"""What a client asks for beside its pictures: parameters and headers of /predict. Pure.
+
+Each is described once, in `PARAMETERS`: the functions that read them check those bounds, and the
+description of the API (`web.openapi`) prints them.
+"""
 
 import math
 import re
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal
 from urllib.parse import parse_qsl
 
 from imageserve.errors import BadParameter, told
@@ -23,6 +29,67 @@ OUTPUTS = (LABELS, *VECTORS)
 INTERACTIVE = "interactive"
 
 
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """What a client may say beside its pictures."""
+
+    name: str
+    place: Literal["query", "header"]
+    meaning: str
+    schema: Mapping[str, Any]
+    """Its values, as JSON Schema has it. All others are refused; the request id alone is not."""
+
+
+TOP = Parameter(
+    "top",
+    "query",
+    "Number of labels, at most the classes of the model. `all`: all of them.",
+    {
+        "anyOf": [{"type": "integer", "minimum": 1, "maximum": MOST_TOP}, {"const": "all"}],
+        "default": DEFAULT_TOP,
+    },
+)
+MIN = Parameter(
+    "min",
+    "query",
+    "Only labels of this probability or a higher one: at most `top` of them where that is given, "
+    "else all. There may be none.",
+    {"type": "number", "minimum": 0, "maximum": 1},
+)
+OUTPUT = Parameter(
+    "output",
+    "query",
+    "Labels; or the probabilities of all labels in the order of the labels file; or the vector of "
+    "the inner layer that the model names. The last two take no `top` and no `min`.",
+    {"enum": list(OUTPUTS), "default": LABELS},
+)
+MODEL = Parameter("model", "query", "The model; by default the first.", {"type": "string"})
+TIMEOUT = Parameter(
+    "X-Request-Timeout",
+    "header",
+    "Seconds until an answer must be there. Shortens the deadline of the server, never lengthens "
+    "it. The earliest deadline goes first.",
+    {"type": "number", "exclusiveMinimum": 0},
+)
+PRIORITY = Parameter(
+    "X-Priority",
+    "header",
+    "Background pictures get a tenth while interactive ones wait.",
+    {"enum": [INTERACTIVE, BACKGROUND], "default": INTERACTIVE},
+)
+REQUEST_ID = Parameter(
+    "X-Request-Id",
+    "header",
+    "Comes back in the answer and stands in the log, if it has 1 to 128 letters, digits and "
+    "`._:/+=@-`; else the server makes one.",
+    {"type": "string"},
+)
+PARAMETERS = (TOP, MIN, OUTPUT, MODEL, TIMEOUT, PRIORITY, REQUEST_ID)
+
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+"""A number that is not negative, as programs write it: 0.3, 1, 1e-05."""
+
+
 def read_options(
     parameters: Mapping[str, str],
     timeout: str | None,
@@ -31,9 +98,9 @@ def read_options(
     priority: str = "",
 ) -> ClassifyOptions:
     """Read the query, and the header ``X-Request-Timeout``. Raises BadParameter."""
-    top, least, output = (parameters.get(name) for name in ("top", "min", "output"))
+    top, least, output = (parameters.get(each.name) for each in (TOP, MIN, OUTPUT))
     return ClassifyOptions(
-        model=parameters.get("model"),
+        model=parameters.get(MODEL.name),
         top=checked_top(top, "all" if least else str(DEFAULT_TOP)),
         timeout_s=checked_timeout_s(timeout, longest_s),
         trace=trace,
@@ -53,10 +120,10 @@ def asked_by_head(
     """
     timeout_s, priority = longest_s, ""
     with suppress(BadParameter):
-        timeout_s = checked_timeout_s(headers.get("X-REQUEST-TIMEOUT"), longest_s)
+        timeout_s = checked_timeout_s(headers.get(TIMEOUT.name.upper()), longest_s)
     with suppress(BadParameter):
-        priority = checked_priority(headers.get("X-PRIORITY"))
-    model = dict(parse_qsl(query)).get("model") if query else None
+        priority = checked_priority(headers.get(PRIORITY.name.upper()))
+    model = dict(parse_qsl(query)).get(MODEL.name) if query else None
     return Asked(arrived + timeout_s, priority == BACKGROUND, model)
 
 
@@ -77,11 +144,11 @@ def checked_top(text: str | None, default: str = str(DEFAULT_TOP)) -> int:
 def checked_min(text: str | None) -> float:
     """Read ``?min=``.
 
-    Raises BadParameter where it is no probability, written as 0.3 or 1.
+    Raises BadParameter where it is no probability, written as 0.3, 1 or 1e-05.
     """
     if text is None:
         return 0.0
-    if len(text) > 20 or not re.fullmatch(r"[0-9]+(\.[0-9]+)?", text) or float(text) > 1:
+    if len(text) > 32 or not _NUMBER.fullmatch(text) or float(text) > 1:
         raise BadParameter(f"min must be a probability from 0 to 1, not {told(text, 40)}")
     return float(text)
 
