@@ -38,6 +38,9 @@ class RedisQueue(ProducerStore, ConsumerStore):
     def set_desired(self, text: str) -> None:
         self._monitor.set_desired(self.name, text)
 
+    def keep_arrivals(self, value: bytes, keep_s: int) -> None:
+        self._monitor.keep_arrivals(self.name, value, keep_s)
+
     def close(self) -> None:
         super().close()
         self._monitor.close()

@@ -173,6 +173,16 @@ _AUTOSCALER_GAUGES = {
     "imageserve_autoscaler_queue_oldest_seconds": "Age of the oldest waiting job.",
     "imageserve_autoscaler_arrivals_per_second": "Jobs that arrive, refused ones included.",
     "imageserve_autoscaler_capacity_per_second": "Jobs that one pod can do.",
+    "imageserve_autoscaler_forecast_known_steps": "Steps of five minutes that the memory of four "
+    "weeks knows.",
+    "imageserve_autoscaler_forecast_per_second": "Arrivals of the jump that is expected within a "
+    "step and the start of a pod; 0 for none.",
+    "imageserve_autoscaler_forecast_replicas": "Pods for that jump.",
+    "imageserve_autoscaler_forecast_tested": "Earlier forecasts that stand behind it: how many ...",
+    "imageserve_autoscaler_forecast_right": "... how many of them would have been right ...",
+    "imageserve_autoscaler_forecast_saved_pictures": "... how many fewer pictures would have been "
+    "late ...",
+    "imageserve_autoscaler_forecast_replica_hours": "... and for how many replica-hours.",
     "imageserve_autoscaler_last_success_timestamp_seconds": "When all last answered.",
     "imageserve_autoscaler_leader": "1 where this process may act.",
     "imageserve_autoscaler_paused": "1 while an annotation of the Deployment pauses it.",

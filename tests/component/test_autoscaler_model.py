@@ -1,5 +1,6 @@
 """One model sized step by step against a Kubernetes API: what is written, and what is said."""
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -9,8 +10,10 @@ from prometheus_client import REGISTRY
 from tests.deployment_controller import DeploymentController
 from tests.kubernetes_api import KubernetesApi
 
+from imageserve.autoscaler.foresight import Foresight
 from imageserve.autoscaler.kubernetes import connect
 from imageserve.autoscaler.lease import Leadership
+from imageserve.autoscaler.memory import STEP_S, Memory, Step
 from imageserve.autoscaler.scaler import STALE_S, ModelScaler
 from imageserve.autoscaler.scaler_status import Mode
 from imageserve.autoscaler.scaling_file import ModelScaling
@@ -105,6 +108,57 @@ def test_load_gets_pods_and_the_event_says_why(bench: Bench) -> None:
     assert message.startswith("1 -> 4 replicas: ")
     assert "100000 wait" in message
     assert bench.mode is Mode.KNOWN
+
+
+class Kept:
+    """A memory in which the same came an hour and two hours before now."""
+
+    def __init__(self) -> None:
+        now = int(time.time() // STEP_S)
+        jump, quiet = Step(300_000, 1000.0), Step(600, 2.0)
+        steps = tuple(jump if n % 12 == 0 else quiet for n in range(30, 0, -1))
+        self.value = Memory(now, steps).encoded()
+
+    def arrivals(self, queue: str) -> bytes:
+        assert queue == "q"
+        return self.value
+
+    def keep_arrivals(self, queue: str, value: bytes, keep_s: int) -> None:
+        raise AssertionError("no step has ended")
+
+
+def test_pods_are_started_for_a_jump_that_is_expected_and_the_event_says_why(bench: Bench) -> None:
+    bench.scaler.foresight = Foresight(POLICY, "q", Kept())
+
+    assert bench.step() == 4
+
+    ((reason, message),) = bench.api.events()
+    assert reason == "ScaledUp"
+    assert "the forecast expects 1000/s at " in message
+    assert message.endswith("(seen on 2 of 2 hours)")
+    gauges = bench.scaler.status.gauges()
+    assert gauges["imageserve_autoscaler_forecast_per_second"] == 1000
+    assert gauges["imageserve_autoscaler_forecast_right"] == 1
+    assert gauges["imageserve_autoscaler_raw_replicas"] < 4
+    published = bench.scaler.status.recommendation()
+    assert published is not None
+    assert published["forecast"]["expects"] in message
+    assert published["forecast"]["back_test"].startswith("right 1 of 1 times")
+    assert published["cause"] == "forecast"
+
+
+def test_while_a_memory_cannot_be_read_pods_follow_the_load(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Away(Kept):
+        def arrivals(self, queue: str) -> bytes:
+            raise UNREAD
+
+    bench.scaler.foresight = Foresight(POLICY, "q", Away())
+
+    assert (bench.step(), bench.step(BUSY)) == (1, 4)
+
+    assert "the memory of arrivals is kept in this process only: Redis: away" in caplog.text
 
 
 def test_without_a_change_nothing_is_written(bench: Bench) -> None:

@@ -11,6 +11,9 @@ import redis
 from tests.queues import RedisQueue, monitored
 from tests.redis_server import DroppingProxy, QueueMaker, RedisServer, eventually
 
+from imageserve.autoscaler.foresight import Counted, Foresight
+from imageserve.autoscaler.memory import Memory, Step, decode_memory
+from imageserve.autoscaler.policy import Policy
 from imageserve.errors import QueueError, QueueUnavailable
 from imageserve.queue.admission import Limits
 from imageserve.queue.consumer import Lease
@@ -272,3 +275,38 @@ def test_constant_waiting_does_not_lose_reorder_or_duplicate_jobs(
 
     assert taken == expected
     assert waiting(shared_redis.client()) == []
+
+
+def test_the_memory_of_arrivals_is_kept_for_four_weeks(
+    shared_redis: RedisServer, make_queue: QueueMaker
+) -> None:
+    monitor = monitor_of(shared_redis)
+    make_queue(shared_redis.url)
+    foresight = Foresight(Policy(), QUEUE, monitor)
+    assert monitor.arrivals(QUEUE) == b""
+
+    for n in range(200):
+        foresight.count(Counted(3000.0 + 5 * n, "a", 10 * n), leading=n < 150)
+
+    value = monitor.arrivals(QUEUE)
+    # The leader wrote what it knew; the next one goes on from there.
+    assert decode_memory(value) == Memory(12, (Step(600, 2.0),))
+    assert 0 < shared_redis.client().ttl(KEYS.arrivals) <= 28 * 86_400
+    follower = Foresight(Policy(), QUEUE, monitor)
+    follower.look(4000.0)
+    assert follower.memory == decode_memory(value)
+
+
+def test_a_memory_that_is_none_is_not_used(
+    shared_redis: RedisServer, make_queue: QueueMaker, caplog: pytest.LogCaptureFixture
+) -> None:
+    make_queue(shared_redis.url)
+    monitor = monitor_of(shared_redis)
+    monitor.keep_arrivals(QUEUE, b"something else", 60)
+    foresight = Foresight(Policy(), QUEUE, monitor)
+
+    for n in range(200):
+        foresight.count(Counted(3000.0 + 5 * n, "a", 10 * n), leading=True)
+
+    assert "is not used and written anew: it is no memory of arrivals (14 bytes)" in caplog.text
+    assert decode_memory(monitor.arrivals(QUEUE)).known == 2

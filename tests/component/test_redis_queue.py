@@ -211,6 +211,7 @@ def test_every_key_expires_except_the_queue_its_counters_and_what_is_known_of_it
     queue.heartbeat(replace(info, preparation=Preparation((224, 224))))
     queue.web_heartbeat(WebInfo("p", 45.0))
     queue.set_desired("resnet50@v2 1760000000000")
+    queue.keep_arrivals(b"memory", 60)
     queue.claim(3, LOST, redelivered=False)
     assert ids(next_redelivered(queue, LOST)) == ["dead"]
     queue.finish(next_redelivered(queue, HELD).token, answers("done"), batches=1, busy_ms=5)

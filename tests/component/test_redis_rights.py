@@ -97,6 +97,8 @@ def worker(stage: Stage) -> None:
 def autoscaler(stage: Stage) -> None:
     assert isinstance(stage.monitor().snapshots()[QUEUE], Snapshot)
     assert not FirstJobWaiter(stage.access, QUEUE).wait(0.01)
+    stage.monitor().keep_arrivals(QUEUE, b"memory", 60)
+    assert stage.monitor().arrivals(QUEUE) == b"memory"
 
 
 def operator(stage: Stage) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -440,4 +440,4 @@ def test_an_invalid_policy_is_refused_by_the_name_of_its_field(
 def test_every_field_of_a_policy_has_limits() -> None:
     for each in fields(Policy):
         with pytest.raises(SettingsError, match=each.name):
-            Policy(**{each.name: 10**9})
+            Policy(**cast(Any, {each.name: 10**9}))

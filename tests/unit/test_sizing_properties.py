@@ -8,7 +8,15 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from imageserve.autoscaler.sizing import Action, Decision, Observation, Policy, State, size
+from imageserve.autoscaler.sizing import (
+    Action,
+    Decision,
+    Foreseen,
+    Observation,
+    Policy,
+    State,
+    size,
+)
 
 TABLE = {1: 100.0, 8: 380.0, 32: 1340.0}
 
@@ -317,6 +325,23 @@ def test_smaller_batches_never_need_more_pods(
     assert before.raw is not None
     assert after.raw is not None
     assert after.raw <= before.raw
+
+
+@given(policies, starts, histories, ticks(), st.integers(1, 40))
+def test_a_forecast_only_adds_pods(
+    policy: Policy, replicas: int, history: list[Tick], tick: Tick, pods: int
+) -> None:
+    play = played(policy, replicas, history)
+    seen = play.after(tick)
+    (without, its), (with_one, state) = (
+        size(policy, play.state, replace(seen, foreseen=foreseen))
+        for foreseen in (None, Foreseen(pods, "expected"))
+    )
+    assert with_one.replicas >= without.replicas
+    assert with_one.raw == without.raw
+    assert with_one.replicas <= max(without.replicas, min(pods, policy.max_replicas))
+    # Nothing of it stays in the state: pods that were foreseen have no window of their own.
+    assert replace(state, decided=None) == replace(its, decided=None)
 
 
 @settings(max_examples=30)

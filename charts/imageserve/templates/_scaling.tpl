@@ -41,8 +41,13 @@ such as target_wait_s for targetWaitSeconds.
 */}}
 {{- define "imageserve.policy" -}}
 {{- range $name, $value := omit .scaling "replicas" "deletionCost" "allowColdTimeouts" }}
-{{ regexReplaceAll "([A-Z])" $name "_${1}" | lower | replace "_seconds" "_s" }}: {{ include "imageserve.number" $value }}
+{{ regexReplaceAll "([A-Z])" $name "_${1}" | lower | replace "_seconds" "_s" }}: {{ include "imageserve.policyValue" $value }}
 {{- end }}
+{{- end -}}
+
+{{/* One of its values. YAML takes a bare `off` for false. */}}
+{{- define "imageserve.policyValue" -}}
+{{- if kindIs "string" . }}{{ quote . }}{{ else if kindIs "bool" . }}"off"{{ else }}{{ include "imageserve.number" . }}{{ end -}}
 {{- end -}}
 
 {{/* SCALING_FILE. */}}

@@ -4,11 +4,11 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from imageserve.config.choices import BATCH_SIZES, DEFAULT_BATCH_SIZE
-from imageserve.config.reader import Parser, number, parsed, whole
+from imageserve.config.reader import Parser, number, one_of, parsed, whole
 from imageserve.errors import SettingsError
 
 
-def _setting(default: float, parse: Parser[Any]) -> Any:
+def _setting(default: Any, parse: Parser[Any]) -> Any:
     return field(default=default, metadata={"parse": parse})
 
 
@@ -66,6 +66,9 @@ class Policy:
     max_unschedulable: int = _setting(2, whole(0, 10_000))
     """While pods have had no node for a minute, at most this many more pods than those that serve
     are asked for."""
+
+    foresight: str = _setting("auto", one_of("auto", "off"))
+    """Whether pods are started for jumps that the memory of the last weeks expects."""
 
     def __post_init__(self) -> None:
         for name, parse in PARSERS.items():

@@ -17,11 +17,12 @@ from imageserve.autoscaler.cluster import (
     pause_of,
     room_in_rollout,
 )
+from imageserve.autoscaler.foresight import Counted, Foresight
 from imageserve.autoscaler.lease import Leadership
-from imageserve.autoscaler.load import average_table
+from imageserve.autoscaler.load import average_table, capacity_per_s
 from imageserve.autoscaler.scaler_status import EventReason, ScalerEvents, ScalerStatus, reason_of
 from imageserve.autoscaler.scaling_file import ModelScaling
-from imageserve.autoscaler.sizing import Decision, Observation, State, action_of, size
+from imageserve.autoscaler.sizing import Decision, Foreseen, Observation, State, action_of, size
 from imageserve.backoff import Backoff
 from imageserve.errors import (
     ClusterConflict,
@@ -71,6 +72,8 @@ class ModelScaler:
         """``interval_s``: time between steps, and the backoff after a first failure."""
         self.model = model
         self.status = ScalerStatus(dry_run=dry_run)
+        self.foresight: Foresight | None = None
+        """Counts arrivals and expects jumps; None where that is off."""
         self.asleep = threading.Event()
         """Set while there is no pod and no job, and this process would start a pod for one."""
         self.failures = FailureBackoff(interval_s, clock)
@@ -103,6 +106,7 @@ class ModelScaler:
         Failures of the API are noted, not raised; while their backoff lasts nothing is done.
         """
         self._note_queue(queue)
+        self._count(read_at_s, queue)
         if self.failures.active():
             return
         try:
@@ -119,6 +123,7 @@ class ModelScaler:
             self._check_rights()
             self._note_other_writers()
             seen = observation(read_at_s, queue, self._deployment, self._watch_pods())
+            seen = replace(seen, foreseen=self._foreseen(seen))
             decision, self._state = size(self.model.policy, before, seen)
             try:
                 self._carry_out(queue, seen, decision)
@@ -141,6 +146,23 @@ class ModelScaler:
             if self._unread_steps:
                 self._events.log(logging.INFO, "the queue can be read again")
             self._unread_steps = 0
+
+    def _count(self, read_at_s: float, queue: Snapshot | QueueError) -> None:
+        """Add what has arrived to the memory of the week."""
+        if self.foresight is None or isinstance(queue, QueueError):
+            return
+        at_s = time.time() - (self._clock() - read_at_s)
+        count = queue.stats.get("accepted", 0) + queue.stats.get("rejected", 0)
+        now = Counted(at_s, queue.run, count)
+        self.foresight.count(now, leading=self._leadership.leading())
+
+    def _foreseen(self, seen: Observation) -> Foreseen | None:
+        if self.foresight is None:
+            return None
+        policy = self.model.policy
+        capacity = capacity_per_s(seen.bucket_ms, policy) or self._state.capacity_per_s
+        start_s = policy.pod_start_s if seen.pod_start_s is None else seen.pod_start_s
+        return self.foresight.foreseen(time.time(), capacity, start_s, seen.replicas)
 
     def _watch_pods(self) -> PodSummary:
         """List the pods, unless all were ready and nothing has changed since."""
@@ -263,6 +285,7 @@ class ModelScaler:
             leader=self._leadership.leading(),
             paused=pause is not None,
             dry_run=self._dry_run,
+            forecast=self.foresight.facts() if self.foresight else {},
             success_at=time.time() if seen.known else self.status.success_at,
         )
 

@@ -2,7 +2,7 @@
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -41,6 +41,8 @@ class ScalerStatus:
     leader: bool = False
     paused: bool = False
     dry_run: bool = False
+    forecast: Mapping[str, Any] = field(default_factory=dict)
+    """See `Foresight.facts`."""
     success_at: float | None = None
     """When queue and Deployment were last read, seconds since the epoch."""
 
@@ -77,6 +79,9 @@ class ScalerStatus:
             values["queue_waiting"] = self.seen.waiting
             values["queue_in_flight"] = self.seen.in_flight
             values["queue_oldest_seconds"] = self.seen.oldest_s
+        if self.forecast:
+            values |= {name: self.forecast.get(of) for name, of in _FORECAST_GAUGES.items()}
+            values["forecast_per_second"] = self.forecast.get("per_s", 0.0)
         known = {name: value for name, value in values.items() if value is not None}
         return {f"imageserve_autoscaler_{name}": float(value) for name, value in known.items()}
 
@@ -91,10 +96,26 @@ class ScalerStatus:
             "cause": self.decision.cause,
             "arrivals_per_s": self.decision.arrivals_per_s,
             "capacity_per_s": self.decision.capacity_per_s,
+            "forecast": for_people(self.forecast),
             "mode": self.mode,
             "current": self.seen.replicas,
             "ready": self.seen.ready,
         }
+
+
+def for_people(forecast: Mapping[str, Any]) -> dict[str, Any]:
+    """Return those facts of a forecast that ``explain`` prints."""
+    return {name: forecast[name] for name in ("expects", "back_test", "known") if name in forecast}
+
+
+_FORECAST_GAUGES = {
+    "forecast_known_steps": "known_steps",
+    "forecast_replicas": "pods",
+    "forecast_tested": "tested",
+    "forecast_right": "right",
+    "forecast_saved_pictures": "saved",
+    "forecast_replica_hours": "hours",
+}
 
 
 class EventReason(StrEnum):

@@ -26,6 +26,14 @@ MANY = 10
 
 
 @dataclass(frozen=True, slots=True)
+class Foreseen:
+    """Pods for a jump that is expected soon."""
+
+    pods: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Observation:
     """One queue and its Deployment at one instant; the defaults are those of an unread queue."""
 
@@ -59,6 +67,8 @@ class Observation:
     """Whether pods of an older template still exist."""
     can_run: int | None = None
     """Replicas that a rollout has room for; None unless for a minute pods have found none."""
+    foreseen: Foreseen | None = None
+    """What the forecast wants there to be by now; None for nothing."""
 
 
 class Action(StrEnum):
@@ -85,6 +95,8 @@ class Cause(StrEnum):
     TOLERANCE = "tolerance"
     STEPS = "steps"
     """The step size is limited."""
+    FORECAST = "forecast"
+    """More load than now is expected soon."""
     UNSCHEDULABLE = "unschedulable"
     ROLLOUT = "rollout"
     """There is no room for more pods, and a rollout waits for room."""
@@ -279,8 +291,11 @@ def _by_load(policy: Policy, state: State, seen: Observation) -> tuple[Decision,
     recommended = max(raw, load.pods_with_margin(policy.tolerance))
     history = state.history.with_recommended(seen.now_s, recommended, policy.scale_down_window_s)
     state = replace(state, history=history, sized_s=seen.now_s, waiting=seen.waiting, late=late)
-    desired, cause = _limited(policy, state, seen, raw)
-    if late >= LATE_STEPS and cause is Cause.LOAD:
+    foreseen = seen.foreseen.pods if seen.foreseen else 0
+    desired, cause = _limited(policy, state, seen, max(raw, foreseen))
+    if foreseen > raw and cause in (Cause.LOAD, Cause.WAKE):
+        cause = Cause.FORECAST
+    elif late >= LATE_STEPS and cause is Cause.LOAD:
         cause = Cause.LATE
     is_whole = state.arrivals.per_second(policy.arrivals_window_s) is not None
     facts = _facts(rate, load, seen, is_whole=is_whole)
@@ -316,7 +331,7 @@ def _limited(policy: Policy, state: State, seen: Observation, raw: int) -> tuple
     desired = min(max(raw, floor), policy.max_replicas)
     if desired > seen.replicas:
         return _upwards(policy, state, seen, desired, floor)
-    stabilized = min(max(state.history.recommended[0][1], floor), policy.max_replicas)
+    stabilized = min(max(state.history.recommended[0][1], desired), policy.max_replicas)
     if stabilized < seen.replicas:
         return _downwards(policy, state, seen, stabilized)
     if raw > policy.max_replicas or raw < desired == seen.replicas:
@@ -381,6 +396,7 @@ _WHY = {
     Cause.WINDOW: "more pods were needed within the last {0.scale_down_window_s:g} s",
     Cause.TOLERANCE: "the difference is within the tolerance",
     Cause.STEPS: "the step size is limited",
+    Cause.FORECAST: "{1}",
     Cause.UNSCHEDULABLE: "pods are unschedulable",
     Cause.ROLLOUT: "a rollout is on, and there is no room for more pods",
     Cause.IN_FLIGHT: "the other pods have jobs in work",
@@ -401,7 +417,7 @@ def _decision(
     policy: Policy, seen: Observation, replicas: int, cause: Cause, facts: str
 ) -> Decision:
     change = replicas - seen.replicas
-    why = _WHY[cause].format(policy)
+    why = _WHY[cause].format(policy, seen.foreseen and seen.foreseen.reason)
     return Decision(
         replicas=replicas,
         raw=None,

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from imageserve.autoscaler.foresight import foresight_of
 from imageserve.autoscaler.lease import Election, Leadership
 from imageserve.autoscaler.loop import Autoscaler, SizedModel
 from imageserve.autoscaler.scaler import ModelScaler
@@ -84,14 +85,14 @@ def _autoscaler(
     access = RedisAccess.from_settings(settings)
     leadership = _leadership(settings, scaling, cluster)
     interval_s = scaling.interval_s
-    models = [
-        SizedModel(
-            ModelScaler(model, cluster, leadership, interval_s=interval_s, dry_run=dry_run),
-            Monitor(access, [model.queue]),
-            FirstJobWaiter(access, model.queue) if model.policy.min_replicas == 0 else None,
-        )
-        for model in scaling.models.values()
-    ]
+    models = []
+    for model in scaling.models.values():
+        monitor = Monitor(access, [model.queue])
+        scaler = ModelScaler(model, cluster, leadership, interval_s=interval_s, dry_run=dry_run)
+        scaler.foresight = foresight_of(model.policy, model.queue, monitor)
+        wakes = model.policy.min_replicas == 0
+        first_job = FirstJobWaiter(access, model.queue) if wakes else None
+        models.append(SizedModel(scaler, monitor, first_job))
     return Autoscaler(models, leadership, interval_s=interval_s)
 
 

@@ -8,8 +8,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imageserve.autoscaler.cluster import Deployment, PodSummary, PodWatch, pause_of
+from imageserve.autoscaler.foresight import foresight_of
 from imageserve.autoscaler.load import Arrivals
 from imageserve.autoscaler.scaler import observation
+from imageserve.autoscaler.scaler_status import for_people
 from imageserve.autoscaler.scaling_file import ModelScaling, read_scaling_file
 from imageserve.autoscaler.sizing import Observation, State, size
 from imageserve.cli.extras import add_cluster_options, chosen
@@ -34,12 +36,15 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     # What the running autoscaler has decided, and on which numbers, is the truth. Arrivals that are
     # counted here, over a shorter time, would be others.
     counted_s = options.seconds if any(model.name not in running for model in models) else None
-    reads = _readings(settings, models, counted_s)
+    monitor = Monitor(RedisAccess.from_settings(settings), [model.queue for model in models])
+    reads = _readings(monitor, counted_s)
     targets = _targets(models, options.namespace or settings.pod_namespace, options.kubeconfig)
     facts = {
         model.name: _explained(model, reads, targets[model.name], running.get(model.name))
         for model in models
     }
+    for model in models:
+        facts[model.name] |= _forecast(model, monitor, facts[model.name])
     if options.json:
         print(json.dumps(facts))
     else:
@@ -70,11 +75,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _readings(
-    settings: Settings, models: Sequence[ModelScaling], seconds: float | None
-) -> list[tuple[float, Snapshots]]:
+def _readings(monitor: Monitor, seconds: float | None) -> list[tuple[float, Snapshots]]:
     """Read the queues, with ``seconds`` once more after them; returns the times too."""
-    monitor = Monitor(RedisAccess.from_settings(settings), [model.queue for model in models])
     reads = [(time.monotonic(), monitor.snapshots())]
     if seconds is not None:
         time.sleep(max(0.0, min(seconds, 60.0)))
@@ -148,6 +150,21 @@ def _decided(
     names = ("replicas", "raw", "cause", "reason", "arrivals_per_s", "capacity_per_s")
     counted = f"arrivals counted for {counted_s:.1f} s, as no autoscaler answers here"
     return {**_values(decision, *names), "by": counted}
+
+
+def _forecast(model: ModelScaling, monitor: Monitor, facts: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is expected: as published with the decision, else by the memory in Redis."""
+    decision = facts.get("decision", {})
+    foresight = foresight_of(model.policy, model.queue, monitor)
+    if "forecast" in decision:
+        return {"forecast": decision.pop("forecast") or None}
+    if foresight is None or decision.get("capacity_per_s") is None:
+        return {}
+    start_s = facts["deployment"].get("pod_start_s") or model.policy.pod_start_s
+    now_s = time.time()
+    foresight.look(now_s)
+    foresight.foreseen(now_s, decision["capacity_per_s"], start_s, 0)
+    return {"forecast": for_people(foresight.facts())}
 
 
 def _values(source: object, *names: str) -> dict[str, Any]:

@@ -23,6 +23,7 @@ key                       type     content                                      
 ``{Q}:web:info``          hash     web process id -> WebInfo, JSON              pruned, 1 h guard
 ``{Q}:wanted``            string   the desired version of the model             none; one short text
 ``{Q}:preparation``       string   model and preparation of the last worker     none; 1 KiB at most
+``{Q}:arrivals``          string   the autoscaler's memory, see its memory.py   28 d; 64 KiB at most
 ``{Q}:reply:<process>``   channel  results for one web process
 ``{Q}:selftest:<uuid>:*``            the start-up self-test's own keys            a minute
 ========================  =======  ===========================================  ====================
@@ -54,6 +55,7 @@ class Keys:
         self.web_info = f"{prefix}:web:info"
         self.desired = f"{prefix}:wanted"
         self.preparation = f"{prefix}:preparation"
+        self.arrivals = f"{prefix}:arrivals"
 
     def nonce(self, job_id: str) -> str:
         return f"{self._prefix}:id:{job_id}"
@@ -79,7 +81,7 @@ class Keys:
             **dict.fromkeys((self.waiting, self.leases, self.workers, self.web), "zset"),
             **dict.fromkeys((self.inflight, self.attempts, self.stats), "hash"),
             **dict.fromkeys((self.workers_info, self.web_info), "hash"),
-            **dict.fromkeys((self.desired, self.preparation), "string"),
+            **dict.fromkeys((self.desired, self.preparation, self.arrivals), "string"),
         }
 
     def patterns(self) -> tuple[str, str]:

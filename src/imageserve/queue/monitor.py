@@ -124,6 +124,18 @@ class Monitor:
             else:
                 written.client.unlink(written.keys.desired)
 
+    def arrivals(self, queue: str) -> bytes:
+        """Return the autoscaler's memory of the arrivals; empty for none. Raises QueueError."""
+        read = self._queues[queue]
+        with read.errors():
+            return cast(bytes | None, read.client.get(read.keys.arrivals)) or b""
+
+    def keep_arrivals(self, queue: str, value: bytes, keep_s: int) -> None:
+        """Keep the autoscaler's memory of the arrivals for so long. Raises QueueError."""
+        written = self._queues[queue]
+        with written.errors():
+            written.client.set(written.keys.arrivals, value, ex=keep_s)
+
     def close(self) -> None:
         """Close all connections."""
         for queue in self._queues.values():

@@ -46,7 +46,7 @@ _SCRIPTS = (ENQUEUE, REFUSE, CLAIM, EXTEND, RELEASE, FINISH, HEARTBEAT, SNAPSHOT
 ROLES = {
     "web": Role(_TESTED | {"EXISTS"}, _SCRIPTS),
     "worker": Role(_TESTED | {"GET"}, _SCRIPTS),
-    "autoscaler": Role(frozenset({"BLMOVE", "INFO", "TYPE"}), (SNAPSHOT,)),
+    "autoscaler": Role(frozenset({"BLMOVE", "GET", "INFO", "SET", "TYPE"}), (SNAPSHOT,)),
     "operator": Role(
         frozenset({"GET", "INFO", "LRANGE", "SET", "TYPE", "UNLINK"}), (SNAPSHOT, PURGE)
     ),

@@ -6,7 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from imageserve.autoscaler.sizing import Observation, Policy, State, size
+from imageserve.autoscaler.foresight import Counted, foresight_of
+from imageserve.autoscaler.load import capacity_per_s
+from imageserve.autoscaler.sizing import Foreseen, Observation, Policy, State, size
 
 BucketMs = Mapping[int, float]
 """Milliseconds of one model call by batch size."""
@@ -53,7 +55,10 @@ class Scaler(Protocol):
 
 
 class Imageserve:
-    """This project's autoscaler: it calls the same ``size`` as the real one."""
+    """This project's autoscaler: it calls the same ``size`` as the real one.
+
+    Its memory begins with the trace, which begins on a Thursday at midnight.
+    """
 
     interval_s = INTERVAL_S
     wake_s = WAKE_S
@@ -61,6 +66,7 @@ class Imageserve:
     def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._state = State()
+        self._foresight = foresight_of(policy, "", None)
 
     def decide(self, seen: Snapshot) -> int:
         observation = Observation(
@@ -76,9 +82,19 @@ class Imageserve:
             replicas=seen.replicas,
             ready=seen.ready,
             pod_start_s=seen.pod_start_s,
+            foreseen=self._foreseen(seen),
         )
         decision, self._state = size(self._policy, self._state, observation)
         return decision.replicas
+
+    def _foreseen(self, seen: Snapshot) -> Foreseen | None:
+        if self._foresight is None:
+            return None
+        count = Counted(seen.now_s, "simulated", seen.accepted + seen.rejected)
+        self._foresight.count(count, leading=True)
+        capacity = capacity_per_s(seen.bucket_ms, self._policy) or self._state.capacity_per_s
+        start_s = seen.pod_start_s or self._policy.pod_start_s
+        return self._foresight.foreseen(seen.now_s, capacity, start_s, seen.replicas)
 
 
 class FixedFleet:
