@@ -54,7 +54,9 @@ requests_total = Counter(
     "imageserve_requests_total", "HTTP requests answered.", ["endpoint", "status", "code"]
 )
 request_seconds = Histogram(
-    "imageserve_request_seconds", "Time from a read upload to its answer.", buckets=_SECONDS
+    "imageserve_request_seconds",
+    "Time from a read upload to its answer.",
+    buckets=(*_SECONDS, 60.0, 120.0, 300.0),
 )
 pictures_total = Counter(
     "imageserve_pictures_total", "Pictures asked for, by outcome.", ["model", "outcome"]

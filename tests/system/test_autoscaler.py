@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 from tests.kubernetes_api import KubernetesApi, Request
+from tests.promtool import promtool
 from tests.queues import RedisQueue
 from tests.redis_server import RedisServer, eventually, free_port
 from tests.system.stack import START_S, Program, clean_environment
@@ -318,6 +319,17 @@ def test_a_paused_model_is_reported_and_left_alone(
     assert 'imageserve_autoscaler_paused{model="shapes"} 1.0' in metrics
     assert 'imageserve_autoscaler_leader{model="shapes"} 1.0' in metrics
     assert f'imageserve_autoscaler_queue_waiting{{model="shapes"}} {CROWD}.0' in metrics
+
+
+def test_prometheus_takes_the_metrics_without_a_remark(
+    place: Place, autoscaler_chart: list[dict[str, Any]]
+) -> None:
+    place.scaling_file(autoscaler_chart)
+    place.crowd()
+    program = place.start_ready()
+    eventually(lambda: "queue_waiting" in ask(program, "/metrics")[1], "it has sized")
+
+    assert promtool("check", "metrics", text=ask(program, "/metrics")[1]) == ""
 
 
 def test_a_dry_run_recommends_and_writes_no_replicas(

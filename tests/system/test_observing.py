@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tests.promtool import promtool
 from tests.redis_server import free_port
 from tests.system.client import Client, at_once, in_background
 from tests.system.conftest import MakeStack
@@ -85,6 +86,14 @@ def test_a_worker_has_its_own_probes_and_metrics(stack: Stack) -> None:
     series = scraped(worker)
     assert value(series, "imageserve_batches_total", model="stand-in") > 0
     assert value(series, "imageserve_redis_up") == 1
+
+
+def test_prometheus_takes_the_metrics_of_web_and_worker_without_a_remark(stack: Stack) -> None:
+    assert stack.http.predict(GOOD.data).status == 200
+    assert stack.http.predict(b"text").status == 400
+
+    for http in (stack.http, Client(stack.workers[0].metrics_port)):
+        assert promtool("check", "metrics", text=http.get("/metrics").text) == ""
 
 
 def test_status_shows_queue_and_workers(stack: Stack) -> None:
