@@ -1,6 +1,6 @@
 """The answer of a model for one picture: pure data, without wire format and model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 LABELS, SCORES, EMBEDDING = "labels", "scores", "embedding"
 """What a client may ask for: the likeliest labels, the probabilities of all, an inner layer."""
@@ -16,6 +16,8 @@ class Prediction:
 
     label: str
     probability: float
+    index: int | None = field(default=None, compare=False)
+    """The number of its class, from 0; None where the worker does not say it, as in 0.1.0."""
 
 
 @dataclass(frozen=True, slots=True)

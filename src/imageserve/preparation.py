@@ -160,6 +160,15 @@ class Preparation:
         return round(half) if self.crop_rounding == "even" else int(half)
 
 
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """A picture that its sender has prepared: one byte a colour, row by row."""
+
+    shape: tuple[int, int, int]
+    """As `Preparation.shape` has it."""
+    data: bytes
+
+
 def plain(preparation: Preparation) -> Preparation:
     """Return what a program from before preparations does for a model of this size."""
     return Preparation(preparation.size, interpolation=preparation.interpolation)

@@ -141,7 +141,7 @@ def best(scores: Probabilities, labels: Sequence[str], top: int) -> list[tuple[P
     check_finite("scores", scores)
     classes, kept = _best_classes(scores, top)
     return [
-        tuple(Prediction(labels[i], p) for i, p in zip(*row, strict=True))
+        tuple(Prediction(labels[i], p, i) for i, p in zip(*row, strict=True))
         for row in zip(classes.tolist(), kept.tolist(), strict=True)
     ]
 
@@ -167,7 +167,7 @@ def _many(row: NDArray[np.float32], labels: Sequence[str], asked: Asked) -> tupl
     likely = int(np.count_nonzero(row >= asked.least))
     classes = classes[: max(likely, 1)]
     return tuple(
-        Prediction(labels[i], p)
+        Prediction(labels[i], p, i)
         for i, p in zip(classes.tolist(), row[classes].tolist(), strict=True)
     )
 

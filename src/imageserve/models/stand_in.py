@@ -67,11 +67,20 @@ class StandIn:
         if self.poison:
             _take_poison(images)
         self.sleep((self.batch_ms + len(images) * self.image_ms) / 1000)
-        fillers = _fillers(min(top, self.classes) - 1)
-        return [
-            (Prediction(stand_in_label(image.tobytes()), _PROBABILITY), *fillers)
-            for image in images
+        labels = [stand_in_label(image.tobytes()) for image in images]
+        return [self._answer(label, min(top, self.classes)) for label in labels]
+
+    def _answer(self, label: str, top: int) -> tuple[Prediction, ...]:
+        """Return a picture's label, and labels that share the rest of the probability.
+
+        Each of these has half of the one before.
+        """
+        first, rest = stand_in_class(label, self.classes), 1 - _PROBABILITY
+        fillers = [
+            Prediction(f"other-{i}", rest * 0.5**i, (first + i) % self.classes)
+            for i in range(1, top)
         ]
+        return Prediction(label, _PROBABILITY, first), *fillers
 
     def predict_more(
         self, images: "NDArray[np.uint8]", asked: Sequence[Asked]
@@ -160,12 +169,6 @@ _OPTIONS: dict[str, tuple[str, Callable[[float], bool], Callable[[float], object
     ),
 }
 """Name of an option -> the values it may have, a check for them, and what `StandIn` gets."""
-
-
-def _fillers(count: int) -> list[Prediction]:
-    """Return labels that share the rest of the probability, each half of the one before."""
-    rest = 1 - _PROBABILITY
-    return [Prediction(f"other-{i}", rest * 0.5**i) for i in range(1, count + 1)]
 
 
 def _take_poison(images: "NDArray[np.uint8]") -> None:

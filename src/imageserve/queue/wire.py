@@ -280,7 +280,10 @@ def encode_result(result: Result, claim: str = "") -> str:
         fields["error"] = {"code": result.error.code, "message": result.error.message}
     else:
         fields["predictions"] = [
-            {"label": p.label, "probability": p.probability} for p in result.predictions
+            {"label": p.label, "probability": p.probability}
+            if p.index is None
+            else {"label": p.label, "probability": p.probability, "class": p.index}
+            for p in result.predictions
         ]
     if result.vector:
         fields["vector"] = base64.b64encode(result.vector).decode()
@@ -360,7 +363,10 @@ def _prediction(told: Any) -> Prediction:
     probability = told.get("probability")
     if not is_number(probability):
         raise ValueError("a probability is no number")
-    return Prediction(text_of(told, "label"), probability)  # type: ignore[arg-type]
+    index = told.get("class")
+    if index is not None and not (type(index) is int and is_amount(index)):
+        raise ValueError("a class is no number")
+    return Prediction(text_of(told, "label"), probability, index)  # type: ignore[arg-type]
 
 
 def unread_result(job_id: str, code: str) -> Result:
