@@ -153,9 +153,25 @@ def test_it_expects_only_what_came_twice(memory: list[Step | None]) -> None:
 
 
 def test_pods_are_asked_for_before_with_time_for_their_steps() -> None:
-    assert lead_s(POLICY, 60.0, 1, 5) == 75.0
-    assert lead_s(POLICY, 60.0, 1, 20) == 105.0
-    assert lead_s(POLICY, 60.0, 20, 20) == 75.0
+    assert [lead_s(POLICY, 60.0, pods) for pods in (2, 5, 6, 10, 11)] == [75, 75, 90, 90, 105]
+
+
+def test_what_comes_now_before_and_now_after_the_edge_of_a_step_is_expected_in_both() -> None:
+    early, late = (Step(60_000, 200.0, 27, 29), Step(60_000, 200.0, 2, 29))
+    memory = [QUIET] * (3 * DAY)
+    memory[DAY - 1], memory[DAY] = early, Step(60_000, 200.0)
+    memory[2 * DAY] = late
+    edge_s = (START + 3 * DAY) * STEP_S
+
+    before, after = forecast(memory[:-1]), forecast(memory)
+
+    first = before.expected(START + 3 * DAY - 1)
+    second = after.expected(START + 3 * DAY)
+    assert first is not None
+    assert second is not None
+    assert (first.start_s, first.end_s) == (edge_s - 30, edge_s)
+    assert (second.start_s, second.end_s) == (edge_s, edge_s + STEP_S)
+    assert after.expected(START + 3 * DAY + 1) is None
 
 
 # -- one model's foresight ----------------------------------------------------------------------
@@ -168,7 +184,7 @@ def watched(
     count, found = 0.0, []
     for second in range(0, length_s, 5):
         foresight.count(Counted(START * STEP_S + float(second), "a", round(count)), leading=True)
-        foreseen = foresight.foreseen(START * STEP_S + float(second), CAPACITY, 60.0, 1)
+        foreseen = foresight.foreseen(START * STEP_S + float(second), CAPACITY, 60.0)
         if foreseen:
             found.append((second, foreseen.pods))
         count += 5 * rate(second)
@@ -198,4 +214,4 @@ def test_another_run_of_redis_interrupts_the_memory() -> None:
 
 
 def test_without_capacity_nothing_is_foreseen() -> None:
-    assert Foresight(POLICY).foreseen(0.0, None, 60.0, 1) is None
+    assert Foresight(POLICY).foreseen(0.0, None, 60.0) is None

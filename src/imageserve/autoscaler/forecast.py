@@ -9,12 +9,12 @@ would have saved enough late pictures for the pod hours they take. docs/autoscal
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
 
 from imageserve.autoscaler.load import demand
-from imageserve.autoscaler.memory import SLOT_S, STEP_S, Memory, Step
+from imageserve.autoscaler.memory import SLOT_S, SLOTS, STEP_S, Memory, Step
 from imageserve.autoscaler.policy import Policy
 
 HOUR, DAY, WEEK = 12, 288, 2016
@@ -35,10 +35,13 @@ PRICE = 0.02
 """A pod must save at least this share of the pictures that it can do in its extra time from being
 late; or the jump is not worth its pods."""
 
+NEAR = 6
+"""So near to the edge of a step, in slots of ten seconds, a jump may fall into the next one too."""
+
 LOOKED_AT = 5
 """Occurrences that a forecast looks at, the latest ones ..."""
 
-QUANTILE = 0.8
+QUANTILE = 0.6
 """... and the share of them that reached no more than what it expects."""
 
 TESTED = 50
@@ -110,9 +113,9 @@ def _duration(steps: int) -> str:
     return " ".join(filter(None, (hours, f"{minutes % 60} min" if minutes % 60 else "")))
 
 
-def lead_s(policy: Policy, pod_start_s: float, now: int, wanted: int) -> float:
+def lead_s(policy: Policy, pod_start_s: float, wanted: int) -> float:
     """Return how long before a jump pods are asked for: their start, and the limited steps."""
-    periods = 0
+    now, periods = 1, 0
     while (now := _grown(policy, now)) < wanted:
         periods += 1
     return pod_start_s + periods * policy.scale_up_period_s + SLACK_S
@@ -120,6 +123,18 @@ def lead_s(policy: Policy, pod_start_s: float, now: int, wanted: int) -> float:
 
 def _grown(policy: Policy, pods: int) -> int:
     return max(math.ceil(pods * policy.scale_up_max_factor), pods + policy.scale_up_max_pods)
+
+
+@dataclass(frozen=True, slots=True)
+class _Jump:
+    step: Step
+    before: int
+    """The pods that it met."""
+    is_beside: bool = False
+    """Whether it was in the step before or after, near the edge."""
+
+    def beside(self, slot: int) -> "_Jump":
+        return _Jump(replace(self.step, first=slot, last=slot), self.before, is_beside=True)
 
 
 class Forecast:
@@ -146,22 +161,20 @@ class Forecast:
     def _candidates(self, number: int) -> Iterator[int]:
         """Return the distances at which there were jumps two of the last three times."""
         index = number - self._memory.start
-        ages = [index - each for each, is_jump in enumerate(self._is_jump) if is_jump]
+        ages = [index - each for each in self._jumps]
         # It came the last time or the one before.
         distances = {*ages, *(age // 2 for age in ages if age % 2 == 0)}
         for distance in sorted(each for each in distances if 2 <= each <= WEEK):
             came = self._came(index, distance)
-            is_found = len(came) >= 2 and self._is_proven(distance)
-            if is_found and not self._is_over(index, distance, came):
+            if len(came) < 2 or all(self._jumps[each].is_beside for each in came):
+                continue
+            if self._is_proven(distance) and not self._is_over(index, distance, came):
                 yield distance
 
     def _came(self, index: int, distance: int) -> list[int]:
         """Return the indexes of those of the last three times at which there was a jump."""
         times = [index - distance * each for each in (1, 2, 3)]
-        return [each for each in times if self._jumped(each)]
-
-    def _jumped(self, index: int) -> bool:
-        return 0 <= index < len(self._is_jump) and self._is_jump[index]
+        return [each for each in times if each in self._jumps]
 
     def _is_over(self, index: int, distance: int, came: list[int]) -> bool:
         """Whether each time it was part of a faster rhythm, which has stopped since.
@@ -169,10 +182,11 @@ class Forecast:
         Else an hourly job that is no more would be expected for days, as it came on earlier days.
         """
         for part in range(2, distance // 2 + 1):
-            if distance % part or index - part >= len(self._is_jump) or self._jumped(index - part):
+            before = index - part
+            if distance % part or before >= len(self._memory.steps) or before in self._jumps:
                 continue
             earlier = [each - part for each in came if each >= part]
-            if earlier and all(map(self._jumped, earlier)):
+            if earlier and all(each in self._jumps for each in earlier):
                 return True
         return False
 
@@ -199,12 +213,17 @@ class Forecast:
 
     def _occurrences(self, index: int, distance: int) -> tuple[list[Step], list[Step]]:
         """Return the latest known steps at a distance, and those of them that were jumps."""
-        known = [
-            (step, self._is_jump[i])
-            for i in range(index - distance, -1, -distance)
-            if i < len(self._memory.steps) and (step := self._memory.steps[i]) is not None
-        ][:LOOKED_AT]
-        return [step for step, _ in known], [step for step, is_jump in known if is_jump]
+        steps, jumps = self._memory.steps, list[Step]()
+        known: list[Step] = []
+        for each in range(index - distance, -1, -distance):
+            if each in self._jumps:
+                jumps.append(self._jumps[each].step)
+                known.append(jumps[-1])
+            elif each < len(steps) and (step := steps[each]) is not None:
+                known.append(step)
+            if len(known) == LOOKED_AT:
+                break
+        return known, jumps
 
     def _wanted(self, steps: list[Step]) -> tuple[float, int]:
         peaks = sorted(step.peak for step in steps)
@@ -232,12 +251,20 @@ class Forecast:
         return found
 
     @cached_property
-    def _is_jump(self) -> list[bool]:
+    def _jumps(self) -> dict[int, "_Jump"]:
+        """The jumps by index. One near the edge of its step counts for the step beside it too."""
+        found: dict[int, _Jump] = {}
         pairs = zip(self._memory.steps, self._standing, strict=False)
-        return [
-            step is not None and pods is not None and self._is_worth(step, pods)
-            for step, pods in pairs
-        ]
+        for index, (step, pods) in enumerate(pairs):
+            if step is not None and pods is not None and self._is_worth(step, pods):
+                found[index] = _Jump(step, pods)
+        beside: dict[int, _Jump] = {}
+        for index, jump in found.items():
+            if jump.step.first < NEAR:
+                beside[index - 1] = jump.beside(SLOTS - 1)
+            elif jump.step.first >= SLOTS - NEAR:
+                beside[index + 1] = jump.beside(0)
+        return {**beside, **found}
 
     def _is_worth(self, step: Step, before: int) -> bool:
         """Whether pods that were there before would have saved enough pictures."""
@@ -249,7 +276,7 @@ class Forecast:
 
     def _gain(self, step: Step, before: int, pods: int, *, is_right: bool) -> tuple[float, float]:
         """Return how many pictures fewer are late with so many pods, and their replica-hours."""
-        lead = lead_s(self._policy, self._pod_start_s, before, pods)
+        lead = lead_s(self._policy, self._pod_start_s, pods)
         # What came would have brought the pods all the same, only later.
         paid_s = lead if is_right else lead + step.span_s
         return self._late(step, before) - self._late(step, pods), (pods - before) * paid_s / 3600
@@ -266,12 +293,17 @@ class Forecast:
 
     @cached_property
     def _bits(self) -> tuple[int, int]:
-        """Jumps and known steps, the oldest as the lowest bit."""
+        """Jumps and known steps, the oldest as the lowest bit.
+
+        Whether a jump came beside the newest step is not known before the next one has ended.
+        """
         known = [
             pods is not None and step is not None
             for step, pods in zip(self._memory.steps, self._standing, strict=True)
         ]
-        return _as_bits(self._is_jump), _as_bits(known)
+        jumps = [index in self._jumps for index in range(len(known))]
+        known[-1] = known[-1] and jumps[-1]
+        return _as_bits(jumps), _as_bits(known)
 
     # -- the back-test ------------------------------------------------------------------------
 
@@ -313,12 +345,13 @@ class Forecast:
     def _result(self, index: int, distance: int) -> tuple[float, float]:
         """Return the late pictures that a forecast would have saved, and its replica-hours."""
         step, before = self._memory.steps[index], self._standing[index]
+        jump = self._jumps.get(index)
+        if jump:
+            step, before = jump.step, jump.before
         if step is None or before is None:
             return 0.0, 0.0
-        steps, _ = self._occurrences(index, distance)
-        _, wanted = self._wanted(steps)
-        is_right = self._is_jump[index]
-        return self._gain(step, before, max(before, wanted), is_right=is_right)
+        _, wanted = self._wanted(self._occurrences(index, distance)[0])
+        return self._gain(step, before, max(before, wanted), is_right=jump is not None)
 
 
 def _as_bits(flags: list[bool]) -> int:

@@ -65,7 +65,7 @@ class Foresight:
             self._capacity_per_s = None
 
     def foreseen(
-        self, now_s: float, capacity_per_s: float | None, pod_start_s: float, replicas: int
+        self, now_s: float, capacity_per_s: float | None, pod_start_s: float
     ) -> Foreseen | None:
         """Return what should be there for a jump that is expected within the start of a pod."""
         if capacity_per_s is None or self._number is None:
@@ -77,7 +77,7 @@ class Foresight:
             each
             for each in self.coming
             if now_s < each.end_s
-            and each.start_s - now_s <= lead_s(self._policy, pod_start_s, replicas, each.pods)
+            and each.start_s - now_s <= lead_s(self._policy, pod_start_s, each.pods)
         ]
         if not due:
             return None
@@ -91,7 +91,7 @@ class Foresight:
 
     def _expect(self, number: int, pod_start_s: float) -> None:
         forecast = Forecast(self.memory, self._policy, self._capacity_per_s or 0.0, pod_start_s)
-        ahead_s = STEP_S + lead_s(self._policy, pod_start_s, 0, self._policy.max_replicas)
+        ahead_s = STEP_S + lead_s(self._policy, pod_start_s, self._policy.max_replicas)
         steps = range(number, number + 1 + int(ahead_s // STEP_S) + 1)
         found = [forecast.expected(each) for each in steps]
         self.coming = tuple(each for each in found if each is not None)

@@ -162,7 +162,7 @@ class ModelScaler:
         policy = self.model.policy
         capacity = capacity_per_s(seen.bucket_ms, policy) or self._state.capacity_per_s
         start_s = policy.pod_start_s if seen.pod_start_s is None else seen.pod_start_s
-        return self.foresight.foreseen(time.time(), capacity, start_s, seen.replicas)
+        return self.foresight.foreseen(time.time(), capacity, start_s)
 
     def _watch_pods(self) -> PodSummary:
         """List the pods, unless all were ready and nothing has changed since."""

@@ -163,7 +163,7 @@ def _forecast(model: ModelScaling, monitor: Monitor, facts: Mapping[str, Any]) -
     start_s = facts["deployment"].get("pod_start_s") or model.policy.pod_start_s
     now_s = time.time()
     foresight.look(now_s)
-    foresight.foreseen(now_s, decision["capacity_per_s"], start_s, 0)
+    foresight.foreseen(now_s, decision["capacity_per_s"], start_s)
     return {"forecast": for_people(foresight.facts())}
 
 

@@ -94,7 +94,7 @@ class Imageserve:
         self._foresight.count(count, leading=True)
         capacity = capacity_per_s(seen.bucket_ms, self._policy) or self._state.capacity_per_s
         start_s = seen.pod_start_s or self._policy.pod_start_s
-        return self._foresight.foreseen(seen.now_s, capacity, start_s, seen.replicas)
+        return self._foresight.foreseen(seen.now_s, capacity, start_s)
 
 
 class FixedFleet:
