@@ -97,7 +97,10 @@ def test_each_value_is_one_field_of_the_policy() -> None:
     assert set(scaling) - OTHER_VALUES == set(POLICY)
 
 
-@pytest.mark.parametrize("name", POLICY)
+NUMBERS = [name for name, each in POLICY.items() if each.type is not str]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
 def test_the_schema_takes_what_the_policy_takes(name: str) -> None:
     schema = subschema(("modelDefaults", "scaling", name))
     assert schema is not None
@@ -113,6 +116,13 @@ def test_the_schema_takes_what_the_policy_takes(name: str) -> None:
     for value in (schema["minimum"] - 1, schema["maximum"] + 1):
         with pytest.raises(SettingsError, match=field.name):
             Policy(**{**beside, field.name: value})
+
+
+def test_foresight_is_a_choice_and_a_bare_off_is_no_boolean(helm4: Helm, tmp_path: Path) -> None:
+    for said, read in (("auto", "auto"), ("off", "off"), (False, "off")):
+        given = {"modelDefaults": {"scaling": {"foresight": said}}}
+        scaling = scaling_of(render(helm4, TWO_MODELS, given), tmp_path)
+        assert {model.policy.foresight for model in scaling.models.values()} == {read}
 
 
 def test_the_values_of_a_model_reach_the_scaling_file(helm4: Helm, tmp_path: Path) -> None:

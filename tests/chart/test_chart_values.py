@@ -291,7 +291,7 @@ MAPS: dict[str, Any] = {
 
 
 VALIDATOR = jsonschema.Draft7Validator(schema())
-STRINGS = ["other", "3Gi", "45s", "sha256:" + "f" * 64, "other-of-sixteen-or-more", "Never"]
+STRINGS = ["other", "3Gi", "45s", "sha256:" + "f" * 64, "other-of-sixteen-or-more", "Never", "off"]
 
 
 def another(path: Path) -> Any:

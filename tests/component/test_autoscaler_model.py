@@ -115,7 +115,7 @@ class Kept:
 
     def __init__(self) -> None:
         now = int(time.time() // STEP_S)
-        jump, quiet = Step(300_000, 1000.0), Step(600, 2.0)
+        jump, quiet = Step(300_000, 1000.0, 6), Step(600, 2.0)
         steps = tuple(jump if n % 12 == 0 else quiet for n in range(30, 0, -1))
         self.value = Memory(now, steps).encoded()
 

@@ -181,7 +181,7 @@ def test_pods_are_added_at_once_in_limited_steps() -> None:
     watched = Watched(replicas=1, ready=1)
     watched.after(120, per_second=1)
     counts = [watched.after(5, per_second=500).replicas for _ in range(9)]
-    assert counts == [5, 5, 5, 10, 10, 10, 20, 20, 20]  # Periods of 15 s.
+    assert counts == [7, 7, 7, 14, 14, 14, 20, 20, 20]  # Periods of 15 s.
 
 
 def test_pods_are_removed_after_the_window_in_limited_steps() -> None:

@@ -40,6 +40,7 @@ The policy of one model: every value of `scaling` that the autoscaler reads, und
 such as target_wait_s for targetWaitSeconds.
 */}}
 {{- define "imageserve.policy" -}}
+{{- include "imageserve.needed" .scaling.foresight -}}
 {{- range $name, $value := omit .scaling "replicas" "deletionCost" "allowColdTimeouts" }}
 {{ regexReplaceAll "([A-Z])" $name "_${1}" | lower | replace "_seconds" "_s" }}: {{ include "imageserve.policyValue" $value }}
 {{- end }}

@@ -47,7 +47,7 @@ class Policy:
     scale_up_max_factor: float = _setting(2.0, number(1, 100))
     """Within a period the pods grow at most by this factor, or by ``scale_up_max_pods``, whichever
     is more."""
-    scale_up_max_pods: int = _setting(4, whole(1, 10_000))
+    scale_up_max_pods: int = _setting(6, whole(1, 10_000))
     """See ``scale_up_max_factor``."""
     scale_down_window_s: float = _setting(300.0, number(0, 86_400))
     """Pods are removed only when no number that was wanted within this time was higher."""

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 from imageserve.autoscaler.sizing import Policy
 from imageserve.errors import ImageserveError, SettingsError
@@ -115,11 +116,13 @@ def _bucket_ms(text: str) -> BucketMs:
     return table
 
 
-def _field(text: str) -> tuple[str, float]:
+def _field(text: str) -> tuple[str, float | str]:
     kinds = {each.name: each.type for each in fields(Policy) if each.name != "batch_size"}
     name, _, value = text.partition("=")
     if name not in kinds:
         raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(kinds)}")
+    if kinds[name] is str:
+        return name, value
     try:
         return name, int(value) if kinds[name] is int else float(value)
     except ValueError as error:
@@ -131,7 +134,7 @@ def _conditions(options: argparse.Namespace) -> Conditions:
         if not 0 < value <= 3600:
             raise SettingsError(f"{option}: must be above 0, at most 3600")
     setting = Setting(options.bucket_ms, options.pod_start, options.timeout)
-    chosen = {"min_replicas": 0, "max_replicas": 20, **dict(options.set)}
+    chosen: dict[str, Any] = {"min_replicas": 0, "max_replicas": 20, **dict(options.set)}
     return Conditions(setting, Policy(**chosen, batch_size=setting.batch_size))
 
 
