@@ -173,6 +173,12 @@ class UnknownModel(NotFound):
     code = "unknown_model"
 
 
+class UnknownVersion(NotFound):
+    """No live worker serves this version of the model."""
+
+    code = "unknown_version"
+
+
 class MethodNotAllowed(RequestError):
     """The address does not support the method."""
 

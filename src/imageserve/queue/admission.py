@@ -16,7 +16,7 @@ from enum import IntEnum
 from imageserve.errors import QueueError
 from imageserve.preparation import Preparation
 from imageserve.queue.mixture import Mixture
-from imageserve.queue.outputs import missing
+from imageserve.queue.outputs import missing, versions
 from imageserve.queue.preparations import in_force
 from imageserve.queue.redis.queue import RedisQueue
 from imageserve.queue.snapshot import Run, Snapshot, Speed
@@ -206,6 +206,11 @@ class AdmissionView:
         """Say why an output cannot be asked of a model, from the last snapshot; see `missing`."""
         snapshot = self._recent()
         return None if snapshot is None else missing(snapshot, model, output)
+
+    def versions(self, model: str) -> tuple[str, ...]:
+        """Return what live workers of a model serve, from the last snapshot; none where unknown."""
+        snapshot = self._recent()
+        return () if snapshot is None else versions(snapshot, model)
 
     @property
     def run(self) -> str:

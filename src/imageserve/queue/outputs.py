@@ -32,6 +32,11 @@ def missing(snapshot: Snapshot, model: str, output: str) -> tuple[str, str] | No
     return NEVER, f"the model {model} names no {output}"
 
 
+def versions(snapshot: Snapshot, model: str) -> tuple[str, ...]:
+    """Return the versions that the live workers of a model serve, in order."""
+    return tuple(sorted({each.version for each in snapshot.live_workers if each.model == model}))
+
+
 def given_by(worker: WorkerInfo) -> tuple[str, ...]:
     """Return what a worker gives; those of 0.1.0 do not say it and give labels alone."""
     return (LABELS, *(worker.outputs.vectors if worker.outputs else ()))

@@ -190,6 +190,10 @@ class Producer:
             reason, why = found
             raise QueueRefused(reason, 0, retry_after_s=round(HEARTBEAT_S), why=why)
 
+    def versions(self, model: str) -> tuple[str, ...]:
+        """Return the versions that live workers of a model serve; none where it is not known."""
+        return self.admission.versions(model)
+
     def _look(self) -> None:
         try:
             self.admission.look()

@@ -8,11 +8,12 @@ import math
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 from urllib.parse import parse_qsl
 
 from imageserve.errors import BadParameter, told
+from imageserve.inference.request import InferRequest
 from imageserve.predictions import LABELS, VECTORS
 from imageserve.queue.wire import BACKGROUND
 from imageserve.web.decode_order import Asked
@@ -107,6 +108,22 @@ def read_options(
         least=checked_min(least),
         output=checked_output(output, has_labels=top is not None or least is not None),
         priority=priority,
+    )
+
+
+def infer_options(request: InferRequest, head: ClassifyOptions) -> ClassifyOptions:
+    """Return what a request of the inference protocol asks for.
+
+    ``head``: what is known without its tensors, the model and the longest time, say.
+    """
+    shortest_s = head.timeout_s if request.timeout_s is None else request.timeout_s
+    return replace(
+        head,
+        top=request.classes or 1,
+        timeout_s=min(shortest_s, head.timeout_s),
+        output=request.want,
+        priority=BACKGROUND if request.is_background else head.priority,
+        classes=request.classes > 0,
     )
 
 

@@ -22,25 +22,29 @@ from imageserve.errors import (
     UnknownModel,
     told,
 )
+from imageserve.inference.contract import version_name
 from imageserve.models.entries import ModelEntry
-from imageserve.predictions import FEW_LABELS, LABELS, Prediction
-from imageserve.preparation import Preparation
+from imageserve.predictions import FEW_LABELS, LABELS, SCORES, Prediction
+from imageserve.preparation import Pixels, Preparation
 from imageserve.queue.listener import Ticket
 from imageserve.queue.producer import JobRequest, Producer
-from imageserve.queue.wire import BACKGROUND, WOULD_TIME_OUT, ResultError
+from imageserve.queue.wire import BACKGROUND, WOULD_TIME_OUT, Result, ResultError
 from imageserve.web.decode_order import Asked
 from imageserve.web.decoder_process import Task
 from imageserve.web.decoders import Decoders
 from imageserve.web.greenlets import Wait
 from imageserve.web.line import DecodeLine
 from imageserve.web.refusals import (
+    check_version,
+    fitting,
     given_back,
     not_admitted,
     not_classified,
+    other_version,
     redis_unavailable,
     wrong_model,
 )
-from imageserve.web.submission import Submission
+from imageserve.web.submission import Picture, Submission
 from imageserve.web.waiting_room import Guest, WaitingRoom
 
 log = logging.getLogger(__name__)
@@ -64,6 +68,10 @@ class ClassifyOptions:
     """One of `LABELS` and `VECTORS`."""
     priority: str = ""
     """`BACKGROUND`, or ""."""
+    version: str = ""
+    """The only version of the model that may answer, by `version_name`; "" for any."""
+    classes: bool = False
+    """Whether the labels must come with the numbers of their classes; with a vector, too."""
 
     def asked(self, arrived: float) -> Asked:
         """Return the place in the line of one that came at this time of `time.monotonic`."""
@@ -133,19 +141,24 @@ class Predictor:
     def check(self, options: ClassifyOptions) -> None:
         """Say, before an upload is read, what cannot be answered.
 
-        Raises UnknownModel, BadParameter and Busy.
+        Raises UnknownModel, UnknownVersion, BadParameter and Busy.
         """
         served = self.model(options.model)
-        if options.output == LABELS:
+        name = served.entry.name
+        if options.version:
+            check_version(options.version, name, served.producer.versions(name))
+        # Workers that give the scores number their classes as well.
+        needed = SCORES if options.classes and options.output == LABELS else options.output
+        if needed == LABELS:
             return
         try:
-            served.producer.check_output(served.entry.name, options.output)
+            served.producer.check_output(name, needed)
         except QueueRefused as refusal:
-            raise not_admitted(refusal, served.entry.name) from refusal
+            raise not_admitted(refusal, name) from refusal
 
     def predict(
         self,
-        pictures: Sequence[bytes | RequestError],
+        pictures: Sequence[Picture | RequestError],
         options: ClassifyOptions,
         wait: Wait,
         age_s: float = 0.0,
@@ -192,7 +205,7 @@ class _Request:
         self._later = 0
         """Pictures of this request that come after the one in hand."""
 
-    def answers(self, pictures: Sequence[bytes | RequestError]) -> list[Answer | RequestError]:
+    def answers(self, pictures: Sequence[Picture | RequestError]) -> list[Answer | RequestError]:
         try:
             for self._later, picture in zip(range(len(pictures))[::-1], pictures, strict=True):
                 self._slots.append(self._submit(picture))
@@ -216,7 +229,7 @@ class _Request:
     def _open(self) -> list[Ticket]:
         return [ticket for ticket in self._tickets() if ticket.result is None]
 
-    def _submit(self, picture: bytes | RequestError) -> _Slot:
+    def _submit(self, picture: Picture | RequestError) -> _Slot:
         if isinstance(picture, RequestError):
             return picture
         try:
@@ -224,7 +237,7 @@ class _Request:
         except RequestError as error:
             return _without_frames(error)
 
-    def _send(self, picture: bytes, preparation: Preparation | None) -> Submission:
+    def _send(self, picture: Picture, preparation: Preparation | None) -> Submission:
         """Decode and queue one picture, after the end of an outage if there is one.
 
         ``preparation``: by default the one that its model needs now.
@@ -243,17 +256,20 @@ class _Request:
             except QueueError as error:
                 raise redis_unavailable() from error
 
-    def _send_now(self, picture: bytes, preparation: Preparation | None) -> Submission:
+    def _send_now(self, picture: Picture, preparation: Preparation | None) -> Submission:
         """Decode and queue one picture, unless the queue is known not to take it."""
         model = self._entry.name
         if preparation is None:
             preparation = self._producer.preparation(model, self._entry.preparation)
         left_ms = self._ms_left(self._line.until_decoded_s(self._asked))
         self._producer.check_admission(preparation.bytes, left_ms, self._options.priority)
-        began = time.monotonic()
-        pixels = self._decode(picture, preparation)
-        decoded_at = time.monotonic()
-        metrics.decode_seconds.observe(decoded_at - began)
+        began = decoded_at = time.monotonic()
+        if isinstance(picture, Pixels):
+            pixels = fitting(picture, preparation)
+        else:
+            pixels = self._decode(picture, preparation)
+            decoded_at = time.monotonic()
+            metrics.decode_seconds.observe(decoded_at - began)
         ticket = self._queue(model, preparation, pixels)
         decode_ms = 1000 * (decoded_at - began)
         return Submission(picture, ticket, decode_ms, model, preparation, decoded_at)
@@ -280,7 +296,7 @@ class _Request:
         if timeout_ms <= 0:
             raise TimedOut("decoding took all the time there was")
         asked, want = self._options, self._want
-        top = 1 if want else asked.top
+        top = 1 if want and not asked.classes else asked.top
         request = JobRequest(
             model, preparation, top, asked.trace, asked.least, want, asked.priority
         )
@@ -381,9 +397,8 @@ class _Request:
             return TimedOut("no result came in time; the job is cancelled")
         if result.error is not None:
             return self._not_classified(result.error, slot)
-        if asked.output != LABELS and not result.vector:
-            message = f"a worker that gives no {asked.output} took the picture; send it again"
-            return Busy(message, retry_after_s=1)
+        if unfit := _unfit(result, asked):
+            return unfit
         labels = result.predictions
         if asked.least:  # Workers give one label at least, those of 0.1.0 all.
             labels = tuple(each for each in labels if each.probability >= asked.least)
@@ -405,6 +420,19 @@ def _count(model: str, answer: Answer | RequestError) -> None:
     metrics.labelled(metrics.pictures_total, model, outcome).inc()
     if isinstance(answer, Answer):
         metrics.labelled(metrics.queue_seconds, model).observe(answer.queue_ms / 1000)
+
+
+def _unfit(result: Result, asked: ClassifyOptions) -> RequestError | None:
+    """Return the error for an answer of another worker than was asked for, as in a rollout."""
+    if asked.version and version_name(result.version) != asked.version:
+        return other_version(asked.version)
+    lacks_classes = asked.classes and any(each.index is None for each in result.predictions)
+    if lacks_classes or (asked.output != LABELS and not result.vector):
+        what = "numbers of its classes" if lacks_classes else asked.output
+        return Busy(
+            f"a worker that gives no {what} took the picture; send it again", retry_after_s=1
+        )
+    return None
 
 
 def _without_frames(error: RequestError) -> RequestError:

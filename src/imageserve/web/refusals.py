@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from imageserve.errors import (
     BadParameter,
@@ -13,9 +13,12 @@ from imageserve.errors import (
     RedisUnavailable,
     RequestError,
     TimedOut,
+    UnknownVersion,
     WouldTimeOut,
     told,
 )
+from imageserve.inference.contract import version_name
+from imageserve.preparation import Pixels, Preparation
 from imageserve.queue.outputs import NEVER, NOT_YET
 from imageserve.queue.wire import LOST, UNREADABLE, WOULD_TIME_OUT, ResultError
 
@@ -27,6 +30,38 @@ def wrong_model(other: str, model: str, queue: str) -> RequestError:
     name = told(other, 80)
     message = f"the model {name} works on the queue {queue} of the model {model}"
     return Busy(message, retry_after_s=2)
+
+
+def fitting(picture: Pixels, preparation: Preparation) -> bytes:
+    """Return the pixels of a picture that its client has prepared.
+
+    Raises BadParameter where it has another size or number of colours than the model takes.
+    """
+    if picture.shape != preparation.shape:
+        needed, sent = list(preparation.shape), list(picture.shape)
+        raise BadParameter(
+            f"the model takes pixels of {needed} (height, width, colours), not {sent}"
+        )
+    return picture.data
+
+
+def check_version(version: str, model: str, served: Sequence[str]) -> None:
+    """Raise UnknownVersion unless live workers serve a version.
+
+    Where none lives, the one that comes may.
+    """
+    names = [version_name(each) for each in served]
+    if names and version not in names:
+        raise UnknownVersion(
+            f"no worker of the model {model} serves version {told(version, 80)}; "
+            f"served are {told(', '.join(names), 200)}"
+        )
+
+
+def other_version(version: str) -> RequestError:
+    """Return the error for a picture that another version of its model has answered."""
+    message = f"version {told(version, 80)} is being replaced: another one took the picture"
+    return Busy(message, retry_after_s=1)
 
 
 _NOT_ADMITTED: Mapping[str, tuple[type[RequestError], str]] = {

@@ -6,7 +6,7 @@ A job may meet a worker that needs another preparation, as in a rollout, or be l
 from dataclasses import dataclass, field
 
 from imageserve.backoff import Backoff
-from imageserve.preparation import Preparation
+from imageserve.preparation import Pixels, Preparation
 from imageserve.queue.listener import Ticket
 from imageserve.queue.wire import ENCODING, LOST, UNREADABLE, encoding_of
 
@@ -14,6 +14,9 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.05, 2.0
 """Between the submissions of one picture, from the second repetition on, but for those that adopt
 what a worker wants. While workers that need different preparations serve side by side, it may meet
 the wrong one many times."""
+
+Picture = bytes | Pixels
+"""What a client sends: a file, or the pixels that its model takes."""
 
 _MET_ANOTHER = ("model_changed", "unsupported_job")
 """What workers answer to jobs that are not for them."""
@@ -23,7 +26,7 @@ _MET_ANOTHER = ("model_changed", "unsupported_job")
 class Submission:
     """One picture whose job is queued."""
 
-    picture: bytes
+    picture: Picture
     ticket: Ticket
     decode_ms: float
     model: str
