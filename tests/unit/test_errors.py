@@ -18,6 +18,7 @@ CONTRACT = {
     "Forbidden": (403, "forbidden"),
     "NotFound": (404, "not_found"),
     "UnknownModel": (404, "unknown_model"),
+    "UnknownVersion": (404, "unknown_version"),
     "MethodNotAllowed": (405, "method_not_allowed"),
     "UploadTooSlow": (408, "upload_too_slow"),
     "AddressTooLong": (414, "address_too_long"),
