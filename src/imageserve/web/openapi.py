@@ -4,45 +4,33 @@ Errors come from the tree in `imageserve.errors`, parameters from `web.parameter
 settings of the server that is asked. What bodies look like stands in `web.openapi_schemas`.
 """
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-from http import HTTPStatus
 from typing import Any
 
 from imageserve import __version__
-from imageserve.errors import (
-    AddressTooLong,
-    BadRequest,
-    HeadTooLarge,
-    MethodNotAllowed,
-    NotFound,
-    RequestError,
-    TransferEncodingRefused,
-    UploadTooSlow,
+from imageserve.errors import MethodNotAllowed, NotFound, UnknownVersion
+from imageserve.web.calls import BYTES
+from imageserve.web.openapi_parts import (
+    HEADERS,
+    Operation,
+    all_errors,
+    answer,
+    errors,
+    header_refs,
+    parameter,
+    view,
 )
-from imageserve.web.calls import BYTES, JSON
 from imageserve.web.openapi_schemas import BYTES as ANY_BYTES
-from imageserve.web.openapi_schemas import COUNT, TEXT, Schema, many, one_of, ref, schemas, thing
-from imageserve.web.parameters import PARAMETERS, REQUEST_ID, Parameter
+from imageserve.web.openapi_schemas import TEXT, many, ref, schemas, thing
+from imageserve.web.parameters import PARAMETERS
 from imageserve.web.upload import UploadLimits
 
 PATH = "/openapi.json"
 
-OF_EVERY_CALL: Collection[type[RequestError]] = (
-    BadRequest,
-    UploadTooSlow,
-    AddressTooLong,
-    HeadTooLarge,
-    RequestError,
-    TransferEncodingRefused,
-)
-"""What is answered to a head that cannot be served, and by a bug: at any address."""
-
 _DESCRIPTION = """\
 Post a picture, get its most likely labels. Errors have one shape: a code for programs, a sentence
 for people, and the id that finds the request in the server's log."""
-
-Operation = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,13 +61,11 @@ def document(served: Served) -> dict[str, Any]:
         "components": {
             "schemas": schemas(),
             "parameters": {each.name: parameter(each) for each in PARAMETERS},
-            "headers": _HEADERS,
+            "headers": HEADERS,
             "securitySchemes": _KEYS if served.needs_key else {},
         },
     }
 
-
-# -- parts that calls share ------------------------------------------------------------------------
 
 _TAGS = [
     {"name": "pictures", "description": "Classify pictures."},
@@ -91,85 +77,12 @@ _KEYS = {
     "header": {"type": "apiKey", "in": "header", "name": "X-API-Key"},
 }
 
-_HEADERS: Mapping[str, Any] = {
-    "X-Request-Id": {
-        "description": "Finds this request in the log.",
-        "required": True,
-        "schema": {**TEXT, "pattern": "^[A-Za-z0-9._:/+=@-]{1,128}$"},
-    },
-    "Server-Timing": {
-        "description": "Where the time went, in milliseconds: `decode`, `queue`, `model`, `total`.",
-        "schema": TEXT,
-    },
-    "X-Model-Version": {
-        "description": "The version of the model that answered, if it has one; several with commas "
-        "between, where it was changed meanwhile.",
-        "schema": TEXT,
-    },
-    "X-Shape": {
-        "description": "The sides of the numbers in the body: `1000`, or `3,1000` for three "
-        "pictures.",
-        "schema": {**TEXT, "pattern": "^[0-9]+(,[0-9]+)?$"},
-    },
-    "Retry-After": {
-        "description": "Seconds after which another try makes sense.",
-        "required": True,
-        "schema": COUNT,
-    },
-    "WWW-Authenticate": {"description": "How to send a key.", "required": True, "schema": TEXT},
-}
-
-
-def parameter(of: Parameter) -> dict[str, Any]:
-    """Return the description of a parameter."""
-    return {"name": of.name, "in": of.place, "description": of.meaning, "schema": of.schema}
-
-
-def header_refs(*names: str) -> dict[str, Any]:
-    """Return the headers of an answer, beside the one that all have."""
-    return {name: {"$ref": f"#/components/headers/{name}"} for name in (REQUEST_ID.name, *names)}
-
-
-def answer(description: str, schema: Schema, *headers: str) -> dict[str, Any]:
-    """Return an answer in JSON."""
-    told = {"description": description, "headers": header_refs(*headers)}
-    return {**told, "content": {JSON: {"schema": schema}}}
-
-
-# -- errors ----------------------------------------------------------------------------------------
-
-
-def all_errors(root: type[RequestError] = RequestError) -> Iterator[type[RequestError]]:
-    """Yield every error that a client may get, the more general one first."""
-    yield root
-    for kind in root.__subclasses__():
-        yield from all_errors(kind)
-
-
-def errors(kinds: Collection[type[RequestError]]) -> dict[str, Any]:
-    """Return the answers that tell these errors, by status."""
-    meanings: dict[HTTPStatus, dict[str, str]] = {}
-    for kind in kinds:
-        first = (kind.__doc__ or "").partition("\n")[0]
-        meanings.setdefault(kind.status, {}).setdefault(kind.code, first)
-    return {str(int(status)): _error(status, meanings[status]) for status in sorted(meanings)}
-
-
-def _error(status: HTTPStatus, meanings: Mapping[str, str]) -> dict[str, Any]:
-    description = "\n".join(f"- `{code}`: {meaning}" for code, meaning in meanings.items())
-    code = {"properties": {"error": {"properties": {"code": one_of(*meanings)}}}}
-    more = {
-        HTTPStatus.UNAUTHORIZED: ["WWW-Authenticate"],
-        HTTPStatus.SERVICE_UNAVAILABLE: ["Retry-After"],
-    }
-    return answer(description, {"allOf": [ref("Error"), code]}, *more.get(status, []))
-
 
 # -- pictures --------------------------------------------------------------------------------------
 
 
 def _predict(served: Served) -> Operation:
-    elsewhere = (NotFound, MethodNotAllowed)
+    elsewhere = (NotFound, UnknownVersion, MethodNotAllowed)
     return {
         "operationId": "predict",
         "summary": "Classify one picture, or several",
@@ -212,7 +125,7 @@ def _classified() -> dict[str, Any]:
 def _views() -> dict[str, Any]:
     """Return the calls without a body."""
     probe = ref("Probe")
-    ready = _view("readyz", "Whether it serves: for load balancers", answer("It serves.", probe))
+    ready = view("readyz", "Whether it serves: for load balancers", answer("It serves.", probe))
     # Not an error of the contract: nobody is told to try again.
     ready["responses"]["503"] = answer("It has not reached Redis yet, or is about to stop.", probe)
     metrics = {
@@ -223,20 +136,11 @@ def _views() -> dict[str, Any]:
     return {
         path: {"get": operation}
         for path, operation in {
-            "/models": _view("models", "What is served", answer("By name.", ref("Models"))),
-            "/status": _view("status", "How it is doing", answer("By name.", ref("Status"))),
-            "/metrics": _view("metrics", "Numbers for Prometheus", metrics),
-            "/healthz": _view("healthz", "Whether the process lives", answer("It does.", probe)),
+            "/models": view("models", "What is served", answer("By name.", ref("Models"))),
+            "/status": view("status", "How it is doing", answer("By name.", ref("Status"))),
+            "/metrics": view("metrics", "Numbers for Prometheus", metrics),
+            "/healthz": view("healthz", "Whether the process lives", answer("It does.", probe)),
             "/readyz": ready,
-            PATH: _view("openapi", "This document", answer("It.", {"type": "object"})),
+            PATH: view("openapi", "This document", answer("It.", {"type": "object"})),
         }.items()
-    }
-
-
-def _view(name: str, summary: str, told: Mapping[str, Any]) -> Operation:
-    return {
-        "operationId": name,
-        "summary": summary,
-        "tags": ["service"],
-        "responses": {"200": told, **errors(OF_EVERY_CALL)},
     }
