@@ -192,6 +192,12 @@ _AUTOSCALER_GAUGES = {
 }
 
 
+_START_GAUGES = {
+    "imageserve_autoscaler_pod_start_phase_seconds": "What a phase of a pod's start usually takes: "
+    "a model is sized with the sum of its phases.",
+}
+
+
 @dataclass(frozen=True)
 class _Gauges:
     """Gauges that the caller has just read."""
@@ -209,11 +215,14 @@ class _Gauges:
             yield family
 
 
-def exposition(queues: Readings | None = None, scaled: Readings | None = None) -> bytes:
+def exposition(
+    queues: Readings | None = None, scaled: Readings | None = None, starts: Readings | None = None
+) -> bytes:
     """Return all metrics of this process, or of all gunicorn processes, as Prometheus text.
 
-    ``queues``, by model and queue, and ``scaled``, an autoscaler's models, are read by the caller
-    at this moment. Leave out what cannot be read: no value is better than a wrong one.
+    ``queues``, by model and queue, ``scaled``, an autoscaler's models, and ``starts``, by model and
+    phase of a pod's start, are read by the caller at this moment. Leave out what cannot be
+    read: no value is better than a wrong one.
     """
     registry = REGISTRY
     if os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
@@ -224,6 +233,8 @@ def exposition(queues: Readings | None = None, scaled: Readings | None = None) -
         text += generate_latest(_Gauges(_QUEUE_GAUGES, ["model", "queue"], queues))
     if scaled:
         text += generate_latest(_Gauges(_AUTOSCALER_GAUGES, ["model"], scaled))
+    if starts:
+        text += generate_latest(_Gauges(_START_GAUGES, ["model", "phase"], starts))
     return text
 
 

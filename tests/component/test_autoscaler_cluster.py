@@ -12,6 +12,7 @@ from tests.kubernetes_api import KubernetesApi
 from imageserve.autoscaler import kubernetes
 from imageserve.autoscaler.cluster import Deployment, LeaseRecord, Pod
 from imageserve.autoscaler.kubernetes import KubernetesCluster, connect
+from imageserve.autoscaler.pod_start import StartStamps
 from imageserve.errors import (
     ClusterConflict,
     ClusterError,
@@ -84,10 +85,38 @@ def test_pods_are_read(kubernetes_api: KubernetesApi, cluster: KubernetesCluster
     found = {pod.name: pod for pod in cluster.pods("app=a")}
 
     assert [name for name, each in found.items() if each.leaving] == ["ending"]
-    assert found["ready"].ready_s == found["ready"].created_s + 45
+    assert found["ready"].stamps.total_s == 45
     assert found["pending"].unschedulable
-    born_s = found["new"].created_s
-    assert found["new"] == Pod("new", "uid-of-new", born_s, None, False, -7, placed=False)
+    born_s = found["new"].stamps.created_s
+    assert found["new"] == Pod("new", "uid-of-new", StartStamps(born_s), False, -7, placed=False)
+
+
+def test_the_stamps_of_a_start_are_read(
+    kubernetes_api: KubernetesApi, cluster: KubernetesCluster
+) -> None:
+    def at(second: int) -> str:
+        return f"2026-01-31T12:00:{second:02}Z"
+
+    def ran(start: int, end: int) -> dict[str, Any]:
+        return {"state": {"terminated": {"startedAt": at(start), "finishedAt": at(end)}}}
+
+    scheduled = {"type": "PodScheduled", "status": "True", "lastTransitionTime": at(2)}
+    kubernetes_api.add_pod("ready", app="a")["status"] = {
+        "conditions": [scheduled, READY],
+        # A sidecar among the init containers goes on running.
+        "initContainerStatuses": [ran(9, 12), {"state": {"running": {"startedAt": at(8)}}}],
+        "containerStatuses": [{"state": {"running": {"startedAt": at(20)}}, "restartCount": 0}],
+    }
+    kubernetes_api.add_pod("pulling", app="a")["status"] = {
+        "conditions": [scheduled],
+        "containerStatuses": [{"state": {"waiting": {"reason": "ContainerCreating"}}}],
+    }
+
+    ready, pulling = (pod.stamps for pod in cluster.pods("app=a"))
+
+    assert ready.phases(10.0) == {"scheduled": 2, "image": 15, "model": 13, "warm": 15}
+    assert (pulling.running_s, pulling.total_s) == (None, None)
+    assert pulling.scheduled_s == ready.scheduled_s
 
 
 @pytest.mark.parametrize(
@@ -151,7 +180,7 @@ def test_without_a_known_first_readiness_there_is_no_start(
 ) -> None:
     kubernetes_api.add_pod("pod", app="a")["status"] = status
 
-    assert cluster.pods("app=a")[0].ready_s is None
+    assert cluster.pods("app=a")[0].stamps.ready_s is None
 
 
 def test_a_deletion_cost_is_written(

@@ -515,6 +515,29 @@ def test_starts_are_measured(bench: Bench) -> None:
     assert seen.pod_start_s == 45
 
 
+def test_what_a_heartbeat_tells_of_a_start_counts_without_another_list_of_pods(
+    bench: Bench,
+) -> None:
+    ready = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-31T12:00:45Z"}
+    ran = [{"state": {"running": {"startedAt": "2026-01-31T12:00:05Z"}}}]
+    status = {"conditions": [ready], "containerStatuses": ran}
+    bench.api.add_pod("pod-1", app="shapes")["status"] = status
+    bench.step()
+    lists = len(bench.api.asked("list", "pods"))
+    untold = bench.scaler.status.pod_start
+
+    bench.step(replace(IDLE, workers=(replace(WORKER, load_s=30.0),)))
+
+    assert len(bench.api.asked("list", "pods")) == lists
+    assert untold["phases_s"] == {"image": 5, "model": 40}
+    name = "imageserve_autoscaler_pod_start_phase_seconds"
+    assert bench.scaler.status.start_gauges() == {
+        "image": {name: 5},
+        "model": {name: 30},
+        "warm": {name: 10},
+    }
+
+
 def test_idle_pods_are_deleted_first_where_deletion_cost_is_set(bench: Bench) -> None:
     bench.make(deletion_cost=True)
     bench.api.add_deployment(MODEL, 2)

@@ -11,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -376,11 +377,24 @@ def explain(place: Place, *options: str, env: Mapping[str, str] | None = None) -
     return done.stdout
 
 
+def add_started_pod(place: Place, name: str) -> None:
+    """Add a pod that was ready 6 s after its creation, and whose container ran 5 s of them."""
+    scaling = yaml.safe_load((place.directory / "scaling.yaml").read_text())
+    selector = scaling["models"]["shapes"]["pod_selector"]
+    ready = {"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-31T12:00:06Z"}
+    ran = [{"state": {"running": {"startedAt": "2026-01-31T12:00:01Z"}}}]
+    labels = dict(each.split("=") for each in selector.split(","))
+    status = {"conditions": [ready], "containerStatuses": ran}
+    place.api.add_pod(name, **labels)["status"] = status
+
+
 def test_explain_prints_observation_and_decision(
     place: Place, autoscaler_chart: list[dict[str, Any]]
 ) -> None:
     place.scaling_file(autoscaler_chart)
     place.crowd()
+    place.queue.heartbeat(replace(SLOW_WORKER, load_s=2.0))
+    add_started_pod(place, "pod-1")
     kubeconfig = place.api.kubeconfig(place.directory, "me")
 
     facts = json.loads(explain(place, "--json", "--kubeconfig", str(kubeconfig)))["shapes"]
@@ -389,6 +403,7 @@ def test_explain_prints_observation_and_decision(
     assert facts["workers"] == {"live": 1, "bucket_ms": {"8": 800.0}}
     assert facts["deployment"] | {"replicas": 1, "bounds": [1, 4]} == facts["deployment"]
     assert facts["decision"]["replicas"] == 4
+    assert facts["pod start"]["phases_s"] == {"image": 1, "model": 2, "warm": 3}
     assert {each.verb for each in place.api.requests} == {"get", "list"}
 
 
@@ -397,6 +412,7 @@ def test_explain_prints_what_the_running_autoscaler_has_decided(
 ) -> None:
     place.scaling_file(autoscaler_chart, interval_s=60)
     place.crowd()
+    add_started_pod(place, "pod-of-another-worker")
     program = place.start_ready()
 
     def published() -> dict[str, Any]:
@@ -409,6 +425,9 @@ def test_explain_prints_what_the_running_autoscaler_has_decided(
 
     assert text.count("pictures/s arrive") + text.count("arrivals are not known") == 1
     assert re.search(r"by +the running autoscaler\n", text)
+    assert re.search(r"usual_s +6.0\n +phases_s +image: 1.0, model: 5.0\n", text)
+    gauge = 'imageserve_autoscaler_pod_start_phase_seconds{model="shapes",phase="model"} 5.0\n'
+    assert gauge in ask(program, "/metrics")[1]
     assert published()["reason"] in text
 
 

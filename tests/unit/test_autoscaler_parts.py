@@ -20,6 +20,7 @@ from imageserve.autoscaler.cluster import (
     room_in_rollout,
 )
 from imageserve.autoscaler.load import average_table
+from imageserve.autoscaler.pod_start import StartStamps, pod_start
 from imageserve.autoscaler.scaler import (
     LONGEST_BACKOFF_S,
     FailureBackoff,
@@ -73,17 +74,19 @@ def test_other_annotations_do_not_pause(annotations: dict[str, str]) -> None:
 def pod(
     name: str, ready_s: float | None = None, *, unschedulable: bool = False, cost: int = 0
 ) -> Pod:
-    return Pod(name, f"uid-{name}", 100.0, ready_s, unschedulable, cost)
+    return Pod(name, f"uid-{name}", StartStamps(100.0, ready_s=ready_s), unschedulable, cost)
 
 
-def test_the_start_is_the_median_and_each_pod_counts_once() -> None:
+def test_each_start_counts_once() -> None:
     watch = PodWatch()
 
     first = watch.update([pod("a", 110.0), pod("b")], 0.0)
-    second = watch.update([pod("a", 110.0), pod("b", 140.0), pod("c", 160.0)], 5.0)
+    second = watch.update([pod("a", 110.0), pod("c", 160.0), pod("b", 140.0)], 5.0)
 
-    assert (first.start_s, first.new_starts_s) == (10.0, (10.0,))
-    assert (second.start_s, second.new_starts_s) == (40.0, (40.0, 60.0))
+    assert first.start is not None
+    assert second.start is not None
+    assert (first.start.total_s, first.new_starts_s) == (10.0, (10.0,))
+    assert (second.start.starts, second.new_starts_s) == (3, (40.0, 60.0))
 
 
 def test_a_pod_that_is_ready_again_did_not_start_again() -> None:
@@ -96,19 +99,19 @@ def test_a_pod_that_is_ready_again_did_not_start_again() -> None:
 
 def test_a_start_of_hours_is_ignored() -> None:
     # Its node was away for a moment, long after its start and before this process began.
-    assert PodWatch().update([pod("a", 100.0 + 7200.0)], 0.0).start_s is None
+    assert PodWatch().update([pod("a", 100.0 + 7200.0)], 0.0).start is None
 
 
 def test_without_a_ready_pod_no_start_is_known() -> None:
-    assert PodWatch().update([pod("a")], 0.0).start_s is None
+    assert PodWatch().update([pod("a")], 0.0).start is None
 
 
 def placed(name: str, *, leaving: bool = False) -> Pod:
-    return Pod(name, f"uid-{name}", 100.0, None, False, 0, placed=True, leaving=leaving)
+    return Pod(name, f"uid-{name}", StartStamps(100.0), False, 0, placed=True, leaving=leaving)
 
 
 def homeless(name: str, *, leaving: bool = False) -> Pod:
-    return Pod(name, f"uid-{name}", 100.0, None, True, 0, placed=False, leaving=leaving)
+    return Pod(name, f"uid-{name}", StartStamps(100.0), True, 0, placed=False, leaving=leaving)
 
 
 def test_there_is_room_for_the_pods_on_nodes_if_others_find_none_for_a_minute() -> None:
@@ -238,7 +241,9 @@ def test_an_observation_has_the_queue_in_its_own_units() -> None:
     fast = replace(worker("a"), bucket_ms={4: 8.0})
 
     queue = snapshot(fast, queued=5, retry=1, run="run/0")
-    seen = observation(10.0, queue, DEPLOYMENT, PodSummary(unschedulable=1, start_s=30.0))
+    seen = observation(
+        10.0, queue, DEPLOYMENT, PodSummary(unschedulable=1, start=pod_start([{"model": 30.0}]))
+    )
 
     assert seen == Observation(
         now_s=10.0,

@@ -1,23 +1,17 @@
 """The Kubernetes cluster as the autoscaler sees it: its values, pauses and pods. Pure."""
 
 import math
-from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from statistics import median
 
-from imageserve.queue.snapshot import Snapshot
+from imageserve.autoscaler.pod_start import HOST_CHARACTERS, PodStart, StartStamps, StartWatch
+from imageserve.queue.snapshot import Snapshot, WorkerInfo
 
 PAUSED = "imageserve.dev/autoscaler-paused"
 PAUSED_REPLICAS = "imageserve.dev/paused-replicas"
 
 UNSCHEDULABLE_S = 60.0
 """A pod counts as unschedulable after this long: a new node may be on its way."""
-
-STARTS_REMEMBERED = 20
-
-LONGEST_START_S = 3600.0
-"""A longer start is none: the pod was ready before, and Kubernetes keeps the last time only."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,13 +35,11 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """One pod of a Deployment. Times are seconds since the epoch, by the cluster's clock."""
+    """One pod of a Deployment."""
 
     name: str
     uid: str
-    created_s: float
-    ready_s: float | None
-    """When it first became ready; None where it is not ready or was restarted."""
+    stamps: StartStamps
     unschedulable: bool
     """The scheduler has found no node for it."""
     deletion_cost: int
@@ -138,8 +130,8 @@ class PodSummary:
 
     unschedulable: int = 0
     """Pods without a node for ``UNSCHEDULABLE_S`` or longer."""
-    start_s: float | None = None
-    """Median of the last starts, from creation to readiness; None where none was seen."""
+    start: PodStart | None = None
+    """How long the last starts took; None where none was seen."""
     new_starts_s: tuple[float, ...] = ()
     """Starts first seen in this update."""
     can_run: int | None = None
@@ -151,20 +143,24 @@ class PodWatch:
     """Follows one model's pods over time."""
 
     def __init__(self) -> None:
-        self._starts_s: deque[float] = deque(maxlen=STARTS_REMEMBERED)
-        self._timed: set[str] = set()
+        self._starts = StartWatch()
         self._unschedulable_since: dict[str, float] = {}
         self._placed = 0
         self._placed_since_s = 0.0
 
-    def update(self, pods: Sequence[Pod], now_s: float) -> PodSummary:
+    def start(self, workers: Iterable[WorkerInfo]) -> PodStart | None:
+        """Return how long starts took, with what heartbeats have told since the last update."""
+        return self._starts.usual(workers)
+
+    def update(
+        self, pods: Sequence[Pod], now_s: float, workers: Iterable[WorkerInfo] = ()
+    ) -> PodSummary:
         """Take the current list of pods; ``now_s`` is of a monotonic clock of this process.
 
         A start is the difference of two times of the cluster's clock. How long a pod has been
         unschedulable is measured by ``now_s``: clocks of two machines may differ.
         """
-        new = self._new_starts(pods)
-        self._starts_s.extend(new)
+        new = self._starts.note_pods((pod.name, pod.uid, pod.stamps) for pod in pods)
         known = self._unschedulable_since
         waiting = [pod for pod in pods if pod.unschedulable and not pod.leaving]
         since = {pod.uid: known.get(pod.uid, now_s) for pod in waiting}
@@ -173,7 +169,7 @@ class PodWatch:
         is_still = self._note_placed(sum(pod.placed for pod in pods), now_s)
         return PodSummary(
             unschedulable=unschedulable,
-            start_s=median(self._starts_s) if self._starts_s else None,
+            start=self.start(workers),
             new_starts_s=new,
             can_run=self._placed if unschedulable and is_still else None,
         )
@@ -183,13 +179,6 @@ class PodWatch:
         if placed != self._placed:
             self._placed, self._placed_since_s = placed, now_s
         return now_s - self._placed_since_s >= UNSCHEDULABLE_S
-
-    def _new_starts(self, pods: Sequence[Pod]) -> tuple[float, ...]:
-        starts_s = {pod.uid: pod.ready_s - pod.created_s for pod in pods if pod.ready_s is not None}
-        new = [start_s for uid, start_s in starts_s.items() if uid not in self._timed]
-        # A pod stays timed while it is not ready: its next readiness is no start.
-        self._timed = {pod.uid for pod in pods} & (self._timed | starts_s.keys())
-        return tuple(max(0.0, start_s) for start_s in new if start_s <= LONGEST_START_S)
 
 
 GONE, IDLE, BUSY = -1, 0, 1
@@ -205,5 +194,5 @@ def deletion_costs(pods: Sequence[Pod], snapshot: Snapshot) -> dict[str, int]:
     live = {
         worker.host: BUSY if worker.state == "busy" else IDLE for worker in snapshot.live_workers
     }
-    costs = [(pod, live.get(pod.name[:63], GONE)) for pod in pods if not pod.leaving]
+    costs = [(pod, live.get(pod.name[:HOST_CHARACTERS], GONE)) for pod in pods if not pod.leaving]
     return {pod.name: cost for pod, cost in costs if cost != pod.deletion_cost}

@@ -18,6 +18,7 @@ from kubernetes.config.config_exception import ConfigException
 from urllib3.exceptions import HTTPError
 
 from imageserve.autoscaler.cluster import Deployment, LeaseRecord, Pod
+from imageserve.autoscaler.pod_start import StartStamps
 from imageserve.errors import (
     ClusterConflict,
     ClusterError,
@@ -281,8 +282,13 @@ def _pod(found: Object) -> Pod:
     return Pod(
         name=metadata["name"],
         uid=metadata["uid"],
-        created_s=_seconds(metadata["creationTimestamp"]),
-        ready_s=_first_ready_s(status, conditions.get("Ready", {})),
+        stamps=StartStamps(
+            created_s=_seconds(metadata["creationTimestamp"]),
+            scheduled_s=_since_s(scheduled),
+            running_s=_running_s(status),
+            ready_s=_first_ready_s(status, conditions.get("Ready", {})),
+            init_s=_init_s(status),
+        ),
         unschedulable=scheduled.get("status") == "False"
         and scheduled.get("reason") == "Unschedulable",
         deletion_cost=_int((metadata.get("annotations") or {}).get(DELETION_COST, "0")),
@@ -299,8 +305,34 @@ def _first_ready_s(status: Object, ready: Object) -> float | None:
     The condition has the last time only, which is a later one after a restart of a container.
     """
     restarts = sum(each.get("restartCount", 0) for each in status.get("containerStatuses") or [])
-    stamp = ready.get("lastTransitionTime")
-    return _seconds(stamp) if stamp and ready.get("status") == "True" and not restarts else None
+    return None if restarts else _since_s(ready)
+
+
+def _since_s(condition: Object) -> float | None:
+    """Return since when a condition holds; None where it does not, or does not say."""
+    stamp = condition.get("lastTransitionTime")
+    return _seconds(stamp) if stamp and condition.get("status") == "True" else None
+
+
+def _running_s(status: Object) -> float | None:
+    """Return when the container of the model began to run; None where it is not known.
+
+    Of several the last counts: they run beside it, and the pod is ready after all of them.
+    """
+    states = [each.get("state") or {} for each in status.get("containerStatuses") or []]
+    stamps = [(each.get("running") or {}).get("startedAt") for each in states]
+    return max((_seconds(stamp) for stamp in stamps if stamp), default=None)
+
+
+def _init_s(status: Object) -> float:
+    """Return how long the init containers ran: only one runs at a time."""
+    states = [each.get("state") or {} for each in status.get("initContainerStatuses") or []]
+    ended = [each.get("terminated") or {} for each in states]
+    return sum(
+        max(0.0, _seconds(each["finishedAt"]) - _seconds(each["startedAt"]))
+        for each in ended
+        if each.get("startedAt") and each.get("finishedAt")
+    )
 
 
 def _seconds(stamp: str) -> float:

@@ -96,7 +96,12 @@ class Autoscaler:
         metrics.redis_up.set(all(model.queue_answers for model in self._models))
         scalers = [model.scaler for model in self._models]
         return metrics.exposition(
-            scaled={(scaler.model.name,): scaler.status.gauges() for scaler in scalers}
+            scaled={(scaler.model.name,): scaler.status.gauges() for scaler in scalers},
+            starts={
+                (scaler.model.name, phase): gauges
+                for scaler in scalers
+                for phase, gauges in scaler.status.start_gauges().items()
+            },
         )
 
     def _recommendations(self) -> bytes:

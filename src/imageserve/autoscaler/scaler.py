@@ -20,6 +20,7 @@ from imageserve.autoscaler.cluster import (
 from imageserve.autoscaler.foresight import Counted, Foresight
 from imageserve.autoscaler.lease import Leadership
 from imageserve.autoscaler.load import average_table, capacity_per_s
+from imageserve.autoscaler.pod_start import start_facts
 from imageserve.autoscaler.scaler_status import EventReason, ScalerEvents, ScalerStatus, reason_of
 from imageserve.autoscaler.scaling_file import ModelScaling
 from imageserve.autoscaler.sizing import Decision, Foreseen, Observation, State, action_of, size
@@ -122,7 +123,7 @@ class ModelScaler:
             self._deployment = self._cluster.deployment(self.model.deployment)
             self._check_rights()
             self._note_other_writers()
-            seen = observation(read_at_s, queue, self._deployment, self._watch_pods())
+            seen = observation(read_at_s, queue, self._deployment, self._watch_pods(queue))
             seen = replace(seen, foreseen=self._foreseen(seen))
             decision, self._state = size(self.model.policy, before, seen)
             try:
@@ -164,13 +165,16 @@ class ModelScaler:
         start_s = policy.pod_start_s if seen.pod_start_s is None else seen.pod_start_s
         return self.foresight.foreseen(time.time(), capacity, start_s)
 
-    def _watch_pods(self) -> PodSummary:
+    def _watch_pods(self, queue: Snapshot | QueueError) -> PodSummary:
         """List the pods, unless all were ready and nothing has changed since."""
+        workers = queue.live_workers if isinstance(queue, Snapshot) else []
         now = (self._deployment.replicas, self._deployment.ready)
         is_quiet = now[0] == now[1] and not self._deployment.rollout
         if is_quiet and now == self._pods_listed_at:
+            self._pods = replace(self._pods, start=self._pod_watch.start(workers))
             return self._pods
-        pods = self._pod_watch.update(self._cluster.pods(self.model.pod_selector), self._clock())
+        listed = self._cluster.pods(self.model.pod_selector)
+        pods = self._pod_watch.update(listed, self._clock(), workers)
         for start_s in pods.new_starts_s:
             metrics.autoscaler_pod_start_seconds.labels(self.model.name).observe(start_s)
         self._pods, self._pods_listed_at = pods, now
@@ -286,6 +290,7 @@ class ModelScaler:
             paused=pause is not None,
             dry_run=self._dry_run,
             forecast=self.foresight.facts() if self.foresight else {},
+            pod_start=start_facts(self._pods.start, self.model.policy),
             success_at=time.time() if seen.known else self.status.success_at,
         )
 
@@ -323,7 +328,7 @@ def observation(
         replicas=deployment.replicas,
         ready=deployment.ready,
         unschedulable=pods.unschedulable,
-        pod_start_s=pods.start_s,
+        pod_start_s=pods.start.total_s if pods.start else None,
         rollout=deployment.rollout,
         can_run=None if pods.can_run is None else room_in_rollout(deployment, pods.can_run),
     )

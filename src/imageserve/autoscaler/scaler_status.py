@@ -43,6 +43,8 @@ class ScalerStatus:
     dry_run: bool = False
     forecast: Mapping[str, Any] = field(default_factory=dict)
     """See `Foresight.facts`."""
+    pod_start: Mapping[str, Any] = field(default_factory=dict)
+    """See `start_facts`."""
     success_at: float | None = None
     """When queue and Deployment were last read, seconds since the epoch."""
 
@@ -85,6 +87,12 @@ class ScalerStatus:
         known = {name: value for name, value in values.items() if value is not None}
         return {f"imageserve_autoscaler_{name}": float(value) for name, value in known.items()}
 
+    def start_gauges(self) -> Mapping[str, Mapping[str, float]]:
+        """Return the metrics of each phase of a pod's start."""
+        name = "imageserve_autoscaler_pod_start_phase_seconds"
+        phases = self.pod_start.get("phases_s", {})
+        return {phase: {name: seconds} for phase, seconds in phases.items()}
+
     def recommendation(self) -> dict[str, Any] | None:
         """Return this model's part of ``/recommendations``; None where there is no decision."""
         if self.decision is None or self.seen is None:
@@ -100,6 +108,7 @@ class ScalerStatus:
             "mode": self.mode,
             "current": self.seen.replicas,
             "ready": self.seen.ready,
+            "pod_start": self.pod_start,
         }
 
 

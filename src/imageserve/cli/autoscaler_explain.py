@@ -10,6 +10,7 @@ from typing import Any
 from imageserve.autoscaler.cluster import Deployment, PodSummary, PodWatch, pause_of
 from imageserve.autoscaler.foresight import foresight_of
 from imageserve.autoscaler.load import Arrivals
+from imageserve.autoscaler.pod_start import start_facts
 from imageserve.autoscaler.scaler import observation
 from imageserve.autoscaler.scaler_status import for_people
 from imageserve.autoscaler.scaling_file import ModelScaling, read_scaling_file
@@ -38,7 +39,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     counted_s = options.seconds if any(model.name not in running for model in models) else None
     monitor = Monitor(RedisAccess.from_settings(settings), [model.queue for model in models])
     reads = _readings(monitor, counted_s)
-    targets = _targets(models, options.namespace or settings.pod_namespace, options.kubeconfig)
+    namespace = options.namespace or settings.pod_namespace
+    targets = _targets(models, reads[-1][1], namespace, options.kubeconfig)
     facts = {
         model.name: _explained(model, reads, targets[model.name], running.get(model.name))
         for model in models
@@ -85,7 +87,10 @@ def _readings(monitor: Monitor, seconds: float | None) -> list[tuple[float, Snap
 
 
 def _targets(
-    models: Sequence[ModelScaling], namespace: str | None, kubeconfig: str | None
+    models: Sequence[ModelScaling],
+    snapshots: Snapshots,
+    namespace: str | None,
+    kubeconfig: str | None,
 ) -> Mapping[str, Target]:
     from imageserve.autoscaler.kubernetes import connect
 
@@ -103,8 +108,10 @@ def _targets(
             continue
         # Since when they are unschedulable is not known here.
         unschedulable = sum(pod.unschedulable and not pod.leaving for pod in pods)
-        start_s = PodWatch().update(pods, 0.0).start_s
-        targets[model.name] = deployment, PodSummary(unschedulable, start_s)
+        queue = snapshots[model.queue]
+        workers = queue.live_workers if isinstance(queue, Snapshot) else []
+        start = PodWatch().update(pods, 0.0, workers).start
+        targets[model.name] = deployment, PodSummary(unschedulable, start)
     return targets
 
 
@@ -117,8 +124,11 @@ def _explained(
     """Return the facts of the last reading, and the decision: as published, else our own."""
     queue: dict[str, Any] = {"name": model.queue}
     facts = {"queue": queue, "deployment": _deployment(model, target)}
+    start = target[1].start if isinstance(target, tuple) else None
+    facts["pod start"] = start_facts(start, model.policy)
     if published:
         facts["decision"] = {**published, "by": "the running autoscaler"}
+        facts["pod start"] = facts["decision"].pop("pod_start", facts["pod start"])
     at_s, snapshots = reads[-1]
     snapshot = snapshots[model.queue]
     if isinstance(snapshot, QueueError):
@@ -160,7 +170,7 @@ def _forecast(model: ModelScaling, monitor: Monitor, facts: Mapping[str, Any]) -
         return {"forecast": decision.pop("forecast") or None}
     if foresight is None or decision.get("capacity_per_s") is None:
         return {}
-    start_s = facts["deployment"].get("pod_start_s") or model.policy.pod_start_s
+    start_s = facts["pod start"]["usual_s"]
     now_s = time.time()
     foresight.look(now_s)
     foresight.foreseen(now_s, decision["capacity_per_s"], start_s)
@@ -183,7 +193,6 @@ def _deployment(model: ModelScaling, target: Target) -> dict[str, Any]:
         "replicas": deployment.replicas,
         "ready": deployment.ready,
         "unschedulable": pods.unschedulable,
-        "pod_start_s": pods.start_s,
         "paused": pause.annotation if pause else None,
     }
 

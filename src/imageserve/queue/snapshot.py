@@ -74,6 +74,8 @@ class WorkerInfo:
     """What its model gives; None: workers of 0.1.0 do not say it."""
     classes: int = 0
     """Number of its labels; 0 where it does not say."""
+    load_s: float = 0.0
+    """From the start of its process until its first model was loaded; 0 where it does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +269,7 @@ def encode_worker_info(info: WorkerInfo) -> str:
     told = {
         f.name: getattr(info, f.name) for f in fields(info) if f.name not in ("id", "last_seen")
     }
+    told["load_s"] = round(info.load_s, 3)
     told["bucket_ms"] = {str(size): round(ms, 3) for size, ms in info.bucket_ms.items()}
     if isinstance(info.preparation, Preparation):
         told["preparation"] = encode_preparation(info.preparation)
@@ -305,6 +308,7 @@ def decode_worker_info(worker_id: str, last_seen: int, text: str | bytes) -> Wor
             preparation=_preparation(told),
             outputs=_outputs(told),
             classes=int(amount_of(told, "classes")),
+            load_s=amount_of(told, "load_s"),
         )
     except ValueError as error:
         raise ValueError(f"worker {worker_id[:80]!r} cannot be read: {error}") from error

@@ -45,6 +45,8 @@ class WorkerConfig:
     host: str
     batch_delay_s: float = 0.0
     shutdown_s: float = 30.0
+    load_s: float = 0.0
+    """How long its process took until its model was loaded, for the heartbeat."""
 
 
 class Worker:
@@ -291,6 +293,7 @@ class Worker:
             preparation=self.preparation,
             outputs=self.runner.model.outputs,
             classes=self.runner.model.classes,
+            load_s=self._config.load_s,
         )
 
 

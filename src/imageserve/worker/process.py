@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 import threading
+import time
 import uuid
 from contextlib import closing, suppress
 from functools import partial
@@ -43,6 +44,8 @@ class WorkerProcess:
         self._entry = worker_entry(settings)
         self._load = partial(load_entry, engine=engine_of(settings))
         self._worker: Worker | None = None
+        self._began_s = time.monotonic()
+        self._load_s = 0.0
         self._refused = ""
         """Why the model cannot be served; "" while it can."""
         self._stopping = threading.Event()
@@ -180,8 +183,11 @@ class WorkerProcess:
     def _prepare(self, candidate: Candidate, beside: bool) -> Runner:
         """Load and warm a model, ``beside`` another one that serves meanwhile."""
         log.info("loading the model", extra={"fields": {"model": candidate.entry.network}})
+        model = self._load(candidate.entry)
+        if self._worker is None:
+            self._load_s = time.monotonic() - self._began_s
         runner = Runner(
-            self._load(candidate.entry),
+            model,
             self._settings.batch_size,
             name=self._entry.name,
             version=candidate.version,
@@ -207,6 +213,7 @@ class WorkerProcess:
             host=host,
             batch_delay_s=self._settings.batch_delay_ms / 1000,
             shutdown_s=self._settings.shutdown_s,
+            load_s=self._load_s,
         )
 
     def _meet_redis(self, consumer: Consumer) -> None:
