@@ -83,6 +83,8 @@ class BestCase:
     """Those of other rules that start with the same pods, for which a bound is wanted too."""
     has_window: bool = False
     """Whether the scale-down window of the policy holds."""
+    most_steps: int = HELD_STEPS
+    """So many steps at most with the window, and in the linear program."""
 
     @property
     def title(self) -> str:
@@ -133,7 +135,7 @@ class _Search:
         self._case = case
         self._requests = case.trace.requests(case.seed)
         self._window_s = case.conditions.policy.scale_down_window_s if case.has_window else 0.0
-        self._held_step_s = _step_s(case.trace, HELD_STEP_S, HELD_STEPS)
+        self._held_step_s = _step_s(case.trace, HELD_STEP_S, case.most_steps)
         self._step_s = self._held_step_s if case.has_window else _step_s(case.trace, STEP_S, STEPS)
 
     @cached_property

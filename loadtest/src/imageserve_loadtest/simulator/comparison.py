@@ -58,11 +58,13 @@ class Rule:
         return _SCALERS[self.kind](conditions, self.number)
 
 
+NO_FORESIGHT = "no-foresight"
 IMAGESERVE, KEDA_LIST, KEDA_SUM, FIXED = "imageserve", "keda-list", "keda-sum", "fixed"
 UTILIZATION = "utilization"
 
 _NAMES = {
     IMAGESERVE: "imageserve",
+    NO_FORESIGHT: "imageserve, foresight off",
     UTILIZATION: "imageserve, targetUtilization {:g}",
     KEDA_LIST: "KEDA, list, {:g}",
     KEDA_SUM: "KEDA, list + in flight, {:g}",
@@ -71,6 +73,7 @@ _NAMES = {
 
 _SCALERS: dict[str, Callable[[Conditions, float], Scaler]] = {
     IMAGESERVE: lambda conditions, _: conditions.imageserve(),
+    NO_FORESIGHT: lambda conditions, _: Imageserve(replace(conditions.policy, foresight="off")),
     UTILIZATION: lambda conditions, n: conditions.imageserve(n),
     KEDA_LIST: lambda conditions, n: conditions.keda(int(n), count_in_flight=False),
     KEDA_SUM: lambda conditions, n: conditions.keda(int(n), count_in_flight=True),

@@ -36,6 +36,7 @@ from imageserve_loadtest.simulator.comparison_report import (
 from imageserve_loadtest.simulator.scalers import BucketMs
 from imageserve_loadtest.simulator.simulation import Setting
 from imageserve_loadtest.simulator.trace import read_trace, shipped_traces
+from imageserve_loadtest.simulator.week_report import week_parts
 
 BUCKET_MS = {1: 100.0, 2: 140.0, 4: 220.0, 8: 380.0, 12: 540.0, 16: 700.0, 24: 1020.0, 32: 1340.0}
 """60 ms plus 40 ms per picture, 24 pictures a second: a large network on a CPU."""
@@ -62,8 +63,12 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     rules = _rules(conditions, options, tried)
     results = compare(conditions, traces, rules, options.seed, progress)
     bests = foresee(conditions, results, options.seed, progress) if options.clairvoyant else {}
+    parts = [*_parts(results, bests, conditions, (tried, rules))]
+    if options.weeks:
+        keda = next(rule for rule in rules if rule.kind == KEDA_SUM)
+        parts += week_parts(conditions, keda, options.seed, progress, is_judged=options.clairvoyant)
     progress("")
-    text = "\n\n".join(_parts(results, bests, conditions, (tried, rules)))
+    text = "\n\n".join(parts)
     print(text)
     if options.plot is not None:
         _write(options.plot, draw(results))
@@ -87,6 +92,9 @@ def _parser() -> argparse.ArgumentParser:
         "cheapest that answer 95 %% in time on 'day', or on the first trace")  # fmt: skip
     add("--clairvoyant", action="store_true", help="also how few replica-hours would "
         "do if the whole load were known: a lower bound, and the best schedule found")  # fmt: skip
+    add("--weeks", action="store_true", help="also three traces of seven days, with and without "
+        "the memory of the week, and with --clairvoyant one of the days beside the best possible "
+        "(ten minutes of one core)")  # fmt: skip
     add("--list-length", type=int, metavar="N", help="KEDA's listLength for list + in flight")
     add("--fleet", type=int, metavar="N", help="pods of the fixed fleet")
     add("--plot", type=Path, metavar="FILE.svg", help="draw load and pods")

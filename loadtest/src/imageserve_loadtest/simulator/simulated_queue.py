@@ -2,6 +2,9 @@
 
 from array import array
 from bisect import bisect_left
+from collections import Counter
+
+STEP_S = 300.0
 
 Batch = list[float]
 """Jobs, each represented by its arrival in seconds, oldest first."""
@@ -18,6 +21,8 @@ class SimulatedQueue:
         self.accepted = 0
         self.rejected = 0
         self.in_time = 0
+        self.in_time_by_step: Counter[int] = Counter()
+        """The same by the five minutes in which the newest of their batch arrived."""
         self.waits_s = array("d")
         """Of answered jobs: from arrival to the start of their batch."""
         self._queue: list[float] = []
@@ -82,7 +87,9 @@ class SimulatedQueue:
     def finish(self, now_s: float, batch: Batch) -> None:
         """Acknowledge a batch."""
         self.in_flight -= len(batch)
-        self.in_time += len(batch) - bisect_left(batch, now_s - self.timeout_s)
+        in_time = len(batch) - bisect_left(batch, now_s - self.timeout_s)
+        self.in_time += in_time
+        self.in_time_by_step[int(batch[-1] // STEP_S)] += in_time
 
     def give_back(self, batch: Batch) -> None:
         """Return jobs that were not started to the head of the queue."""

@@ -3,7 +3,7 @@
 import heapq
 import math
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import count, pairwise
@@ -34,6 +34,8 @@ class Outcome:
     """``(second, pods)``: each change of the wanted number."""
     waiting: tuple[tuple[float, int], ...]
     """``(second, jobs)``: jobs that waited, every ``SAMPLE_S``."""
+    in_time_by_step: Mapping[int, int] = field(default_factory=dict)
+    """Of each five minutes."""
 
     @property
     def in_time_share(self) -> float:
@@ -72,6 +74,7 @@ class Timeline:
             zero_s=length_s - _integral([(s, min(n, 1)) for s, n in self._pods], length_s),
             replicas=tuple(self._replicas),
             waiting=tuple(self._waiting),
+            in_time_by_step=queue.in_time_by_step,
         )
 
 

@@ -5,13 +5,16 @@ They are drawn from random numbers with a fixed seed: as files they would be lar
 
 import math
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 
+from imageserve_loadtest.simulator.simulated_queue import STEP_S
 from imageserve_loadtest.simulator.trace import Trace
 
 DAYS = 7
 DAY_S = 86_400
 SEED = 7
+
+JOBS = "week-jobs"
 
 BASE, BURST = 2.0, 200.0
 """Requests a second: usually, and for a minute of every hour, a hundred times as many."""
@@ -30,7 +33,7 @@ Rows = list[tuple[float, float]]
 def weeks(scale: float = 1.0) -> list[Trace]:
     """Return the traces of seven days, with ``scale`` times the usual load."""
     kinds: dict[str, Callable[[random.Random], Rows]] = {
-        "week-jobs": _jobs,
+        JOBS: _jobs,
         "week-walk": _walk,
         "week-noise": _noise,
     }
@@ -79,9 +82,20 @@ def _noise(random_: random.Random) -> Rows:
 
 def days(trace: Trace) -> Iterator[Trace]:
     """Return each day of a trace as one of its own."""
+    rows = list(zip(trace.seconds, trace.rates, strict=True))
     for start in range(0, int(trace.length_s), DAY_S):
-        rows = list(zip(trace.seconds, trace.rates, strict=True))
         first = [rate for second, rate in rows if second <= start][-1]
         inside = [(s - start, rate) for s, rate in rows if start < s < start + DAY_S]
         seconds, rates = zip((0.0, first), *inside, (float(DAY_S), 0.0), strict=True)
         yield Trace(f"{trace.name}, day {start // DAY_S + 1}", seconds, rates)
+
+
+def third_bursts() -> Collection[int]:
+    """Return the steps of five minutes that have a burst of the job, from the third one on."""
+    return {int((hour * 3600 + BURST_AT_S) // STEP_S) for hour in range(2, DAYS * 24)}
+
+
+def third_lunches() -> Collection[int]:
+    """Return the steps of the lunches, from the third one on."""
+    first, last = int(LUNCH_AT_S // STEP_S) - 1, int((LUNCH_AT_S + LUNCH_S) // STEP_S)
+    return {int(day * DAY_S // STEP_S) + n for day in range(2, DAYS) for n in range(first, last)}
