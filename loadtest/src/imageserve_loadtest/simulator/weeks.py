@@ -5,7 +5,7 @@ They are drawn from random numbers with a fixed seed: as files they would be lar
 
 import math
 import random
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 
 from imageserve_loadtest.simulator.simulated_queue import STEP_S
 from imageserve_loadtest.simulator.trace import Trace
@@ -90,12 +90,12 @@ def days(trace: Trace) -> Iterator[Trace]:
         yield Trace(f"{trace.name}, day {start // DAY_S + 1}", seconds, rates)
 
 
-def third_bursts() -> Collection[int]:
+def third_bursts() -> set[int]:
     """Return the steps of five minutes that have a burst of the job, from the third one on."""
     return {int((hour * 3600 + BURST_AT_S) // STEP_S) for hour in range(2, DAYS * 24)}
 
 
-def third_lunches() -> Collection[int]:
+def third_lunches() -> set[int]:
     """Return the steps of the lunches, from the third one on."""
     first, last = int(LUNCH_AT_S // STEP_S) - 1, int((LUNCH_AT_S + LUNCH_S) // STEP_S)
     return {int(day * DAY_S // STEP_S) + n for day in range(2, DAYS) for n in range(first, last)}
