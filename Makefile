@@ -16,7 +16,7 @@ python:
 	@test -n "$(PYTHON)" || { echo "imageserve needs Python 3.11 or 3.12. Install one, or set it: make PYTHON=/path/to/python"; exit 1; }
 
 # One stamp per lock: an environment is made again only when its lock has changed.
-$(VENV)/local.stamp: locks/local.txt pyproject.toml loadtest/pyproject.toml | python
+$(VENV)/local.stamp: locks/local.txt pyproject.toml loadtest/pyproject.toml $(wildcard src/imageserve/grpc_server/*.proto) | python
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV) || { echo "cannot make a virtual environment (Debian, Ubuntu: apt install python3-venv)"; exit 1; }
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/local.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --editable . --editable ./loadtest
@@ -134,7 +134,7 @@ UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --g
 NOT_OURS = --no-emit-package imageserve
 
 lock: $(VENV)/dev.stamp  ## write the lock files with hashes (UPGRADE=--upgrade for newer versions)
-	$(UV_COMPILE) --extra web --extra client --output-file locks/web.txt
+	$(UV_COMPILE) --extra web --extra grpc --extra client --output-file locks/web.txt
 	$(UV_COMPILE) --extra worker --extra fetch --output-file locks/worker.txt
 	$(UV_COMPILE) --extra onnx --extra fetch --output-file locks/worker-onnx.txt
 	$(UV_COMPILE) --extra autoscaler --output-file locks/autoscaler.txt

@@ -58,6 +58,7 @@ ALL_ON: dict[str, Any] = {
     "apiKeys": {"enabled": True, "keys": KEYS},
     "web": {
         "corsOrigins": ["https://app.test", "http://localhost:3000"],
+        "grpc": {"enabled": True, "port": 9001},
         "autoscaling": {"enabled": True, "behavior": {"scaleDown": {"selectPolicy": "Min"}}},
         "image": {"digest": DIGEST, "pullPolicy": "Always"},
         "service": {
@@ -475,6 +476,7 @@ SITUATIONS = (
     ),
     Situation("monitors", (MONITORS, PASSWORD)),
     Situation("web autoscaling", ({"web": {"autoscaling": ON}}, PASSWORD)),
+    Situation("gRPC", ({"web": {"grpc": ON, "autoscaling": ON}, **MONITORS}, PASSWORD)),
     Situation(
         "a port on the nodes",
         ({"web": {"service": {"type": "NodePort", "nodePort": 30080}}}, PASSWORD),

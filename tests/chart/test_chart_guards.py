@@ -257,6 +257,22 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
         web(autoscaling={"enabled": True}, resources={"requests": {"cpu": None}}),
         "web.autoscaling needs web.resources.requests.cpu",
     ),
+    (
+        web(grpc={"enabled": True, "resources": {"limits": {"memory": "1000Mi"}}}),
+        "web.grpc.resources.limits.memory must be at least 1024 Mi",
+    ),
+    (web(grpc={"enabled": True, "port": 80}), "web.grpc.port must be another port"),
+    (
+        web(grpc={"enabled": True, "nodePort": 30081}),
+        "web.grpc.nodePort needs web.service.type NodePort or LoadBalancer",
+    ),
+    (
+        web(
+            grpc={"enabled": True, "resources": {"requests": {"cpu": None}}},
+            autoscaling={"enabled": True},
+        ),
+        "web.autoscaling needs web.grpc.resources.requests.cpu",
+    ),
     (web(service={"nodePort": 30080}), "web.service.nodePort needs a Service of type NodePort"),
     (
         web(service={"extraSpec": {"selector": {}}}),

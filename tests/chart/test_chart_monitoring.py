@@ -122,7 +122,7 @@ def test_the_label_of_the_release_is_put_on_every_sample(helm4: Helm) -> None:
     (services,), pods = of_kind(objects, "ServiceMonitor"), of_kind(objects, "PodMonitor")
 
     assert services["spec"]["targetLabels"] == ["app.kubernetes.io/instance"]
-    assert len(pods) == 2, "model and autoscaler"
+    assert len(pods) == 3, "model, autoscaler and the gRPC of web pods"
     for each in pods:
         assert each["spec"]["podTargetLabels"] == ["app.kubernetes.io/instance"]
 

@@ -139,6 +139,21 @@ def test_a_web_pod_may_finish_everything_before_it_is_killed(helm4: Helm, values
 
 
 @pytest.mark.parametrize("values", TIMES)
+def test_the_grpc_of_a_web_pod_may_finish_everything_too(helm4: Helm, values: Any) -> None:
+    objects = helm4.render({"web": {"grpc": {"enabled": True}}}, values, PASSWORD)
+    ((pod, container),) = programs(objects, "grpc")
+    settings = _settings(container)
+
+    # It drains by itself after SIGTERM; see grpc_server/process.py.
+    assert "lifecycle" not in container
+    needed = settings.drain_s + settings.request_timeout_s + settings.upload_timeout_s
+    assert pod.spec["terminationGracePeriodSeconds"] > needed
+    probe = container["readinessProbe"]
+    assert probe["grpc"] == {"port": settings.grpc_port}
+    assert settings.drain_s > probe["periodSeconds"] * probe["failureThreshold"]
+
+
+@pytest.mark.parametrize("values", TIMES)
 def test_a_worker_may_finish_its_batch_before_it_is_killed(helm4: Helm, values: Any) -> None:
     objects = helm4.render(values, PASSWORD)
 
@@ -199,9 +214,10 @@ def test_probes_are_patient(helm4: Helm, situation: Situation) -> None:
 
 def test_liveness_does_not_ask_redis(helm4: Helm) -> None:
     """An outage of Redis must not restart every pod."""
-    for _, container in programs(helm4.render(PASSWORD)):
+    for _, container in programs(helm4.render({"web": {"grpc": {"enabled": True}}}, PASSWORD)):
         assert container["livenessProbe"]["httpGet"]["path"] == "/healthz"
-        assert container["readinessProbe"]["httpGet"]["path"] == "/readyz"
+        ready = container["readinessProbe"]
+        assert "grpc" in ready or ready["httpGet"]["path"] == "/readyz"
 
 
 def test_the_probes_of_a_web_pod_have_a_port_that_no_client_reaches(helm4: Helm) -> None:
@@ -233,6 +249,7 @@ def test_every_path_that_is_asked_is_one_that_is_answered(
     objects = situation.render(helm4)
     by = {
         "web": answered_by("web"),
+        "grpc": answered_by("grpc_server"),
         "worker": answered_by("worker"),
         "autoscaler": answered_by("autoscaler"),
     }
@@ -240,10 +257,11 @@ def test_every_path_that_is_asked_is_one_that_is_answered(
     for program, answered in by.items():
         for _, container in programs(objects, program):
             probes = [container[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness")]
-            assert {probe["httpGet"]["path"] for probe in probes} <= answered
+            asked = {probe["httpGet"]["path"] for probe in probes if "grpc" not in probe}
+            assert asked <= answered
     for monitor in of_kind(objects, "PodMonitor"):
         asked = {e["path"] for e in monitor["spec"]["podMetricsEndpoints"]}
-        assert asked <= by["worker"] & by["autoscaler"]
+        assert asked <= by["worker"] & by["autoscaler"] & by["grpc"]
     for monitor in of_kind(objects, "ServiceMonitor"):
         assert {e["path"] for e in monitor["spec"]["endpoints"]} <= by["web"]
 

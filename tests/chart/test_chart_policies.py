@@ -73,6 +73,23 @@ def test_the_web_port_can_be_kept_to_the_pods_of_the_cluster(helm4: Helm) -> Non
         assert not release.may(INTERNET, web, 8000)
 
 
+GRPC = [each for each in HERE if each.name in ("gRPC", "all-on")]
+
+
+@each_situation(GRPC)
+def test_clients_reach_grpc_and_prometheus_its_metrics(release: Release) -> None:
+    for web in release.all("web"):
+        assert all(release.may(source, web, 8002) for source in (INTERNET, NEIGHBOUR, CONTROLLER))
+        assert release.may(PROMETHEUS, web, 9100)
+
+
+def test_without_grpc_its_ports_are_closed(helm4: Helm) -> None:
+    release = Release(helm4.render(namespace=NS))
+
+    for web in release.all("web"):
+        assert not any(release.may(PROMETHEUS, web, port) for port in (8002, 9100))
+
+
 @each_situation(HERE)
 def test_prometheus_reads_every_metric(release: Release) -> None:
     assert all(release.may(PROMETHEUS, web, 8000) for web in release.all("web"))

@@ -110,6 +110,10 @@ def test_the_programs_can_use_every_value(
 
     has_autoscaler = any("autoscaler" in title(each) for each in of_kind(objects, "Deployment"))
     expected = {*SERVING, "autoscaler"} if has_autoscaler else set(SERVING)
+    if any(
+        port["name"] == "grpc" for s in of_kind(objects, "Service") for port in s["spec"]["ports"]
+    ):
+        expected |= {"grpc"}
     if any("redis-check" in title(each) for each in of_kind(objects, "Job")):
         expected |= {"queue"}
     assert {container["args"][0] for _, container in found} == expected

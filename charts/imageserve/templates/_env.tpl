@@ -108,6 +108,15 @@
 {{- end }}
 {{- end -}}
 
+{{/* Of the container that serves gRPC: what it shares with the web server, and its own ports. */}}
+{{- define "imageserve.grpcEnv" -}}
+{{ include "imageserve.webEnv" . }}
+- name: GRPC_PORT
+  value: "8002"
+- name: METRICS_PORT
+  value: "9100"
+{{- end -}}
+
 {{/* (list . $model) */}}
 {{- define "imageserve.modelEnv" -}}
 {{- $model := index . 1 -}}

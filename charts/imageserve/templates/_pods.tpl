@@ -105,6 +105,57 @@ One volume with the models file or the scaling file, the API keys and the certif
   mountPath: /tmp
 {{- end -}}
 
+{{/* The container that serves the Open Inference Protocol over gRPC, in each web pod. */}}
+{{- define "imageserve.grpcContainer" -}}
+{{- $web := .Values.web -}}
+- name: grpc
+  image: {{ include "imageserve.ownImage" (list . $web.image) | quote }}
+  imagePullPolicy: {{ default .Values.image.pullPolicy $web.image.pullPolicy }}
+  args: [grpc]
+  env:
+    {{- include "imageserve.grpcEnv" . | nindent 4 }}
+    {{- with $web.extraEnv }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  ports:
+    - name: grpc
+      containerPort: 8002
+      protocol: TCP
+    - name: metrics
+      containerPort: 9100
+      protocol: TCP
+  startupProbe:
+    httpGet:
+      path: /healthz
+      port: metrics
+    periodSeconds: 2
+    timeoutSeconds: 3
+    failureThreshold: {{ divf $web.startup.timeoutSeconds 2 | ceil | int64 }}
+  livenessProbe:
+    httpGet:
+      path: /healthz
+      port: metrics
+    periodSeconds: 10
+    timeoutSeconds: 5
+    failureThreshold: 6
+  # The protocol's own health service, at the door of the clients.
+  readinessProbe:
+    grpc:
+      port: 8002
+    periodSeconds: 3
+    timeoutSeconds: 3
+    failureThreshold: 2
+  resources:
+    {{- toYaml $web.grpc.resources | nindent 4 }}
+  securityContext:
+    {{- toYaml $web.securityContext | nindent 4 }}
+  volumeMounts:
+    {{- include "imageserve.webMounts" . | nindent 4 }}
+    {{- with $web.extraVolumeMounts }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+{{- end -}}
+
 {{/* (list . $model) */}}
 {{- define "imageserve.modelVolumes" -}}
 {{- $model := index . 1 -}}

@@ -144,6 +144,12 @@ first, the others follow by name.
 {{- addf .shutdownSeconds 15 | ceil | int64 -}}
 {{- end -}}
 
+{{/* "true" if web pods serve gRPC too. */}}
+{{- define "imageserve.hasGrpc" -}}
+{{- include "imageserve.needed" .Values.web.grpc -}}
+{{- if .Values.web.grpc.enabled -}}true{{- end -}}
+{{- end -}}
+
 {{/* The memory limit in bytes; 0 if there is none. */}}
 {{- define "imageserve.memoryLimit" -}}
 {{- include "imageserve.bytes" (default 0 (dig "limits" "memory" 0 .)) -}}

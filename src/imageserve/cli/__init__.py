@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 COMMANDS = {
     "run": "start everything on this machine: Redis, web server, workers",
     "web": "start the web server (gunicorn)",
+    "grpc": "start a server of the Open Inference Protocol over gRPC",
     "worker": "start one model worker",
     "autoscaler": "keep as many pods of each model as its queue needs",
     "classify": "send pictures to a running server and print their labels",
@@ -30,7 +31,7 @@ COMMANDS = {
     "drain": "prepare the web server on this machine for its end (preStop hook)",
     "settings": "print every setting, its default and its meaning",
 }
-SERVICES = ("web", "worker", "autoscaler")
+SERVICES = ("web", "grpc", "worker", "autoscaler")
 
 
 def _command(name: str) -> Command:  # noqa: C901 - a flat list
@@ -40,6 +41,8 @@ def _command(name: str) -> Command:  # noqa: C901 - a flat list
             from imageserve.cli.run import main as command
         case "web":
             from imageserve.cli.web import main as command
+        case "grpc":
+            from imageserve.cli.grpc import main as command
         case "worker":
             from imageserve.cli.worker import main as command
         case "autoscaler":

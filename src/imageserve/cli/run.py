@@ -38,6 +38,9 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     )
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="per model (default 1)")
     parser.add_argument("--port", type=int, help="port of the web server (default WEB_PORT, 8000)")
+    parser.add_argument(
+        "--grpc", type=int, metavar="PORT", help="serve the Open Inference Protocol over gRPC too"
+    )
     parser.add_argument("--host", default="127.0.0.1", help="its address (default 127.0.0.1)")
     options = parser.parse_args(arguments)
     if options.workers < 1:
@@ -45,8 +48,9 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     settings = Settings.from_env(environ)
     setup_logging(settings.log_level, "text")
     port = options.port or settings.web_port
-    if free_port(port) != port:
-        raise SettingsError(f"port {port} is in use; choose another with --port")
+    for option, wanted in (("--port", port), ("--grpc", options.grpc)):
+        if wanted and free_port(wanted) != wanted:
+            raise SettingsError(f"port {wanted} is in use; choose another with {option}")
     with tempfile.TemporaryDirectory(prefix="imageserve-") as directory:
         local = dict(environ)
         local.setdefault("LOG_FORMAT", "text")
@@ -54,6 +58,10 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         children = [*_redis(local, directory), *_workers(local, settings, options.workers)]
         web_stops_within_s = settings.request_timeout_s + settings.upload_timeout_s + STOP_EXTRA_S
         children.append(Child("web", _imageserve("web"), local, web_stops_within_s))
+        if options.grpc:
+            own = {"GRPC_PORT": str(options.grpc), "METRICS_PORT": "0", "DRAIN_S": "0"}
+            grpc = Child("grpc", _imageserve("grpc"), {**local, **own}, web_stops_within_s)
+            children.append(grpc)
         announced = (port, local["REDIS_URL"], settings.image_queue)
         threading.Thread(target=_announce, args=announced, daemon=True).start()
         Supervisor(children).run()

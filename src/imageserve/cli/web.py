@@ -44,12 +44,14 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         WebServer(settings).run()
         return 0
     read_api_keys(settings.api_keys_file)
-    _refuse_early(settings)
-    _restart_prepared(settings, environ)
+    refuse_early(settings)
+    metrics_dir = create_metrics_dir(run_dir(settings))
+    # prometheus_client needs a directory that all web processes share.
+    restart_prepared("web", {**environ, "PROMETHEUS_MULTIPROC_DIR": str(metrics_dir)})
     return 0
 
 
-def _refuse_early(settings: Settings) -> None:
+def refuse_early(settings: Settings) -> None:
     """End here, with a message, where Redis forbids what is needed.
 
     Anything else is left to the web processes, which keep trying: /readyz tells. So is what a slow
@@ -67,19 +69,18 @@ def _refuse_early(settings: Settings) -> None:
             return
 
 
-def _restart_prepared(settings: Settings, environ: Mapping[str, str]) -> None:
-    """Start this command again, with variables that are read only when a process starts.
+def restart_prepared(command: str, environ: Mapping[str, str]) -> None:
+    """Start a command again, with variables that are read only when a process starts.
 
-    prometheus_client needs a directory that all web processes share. With these limits glibc frees
-    decoded pictures above 1 MiB at once (it would raise this limit by itself, and keep hundreds of
-    MB after a large one), and keeps 16 MiB of the rest (to take it again costs page faults).
+    With these limits glibc frees decoded pictures above 1 MiB at once (it would raise this limit by
+    itself, and keep hundreds of MB after a large one), and keeps 16 MiB of the rest (to take it
+    again costs page faults).
     """
-    metrics_dir = create_metrics_dir(run_dir(settings))
     limits = {"MALLOC_MMAP_THRESHOLD_": str(2**20), "MALLOC_TRIM_THRESHOLD_": str(2**24)}
     os.execvpe(  # noqa: S606 - our own interpreter
         sys.executable,
-        [sys.executable, "-m", "imageserve", "web", "--prepared"],
-        {**limits, **environ, "PROMETHEUS_MULTIPROC_DIR": str(metrics_dir)},
+        [sys.executable, "-m", "imageserve", command, "--prepared"],
+        {**limits, **environ},
     )
 
 

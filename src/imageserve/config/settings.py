@@ -237,6 +237,12 @@ class Settings:
         "Port on which the web server answers `/healthz` and `/readyz` whatever its load is; 0 "
         "switches it off. They are on `WEB_PORT` too.",
     )
+    grpc_port: int = setting(
+        8001,
+        whole(1, 65_535),
+        "Port of `imageserve grpc`, which serves the Open Inference Protocol over gRPC. It has the "
+        "limits of one web process.",
+    )
     web_processes: int = setting(2, whole(1, 256), "Processes of the web server.")
     web_slots: int = setting(
         256,
@@ -259,7 +265,8 @@ class Settings:
     drain_s: float = setting(
         5.0,
         number(0, 600),
-        "How long `imageserve drain` keeps serving, so that load balancers notice.",
+        "How long `imageserve drain`, and `imageserve grpc` after SIGTERM, keep serving, so that "
+        "load balancers notice.",
     )
     api_keys_file: str | None = setting(
         None,
@@ -285,8 +292,8 @@ class Settings:
     metrics_port: int = setting(
         9100,
         whole(0, 65_535),
-        "Port for `/startupz`, `/healthz`, `/readyz` and `/metrics` of a worker and of the "
-        "autoscaler; 0 switches it off. The web server has its own ports.",
+        "Port for `/startupz`, `/healthz`, `/readyz` and `/metrics` of a worker, of the autoscaler "
+        "and of `imageserve grpc`; 0 switches it off. The web server has its own ports.",
     )
     scaling_file: str | None = setting(
         None,

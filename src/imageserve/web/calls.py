@@ -119,15 +119,19 @@ def gone_reply(call: Call) -> Reply:
     return reply_of(b"", JSON, 499)  # nginx uses the same number.
 
 
-def bug_reply(log: logging.Logger, error: Exception, call: Call) -> Reply:
-    """Log an error that nobody expected, and return its answer."""
+def bug_error(log: logging.Logger, error: Exception, call: Call) -> RequestError:
+    """Log an error that nobody expected, and return what its client is told."""
     log.critical(
         "bug while answering a request",
         exc_info=error,
         extra={"fields": {"request_id": call.request_id}},
     )
-    message = "the server has failed; the request id finds it in its log"
-    return error_reply(RequestError(message), call)
+    return RequestError("the server has failed; the request id finds it in its log")
+
+
+def bug_reply(log: logging.Logger, error: Exception, call: Call) -> Reply:
+    """Log an error that nobody expected, and return its answer."""
+    return error_reply(bug_error(log, error, call), call)
 
 
 def json_reply(text: str, status: int = 200) -> Reply:

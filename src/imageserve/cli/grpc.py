@@ -1,0 +1,39 @@
+"""``imageserve grpc``: checks the settings and Redis, then serves gRPC in this process."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+
+from imageserve.cli.web import refuse_early, restart_prepared
+from imageserve.config.settings import Settings
+from imageserve.errors import ImageserveError
+from imageserve.logger import setup_logging
+from imageserve.web.api_keys import read_api_keys
+
+
+def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Serve gRPC until SIGTERM. The process id stays the same."""
+    parser = argparse.ArgumentParser(
+        prog="imageserve grpc",
+        description="Serve the Open Inference Protocol over gRPC: read pictures, queue them, wait "
+        "for the workers, answer. Stops on SIGTERM: tells health checks, serves on for DRAIN_S, "
+        "and answers the requests in progress.",
+        epilog="Settings come from the environment: GRPC_PORT, REDIS_URL, METRICS_PORT, those of "
+        "the web server ... 'imageserve settings' lists them.",
+    )
+    parser.add_argument("--prepared", action="store_true", help=argparse.SUPPRESS)
+    options = parser.parse_args(arguments)
+    settings = Settings.from_env(environ)
+    setup_logging(settings.log_level, settings.log_format)
+    try:
+        from imageserve.grpc_server.process import GrpcProcess
+    except ModuleNotFoundError as error:
+        raise ImageserveError(
+            f"{error.name} is not installed; install it with: pip install 'imageserve[web,grpc]'"
+        ) from error
+    if options.prepared:
+        GrpcProcess(settings).run()
+    read_api_keys(settings.api_keys_file)
+    refuse_early(settings)
+    # One process with many threads: few arenas, or each thread keeps memory of its own.
+    restart_prepared("grpc", {"MALLOC_ARENA_MAX": "2", **environ})
+    return 0
