@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.redis_server import eventually, free_port
 from tests.system.client import Client
 from tests.system.stack import START_S, Program, Stack
@@ -97,6 +98,13 @@ class Caller:
         return self.call("ModelInfer", infer_request(*pictures, **fields), timeout)
 
 
+def health_of(caller: Caller, service: str = "") -> str:
+    """Return what the health service says of the server, or of one service."""
+    check = health_pb2_grpc.HealthStub(caller.channel).Check
+    states = health_pb2.HealthCheckResponse.ServingStatus
+    return str(states.Name(check(health_pb2.HealthCheckRequest(service=service)).status))
+
+
 @contextmanager
 def serving(stack: Stack, **env: str) -> Iterator[tuple[Program, Caller]]:
     """Start `imageserve grpc` beside a stack, and wait until it is ready."""
@@ -111,6 +119,7 @@ def serving(stack: Stack, **env: str) -> Iterator[tuple[Program, Caller]]:
 
     eventually(ready, "the gRPC server is ready", START_S)
     caller = Caller(port)
+    eventually(lambda: health_of(caller) == "SERVING", "it says so", START_S)
     try:
         yield program, caller
     finally:

@@ -5,9 +5,10 @@ import math
 import signal
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -19,6 +20,7 @@ from tests.system.grpc_client import (
     Caller,
     Refused,
     classes_of,
+    health_of,
     infer_request,
     labels_of,
     serving,
@@ -30,18 +32,16 @@ from imageserve.grpc_server.messages import SERVICE, methods
 
 KEY, SLOW_KEY = "a-key-of-sixteen-signs", "a-key-of-the-background"
 SLOTS = 24
+STAND_IN_MS = "stand-in:image_ms=0,batch_ms"
 
 
 @pytest.fixture(scope="module")
 def shared(
     tmp_path_factory: pytest.TempPathFactory, redis_program: str
 ) -> Iterator[tuple[Stack, Program, Caller]]:
-    """A stack that no test of this module breaks, and a server with few slots and API keys."""
+    """A stack that no test of this module breaks, and a server with few slots."""
     directory = tmp_path_factory.mktemp("grpc")
-    keys = directory / "keys"
-    keys.write_text(f"{KEY}\n{SLOW_KEY} priority=background\n")
-    env = {"WEB_PROCESSES": "1", "REQUEST_TIMEOUT_S": "20", "MAX_IMAGES": "4"}
-    with running(directory, redis_program, **env) as stack:
+    with running(directory, redis_program, WEB_PROCESSES="1", MAX_IMAGES="4") as stack:
         own = {"WEB_SLOTS": str(SLOTS), "UPLOAD_TIMEOUT_S": "1", "MAX_BODY_BYTES": "2MiB"}
         with serving(stack, **own, MAX_IMAGE_BYTES="1MiB") as (program, caller):
             yield stack, program, caller
@@ -126,13 +126,8 @@ def test_what_is_served(stack: Stack, caller: Caller) -> None:
     assert (refused.value.status, refused.value.code) == ("NOT_FOUND", "unknown_model")
 
 
-def test_health_checks_of_kubernetes_and_the_probes(stack: Stack, caller: Caller) -> None:
-    health = HealthStub(caller.channel)  # type: ignore[no-untyped-call]
-
-    for service in ("", SERVICE):
-        assert health.Check(HealthCheckRequest(service=service)).status == (
-            HealthCheckResponse.SERVING
-        )
+def test_health_checks_of_kubernetes(caller: Caller) -> None:
+    assert [health_of(caller, service) for service in ("", SERVICE)] == ["SERVING"] * 2
 
 
 # -- errors ---------------------------------------------------------------------------------------
@@ -177,17 +172,18 @@ def test_what_is_no_message_is_refused_and_never_a_failure(server: Program, call
     unknown = caller.channel.unary_unary(f"/{SERVICE}/RepositoryIndex")
     statuses = []
 
-    for call in (
+    calls: list[Callable[[], object]] = [
         lambda: garbage(b"\xff\xff\xff garbage"),
         lambda: nothing(iter([])),
         lambda: unknown(b""),
         lambda: garbage(bytes(2**21 + 1)),
         # It would become large.
         lambda: garbage(bytes(2**20), compression=grpc.Compression.Gzip),
-    ):
+    ]
+    for call in calls:
         with pytest.raises(grpc.RpcError) as refused:
             call()
-        statuses.append(refused.value.code().name)  # type: ignore[attr-defined]
+        statuses.append(refused.value.code().name)
 
     assert statuses == [
         "INVALID_ARGUMENT",
@@ -209,8 +205,8 @@ def test_a_message_that_does_not_come_is_not_waited_for(caller: Caller) -> None:
     with pytest.raises(grpc.RpcError) as refused:
         call(silence(), timeout=10)
 
-    assert refused.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED  # type: ignore[attr-defined]
-    assert "did not arrive within 1 seconds" in refused.value.details()  # type: ignore[attr-defined]
+    assert refused.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert "did not arrive within 1 seconds" in refused.value.details()
 
 
 # -- deadlines, hang-ups, slots -------------------------------------------------------------------
@@ -295,23 +291,12 @@ def test_keys_are_asked_for_and_their_priority_counts(stack: Stack, tmp_path: Pa
         assert caller.call("ServerLive").live
 
 
-def test_a_picture_outlives_the_worker_that_had_it(stack: Stack, caller: Caller) -> None:
-    pictures = samples(8, first=20)
-    victim = stack.start_worker(MODEL="stand-in:batch_ms=1500,image_ms=0,size=64", wait=True)
-    with ThreadPoolExecutor(8) as threads:
-        answers = [threads.submit(caller.infer, each.data, timeout=20) for each in pictures]
-        stack.wait_for(stack.leased, "a worker has some")
-        victim.kill()
-        found = [labels_of(each.result()) for each in answers]
-
-    assert found == [[each.label] for each in pictures]
-
-
 def test_a_drain_loses_nothing(stack: Stack) -> None:
     pictures = samples(6, first=30)
     statuses: list[str] = []
+    failed: list[str] = []
 
-    async def client(port_of: Caller, program: Program, target: str) -> None:
+    async def client(program: Program, target: str) -> None:
         channel = grpc.aio.insecure_channel(target, [("grpc.use_local_subchannel_pool", 1)])
         messages = methods()["ModelInfer"]
         infer = channel.unary_unary(
@@ -324,35 +309,47 @@ def test_a_drain_loses_nothing(stack: Stack) -> None:
                 try:
                     response = await infer(infer_request(each.data), timeout=20)
                 except grpc.aio.AioRpcError as error:
-                    if program.alive or "failed to connect" not in str(error.details()):
-                        statuses.append(f"{error.code().name}: {error.details()}")
+                    failed.append(f"{error.code().name}: {error.details()}")
                     break
                 statuses.append("ok" if labels_of(response) == [each.label] else "wrong")
         await channel.close()
 
-    async def all_clients(program: Program, caller: Caller, target: str) -> None:
-        clients = [asyncio.create_task(client(caller, program, target)) for _ in range(8)]
+    async def all_clients(program: Program, target: str) -> None:
+        clients = [asyncio.create_task(client(program, target)) for _ in range(8)]
         await asyncio.sleep(0.5)
         program.send(signal.SIGTERM)
         await asyncio.gather(*clients)
 
     with serving(stack) as (program, caller):
-        watching = HealthStub(caller.channel).Watch(HealthCheckRequest())  # type: ignore[no-untyped-call]
+        health: Any = HealthStub
+        watching = health(caller.channel).Watch(HealthCheckRequest())
         assert next(watching).status == HealthCheckResponse.SERVING
-        asyncio.run(all_clients(program, caller, caller.target))
+        asyncio.run(all_clients(program, caller.target))
         # One that watches the health service for ever delays no end.
         assert next(watching).status == HealthCheckResponse.NOT_SERVING
         assert program.wait() == 0
 
+    # Only who comes when it has ended finds nobody.
+    assert [each for each in failed if "failed to connect" not in each] == []
     assert set(statuses) == {"ok"}
     assert len(statuses) > 50
 
 
-def test_an_outage_of_redis_is_told_and_survived(make_stack: MakeStack) -> None:
-    stack = make_stack(WEB_PROCESSES="1", OUTAGE_PATIENCE_S="0")
-    picture = sample(1)
-    with serving(stack) as (program, caller):
-        assert labels_of(caller.infer(picture.data)) == [picture.label]
+def test_pictures_outlive_their_worker_and_an_outage_of_redis_is_told(
+    make_stack: MakeStack,
+) -> None:
+    stack = make_stack(
+        WEB_PROCESSES="1", OUTAGE_PATIENCE_S="0", LEASE_S="1", MODEL=f"{STAND_IN_MS}=200,size=64"
+    )
+    pictures = samples(8, first=20)
+    picture = pictures[0]
+    with serving(stack) as (program, caller), ThreadPoolExecutor(8) as threads:
+        answers = [threads.submit(caller.infer, each.data) for each in pictures]
+        stack.wait_for(stack.leased, "the worker has some")
+        stack.workers[0].kill()
+        stack.start_worker()
+        assert [labels_of(each.result()) for each in answers] == [[p.label] for p in pictures]
+
         stack.redis.kill()
         error = refusal(caller, "ModelInfer", infer_request(picture.data))
         assert (error.status, error.code) == ("UNAVAILABLE", "redis_unavailable")

@@ -4,7 +4,7 @@ Nothing imports this at run time. What is written, a set of descriptors, says th
 Python modules that protoc could write, and any version of protobuf reads it: such a module demands
 a protobuf that is no older than its protoc.
 
-``open_inference_grpc.proto`` is that of https://github.com/kserve/open-inference-protocol, unchanged.
+``open_inference_grpc.proto`` is from https://github.com/kserve/open-inference-protocol, unchanged.
 """
 
 from pathlib import Path
@@ -25,7 +25,7 @@ def compile_protocol() -> None:
         raise RuntimeError(f"protoc cannot compile {PROTOCOL}")
 
 
-class BuildPy(build_py):
+class BuildPy(build_py):  # type: ignore[misc]
     """Builds a wheel, or an editable installation, with the compiled protocol in it."""
 
     def run(self) -> None:

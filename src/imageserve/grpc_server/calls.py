@@ -101,7 +101,10 @@ class Calls:
         return self._handler(name, take)
 
     async def _message(self, context: Context) -> bytes:
-        """Return the message of a call. Raises UploadTooSlow, and BadRequest where there is none."""
+        """Return the message of a call.
+
+        Raises UploadTooSlow, and BadRequest where there is none.
+        """
         seconds = self._limits.upload.timeout_s
         try:
             message = await asyncio.wait_for(context.read(), seconds)
@@ -159,7 +162,7 @@ async def _served(
     call.error_code = failed.code
     headers = finish(log, call, name, int(failed.status), draining=False)
     metadata = (*metadata_of(failed), *_metadata(headers))
-    await context.abort(status_of(failed), failed.message, metadata)
+    return await context.abort(status_of(failed), failed.message, metadata)  # It raises.
 
 
 def _metadata(headers: Headers) -> Metadata:

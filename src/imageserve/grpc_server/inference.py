@@ -1,47 +1,88 @@
-"""provisional"""
-import struct
+"""The methods of the protocol: what each of them answers, in a thread."""
+
+import time
 from collections.abc import Callable
-from typing import Any
 
 import grpc
-from imageserve import __version__
-from imageserve.errors import RequestError, BadRequest
-from imageserve.config.settings import Settings
+
+from imageserve import metrics
 from imageserve.grpc_server.calls import Asked, Calls
+from imageserve.grpc_server.codec import read_request, write_response
 from imageserve.grpc_server.messages import Fields, decoded, response
+from imageserve.inference.answer import error_of, output_tensors
+from imageserve.inference.contract import version_name
+from imageserve.inference.request import InferRequest
+from imageserve.web.answers import timings
 from imageserve.web.assembly import Assembly
-from imageserve.web.predict import ClassifyOptions
+from imageserve.web.inference_pages import InferencePages
+from imageserve.web.parameters import infer_options
+from imageserve.web.predict import Answer, ClassifyOptions
+from imageserve.web.upload import UploadLimits
 
 
 class Inference:
-    def __init__(self, parts: Assembly, is_ready: Callable[[], bool], settings: Settings) -> None:
+    """Answers calls, as the predictor and the queues tell."""
+
+    def __init__(self, parts: Assembly, limits: UploadLimits, is_ready: Callable[[], bool]) -> None:
+        entries = {name: served.entry for name, served in parts.predictor.models.items()}
+        self._pages = InferencePages(entries, parts.monitor, limits.max_images)
         self._predictor = parts.predictor
-        self._monitor = parts.monitor
+        self._limits = limits
         self._is_ready = is_ready
 
     def handlers(self, calls: Calls) -> dict[str, grpc.RpcMethodHandler]:
-        look = {"ServerLive": self._live, "ServerReady": self._ready}
-        return {**{n: calls.lookup(n, a) for n, a in look.items()},
-                "ModelInfer": calls.with_pictures("ModelInfer", self._infer)}
+        """Return the handler of each method."""
+        lookups = {
+            "ServerLive": lambda _: response("ServerLive", live=True),
+            "ServerReady": lambda _: response("ServerReady", ready=self._is_ready()),
+            "ServerMetadata": lambda _: response("ServerMetadata", **self._pages.server()),
+            "ModelReady": self._model_ready,
+            "ModelMetadata": self._model_metadata,
+        }
+        handlers = {name: calls.lookup(name, answer) for name, answer in lookups.items()}
+        handlers["ModelInfer"] = calls.with_pictures("ModelInfer", self._infer)
+        return handlers
 
-    def _live(self, asked: Asked) -> Fields:
-        return response("ServerLive", live=True)
+    def _model_ready(self, asked: Asked) -> Fields:
+        message = decoded("ModelReady", asked.message)
+        return response("ModelReady", ready=self._pages.is_ready(message.name, message.version))
 
-    def _ready(self, asked: Asked) -> Fields:
-        return response("ServerReady", ready=self._is_ready())
+    def _model_metadata(self, asked: Asked) -> Fields:
+        message = decoded("ModelMetadata", asked.message)
+        return response("ModelMetadata", **self._pages.metadata(message.name, message.version))
 
     def _infer(self, asked: Asked) -> Fields:
-        m = decoded("ModelInfer", asked.message)
-        pictures = [raw[4:] for raw in m.raw_input_contents]
-        o = ClassifyOptions(m.model_name or None, 5, asked.timeout_s, asked.call.request_id, priority=asked.priority)
-        answers = self._predictor.predict(pictures, o, asked.wait)
-        for a in answers:
-            if isinstance(a, RequestError): raise a
-        asked.call.pictures = len(answers)
-        r = response("ModelInfer", model_name=m.model_name, id=m.id)
-        out = r.outputs.add(); out.name = "probabilities"; out.datatype = "BYTES"; out.shape.extend([1, 5])
-        data = b""
-        for p in answers[0].predictions:
-            t = f"{p.probability}:0:{p.label}".encode(); data += struct.pack("<I", len(t)) + t
-        r.raw_output_contents.append(data)
-        return r
+        message = decoded("ModelInfer", asked.message)
+        asked.message = b""  # It is in memory twice.
+        request = read_request(message, self._limits.max_images)
+        asked.call.pictures = len(request.pictures)
+        model = self._predictor.model(message.model_name or None).entry.name
+        head = ClassifyOptions(
+            model=model,
+            top=1,
+            timeout_s=asked.timeout_s,
+            trace=asked.call.request_id,
+            priority=asked.priority,
+            version=message.model_version,
+        )
+        options = infer_options(request, head)
+        answers = self._answers(request, options, asked)
+        asked.call.timings = timings(answers)
+        version = answers[0].version
+        asked.call.version = version
+        tensors = output_tensors(request, answers)
+        return write_response(message, model, version_name(version), tensors)
+
+    def _answers(
+        self, request: InferRequest, options: ClassifyOptions, asked: Asked
+    ) -> list[Answer]:
+        """Return an answer for each picture. Raises the error of one where there is one."""
+        self._predictor.check(options)
+        self._predictor.line.check(
+            options.asked(time.monotonic()), pictures=len(request.pictures), is_read=True
+        )
+        with metrics.request_seconds.time():
+            answers = self._predictor.predict(request.pictures, options, asked.wait)
+        if error := error_of(answers):
+            raise error
+        return [each for each in answers if isinstance(each, Answer)]

@@ -8,26 +8,23 @@ import threading
 import time
 from collections.abc import Callable
 from functools import wraps
-from typing import Concatenate, ParamSpec, TypeVar
+from typing import Any, TypeVar, cast
 
 from imageserve.web.decode_order import Asked
 from imageserve.web.line import DecodeLine, LinePlace
 
-P = ParamSpec("P")
-R = TypeVar("R")
+M = TypeVar("M", bound=Callable[..., Any])
 
 
-def _locked(
-    method: Callable[Concatenate[DecodeLine, P], R],
-) -> Callable[Concatenate["ThreadLine", P], R]:
+def _locked(method: M) -> M:
     """Return a method of the line that one thread at a time is in."""
 
     @wraps(method)
-    def locked(line: "ThreadLine", *args: P.args, **kwargs: P.kwargs) -> R:
+    def locked(line: "ThreadLine", *args: Any, **kwargs: Any) -> Any:
         with line.lock:
             return method(line, *args, **kwargs)
 
-    return locked
+    return cast(M, locked)
 
 
 class _Place(LinePlace):

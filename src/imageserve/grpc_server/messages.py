@@ -34,7 +34,9 @@ def methods() -> dict[str, Method]:
     try:
         compiled = COMPILED.read_bytes()
     except FileNotFoundError as error:
-        message = f"{COMPILED.name} is missing: install imageserve anew, which compiles the protocol"
+        message = (
+            f"{COMPILED.name} is missing: install imageserve anew, which compiles the protocol"
+        )
         raise ImageserveError(message) from error
     # A pool of its own: a client in the same process may have the same names in the common one.
     pool = DescriptorPool()

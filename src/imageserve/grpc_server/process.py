@@ -8,9 +8,9 @@ from typing import NoReturn
 
 from imageserve import metrics
 from imageserve.config.settings import Settings
-from imageserve.grpc_server.line import ThreadLine
 from imageserve.grpc_server.calls import CallLimits, Calls
 from imageserve.grpc_server.inference import Inference
+from imageserve.grpc_server.line import ThreadLine
 from imageserve.grpc_server.server import Server
 from imageserve.probes import ProbeServer, state_answer
 from imageserve.stop_signals import STOP_SIGNALS, end_process
@@ -47,8 +47,9 @@ class GrpcProcess:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         settings = self._settings
         parts = assemble(settings, self._lifecycle, self._line, processes=1)
-        calls = Calls(_limits(settings), read_api_keys(settings.api_keys_file))
-        inference = Inference(parts, self._is_ready, settings)
+        limits = _limits(settings)
+        calls = Calls(limits, read_api_keys(settings.api_keys_file))
+        inference = Inference(parts, limits.upload, self._is_ready)
         server = Server(settings, calls, inference.handlers(calls))
         self._serve_probes()
         await server.start()
