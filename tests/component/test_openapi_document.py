@@ -72,7 +72,7 @@ def test_every_call_is_described(document: dict[str, Any]) -> None:
         (re.sub("<(?:[a-z]+:)?([a-z]+)>", r"{\1}", rule.rule), method.lower())
         for rule in rules
         for method in rule.methods or ()
-        if method not in ("HEAD", "OPTIONS")
+        if method not in ("HEAD", "OPTIONS") and not rule.rule.startswith("/v2")
     }
 
     assert {(path, each) for path, item in document["paths"].items() for each in item} == calls

@@ -32,7 +32,8 @@ from imageserve.queue.producer import ProducerConfig
 from imageserve.queue.snapshot import Snapshot, WorkerInfo
 from imageserve.queue.wire import Job, Result
 from imageserve.web.api_keys import ApiKeys
-from imageserve.web.app import WebConfig, create_app
+from imageserve.web.app import create_app
+from imageserve.web.classify import WebConfig
 from imageserve.web.greenlets import Wait
 from imageserve.web.lifecycle import DrainFlag, Lifecycle, create_drain_flag
 from imageserve.web.predict import Predictor
@@ -491,7 +492,7 @@ class HangUps:
 @pytest.fixture
 def hang_ups(monkeypatch: pytest.MonkeyPatch) -> HangUps:
     watched = HangUps()
-    monkeypatch.setattr("imageserve.web.app.watch_hang_up", watched)
+    monkeypatch.setattr("imageserve.web.classify.watch_hang_up", watched)
     return watched
 
 
@@ -774,7 +775,7 @@ def test_the_metrics_are_prometheus_text(client: FlaskClient) -> None:
 def test_a_request_is_one_line_with_its_id_sizes_and_times(
     client: FlaskClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "imageserve.web.app")
+    caplog.set_level(logging.INFO, "imageserve.web.classify")
 
     client.post("/predict", data=A, headers={"X-Request-Id": "req-1"})
 
@@ -795,7 +796,7 @@ def test_a_request_is_one_line_with_its_id_sizes_and_times(
 def test_a_refused_request_is_one_line_with_its_code(
     client: FlaskClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "imageserve.web.app")
+    caplog.set_level(logging.INFO, "imageserve.web.classify")
 
     client.post("/predict?top=0", data=A)
 

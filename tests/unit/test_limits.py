@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from imageserve.errors import Busy
-from imageserve.web.app import Slots
+from imageserve.web.classify import Slots
 from imageserve.web.upload import UploadMemory
 
 

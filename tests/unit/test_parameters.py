@@ -179,7 +179,7 @@ def test_any_other_priority_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("headers", "query", "expected"),
+    ("headers", "address", "expected"),
     [
         pytest.param({}, "", Asked(130.0), id="nothing"),
         pytest.param({"X-REQUEST-TIMEOUT": "0.5"}, "", Asked(100.5), id="tight"),
@@ -187,12 +187,16 @@ def test_any_other_priority_is_refused(text: str) -> None:
         pytest.param({"X-PRIORITY": "background"}, "", Asked(130.0, True), id="background"),
         pytest.param({"X-PRIORITY": "high"}, "top=3", Asked(130.0), id="no priority"),
         pytest.param({}, "top=3&model=a%20b", Asked(130.0, False, "a b"), id="another model"),
+        pytest.param(
+            {}, "/v2/models/a%20b/infer?model=c", Asked(130.0, False, "a b"), id="in the path"
+        ),
     ],
 )
 def test_a_head_says_what_place_a_picture_has(
-    headers: dict[str, str], query: str, expected: Asked
+    headers: dict[str, str], address: str, expected: Asked
 ) -> None:
-    assert asked_by_head(headers, query, 30.0, 100.0) == expected
+    path, _, query = address.rpartition("?")
+    assert asked_by_head(headers, path or "/predict", query, 30.0, 100.0) == expected
 
 
 @pytest.mark.parametrize(

@@ -1,239 +1,84 @@
 """The application: the HTTP contract, and nothing else.
 
-POST /predict goes a short way, because Flask and Werkzeug took a quarter of what a web process does
-in Python (decision 40). They serve all other calls. Every answer gets the same headers, count and
-line in the log (``web.calls``). What becomes of a picture is the predictor's.
+Calls that send pictures go a short way (``web.classify``), because Flask and Werkzeug took a
+quarter of what a web process does in Python (decision 40). They serve all other calls. Every answer
+gets the same headers, count and line in the log (``web.calls``).
 """
 
 import json
 import logging
-import threading
-import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from flask import Flask, Request, Response, g, request
+from flask import Flask, Response, g, request
 from werkzeug.exceptions import HTTPException
 
 from imageserve import metrics
-from imageserve.errors import (
-    BadRequest,
-    Busy,
-    MethodNotAllowed,
-    NotFound,
-    RequestError,
-    ShuttingDown,
-    told,
-)
-from imageserve.predictions import LABELS
+from imageserve.errors import BadRequest, MethodNotAllowed, NotFound, RequestError, told
 from imageserve.queue.monitor import Monitor
-from imageserve.web.answers import as_bytes, as_json, timings, version_header
-from imageserve.web.api_keys import ApiKeys
 from imageserve.web.calls import (
-    BYTES,
-    JSON,
-    PREDICT,
-    Call,
     Reply,
     begin,
     bug_reply,
     error_reply,
     finish,
-    gone_reply,
     json_reply,
-    reply_of,
     status_line,
 )
-from imageserve.web.edge import age_s
-from imageserve.web.greenlets import Turn, Wait, watch_hang_up
+from imageserve.web.classify import Classify, Environ, WebConfig
+from imageserve.web.edge import PREDICT, speaks_v2, takes_pictures
+from imageserve.web.inference import InferDoor
+from imageserve.web.inference_pages import InferencePages, not_served
 from imageserve.web.lifecycle import Lifecycle
 from imageserve.web.openapi import PATH, Served, document
 from imageserve.web.overview import Overview
-from imageserve.web.parameters import checked_priority, read_options
-from imageserve.web.predict import Answer, ClassifyOptions, ClientGone, Predictor
-from imageserve.web.upload import UploadLimits, UploadMemory, UploadReader
-
-Environ = Mapping[str, Any]
+from imageserve.web.predict import Predictor
+from imageserve.web.predict_door import PredictDoor
+from imageserve.web.upload import UploadLimits
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class WebConfig:
-    """The limits of one web process."""
-
-    upload: UploadLimits
-    request_timeout_s: float
-    slots: int
-    memory_bytes: int
-    api_keys: ApiKeys | None = None
-    """Who may call /predict; None: everybody."""
-
-
-class Slots:
-    """Requests in progress. When all slots are taken, refuse at once: waiting would delay all."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.in_use = 0
-        self._lock = threading.Lock()
-
-    def check(self) -> None:
-        """Raise Busy where no slot is free. To be called before an upload is read."""
-        if self.in_use >= self.limit:
-            raise Busy(f"all {self.limit} request slots are taken", retry_after_s=1)
-
-    @contextmanager
-    def taken(self) -> Iterator[None]:
-        """Hold one slot.
-
-        Raises Busy where none is free.
-        """
-        with self._lock:
-            self.check()
-            self.in_use += 1
-        metrics.slots_in_use.inc()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self.in_use -= 1
-            metrics.slots_in_use.dec()
 
 
 class Application(Flask):
     """The application of one web process."""
 
-    def __init__(self, classify: "Classify") -> None:
+    def __init__(self, classify: Classify, limits: UploadLimits) -> None:
         super().__init__("imageserve", static_folder=None)
-        self.classify = classify
+        self._classify = classify
+        self._predict, self._infer = PredictDoor(limits), InferDoor(limits)
         # For other methods, which Flask refuses.
         self.add_url_rule(PREDICT, "predict", methods=["POST"])
+        for path in _both("/infer"):
+            self.add_url_rule(path, "infer", methods=["POST"])
 
     def wsgi_app(self, environ: Any, start_response: Any) -> Iterable[bytes]:
         """Answer a WSGI request."""
         path = "/" + environ["PATH_INFO"].lstrip("/")  # As Werkzeug has it.
-        if environ["REQUEST_METHOD"] != "POST" or path != PREDICT:
+        if not takes_pictures(environ["REQUEST_METHOD"], path):
             return super().wsgi_app(environ, start_response)
-        reply = self.classify(environ)
+        reply = self.classify({**environ, "PATH_INFO": path})
         start_response(status_line(reply.status), reply.headers)
         return [reply.body]
+
+    def classify(self, environ: Environ) -> Reply:
+        """Answer a WSGI request that sends pictures. Raises nothing."""
+        door = self._predict if environ["PATH_INFO"] == PREDICT else self._infer
+        return self._classify.answer(environ, door)
 
 
 def create_app(
     predictor: Predictor, monitor: Monitor, config: WebConfig, lifecycle: Lifecycle
 ) -> Application:
     """Build the application around a predictor and a monitor of its queues."""
-    app = Application(Classify(predictor, config, lifecycle))
+    app = Application(Classify(predictor, config, lifecycle), config.upload)
     entries = {name: served.entry for name, served in predictor.models.items()}
     _add_overview(app, Overview(entries, monitor))
+    _add_inference(app, InferencePages(entries, monitor, config.upload.max_images), lifecycle)
     _add_probes(app, lifecycle)
     _add_description(app, predictor, config)
     _add_errors(app)
     _add_hooks(app, lifecycle)
     return app
-
-
-# -- /predict -------------------------------------------------------------------------------------
-
-
-class Classify:
-    """Answers POST /predict."""
-
-    def __init__(self, predictor: Predictor, config: WebConfig, lifecycle: Lifecycle) -> None:
-        self._predictor = predictor
-        self._config = config
-        self._lifecycle = lifecycle
-        self._slots = Slots(config.slots)
-        self._memory = UploadMemory(config.memory_bytes)
-        self._reader = UploadReader(config.upload)
-
-    def __call__(self, environ: Environ) -> Reply:
-        """Return the answer to a WSGI request. Raises nothing."""
-        call = begin(environ, PREDICT)
-        try:
-            reply = self._answer(environ, call)
-        except RequestError as error:
-            reply = error_reply(error, call)
-        except ClientGone:
-            reply = gone_reply(call)
-        except Exception as error:
-            reply = bug_reply(log, error, call)
-        draining = self._lifecycle.draining
-        reply.headers += finish(log, call, "predict", reply.status, draining=draining)
-        return reply
-
-    def _answer(self, environ: Environ, call: Call) -> Reply:
-        if self._lifecycle.stopping:
-            raise ShuttingDown("this server is about to stop", retry_after_s=1)
-        config, predictor, priority = self._config, self._predictor, ""
-        if config.api_keys is not None:
-            presented = environ.get("HTTP_AUTHORIZATION", ""), environ.get("HTTP_X_API_KEY", "")
-            priority = config.api_keys.priority(*presented)
-        self._slots.check()
-        # The header only lowers what the key has.
-        priority = checked_priority(environ.get("HTTP_X_PRIORITY")) or priority
-        timeout = environ.get("HTTP_X_REQUEST_TIMEOUT")
-        longest_s, its_id = config.request_timeout_s, call.request_id
-        options = read_options(_parameters(environ), timeout, longest_s, its_id, priority)
-        predictor.check(options)
-        if priority:  # By its head alone, the key unknown, it may have seemed more urgent.
-            predictor.line.check(options.asked(time.monotonic()))
-        with self._memory.account() as account:
-            upload = self._reader.read(environ, account)
-            call.body_read = True
-            call.bytes = upload.bytes
-            # Since when its client has waited for this process.
-            waited_s = age_s(environ.get("gunicorn.socket"))
-            # Others may have come first while this one was read.
-            asked = options.asked(time.monotonic() - waited_s)
-            predictor.line.check(asked, pictures=len(upload.pictures), is_read=True)
-            with self._slots.taken():
-                answers = self._answers(upload.pictures, options, environ, waited_s)
-                return _reply(answers, options.output, environ, call)
-
-    def _answers(
-        self,
-        pictures: tuple[bytes | RequestError, ...],
-        options: ClassifyOptions,
-        environ: Environ,
-        waited_s: float,
-    ) -> list[Answer | RequestError]:
-        wait = Wait()
-        stop_watching = watch_hang_up(environ, wait)
-        began = time.perf_counter()
-        try:
-            return self._predictor.predict(pictures, options, wait, waited_s)
-        finally:
-            metrics.request_seconds.observe(time.perf_counter() - began)
-            stop_watching()
-
-
-def _parameters(environ: Environ) -> Mapping[str, str]:
-    return Request(dict(environ)).args if environ.get("QUERY_STRING") else {}
-
-
-def _reply(
-    answers: list[Answer | RequestError], output: str, environ: Environ, call: Call
-) -> Reply:
-    call.pictures = len(answers)
-    good = [answer for answer in answers if isinstance(answer, Answer)]
-    call.timings = timings(good)
-    call.version = version_header(answer.version for answer in good)
-    pause = Turn().give
-    if output == LABELS:
-        return json_reply(as_json(answers, output, pause))
-    accepted = Request(dict(environ)).accept_mimetypes
-    if accepted.best_match([JSON, BYTES], default=JSON) == BYTES and (found := as_bytes(answers)):
-        body, shape = found
-        reply = reply_of(body, BYTES)
-        reply.headers.append(("X-Shape", shape))
-    else:
-        reply = json_reply(as_json(answers, output, pause))
-    reply.headers.append(("Vary", "Accept"))
-    return reply
 
 
 # -- what is served, and probes -------------------------------------------------------------------
@@ -251,6 +96,46 @@ def _add_overview(app: Flask, overview: Overview) -> None:
     @app.get("/metrics")
     def prometheus() -> Response:
         return Response(metrics.exposition(overview.readings()), content_type=metrics.CONTENT_TYPE)
+
+
+def _both(ending: str) -> tuple[str, str]:
+    """Return the addresses of something about a model, and about one of its versions."""
+    model = "/v2/models/<model>"
+    return f"{model}{ending}", f"{model}/versions/<version>{ending}"
+
+
+def _add_inference(app: Flask, pages: InferencePages, lifecycle: Lifecycle) -> None:
+    @app.get("/v2/")
+    @app.get("/v2")
+    def server() -> Response:
+        return _json(pages.server())
+
+    @app.get("/v2/health/live")
+    def live() -> Response:
+        return _json({"live": True})
+
+    @app.get("/v2/health/ready")
+    def ready() -> Response:
+        is_ready = lifecycle.ready and not (lifecycle.draining or lifecycle.stopping)
+        return _json({"ready": is_ready}, 200 if is_ready else 503)
+
+    def model_ready(model: str, version: str = "") -> Response:
+        is_ready = pages.is_ready(model, version)
+        return _json({"name": model, "ready": is_ready}, 200 if is_ready else 503)
+
+    @app.get("/v2/models/stats")
+    def statistics() -> Response:
+        return _json(pages.statistics())
+
+    views: dict[str, Callable[..., Response]] = {
+        "": lambda model, version="": _json(pages.metadata(model, version)),
+        "/config": lambda model, version="": _json(pages.config(model, version)),
+        "/stats": lambda model, version="": _json(pages.statistics(model, version)),
+        "/ready": model_ready,
+    }
+    for ending, view in views.items():
+        for path in _both(ending):
+            app.add_url_rule(path, f"v2{ending}", view, methods=["GET"])
 
 
 def _add_probes(app: Flask, lifecycle: Lifecycle) -> None:
@@ -297,6 +182,8 @@ def _add_errors(app: Flask) -> None:
 
 
 def _from_werkzeug(error: HTTPException) -> RequestError:
+    if error.code == 404 and speaks_v2(request.path):
+        return not_served(request.path)
     if error.code == 404:
         return NotFound(f"there is nothing at {told(request.path, 200)}")
     if error.code == 405:

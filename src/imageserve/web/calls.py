@@ -15,7 +15,6 @@ from imageserve.logger import write
 from imageserve.web.edge import error_body, request_id
 from imageserve.web.upload import has_body
 
-PREDICT = "/predict"
 PROBES = ("/healthz", "/readyz", "/metrics")
 
 JSON, BYTES = "application/json", "application/octet-stream"
@@ -105,7 +104,7 @@ def _log(log: logging.Logger, call: Call, status: int, total_ms: float) -> None:
 def error_reply(error: RequestError, call: Call) -> Reply:
     """Return the answer that tells an error."""
     call.error_code = error.code
-    reply = json_reply(json.dumps(error_body(error, call.request_id)), error.status)
+    reply = json_reply(json.dumps(error_body(error, call.request_id, call.path)), error.status)
     if error.retry_after_s is not None:
         reply.headers.append(("Retry-After", str(error.retry_after_s)))
     if error.status == HTTPStatus.UNAUTHORIZED:

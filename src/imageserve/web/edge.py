@@ -19,6 +19,7 @@ from http import HTTPStatus
 from socket import IPPROTO_TCP, TCP_INFO
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import unquote
 
 from gunicorn.http import errors
 
@@ -114,8 +115,33 @@ def request_id(sent: str | None) -> str:
     return f"{random.getrandbits(128):032x}"
 
 
-def error_body(error: RequestError, its_id: str = "") -> dict[str, Any]:
-    """Return what an answer says of an error; without the id for one picture of several."""
+PREDICT = "/predict"
+_INFER = re.compile("/v2/models/([^/]+)(?:/versions/([^/]+))?/infer")
+
+
+def infer_path(path: str) -> tuple[str, str] | None:
+    """Return the model and the version ("" for any) that an address of inference names."""
+    found = _INFER.fullmatch(path)
+    return None if found is None else (unquote(found[1]), unquote(found[2] or ""))
+
+
+def takes_pictures(method: str, path: str) -> bool:
+    """Whether a call sends pictures: these do not go by Flask."""
+    return method == "POST" and (path == PREDICT or _INFER.fullmatch(path) is not None)
+
+
+def speaks_v2(path: str) -> bool:
+    """Whether an address belongs to the Open Inference Protocol."""
+    return path.startswith("/v2/") or path == "/v2"
+
+
+def error_body(error: RequestError, its_id: str = "", path: str = "") -> dict[str, Any]:
+    """Return what an answer says of an error; without the id for one picture of several.
+
+    ``path``: the address that was asked for. Below ``/v2`` an error is a text.
+    """
+    if speaks_v2(path):
+        return {"error": error.message, "code": error.code, "request_id": its_id}
     body = {"success": False, "error": {"code": error.code, "message": error.message}}
     return {**body, "request_id": its_id} if its_id else body
 
@@ -124,12 +150,16 @@ def raw_response(
     error: RequestError,
     its_id: str = "",
     *,
+    path: str = "",
     close: bool = True,
     more: Mapping[str, str] = NO_HEADERS,
 ) -> bytes:
-    """Return a whole answer, as bytes, with ``more`` headers; ``close``: the connection ends."""
+    """Return a whole answer, as bytes, with ``more`` headers; ``close``: the connection ends.
+
+    ``path``: as in `error_body`.
+    """
     its_id = its_id or request_id(None)
-    body = json.dumps(error_body(error, its_id))
+    body = json.dumps(error_body(error, its_id, path))
     status = HTTPStatus(error.status)
     again = f"Retry-After: {error.retry_after_s}\r\n" if error.retry_after_s else ""
     again += "".join(f"{name}: {value}\r\n" for name, value in more.items())
@@ -155,14 +185,17 @@ _LAST_DATA_RECEIVED = 52
 _waste = bytearray(2**16)
 
 _refused_total = {
-    error.code: metrics.requests_total.labels("predict", str(int(error.status)), error.code)
+    (endpoint, error.code): metrics.requests_total.labels(
+        endpoint, str(int(error.status)), error.code
+    )
     for error in (Busy, WouldTimeOut)
+    for endpoint in ("predict", "infer")
 }
 
 
 def is_picture(req: Any) -> bool:
     """Whether gunicorn has read the head of a request that carries pictures."""
-    return bool(req.method == "POST" and req.path == "/predict")
+    return takes_pictures(req.method, req.path)
 
 
 def age_s(sock: Any) -> float:
@@ -190,9 +223,10 @@ def refuse(
     headers = dict(req.headers)
     its_id = request_id(headers.get("X-REQUEST-ID"))
     kept = not draining and _can_be_kept(req, headers)
-    _refused_total[error.code].inc()
+    endpoint = "predict" if req.path == PREDICT else "infer"
+    _refused_total[endpoint, error.code].inc()
     log.debug("refused early", extra={"fields": {"request_id": its_id}})
-    sock.sendall(raw_response(error, its_id, close=not kept, more=more))
+    sock.sendall(raw_response(error, its_id, path=req.path, close=not kept, more=more))
     if not (kept and _discard_body(req.body.reader, sock)):
         raise StopIteration
 
@@ -226,11 +260,14 @@ ANY = "*"
 
 _ALLOWED = {
     "Access-Control-Allow-Methods": "GET, HEAD, POST",
-    "Access-Control-Allow-Headers": "Authorization, Content-Type, X-API-Key, X-Priority, "
-    "X-Request-Id, X-Request-Timeout",
+    "Access-Control-Allow-Headers": "Authorization, Content-Type, "
+    "Inference-Header-Content-Length, X-API-Key, X-Priority, X-Request-Id, X-Request-Timeout",
     "Access-Control-Max-Age": "600",
 }
-_EXPOSED = "Retry-After, Server-Timing, X-Model-Version, X-Request-Id, X-Shape"
+_EXPOSED = (
+    "Inference-Header-Content-Length, Retry-After, Server-Timing, X-Model-Version, X-Request-Id, "
+    "X-Shape"
+)
 
 
 class Cors:

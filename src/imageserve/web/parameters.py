@@ -17,6 +17,7 @@ from imageserve.inference.request import InferRequest
 from imageserve.predictions import LABELS, VECTORS
 from imageserve.queue.wire import BACKGROUND
 from imageserve.web.decode_order import Asked
+from imageserve.web.edge import infer_path
 from imageserve.web.predict import ClassifyOptions
 
 DEFAULT_TOP = 5
@@ -128,7 +129,7 @@ def infer_options(request: InferRequest, head: ClassifyOptions) -> ClassifyOptio
 
 
 def asked_by_head(
-    headers: Mapping[str, str], query: str, longest_s: float, arrived: float
+    headers: Mapping[str, str], path: str, query: str, longest_s: float, arrived: float
 ) -> Asked:
     """Return what the head of a request says of its place in the line.
 
@@ -140,7 +141,10 @@ def asked_by_head(
         timeout_s = checked_timeout_s(headers.get(TIMEOUT.name.upper()), longest_s)
     with suppress(BadParameter):
         priority = checked_priority(headers.get(PRIORITY.name.upper()))
-    model = dict(parse_qsl(query)).get(MODEL.name) if query else None
+    if found := infer_path(path):
+        model: str | None = found[0]
+    else:
+        model = dict(parse_qsl(query)).get(MODEL.name) if query else None
     return Asked(arrived + timeout_s, priority == BACKGROUND, model)
 
 

@@ -309,7 +309,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
         longest_s = self.app.settings.request_timeout_s
         arrived = time.monotonic() - came_s
         try:
-            line.check(asked_by_head(dict(req.headers), req.query, longest_s, arrived), came_s)
+            asked = asked_by_head(dict(req.headers), req.path, req.query, longest_s, arrived)
+            line.check(asked, came_s)
         except (Busy, WouldTimeOut) as error:
             return error
         return None
@@ -328,7 +329,8 @@ class Worker(GeventWorker):  # type: ignore[misc]
         client.end()
         try:
             client.drop_held()
-            client.sendall(raw_response(error, more=self._cors_headers(req)))
+            path = getattr(req, "path", None) or ""
+            client.sendall(raw_response(error, path=path, more=self._cors_headers(req)))
         except OSError:
             log.debug("the client did not wait for its error: %s", exc)
             return

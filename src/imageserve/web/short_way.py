@@ -13,7 +13,7 @@ from typing import Any
 
 from gunicorn.http.message import Request, _ip_in_allow_list
 
-from imageserve.web.calls import PREDICT, Reply, status_line
+from imageserve.web.calls import Reply, status_line
 
 CLOSE = ("Connection", "close")
 
@@ -22,7 +22,7 @@ def environ_of(req: Any, sock: Any) -> dict[str, Any]:
     """Return what the application reads of a WSGI environ."""
     environ = {
         "REQUEST_METHOD": req.method,
-        "PATH_INFO": PREDICT,
+        "PATH_INFO": req.path,
         "QUERY_STRING": req.query,
         "wsgi.url_scheme": req.scheme,
         "wsgi.input": req.body,

@@ -260,21 +260,30 @@ class UploadReader:
 
         Raises a RequestError where there is none, or the request as a whole breaks a limit.
         """
+        source = self._source(environ, account)
+        kind, options = multipart.parse_options_header(str(environ.get("CONTENT_TYPE") or ""))
+        with upload_deadline(self.limits.timeout_s):
+            if kind == "multipart/form-data":
+                pictures = self._form_pictures(source, options.get("boundary", ""))
+            else:
+                pictures = [checked(source.read_all(), self.limits)]
+        if not pictures or pictures == [b""]:
+            raise NoImage(f'send a picture: as the request body, or as form field "{FIELD}"')
+        return Upload(tuple(pictures), source.total)
+
+    def read_whole(self, environ: Mapping[str, object], account: UploadAccount) -> bytes:
+        """Return the body of a WSGI request as it is. Raises as `read` does."""
+        source = self._source(environ, account)
+        with upload_deadline(self.limits.timeout_s):
+            return source.read_all()
+
+    def _source(self, environ: Mapping[str, object], account: UploadAccount) -> "_CountingReader":
         length = content_length(environ)
         if length is not None and length > self.limits.max_body_bytes:
             raise _body_too_large(self.limits)
         if encoded := _encoded("Content-Encoding", environ.get("HTTP_CONTENT_ENCODING")):
             raise encoded
-        kind, options = multipart.parse_options_header(str(environ.get("CONTENT_TYPE") or ""))
-        source = _CountingReader(body_of(environ), length, self.limits, account)
-        with upload_deadline(self.limits.timeout_s):
-            if kind == "multipart/form-data":
-                pictures = self._form_pictures(source, options.get("boundary", ""))
-            else:
-                pictures = [self._checked(source.read_all())]
-        if not pictures or pictures == [b""]:
-            raise NoImage(f'send a picture: as the request body, or as form field "{FIELD}"')
-        return Upload(tuple(pictures), source.total)
+        return _CountingReader(body_of(environ), length, self.limits, account)
 
     def _form_pictures(
         self, source: "_CountingReader", boundary: str
@@ -289,10 +298,12 @@ class UploadReader:
             # Its first argument is its sentence; the others quote what came.
             raise BadParameter(f"the multipart form cannot be read: {error.args[0]}") from error
 
-    def _checked(self, data: bytes) -> bytes | RequestError:
-        if len(data) > self.limits.max_image_bytes:
-            return _image_too_large(self.limits)
-        return _wrapped(data) or data
+
+def checked(data: bytes, limits: UploadLimits) -> bytes | RequestError:
+    """Return a picture, or why it is not taken: it is too large, or wrapped in something."""
+    if len(data) > limits.max_image_bytes:
+        return _image_too_large(limits)
+    return _wrapped(data) or data
 
 
 def _body_too_large(limits: UploadLimits) -> RequestError:

@@ -8,8 +8,9 @@ from typing import Any
 
 from imageserve.config.settings import Settings
 from imageserve.web.api_keys import read_api_keys
-from imageserve.web.app import WebConfig, create_app
+from imageserve.web.app import create_app
 from imageserve.web.assembly import assemble
+from imageserve.web.classify import WebConfig
 from imageserve.web.lifecycle import DrainFlag, Lifecycle, run_dir
 from imageserve.web.line import DecodeLine
 from imageserve.web.upload import UploadLimits
