@@ -18,8 +18,8 @@ from imageserve.errors import BadRequest, RequestError, UploadTooSlow
 from imageserve.grpc_server.messages import SERVICE, Fields
 from imageserve.grpc_server.statuses import Metadata, metadata_of, status_of
 from imageserve.web.api_keys import ApiKeys
-from imageserve.web.app import Slots
 from imageserve.web.calls import Call, Headers, bug_error, finish
+from imageserve.web.classify import Slots
 from imageserve.web.edge import request_id
 from imageserve.web.greenlets import Wait
 from imageserve.web.upload import UploadLimits, UploadMemory
