@@ -185,6 +185,10 @@ _AUTOSCALER_GAUGES = {
     "imageserve_autoscaler_forecast_saved_pictures": "... how many fewer pictures would have been "
     "late ...",
     "imageserve_autoscaler_forecast_replica_hours": "... and for how many replica-hours.",
+    "imageserve_autoscaler_budget_gpus": "GPUs that all models share.",
+    "imageserve_autoscaler_budget_gpus_per_replica": "GPUs of one pod of this model.",
+    "imageserve_autoscaler_budget_claimed_replicas": "Pods that are wanted, were it alone.",
+    "imageserve_autoscaler_budget_given_replicas": "Pods that the budget allows now.",
     "imageserve_autoscaler_last_success_timestamp_seconds": "When all last answered.",
     "imageserve_autoscaler_leader": "1 where this process may act.",
     "imageserve_autoscaler_paused": "1 while an annotation of the Deployment pauses it.",

@@ -102,6 +102,7 @@ ALL_ON: dict[str, Any] = {
         },
     },
     "defaultModel": "shapes",
+    "autoscaling": {"gpuBudget": 8},
     "autoscaler": {
         "replicas": 2,
         "image": {"digest": DIGEST},

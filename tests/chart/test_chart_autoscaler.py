@@ -142,6 +142,26 @@ def test_the_values_of_a_model_reach_the_scaling_file(helm4: Helm, tmp_path: Pat
     assert not cats.deletion_cost
 
 
+def test_a_budget_of_gpus_reaches_the_scaling_file(helm4: Helm, tmp_path: Path) -> None:
+    claims = {"gpu": {"resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "gpu"}]}}
+    weights = {"scaling": {"budgetWeight": 2.5}}
+    with_budget = {"autoscaling": {"gpuBudget": 8}}
+    counted = {"models": {"shapes": {"gpu": {"count": 2}, **weights}}}
+    claimed = {"models": {"shapes": claims}}
+
+    with_counts = scaling_of(render(helm4, TWO_MODELS, counted, with_budget), tmp_path)
+    with_claims = scaling_of(render(helm4, TWO_MODELS, claimed, with_budget), tmp_path)
+    without = scaling_of(render(helm4, TWO_MODELS, counted), tmp_path)
+
+    assert (with_counts.gpu_budget, without.gpu_budget) == (8, None)
+    assert {name: model.gpus for name, model in with_counts.models.items()} == {
+        "shapes": 2,
+        "Cats_and.Dogs": 0,
+    }
+    assert with_counts.models["shapes"].policy.budget_weight == 2.5
+    assert with_claims.models["shapes"].gpus == 1
+
+
 def test_it_knows_the_name_and_namespace_of_its_pod(helm4: Helm) -> None:
     ((_, container),) = programs(render(helm4), "autoscaler")
     sources = {each["name"]: each.get("valueFrom", {}) for each in container["env"]}

@@ -41,6 +41,12 @@ def scaling(**values: Any) -> dict[str, Any]:
     return shapes(scaling=values)
 
 
+def budget(gpus: int, mode: str = "builtin", **gpu_models: Any) -> dict[str, Any]:
+    """Models with GPUs that share a budget."""
+    given = models(**{name: {**STAND_IN, **each} for name, each in gpu_models.items()})
+    return {**given, "defaultModel": "a", "autoscaling": {"mode": mode, "gpuBudget": gpus}}
+
+
 def autoscaler(**values: Any) -> dict[str, Any]:
     return {"autoscaler": values}
 
@@ -142,6 +148,28 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (models(), "models: no model is enabled"),
     ({"defaultModel": "other"}, 'defaultModel: no enabled model has the name "other"'),
     (models(a=STAND_IN, b=STAND_IN), "defaultModel: choose one of a, b for"),
+    (
+        budget(4, a={"gpu": {"count": 1}}, b={"gpu": {"count": 2}, "scaling": {"minReplicas": 2}}),
+        "autoscaling.gpuBudget: 4 GPUs are fewer than the 5 of scaling.minReplicas of all models",
+    ),
+    (
+        budget(4, a={"gpu": {"count": 3}}, b={"gpu": {"count": 2}, "scaling": FROM_ZERO}),
+        "autoscaling.gpuBudget: 4 GPUs have no room for a pod of models.b (2) beside "
+        "scaling.minReplicas of the others (3)",
+    ),
+    (
+        budget(4, a={}),
+        "autoscaling.gpuBudget: no model has gpu.count or gpu.resourceClaims",
+    ),
+    (
+        budget(4, a={"gpu": {"count": 1}}, b={"gpu": {"count": 1, "resourceName": "amd.com/gpu"}}),
+        "autoscaling.gpuBudget: all models must use GPUs of one kind, not amd.com/gpu and "
+        "nvidia.com/gpu",
+    ),
+    (
+        budget(4, "none", a={"gpu": {"count": 1}}),
+        "autoscaling.gpuBudget: only the autoscaler knows it: set autoscaling.mode to builtin",
+    ),
     (scaling(minReplicas=5), "models.shapes: scaling.minReplicas must not be larger than"),
     (
         scaling(burstWindowSeconds=121),
@@ -404,6 +432,10 @@ ACCEPTED: list[Any] = [
     pytest.param(
         models(a={"network": "/models/a", "pad": 114, "cropRounding": "down", "antialias": False}),
         id="values whose others are in the folder",
+    ),
+    pytest.param(
+        budget(4, a={"gpu": {"count": 2}}, b={"gpu": {"count": 2}, "scaling": FROM_ZERO}),
+        id="a budget with room for a pod of each",
     ),
     pytest.param(scaling(minReplicas=4), id="as many pods at least as at most"),
     pytest.param(scaling(minReplicas=0, podStartSeconds=30), id="a start that clients wait for"),

@@ -19,7 +19,8 @@ from imageserve.autoscaler.kubernetes import connect
 from imageserve.autoscaler.lease import Leadership
 from imageserve.autoscaler.loop import Autoscaler, SizedModel
 from imageserve.autoscaler.scaler import ModelScaler
-from imageserve.autoscaler.scaling_file import ModelScaling
+from imageserve.autoscaler.scaling_file import ModelScaling, Scaling
+from imageserve.autoscaler.shared_budget import SharedBudget, shared_budget
 from imageserve.autoscaler.sizing import Policy
 from imageserve.errors import QueueError, QueueUnavailable
 from imageserve.probes import ProbeServer
@@ -80,7 +81,7 @@ class Bench:
         cluster = connect(None, "me", str(api.kubeconfig(directory, "me")))
         policy = Policy(min_replicas=0, batch_size=8)
         models = [
-            ModelScaling(name, name, deployment_of(name), f"model={name}", policy)
+            ModelScaling(name, name, deployment_of(name), f"model={name}", policy, gpus=1)
             for name in MODELS
         ]
         self.scalers = [
@@ -88,13 +89,15 @@ class Bench:
         ]
 
     @contextmanager
-    def running(self, interval_s: float = 0.05) -> Iterator[Autoscaler]:
+    def running(
+        self, interval_s: float = 0.05, budget: SharedBudget | None = None
+    ) -> Iterator[Autoscaler]:
         queues = self.queues.values()
         models = [
             SizedModel(scaler, cast(Monitor, queue), cast(FirstJobWaiter, queue))
             for scaler, queue in zip(self.scalers, queues, strict=True)
         ]
-        autoscaler = Autoscaler(models, self.leadership, interval_s=interval_s)
+        autoscaler = Autoscaler(models, self.leadership, interval_s=interval_s, budget=budget)
         thread = threading.Thread(target=autoscaler.run, daemon=True)
         thread.start()
         try:
@@ -405,3 +408,101 @@ def test_metrics_and_recommendations_have_what_is_known(bench: Bench, get: Get) 
     assert 'imageserve_autoscaler_queue_waiting{model="shapes"} 100000.0' in metrics
     assert 'imageserve_autoscaler_queue_waiting{model="other"}' not in metrics
     assert 'imageserve_autoscaler_leader{model="other"}' in metrics
+
+
+# -- one budget of GPUs ---------------------------------------------------------------------------
+
+
+def gpus(bench: Bench, count: int) -> SharedBudget:
+    models = {scaler.model.name: scaler.model for scaler in bench.scalers}
+    budget = shared_budget(Scaling(models, gpu_budget=count))
+    assert budget is not None
+    return budget
+
+
+def most_at_once(bench: Bench, **replicas: int) -> int:
+    """Return the most pods that the Deployments have asked for together."""
+    totals = [sum(replicas.values())]
+    for each in bench.api.scalings():
+        replicas[each.name.removeprefix(deployment_of(""))] = each.body["spec"]["replicas"]
+        totals.append(sum(replicas.values()))
+    return max(totals)
+
+
+def test_pods_of_an_idle_model_go_to_a_late_one_at_once(bench: Bench, get: Get) -> None:
+    bench.api.add_deployment(deployment_of("other"), 3)
+    bench.queues["other"].state = replace(IDLE, workers=(WORKER,))
+
+    # The interval is longer than the test: what is taken and given is not left to the next step.
+    with bench.running(interval_s=3600, budget=gpus(bench, 4)) as autoscaler:
+        eventually(lambda: all(s.initialized for s in bench.scalers), "both are sized")
+        bench.queues["shapes"].state = BUSY
+        autoscaler._models[0].wake()
+        eventually(lambda: bench.api.replicas(deployment_of("shapes")) == 4, "it gets them all")
+        models = json.loads(get(autoscaler, "/recommendations")[1])["models"]
+        metrics = get(autoscaler, "/metrics")[1]
+
+    # They were taken although none may go for a window of 300 s, and never was there one too many.
+    assert bench.api.replicas(deployment_of("other")) == 0
+    assert most_at_once(bench, shapes=1, other=3) == 4
+    assert models["other"]["cause"] == "budget"
+    assert models["other"]["budget"] == {
+        "gpus": 4,
+        "gpus_per_pod": 1,
+        "wanted_pods": 3,
+        "given_pods": 0,
+    }
+    assert 'imageserve_autoscaler_budget_claimed_replicas{model="other"} 3.0' in metrics
+    assert 'imageserve_autoscaler_budget_given_replicas{model="other"} 0.0' in metrics
+    said = "the budget of 4 GPUs gives it 0 of 3 pods"
+    messages = [message for _, message in bench.api.events() if said in message]
+    assert any(message.startswith("3 -> 0 replicas") for message in messages)
+    assert ("OverBudget", deployment_of("other")) in bench.events()
+
+
+@pytest.mark.parametrize("why", ["paused", "unread", "in flight"])
+def test_pods_that_may_not_be_taken_stay(why: str, bench: Bench) -> None:
+    bench.api.add_deployment(deployment_of("other"), 3)
+    bench.queues["other"].state = replace(IDLE, workers=(WORKER,))
+    if why == "paused":
+        bench.api.annotate(deployment_of("other"), autoscaler_paused="true")
+    elif why == "unread":
+        bench.queues["other"].state = QueueUnavailable("Redis: away")
+    else:
+        # Of batches of 8, two each: all three are busy. One a minute may go.
+        bench.queues["other"].state = replace(IDLE, in_flight=48, workers=(WORKER,))
+    bench.queues["shapes"].state = BUSY
+
+    with bench.running(budget=gpus(bench, 4)):
+        left = 2 if why == "in flight" else 3
+        eventually(lambda: bench.api.replicas(deployment_of("shapes")) == 4 - left, "it grows")
+        reads = min(bench.reads)
+        eventually(lambda: min(bench.reads) > reads + 5, "five more steps")
+
+    assert bench.api.replicas(deployment_of("other")) == left
+    assert most_at_once(bench, shapes=1, other=3) == 4
+
+
+def test_the_gpus_of_a_deployment_that_is_gone_are_free(bench: Bench) -> None:
+    bench.api.add_deployment(deployment_of("other"), 3)
+    bench.queues["other"].state = QueueUnavailable("Redis: away")
+    bench.queues["shapes"].state = BUSY
+
+    with bench.running(budget=gpus(bench, 4)):
+        eventually(lambda: bench.scalers[0].status.share is not None, "it has a share")
+        assert bench.api.replicas(deployment_of("shapes")) == 1
+        bench.api.remove("deployments", deployment_of("other"))
+        eventually(lambda: bench.api.replicas(deployment_of("shapes")) == 4, "it gets them all")
+
+
+def test_a_model_without_gpus_has_no_part_in_the_budget(bench: Bench) -> None:
+    for scaler in bench.scalers[1:]:
+        scaler.model = replace(scaler.model, gpus=0)
+    bench.set_queues(BUSY)
+
+    with bench.running(budget=gpus(bench, 1)):
+        bench.eventually_grow("other")
+        eventually(lambda: bench.scalers[0].status.share is not None, "the other one is limited")
+
+    assert bench.api.replicas(deployment_of("shapes")) == 1
+    assert bench.scalers[1].status.share is None

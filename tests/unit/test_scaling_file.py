@@ -41,7 +41,8 @@ def changed(path: str, value: object) -> dict[str, Any]:
 
 def test_every_key_is_taken(tmp_path: Path) -> None:
     content = {
-        **FILE,
+        **changed("models.shapes.gpus", 2),
+        "gpu_budget": 8,
         "interval_s": 2,
         "dry_run": True,
         "lease": "imageserve-autoscaler",
@@ -62,14 +63,17 @@ def test_every_key_is_taken(tmp_path: Path) -> None:
             pod_selector="app=imageserve,model=shapes",
             policy=Policy(min_replicas=0, max_replicas=3, batch_size=8, target_wait_s=1.5),
             deletion_cost=False,
+            gpus=2,
         )
     }
+    assert scaling.gpu_budget == 8
 
 
 def test_a_missing_key_has_its_default(tmp_path: Path) -> None:
     scaling = read_scaling_file(written(FILE, tmp_path))
 
     assert (scaling.interval_s, scaling.dry_run, scaling.lease) == (5.0, False, None)
+    assert (scaling.gpu_budget, scaling.models["shapes"].gpus) == (None, 0)
     assert scaling.timing == Timing(duration_s=15, renew_deadline_s=10.0, retry_s=2.0)
 
 
@@ -147,6 +151,24 @@ def test_a_wrong_value_names_its_key(path: str, value: object, said: str, tmp_pa
 
     assert str(caught.value).startswith("SCALING_FILE: ")
     assert said in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("gpus", "fewest", "budget", "said"),
+    [
+        pytest.param(0, 1, 4, "gpu_budget: no model has gpus", id="nobody takes one"),
+        pytest.param(2, 3, 5, "gpu_budget: 5 GPUs are fewer than the 6", id="the sum of minimums"),
+        pytest.param(2, 0, 1, "1 GPUs have no room for a pod of shapes", id="no room for a pod"),
+        pytest.param(2, 1, 0, "gpu_budget: must be a whole number", id="no GPU at all"),
+    ],
+)
+def test_a_budget_that_is_too_small_is_refused(
+    gpus: int, fewest: int, budget: int, said: str, tmp_path: Path
+) -> None:
+    content = changed("models.shapes", {**SHAPES, "gpus": gpus, "policy": {"min_replicas": fewest}})
+
+    with pytest.raises(SettingsError, match=said):
+        read_scaling_file(written({**content, "gpu_budget": budget}, tmp_path))
 
 
 @pytest.mark.parametrize("key", ["queue", "deployment", "pod_selector", "batch_size"])

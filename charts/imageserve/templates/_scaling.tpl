@@ -51,12 +51,20 @@ such as target_wait_s for targetWaitSeconds.
 {{- if kindIs "string" . }}{{ quote . }}{{ else if kindIs "bool" . }}"off"{{ else }}{{ include "imageserve.number" . }}{{ end -}}
 {{- end -}}
 
+{{/* GPUs of one pod of a model; each claim of a device counts as one. */}}
+{{- define "imageserve.gpusPerPod" -}}
+{{- add (int64 .gpu.count) (len .gpu.resourceClaims) -}}
+{{- end -}}
+
 {{/* SCALING_FILE. */}}
 {{- define "imageserve.scalingFile" -}}
 interval_s: {{ include "imageserve.number" .Values.autoscaler.intervalSeconds }}
 dry_run: {{ eq (include "imageserve.isDryRun" .) "true" }}
 {{- if include "imageserve.isBuiltin" . }}
 lease: {{ include "imageserve.name" (list . "autoscaler") | quote }}
+{{- end }}
+{{- with .Values.autoscaling.gpuBudget }}
+gpu_budget: {{ include "imageserve.number" . }}
 {{- end }}
 models:
   {{- range $model := (include "imageserve.models" . | fromJson).models }}
@@ -70,6 +78,9 @@ models:
     pod_selector: {{ join "," $labels | quote }}
     batch_size: {{ include "imageserve.number" $model.batchSize }}
     deletion_cost: {{ $model.scaling.deletionCost }}
+    {{- if $.Values.autoscaling.gpuBudget }}
+    gpus: {{ include "imageserve.gpusPerPod" $model }}
+    {{- end }}
     policy:
       {{- include "imageserve.policy" $model | trim | nindent 6 }}
   {{- end }}

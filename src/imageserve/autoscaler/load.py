@@ -84,6 +84,15 @@ class Arrivals:
         is_burst = count > BURST_FACTOR * expected + BURST_SIGMAS * math.sqrt(expected)
         return burst if is_burst else usual
 
+    def falls_to_per_second(self, window_s: float, burst_s: float) -> float | None:
+        """Return the rate over the last ``burst_s`` where it is clearly lower; None where not."""
+        burst, usual = self.per_second(burst_s), self.per_second(window_s)
+        if burst is None or usual is None:
+            return None
+        expected = usual * burst_s
+        least = expected / BURST_FACTOR - BURST_SIGMAS * math.sqrt(expected)
+        return burst if burst * burst_s < least else None
+
 
 def average_table(tables: Iterable[Mapping[int, float]]) -> Mapping[int, float]:
     """Return the ``bucket_ms`` of a pod with the average speed of these.
@@ -142,6 +151,19 @@ class Demand:
     def has_spare(self) -> bool:
         """Whether one of the pods is there only for a jump."""
         return self.pods > _whole(self.exact)
+
+    def answered_per_s(self, pods: int) -> float:
+        """Return how many pictures per second so many pods are expected to answer in time.
+
+        The load that comes is taken to lie between what was measured and the most that the pods for
+        ``exact`` can do, each as likely as the other: reserve is worth less than what serves.
+        """
+        able, most = pods * self.capacity_per_s, self.exact * self.capacity_per_s
+        sure = self.arrivals_per_s + self.for_excess * self.capacity_per_s
+        if able <= sure or most <= sure:
+            return min(able, sure)
+        beyond, spread = min(able, most) - sure, most - sure
+        return sure + beyond * (1 - beyond / (2 * spread))
 
     def pods_with_margin(self, tolerance: float) -> int:
         """Return the number below which no pod goes: with less, it would soon be started again."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from imageserve import metrics
 from imageserve.autoscaler.lease import Leadership
 from imageserve.autoscaler.scaler import ModelScaler
+from imageserve.autoscaler.shared_budget import SharedBudget
 from imageserve.errors import QueueError
 from imageserve.probes import Answer, state_answer
 from imageserve.queue.monitor import FirstJobWaiter, Monitor
@@ -33,8 +34,19 @@ class Autoscaler:
     """Sizes several models until it is stopped."""
 
     def __init__(
-        self, models: "Sequence[SizedModel]", leadership: Leadership, *, interval_s: float
+        self,
+        models: "Sequence[SizedModel]",
+        leadership: Leadership,
+        *,
+        interval_s: float,
+        budget: SharedBudget | None = None,
     ) -> None:
+        """``budget``: the one that the models share, if they do; they wake each other for it."""
+        if budget:
+            sharing = [model for model in models if model.scaler.model.gpus]
+            budget.wake_with({model.scaler.model.name: model.wake for model in sharing})
+            for model in sharing:
+                model.scaler.budget = budget
         self._models = models
         self._leadership = leadership
         self._interval_s = interval_s

@@ -66,6 +66,9 @@ class Policy:
     max_unschedulable: int = _setting(2, whole(0, 10_000))
     """While pods have had no node for a minute, at most this many more pods than those that serve
     are asked for."""
+    budget_weight: float = _setting(1.0, number(0.01, 100))
+    """What a picture in time is worth beside one of another model, where both share a budget of
+    GPUs that is too small for them."""
 
     foresight: str = _setting("auto", one_of("auto", "off"))
     """Whether pods are started for jumps that the memory of the last weeks expects."""

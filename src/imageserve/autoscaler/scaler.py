@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from imageserve import metrics
+from imageserve.autoscaler.budget import Share, claim_of
 from imageserve.autoscaler.cluster import (
     Deployment,
     Pause,
@@ -23,7 +24,16 @@ from imageserve.autoscaler.load import average_table, capacity_per_s
 from imageserve.autoscaler.pod_start import start_facts
 from imageserve.autoscaler.scaler_status import EventReason, ScalerEvents, ScalerStatus, reason_of
 from imageserve.autoscaler.scaling_file import ModelScaling
-from imageserve.autoscaler.sizing import Decision, Foreseen, Observation, State, action_of, size
+from imageserve.autoscaler.shared_budget import SharedBudget
+from imageserve.autoscaler.sizing import (
+    Cause,
+    Decision,
+    Foreseen,
+    Observation,
+    State,
+    action_of,
+    size,
+)
 from imageserve.backoff import Backoff
 from imageserve.errors import (
     ClusterConflict,
@@ -78,6 +88,8 @@ class ModelScaler:
         self.asleep = threading.Event()
         """Set while there is no pod and no job, and this process would start a pod for one."""
         self.failures = FailureBackoff(interval_s, clock)
+        self.budget: SharedBudget | None = None
+        """What it shares with other models; set before the first step."""
         self._cluster = cluster
         self._leadership = leadership
         self._events = ScalerEvents(model.name, cluster, leadership)
@@ -224,12 +236,29 @@ class ModelScaler:
             replicas = seen.replicas if pause.replicas is None else pause.replicas
             action = action_of(replicas - seen.replicas)
             decision = Decision(replicas, None, action, f"paused by {pause.annotation}")
-        self._publish(str(queue) if isinstance(queue, QueueError) else "", seen, decision, pause)
+        decision, share = self._within_budget(seen, decision, pause)
+        problem = str(queue) if isinstance(queue, QueueError) else ""
+        self._publish(problem, seen, decision, (pause, share))
         if decision.replicas != seen.replicas:
             self._change(queue, seen, decision)
         elif self._dry_run:
             self._events.forget_state(EventReason.WOULD_SCALE)
         self._set_asleep(seen, decision, pause)
+
+    def _within_budget(
+        self, seen: Observation, decision: Decision, pause: Pause | None
+    ) -> tuple[Decision, Share | None]:
+        """Limit a decision to this model's share of the GPUs, where there is a budget of them."""
+        if self.budget is None:
+            return decision, None
+        model, is_paused = self.model, pause is not None
+        claim = claim_of(model.policy, model.gpus, self._state, seen, decision, paused=is_paused)
+        share = self.budget.claim(model.name, claim, seen.now_s)
+        limited = share.limited(seen, decision)
+        if limited is not decision:
+            # Else the next step would take its own number for one that another client has set.
+            self._state = replace(self._state, decided=limited.replicas)
+        return limited, share
 
     def _change(self, queue: Snapshot | QueueError, seen: Observation, decision: Decision) -> None:
         if self._clock() - seen.now_s > STALE_S + self._interval_s:
@@ -249,6 +278,8 @@ class ModelScaler:
             self._expected = frozenset({before, after})
             self._cluster.set_replicas(self._deployment, after)
         self._expected = frozenset({after})
+        if self.budget:
+            self.budget.scaled(self.model.name, after)
         self._events.write(self._deployment, reason_of(before, after), message)
 
     def _set_deletion_costs(self, snapshot: Snapshot) -> None:
@@ -274,17 +305,25 @@ class ModelScaler:
     # -- publishing ---------------------------------------------------------------------------
 
     def _publish(
-        self, problem: str, seen: Observation, decision: Decision, pause: Pause | None
+        self,
+        problem: str,
+        seen: Observation,
+        decision: Decision,
+        limits: tuple[Pause | None, Share | None],
     ) -> None:
+        pause, share = limits
         about, unread = self._deployment, self._unread_steps >= UNREAD_STEPS
         message = f"the queue cannot be read, the replicas stay unchanged: {problem}"
         self._events.write_change(about, EventReason.METRICS_UNAVAILABLE, unread, message)
         self._events.write_change(about, EventReason.PAUSED, pause, decision.reason)
+        is_limited = decision.cause is Cause.BUDGET
+        self._events.write_change(about, EventReason.OVER_BUDGET, is_limited, decision.reason)
         cause = "paused" if pause else decision.cause
         metrics.autoscaler_decisions_total.labels(self.model.name, decision.action, cause).inc()
         self.status = ScalerStatus(
             seen=seen,
             decision=decision,
+            share=share,
             problem=problem,
             leader=self._leadership.leading(),
             paused=pause is not None,
@@ -299,6 +338,9 @@ class ModelScaler:
     def _note_failure(self, error: ClusterError) -> None:
         self.asleep.clear()
         self._events.count_error(error_source(error))
+        if self.budget:
+            is_gone = isinstance(error, ClusterMissing)
+            self.budget.unknown(self.model.name, is_gone=is_gone)
         if self.failures.add(error):
             self._events.log(logging.ERROR, "replicas stay unchanged until this works: %s", error)
         if isinstance(error, ClusterForbidden):
@@ -309,6 +351,7 @@ class ModelScaler:
             self.status,
             seen=None,
             decision=None,
+            share=None,
             problem=str(error),
             leader=self._leadership.leading(),
         )

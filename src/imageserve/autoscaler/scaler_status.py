@@ -7,6 +7,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from imageserve import metrics
+from imageserve.autoscaler.budget import Share
 from imageserve.autoscaler.cluster import Deployment
 from imageserve.autoscaler.lease import Leadership
 from imageserve.autoscaler.sizing import Decision, Observation
@@ -36,6 +37,8 @@ class ScalerStatus:
     seen: Observation | None = None
     """None while the Deployment cannot be read."""
     decision: Decision | None = None
+    share: Share | None = None
+    """None where there is no budget."""
     problem: str = "not sized yet"
     """Why the mode is an unknown one; "" in any other."""
     leader: bool = False
@@ -73,6 +76,11 @@ class ScalerStatus:
             values["raw_replicas"] = self.decision.raw
             values["arrivals_per_second"] = self.decision.arrivals_per_s
             values["capacity_per_second"] = self.decision.capacity_per_s
+        if self.share:
+            values["budget_gpus"] = self.share.budget
+            values["budget_gpus_per_replica"] = self.share.gpus
+            values["budget_claimed_replicas"] = self.share.wants
+            values["budget_given_replicas"] = self.share.pods
         if self.seen:
             values["current_replicas"] = self.seen.replicas
             values["ready_replicas"] = self.seen.ready
@@ -109,6 +117,7 @@ class ScalerStatus:
             "current": self.seen.replicas,
             "ready": self.seen.ready,
             "pod_start": self.pod_start,
+            "budget": self.share.facts() if self.share else None,
         }
 
 
@@ -139,6 +148,7 @@ class EventReason(StrEnum):
     UNSCHEDULABLE = "Unschedulable"
     EXTERNAL_SCALE = "ExternalScale"
     PAUSED = "Paused"
+    OVER_BUDGET = "OverBudget"
     RBAC_DENIED = "RBACDenied"
 
 

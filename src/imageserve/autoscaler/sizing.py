@@ -101,6 +101,8 @@ class Cause(StrEnum):
     ROLLOUT = "rollout"
     """There is no room for more pods, and a rollout waits for room."""
     IN_FLIGHT = "in_flight"
+    BUDGET = "budget"
+    """Several models together want more GPUs than there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +119,8 @@ class Decision:
     capacity_per_s: float | None = None
     """Of one pod at full utilization."""
     cause: Cause = Cause.LOAD
+    load: Demand | None = None
+    """None where the load is not known."""
 
 
 # -- state --------------------------------------------------------------------------------------
@@ -244,10 +248,11 @@ def size(policy: Policy, state: State, seen: Observation) -> tuple[Decision, Sta
     if state.room is not None and seen.known and decision.replicas > state.room:
         limited = _decision(policy, seen, state.room, Cause.ROLLOUT, decision.reason)
         decision = replace(
-            limited,
-            raw=decision.raw,
-            arrivals_per_s=decision.arrivals_per_s,
-            capacity_per_s=decision.capacity_per_s,
+            decision,
+            replicas=limited.replicas,
+            action=limited.action,
+            reason=limited.reason,
+            cause=limited.cause,
         )
     return decision, replace(state, decided=decision.replicas)
 
@@ -305,6 +310,7 @@ def _by_load(policy: Policy, state: State, seen: Observation) -> tuple[Decision,
         raw=raw,
         arrivals_per_s=rate,
         capacity_per_s=load.capacity_per_s,
+        load=load,
     ), state
 
 
@@ -372,16 +378,25 @@ def _upwards(
 def _downwards(
     policy: Policy, state: State, seen: Observation, stabilized: int
 ) -> tuple[int, Cause]:
-    before = max(state.history.replicas_within(seen.now_s, policy.scale_down_period_s))
-    step = max(1, int(before * policy.scale_down_max_fraction))
-    busy = math.ceil(seen.in_flight / (BATCHES_PER_WORKER * policy.batch_size))
     pods, cause = max(
         (stabilized, Cause.LOAD if stabilized else Cause.IDLE),
-        (max(before - step, int(before > 1)), Cause.STEPS),  # To zero only from one.
-        (busy, Cause.IN_FLIGHT),
+        (after_a_step_down(policy, state, seen), Cause.STEPS),
+        (busy_pods(policy, seen), Cause.IN_FLIGHT),
         key=itemgetter(0),
     )
     return min(pods, seen.replicas), cause
+
+
+def after_a_step_down(policy: Policy, state: State, seen: Observation) -> int:
+    """Return the pods that the largest allowed step leaves."""
+    before = max(state.history.replicas_within(seen.now_s, policy.scale_down_period_s))
+    step = max(1, int(before * policy.scale_down_max_fraction))
+    return max(before - step, int(before > 1))  # To zero only from one.
+
+
+def busy_pods(policy: Policy, seen: Observation) -> int:
+    """Return the pods that the jobs in flight need."""
+    return math.ceil(seen.in_flight / (BATCHES_PER_WORKER * policy.batch_size))
 
 
 # -- the reason ---------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from imageserve.autoscaler.lease import Election, Leadership
 from imageserve.autoscaler.loop import Autoscaler, SizedModel
 from imageserve.autoscaler.scaler import ModelScaler
 from imageserve.autoscaler.scaling_file import Scaling, read_scaling_file
+from imageserve.autoscaler.shared_budget import shared_budget
 from imageserve.cli.extras import add_cluster_options, extra_command, note_if_missing
 from imageserve.config.settings import Settings
 from imageserve.logger import setup_logging
@@ -93,7 +94,8 @@ def _autoscaler(
         wakes = model.policy.min_replicas == 0
         first_job = FirstJobWaiter(access, model.queue) if wakes else None
         models.append(SizedModel(scaler, monitor, first_job))
-    return Autoscaler(models, leadership, interval_s=interval_s)
+    budget = shared_budget(scaling)
+    return Autoscaler(models, leadership, interval_s=interval_s, budget=budget)
 
 
 def _leadership(settings: Settings, scaling: Scaling, cluster: "KubernetesCluster") -> Leadership:

@@ -5,8 +5,10 @@ import http.client
 import json
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from imageserve.autoscaler.budget import Claim, Share, allot, claim_of
 from imageserve.autoscaler.cluster import Deployment, PodSummary, PodWatch, pause_of
 from imageserve.autoscaler.foresight import foresight_of
 from imageserve.autoscaler.load import Arrivals
@@ -14,7 +16,7 @@ from imageserve.autoscaler.pod_start import start_facts
 from imageserve.autoscaler.scaler import observation
 from imageserve.autoscaler.scaler_status import for_people
 from imageserve.autoscaler.scaling_file import ModelScaling, read_scaling_file
-from imageserve.autoscaler.sizing import Observation, State, size
+from imageserve.autoscaler.sizing import Decision, Observation, State, size
 from imageserve.cli.extras import add_cluster_options, chosen
 from imageserve.config.settings import Settings
 from imageserve.errors import ClusterError, ImageserveError, QueueError, SettingsError
@@ -28,11 +30,21 @@ Target = tuple[Deployment, PodSummary] | ImageserveError
 """One model's Deployment and pods, or why they cannot be read."""
 
 
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """One model: what is printed, and what its decision here was based on."""
+
+    facts: dict[str, Any]
+    decided: tuple[Observation, Decision, Claim] | None = None
+
+
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     options = _parser().parse_args(arguments)
     settings = Settings.from_env(environ)
     scaling = read_scaling_file(settings.scaling_file)
-    models = chosen(scaling.models, options.model)
+    shown = chosen(scaling.models, options.model)
+    # A share of a budget follows from what all models want.
+    models = list(scaling.models.values()) if scaling.gpu_budget else shown
     running = _ask_running(settings.metrics_port)
     # What the running autoscaler has decided, and on which numbers, is the truth. Arrivals that are
     # counted here, over a shorter time, would be others.
@@ -41,11 +53,14 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     reads = _readings(monitor, counted_s)
     namespace = options.namespace or settings.pod_namespace
     targets = _targets(models, reads[-1][1], namespace, options.kubeconfig)
-    facts = {
+    explained = {
         model.name: _explained(model, reads, targets[model.name], running.get(model.name))
         for model in models
     }
-    for model in models:
+    if scaling.gpu_budget and not running:
+        _share(scaling.gpu_budget, explained)
+    facts = {model.name: explained[model.name].facts for model in shown}
+    for model in shown:
         facts[model.name] |= _forecast(model, monitor, facts[model.name])
     if options.json:
         print(json.dumps(facts))
@@ -120,7 +135,7 @@ def _explained(
     reads: Sequence[tuple[float, Snapshots]],
     target: Target,
     published: Mapping[str, Any] | None,
-) -> dict[str, Any]:
+) -> Explained:
     """Return the facts of the last reading, and the decision: as published, else our own."""
     queue: dict[str, Any] = {"name": model.queue}
     facts = {"queue": queue, "deployment": _deployment(model, target)}
@@ -133,20 +148,34 @@ def _explained(
     snapshot = snapshots[model.queue]
     if isinstance(snapshot, QueueError):
         queue["problem"] = str(snapshot)
-        return facts
+        return Explained(facts)
     live = len(snapshot.tables)
     workers = Deployment(model.deployment, "", "", live, live), PodSummary()
     seen = observation(at_s, snapshot, *(target if isinstance(target, tuple) else workers))
     queue |= _values(seen, "waiting", "in_flight", "oldest_s", "accepted", "rejected")
     facts["workers"] = {"live": live, "bucket_ms": dict(seen.bucket_ms)}
-    if not published:
-        facts["decision"] = _decided(model, reads[0], seen)
-    return facts
+    if published:
+        return Explained(facts)
+    facts["decision"], state, decision = _decided(model, reads[0], seen)
+    paused = isinstance(target, tuple) and pause_of(target[0].annotations) is not None
+    claim = claim_of(model.policy, model.gpus, state, seen, decision, paused=paused)
+    return Explained(facts, (seen, decision, claim) if model.gpus else None)
+
+
+def _share(gpus: int, explained: Mapping[str, Explained]) -> None:
+    """Limit the decisions that were made here to each model's share of the budget."""
+    decided = {name: each.decided for name, each in explained.items() if each.decided}
+    claims = {name: claim for name, (_, _, claim) in decided.items()}
+    for name, pods in allot(gpus, claims, time.monotonic()).items():
+        seen, decision, claim = decided[name]
+        share = Share(gpus, claim.gpus, claim.wants, pods)
+        limited = _values(share.limited(seen, decision), "replicas", "cause", "reason")
+        explained[name].facts["decision"] |= {**limited, "budget": share.facts()}
 
 
 def _decided(
     model: ModelScaling, first: tuple[float, Snapshots], seen: Observation
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], State, Decision]:
     """Decide as an autoscaler would that has counted arrivals at this rate for its whole window."""
     before_s, before = first[0], first[1][model.queue]
     counted_s, state = seen.now_s - before_s, State()
@@ -156,10 +185,10 @@ def _decided(
         window_s = model.policy.arrivals_window_s
         earlier = (seen.now_s - window_s, now - round(came * window_s / counted_s))
         state = State(before_s, seen.run, arrivals=Arrivals((earlier,)), busy_s=seen.now_s)
-    decision, _ = size(model.policy, state, seen)
+    decision, state = size(model.policy, state, seen)
     names = ("replicas", "raw", "cause", "reason", "arrivals_per_s", "capacity_per_s")
     counted = f"arrivals counted for {counted_s:.1f} s, as no autoscaler answers here"
-    return {**_values(decision, *names), "by": counted}
+    return {**_values(decision, *names), "by": counted}, state, decision
 
 
 def _forecast(model: ModelScaling, monitor: Monitor, facts: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,9 +3,10 @@
 import math
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
+from imageserve.autoscaler.budget import Budget, claim_of
 from imageserve.autoscaler.foresight import Counted, foresight_of
 from imageserve.autoscaler.load import capacity_per_s
 from imageserve.autoscaler.sizing import Foreseen, Observation, Policy, State, size
@@ -37,6 +38,8 @@ class Snapshot:
     """Of live workers; empty where there are none."""
     pod_start_s: float | None
     """Measured; None before the first pod has started."""
+    unschedulable: int = 0
+    """Pods that have waited for room for a minute."""
 
 
 class Scaler(Protocol):
@@ -69,7 +72,11 @@ class Imageserve:
         self._foresight = foresight_of(policy, "", None)
 
     def decide(self, seen: Snapshot) -> int:
-        observation = Observation(
+        decision, self._state = size(self._policy, self._state, self._observation(seen))
+        return decision.replicas
+
+    def _observation(self, seen: Snapshot) -> Observation:
+        return Observation(
             now_s=seen.now_s,
             known=True,
             run="simulated",
@@ -83,9 +90,8 @@ class Imageserve:
             ready=seen.ready,
             pod_start_s=seen.pod_start_s,
             foreseen=self._foreseen(seen),
+            unschedulable=seen.unschedulable,
         )
-        decision, self._state = size(self._policy, self._state, observation)
-        return decision.replicas
 
     def _foreseen(self, seen: Snapshot) -> Foreseen | None:
         if self._foresight is None:
@@ -95,6 +101,27 @@ class Imageserve:
         capacity = capacity_per_s(seen.bucket_ms, self._policy) or self._state.capacity_per_s
         start_s = seen.pod_start_s or self._policy.pod_start_s
         return self._foresight.foreseen(seen.now_s, capacity, start_s)
+
+
+class Budgeted(Imageserve):
+    """The autoscaler where several models share a budget. Each has one of these."""
+
+    def __init__(self, policy: Policy, budget: Budget, name: str, gpus: int) -> None:
+        super().__init__(policy)
+        self._budget = budget
+        self._name = name
+        self._gpus = gpus
+
+    def decide(self, seen: Snapshot) -> int:
+        """Decide within the share. Nobody is woken: who has to give a pod does so at its turn."""
+        observation = self._observation(seen)
+        decision, state = size(self._policy, self._state, observation)
+        claim = claim_of(self._policy, self._gpus, state, observation, decision, paused=False)
+        share, _ = self._budget.claim(self._name, claim, seen.now_s)
+        replicas = share.limited(observation, decision).replicas
+        self._state = replace(state, decided=replicas)
+        self._budget.scaled(self._name, replicas)
+        return replicas
 
 
 class FixedFleet:

@@ -1,15 +1,22 @@
 """``imageserve autoscaler simulate``: compares scaling rules on load traces, without a cluster."""
 
 import argparse
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 from imageserve.autoscaler.sizing import Policy
 from imageserve.errors import ImageserveError, SettingsError
 from imageserve_loadtest import plots
+from imageserve_loadtest.simulator.budget_comparison import (
+    Model,
+    budget_table,
+    built_in_models,
+    compare_budget,
+)
 from imageserve_loadtest.simulator.clairvoyant import Bests, foresee, require_solver
 from imageserve_loadtest.simulator.comparison import (
     DAILY,
@@ -44,15 +51,18 @@ BUCKET_MS = {1: 100.0, 2: 140.0, 4: 220.0, 8: 380.0, 12: 540.0, 16: 700.0, 24: 1
 CALIBRATED = {KEDA_SUM: Rule(KEDA_SUM, 4), FIXED: Rule(FIXED, 6)}
 """The rules that ``--sweep`` finds under the default conditions."""
 
-BEGIN, END = "<!-- simulator -->\n", "<!-- /simulator -->"
+SIMULATOR, BUDGET = "simulator", "budget"
+"""The names of the marks on a page that tables are written between."""
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     del environ
     options = _parser().parse_args(arguments)
     conditions = _conditions(options)
+    if options.budget is not None:
+        return _budget(conditions, options)
     traces = [read_trace(path) for path in options.traces] or shipped_traces()
-    page = None if options.markdown is None else _Page(options.markdown)
+    page = None if options.markdown is None else _Page(options.markdown, SIMULATOR)
     if options.plot is not None and not plots.are_available():
         raise ImageserveError(f"--plot: {plots.MISSING}")
     if options.clairvoyant:
@@ -77,6 +87,24 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     return 0
 
 
+def _budget(conditions: Conditions, options: argparse.Namespace) -> int:
+    """Compare ways to share GPUs; each trace is one model."""
+    page = None if options.markdown is None else _Page(options.markdown, BUDGET)
+    models = [Model(read_trace(path)) for path in options.traces] or built_in_models()
+    given = options.pod_gpus or [model.gpus for model in models]
+    if len(given) != len(models):
+        raise SettingsError(f"--pod-gpus: must be {len(models)} numbers, one for each model")
+    models = [replace(model, gpus=gpus) for model, gpus in zip(models, given, strict=True)]
+    progress = _progress()
+    results = compare_budget(conditions, models, options.budget, options.seed, progress)
+    progress("")
+    text = budget_table(models, options.budget, results)
+    print(text)
+    if page is not None:
+        page.write(text)
+    return 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="imageserve autoscaler simulate",
@@ -95,6 +123,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--weeks", action="store_true", help="also three traces of seven days, with and without "
         "the memory of the week, and with --clairvoyant one of the days beside the best possible "
         "(ten minutes of one core)")  # fmt: skip
+    add("--budget", type=int, metavar="GPUS", help="instead, share so many GPUs between models: "
+        "each trace is one; default: three built-in ones")  # fmt: skip
+    add("--pod-gpus", type=_pod_gpus, metavar="N,N,...", help="with --budget: the GPUs of a pod of "
+        "each model, in the order of the traces (1)")  # fmt: skip
     add("--list-length", type=int, metavar="N", help="KEDA's listLength for list + in flight")
     add("--fleet", type=int, metavar="N", help="pods of the fixed fleet")
     add("--plot", type=Path, metavar="FILE.svg", help="draw load and pods")
@@ -122,6 +154,12 @@ def _bucket_ms(text: str) -> BucketMs:
     if not all(0 < n <= 1024 and 0 < ms < float("inf") for n, ms in table.items()):
         raise argparse.ArgumentTypeError("sizes must be from 1 to 1024, times above 0")
     return table
+
+
+def _pod_gpus(text: str) -> list[int]:
+    if not re.fullmatch(r"[1-9]\d{0,2}(,[1-9]\d{0,2})*", text):
+        raise argparse.ArgumentTypeError("must be like 1,1,2")
+    return [int(each) for each in text.split(",")]
 
 
 def _field(text: str) -> tuple[str, float | str]:
@@ -190,17 +228,20 @@ def _write(path: Path, text: str) -> None:
 class _Page:
     """A Markdown file with marks. It is read before the simulation, so that errors come early."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, name: str) -> None:
         self._path = path
+        self._begin, self._end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
         try:
             text = path.read_text("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ImageserveError(f"{path}: cannot be read: {error}") from error
-        self._before, begin, rest = text.partition(BEGIN)
-        _, end, self._after = rest.partition(END)
+        self._before, begin, rest = text.partition(self._begin)
+        _, end, self._after = rest.partition(self._end)
         if not begin or not end:
-            raise ImageserveError(f"{path}: must have the lines {BEGIN.strip()} and {END}")
+            missing = f"{self._begin.strip()} and {self._end}"
+            raise ImageserveError(f"{path}: must have the lines {missing}")
 
     def write(self, text: str) -> None:
         """Replace the text between the marks."""
-        _write(self._path, f"{self._before}{BEGIN}\n{text}\n\n{END}{self._after}")
+        between = f"{self._begin}\n{text}\n\n{self._end}"
+        _write(self._path, f"{self._before}{between}{self._after}")

@@ -3,15 +3,20 @@
 import heapq
 import math
 from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from itertools import count, pairwise
 
 from imageserve.queue.snapshot import Speed
+from imageserve_loadtest.simulator.room import Place, Room
 from imageserve_loadtest.simulator.scalers import BucketMs, Scaler, Snapshot
 from imageserve_loadtest.simulator.simulated_queue import Batch, SimulatedQueue
 from imageserve_loadtest.simulator.trace import Trace
+
+UNSCHEDULABLE_S = 60.0
+"""A pod without room counts as unschedulable after this long, as with the autoscaler."""
 
 SAMPLE_S = 10.0
 """Seconds between two records of the queue length."""
@@ -90,6 +95,8 @@ class Setting:
     """``QUEUE_LIMIT``."""
     replicas: int = 1
     """Ready pods at the start of the trace."""
+    gpus: int = 1
+    """Of one pod, where several models share a ``Room``."""
 
     @property
     def batch_size(self) -> int:
@@ -99,6 +106,8 @@ class Setting:
 class Phase(Enum):
     """The state of a pod."""
 
+    PENDING = 0
+    """There is no room for it."""
     STARTING = 1
     IDLE = 2
     BUSY = 3
@@ -110,19 +119,28 @@ class Pod:
     """One pod with one worker."""
 
     created_s: float
-    phase: Phase = Phase.STARTING
+    phase: Phase = Phase.PENDING
     is_stopping: bool = False
     batch: Batch = field(default_factory=list)
     upcoming: Batch = field(default_factory=list)
     """The next batch, claimed while this one runs."""
+    place: Place | None = None
+    """By which it waits for room."""
 
 
 class Simulation:
     """Runs a trace against a rule, once; ``requests`` are the instants of its requests."""
 
     def __init__(
-        self, setting: Setting, trace: Trace, requests: list[float], scaler: Scaler
+        self,
+        setting: Setting,
+        trace: Trace,
+        requests: list[float],
+        scaler: Scaler,
+        room: Room | None = None,
     ) -> None:
+        """``room``: what the pods of several models share; without it there is always room."""
+        self._room = room or Room(math.inf)
         self._scaler = scaler
         self._setting = setting
         self._trace = trace
@@ -139,21 +157,41 @@ class Simulation:
         self._wake_is_due = False
         self._replicas = setting.replicas
         self._timeline = Timeline(setting.replicas)
+        self._end_s = trace.length_s + setting.timeout_s
         self._batch_size = setting.batch_size
         self._batch_s = _batch_s(setting.bucket_ms)
 
     def run(self) -> Outcome:
         """Run to the end of the trace and of the last deadline."""
+        self.begin()
+        while self._events and self._events[0][0] <= self._end_s:
+            self.step()
+        return self.outcome()
+
+    def begin(self) -> None:
+        """Start the first pods and the clock."""
         for _ in range(self._setting.replicas):
-            self._serve(self._new_pod())
+            self._new_pod(self._serve)
         self._at(0.0, self._record_queue)
         self._at(0.0, self._tick)
-        end_s = self._trace.length_s + self._setting.timeout_s
-        while self._events and self._events[0][0] <= end_s:
-            if not self._admit(self._events[0][0]):
-                self._now_s, _, happen, pod = heapq.heappop(self._events)
-                happen(*pod)
-        self._now_s = end_s
+
+    @property
+    def next_s(self) -> float:
+        """When something happens next; infinity after the end."""
+        next_s = self._events[0][0] if self._events else math.inf
+        is_awaited = bool(self._idle) or self._is_asleep
+        if is_awaited and self._arrived < len(self._requests):
+            next_s = min(next_s, self._requests[self._arrived])
+        return next_s if next_s <= self._end_s else math.inf
+
+    def step(self) -> None:
+        """Let the next thing happen."""
+        if not self._admit(self._events[0][0]):
+            self._now_s, _, happen, pod = heapq.heappop(self._events)
+            happen(*pod)
+
+    def outcome(self) -> Outcome:
+        """Add up the run after its end."""
         return self._timeline.outcome(self._trace.length_s, len(self._requests), self._queue)
 
     def _at(self, second: float, happen: Callable[..., None], *pod: Pod) -> None:
@@ -207,8 +245,7 @@ class Simulation:
             self._replicas = wanted
             self._timeline.scaled(self._now_s, wanted)
         while self._live() < wanted:
-            pod = self._new_pod()
-            self._at(self._now_s + self._setting.pod_start_s, self._started, pod)
+            self._new_pod(self._start)
         while self._live() > wanted:
             self._stop(self._pod_to_stop())
 
@@ -225,23 +262,44 @@ class Simulation:
             ready=ready,
             bucket_ms=self._setting.bucket_ms if ready else {},
             pod_start_s=self._pod_start_s,
+            unschedulable=sum(
+                pod.phase is Phase.PENDING and self._now_s - pod.created_s >= UNSCHEDULABLE_S
+                for pod in self._pods
+            ),
         )
 
     def _ready(self) -> int:
-        return sum(p.phase is not Phase.STARTING and not p.is_stopping for p in self._pods)
+        serving = (Phase.IDLE, Phase.BUSY)
+        return sum(pod.phase in serving and not pod.is_stopping for pod in self._pods)
 
     def _live(self) -> int:
         return sum(not pod.is_stopping for pod in self._pods)
 
-    def _new_pod(self) -> Pod:
+    def _new_pod(self, begin: Callable[[Pod], None]) -> None:
+        """Create a pod, which begins as soon as there is room for it."""
         pod = Pod(self._now_s)
+        pod.place = partial(self._placed, pod, begin)
         self._pods.append(pod)
-        self._timeline.counted(self._now_s, len(self._pods))
-        return pod
+        self._room.ask(self._now_s, self._setting.gpus, pod.place)
+
+    def _placed(self, pod: Pod, begin: Callable[[Pod], None], now_s: float) -> None:
+        self._now_s = max(self._now_s, now_s)
+        pod.phase = Phase.STARTING
+        self._count()
+        begin(pod)
+
+    def _count(self) -> None:
+        """Record the pods that are paid for: not those that wait for room."""
+        placed = sum(pod.phase is not Phase.PENDING for pod in self._pods)
+        self._timeline.counted(self._now_s, placed)
+
+    def _start(self, pod: Pod) -> None:
+        start_s = self._setting.pod_start_s
+        self._at(self._now_s + start_s, self._started, pod)
 
     def _started(self, pod: Pod) -> None:
         if pod.phase is not Phase.GONE:
-            self._pod_start_s = self._now_s - pod.created_s
+            self._pod_start_s = self._setting.pod_start_s
             self._serve(pod)
 
     def _serve(self, pod: Pod) -> None:
@@ -256,7 +314,8 @@ class Simulation:
     def _pod_to_stop(self) -> Pod:
         """Choose like a ReplicaSet: pods that do not serve yet first, then the newest."""
         live = [pod for pod in self._pods if not pod.is_stopping]
-        return max(live, key=lambda pod: (pod.phase is Phase.STARTING, pod.created_s))
+        early = {Phase.PENDING: 2, Phase.STARTING: 1}
+        return max(live, key=lambda pod: (early.get(pod.phase, 0), pod.created_s))
 
     def _stop(self, pod: Pod) -> None:
         """Send SIGTERM: the pod finishes its batch and gives the next one back."""
@@ -272,9 +331,14 @@ class Simulation:
     def _leave(self, pod: Pod) -> None:
         if pod.phase is Phase.IDLE:
             self._idle.remove(pod)
+        is_placed = pod.phase is not Phase.PENDING
         pod.phase = Phase.GONE
         self._pods.remove(pod)
-        self._timeline.counted(self._now_s, len(self._pods))
+        self._count()
+        if is_placed:
+            self._room.give_back(self._now_s, self._setting.gpus)
+        elif pod.place:
+            self._room.withdraw(self._setting.gpus, pod.place)
 
     def _start_idle_pods(self) -> None:
         while self._idle and self._queue.waiting:
@@ -301,6 +365,15 @@ class Simulation:
             self._leave(pod)
         else:
             self._work(pod)
+
+
+def run_together(simulations: Sequence[Simulation]) -> list[Outcome]:
+    """Run several models on one clock; return their outcomes in the same order."""
+    for each in simulations:
+        each.begin()
+    while (first := min(simulations, key=lambda each: each.next_s)).next_s < math.inf:
+        first.step()
+    return [each.outcome() for each in simulations]
 
 
 def _batch_s(bucket_ms: BucketMs) -> list[float]:
