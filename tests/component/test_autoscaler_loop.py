@@ -438,25 +438,26 @@ def test_pods_of_an_idle_model_go_to_a_late_one_at_once(bench: Bench, get: Get) 
         eventually(lambda: all(s.initialized for s in bench.scalers), "both are sized")
         bench.queues["shapes"].state = BUSY
         autoscaler._models[0].wake()
-        eventually(lambda: bench.api.replicas(deployment_of("shapes")) == 4, "it gets them all")
+        eventually(lambda: bench.api.replicas(deployment_of("shapes")) == 3, "it gets them")
         models = json.loads(get(autoscaler, "/recommendations")[1])["models"]
         metrics = get(autoscaler, "/metrics")[1]
 
     # They were taken although none may go for a window of 300 s, and never was there one too many.
-    assert bench.api.replicas(deployment_of("other")) == 0
+    # When it last had a job is not known: the last pod stays for now.
+    assert bench.api.replicas(deployment_of("other")) == 1
     assert most_at_once(bench, shapes=1, other=3) == 4
     assert models["other"]["cause"] == "budget"
     assert models["other"]["budget"] == {
         "gpus": 4,
         "gpus_per_pod": 1,
         "wanted_pods": 3,
-        "given_pods": 0,
+        "given_pods": 1,
     }
     assert 'imageserve_autoscaler_budget_claimed_replicas{model="other"} 3.0' in metrics
-    assert 'imageserve_autoscaler_budget_given_replicas{model="other"} 0.0' in metrics
-    said = "the budget of 4 GPUs gives it 0 of 3 pods"
+    assert 'imageserve_autoscaler_budget_given_replicas{model="other"} 1.0' in metrics
+    said = "the budget of 4 GPUs gives it 1 of 3 pods"
     messages = [message for _, message in bench.api.events() if said in message]
-    assert any(message.startswith("3 -> 0 replicas") for message in messages)
+    assert any(message.startswith("3 -> 1 replicas") for message in messages)
     assert ("OverBudget", deployment_of("other")) in bench.events()
 
 

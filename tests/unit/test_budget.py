@@ -348,5 +348,6 @@ def test_a_decision_beyond_the_share_says_so() -> None:
     limited = share.limited(SEEN, decision)
 
     assert (limited.replicas, limited.action, limited.cause) == (4, Action.HOLD, Cause.BUDGET)
-    assert limited.reason == f"{decision.reason}; the budget of 6 GPUs gives it 4 of 8 pods"
+    of = f"4 of {decision.replicas} pods"
+    assert limited.reason == f"{decision.reason}; the budget of 6 GPUs gives it {of}"
     assert share.limited(SEEN, replace(decision, replicas=3)).replicas == 3
