@@ -21,7 +21,7 @@ from imageserve.autoscaler.sizing import (
 
 STAY = 1.25
 """A pod that is there counts this much more than one that would first have to start: else two
-models with nearly the same need would pass pods to and fro."""
+models with nearly the same need would pass pods back and forth."""
 
 MOMENT_S = 60.0
 """A model counts as working for this long, and the start of a pod, after its last job: a pod that
