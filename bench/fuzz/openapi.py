@@ -47,10 +47,11 @@ def service(folder: Path, redis: str) -> Iterator[Stack]:
         yield stack
 
 
-def check(stack: Stack, folder: Path, *, examples: int, seed: int, within_s: float) -> str:
+def check(stack: Stack, folder: Path, *more: str, examples: int, seed: int, within_s: float) -> str:
     """Return the summary of a run without findings.
 
-    ``examples``: of random requests to each call. Raises Findings.
+    ``more``: options of schemathesis. ``examples``: of random requests to each call. Raises
+    Findings.
     """
     pictures = _write_pictures(folder / "pictures")
     command = [
@@ -61,6 +62,7 @@ def check(stack: Stack, folder: Path, *, examples: int, seed: int, within_s: flo
         f"http://127.0.0.1:{stack.port}/openapi.json",
         f"--max-examples={examples}",
         f"--seed={seed}",
+        *more,
     ]
     hooks = {"SCHEMATHESIS_HOOKS": "hooks", "PYTHONPATH": str(_API), "PICTURES": str(pictures)}
     done = subprocess.run(

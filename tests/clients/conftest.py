@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.redis_server import executables
-from tests.system.stack import SOURCE, Stack, running
+from tests.redis_server import eventually, executables, free_port
+from tests.system.client import Client
+from tests.system.stack import SOURCE, START_S, Stack, running
 
 ROOT = SOURCE.parent
 PICTURES = [ROOT / "loadtest" / "images" / name for name in ("star-1.jpg", "heart-2.png")]
@@ -19,6 +20,15 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     folder = tmp_path_factory.mktemp("clients")
     with running(folder, executables()[0].found(), MODEL="shapes") as stack:
         yield stack
+
+
+@pytest.fixture(scope="session")
+def addresses(stack: Stack) -> dict[str, str]:
+    """Where the Open Inference Protocol is served, by what carries it."""
+    port, probes = free_port(), free_port()
+    stack.run("grpc", "grpc", GRPC_PORT=str(port), METRICS_PORT=str(probes))
+    eventually(lambda: Client(probes).status_of("/readyz") == 200, "gRPC is ready", START_S)
+    return {"http": f"127.0.0.1:{stack.port}", "grpc": f"127.0.0.1:{port}"}
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,9 @@ NODE = ROOT / ".venv-node"
 
 @pytest.mark.parametrize("needs_key", [False, True])
 def test_the_linter_has_nothing_to_say(tmp_path: Path, needs_key: bool) -> None:
-    served = Served(UploadLimits(2**25, 2**20, 16, 10.0), ["jpeg", "png"], 30.0, needs_key)
+    served = Served(
+        ["shapes"], UploadLimits(2**25, 2**20, 16, 10.0), ["jpeg", "png"], 30.0, needs_key
+    )
     (tmp_path / "openapi.json").write_text(json.dumps(document(served), indent=1))
 
     done = subprocess.run(

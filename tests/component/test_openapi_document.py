@@ -44,19 +44,22 @@ def _document(site: Site) -> dict[str, Any]:
 
 def _codes(operation: dict[str, Any]) -> set[tuple[int, str]]:
     """Return status and code of every error that a call is said to answer."""
-    return {
-        (int(status), code)
-        for status, told in operation["responses"].items()
-        if status >= "400"
-        for _, more in [told["content"]["application/json"]["schema"]["allOf"]]
-        for code in more["properties"]["error"]["properties"]["code"]["enum"]
-    }
+    found = set()
+    for status, told in operation["responses"].items():
+        _, more = told["content"]["application/json"]["schema"].get("allOf", (0, None))
+        if more:
+            properties = more["properties"]
+            code = properties.get("code") or properties["error"]["properties"]["code"]
+            found |= {(int(status), each) for each in code["enum"]}
+    return found
 
 
 def test_every_error_of_the_contract_is_described(document: dict[str, Any]) -> None:
     elsewhere = {(404, "not_found"), (404, "unknown_version"), (405, "method_not_allowed")}
 
     assert _codes(document["paths"]["/predict"]["post"]) == {*CONTRACT.values()} - elsewhere
+    infer = document["paths"]["/v2/models/{model}/infer"]["post"]
+    assert _codes(infer) == {*CONTRACT.values()} - (elsewhere - {(404, "unknown_version")})
 
 
 def test_every_error_of_the_contract_stands_in_the_page_on_http() -> None:
@@ -69,13 +72,14 @@ def test_every_error_of_the_contract_stands_in_the_page_on_http() -> None:
 def test_every_call_is_described(document: dict[str, Any]) -> None:
     rules = Site().app().url_map.iter_rules()
     calls = {
-        (re.sub("<(?:[a-z]+:)?([a-z]+)>", r"{\1}", rule.rule), method.lower())
+        (re.sub("<([a-z]+)>", r"{\1}", rule.rule).rstrip("/"), method.lower())
         for rule in rules
         for method in rule.methods or ()
-        if method not in ("HEAD", "OPTIONS") and not rule.rule.startswith("/v2")
+        if method not in ("HEAD", "OPTIONS")
     }
 
-    assert {(path, each) for path, item in document["paths"].items() for each in item} == calls
+    found = {(path, each) for path, item in document["paths"].items() for each in item}
+    assert {(path, each) for path, each in found if each != "parameters"} == calls
 
 
 def test_every_reference_leads_to_something(document: dict[str, Any]) -> None:
@@ -142,12 +146,14 @@ def test_a_key_is_described_where_one_is_needed(document: dict[str, Any], tmp_pa
     assert document["paths"]["/predict"]["post"]["security"] == []
 
 
-def test_the_description_names_the_limits_and_formats_of_this_server(
+def test_the_description_names_the_models_limits_and_formats_of_this_server(
     document: dict[str, Any],
 ) -> None:
     body = document["paths"]["/predict"]["post"]["requestBody"]["content"]
     images = body["multipart/form-data"]["schema"]["properties"]["image"]
+    model = document["components"]["parameters"]["model"]
 
+    assert model["schema"] == {"enum": ["m", "n"]}
     assert images["maxItems"] == CONFIG.upload.max_images
     assert {*body} == {
         "multipart/form-data",

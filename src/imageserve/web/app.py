@@ -154,7 +154,8 @@ def _add_probes(app: Flask, lifecycle: Lifecycle) -> None:
 
 def _add_description(app: Flask, predictor: Predictor, config: WebConfig) -> None:
     formats, needs_key = predictor.decoding.formats, config.api_keys is not None
-    served = Served(config.upload, formats, config.request_timeout_s, needs_key)
+    models = list(predictor.models)
+    served = Served(models, config.upload, formats, config.request_timeout_s, needs_key)
     text = json.dumps(document(served))
 
     @app.get(PATH)

@@ -5,11 +5,12 @@ settings of the server that is asked. What bodies look like stands in `web.opena
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from imageserve import __version__
 from imageserve.errors import MethodNotAllowed, NotFound, UnknownVersion
+from imageserve.web import openapi_inference as inference
 from imageserve.web.calls import BYTES
 from imageserve.web.openapi_parts import (
     HEADERS,
@@ -22,8 +23,8 @@ from imageserve.web.openapi_parts import (
     view,
 )
 from imageserve.web.openapi_schemas import BYTES as ANY_BYTES
-from imageserve.web.openapi_schemas import TEXT, many, ref, schemas, thing
-from imageserve.web.parameters import PARAMETERS
+from imageserve.web.openapi_schemas import TEXT, many, one_of, ref, schemas, thing
+from imageserve.web.parameters import MODEL, PARAMETERS
 from imageserve.web.upload import UploadLimits
 
 PATH = "/openapi.json"
@@ -37,6 +38,8 @@ for people, and the id that finds the request in the server's log."""
 class Served:
     """What a description tells of the server that is asked for it."""
 
+    models: Collection[str]
+    """The names of the models, the default first."""
     limits: UploadLimits
     formats: Collection[str]
     """The formats of pictures that are accepted, such as ``jpeg``."""
@@ -46,6 +49,10 @@ class Served:
 
 def document(served: Served) -> dict[str, Any]:
     """Return the description of a server, ready to be written as JSON."""
+    security: inference.Security = [{name: []} for name in _KEYS] if served.needs_key else []
+    models = one_of(*served.models)
+    parameters = [*PARAMETERS, *inference.PARAMETERS]
+    parameters[parameters.index(MODEL)] = replace(MODEL, schema=models)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -57,11 +64,15 @@ def document(served: Served) -> dict[str, Any]:
         "servers": [{"url": "/"}],
         "tags": _TAGS,
         "security": [],
-        "paths": {"/predict": {"post": _predict(served)}, **_views()},
+        "paths": {
+            "/predict": {"post": {**_predict(served), "security": security}},
+            **_views(),
+            **inference.inference_paths(security, models),
+        },
         "components": {
-            "schemas": schemas(),
-            "parameters": {each.name: parameter(each) for each in PARAMETERS},
-            "headers": HEADERS,
+            "schemas": {**schemas(), **inference.inference_schemas()},
+            "parameters": {each.name: parameter(each) for each in parameters},
+            "headers": {**HEADERS, **inference.HEADERS},
             "securitySchemes": _KEYS if served.needs_key else {},
         },
     }
@@ -70,6 +81,7 @@ def document(served: Served) -> dict[str, Any]:
 _TAGS = [
     {"name": "pictures", "description": "Classify pictures."},
     {"name": "service", "description": "What is served, and how it is doing."},
+    inference.TAG,
 ]
 
 _KEYS = {
@@ -89,7 +101,6 @@ def _predict(served: Served) -> Operation:
         "description": "In a request with several pictures, one bad picture does not fail the "
         f"others. An answer is there within {served.request_timeout_s:g} s.",
         "tags": ["pictures"],
-        "security": [{name: []} for name in _KEYS] if served.needs_key else [],
         "parameters": [{"$ref": f"#/components/parameters/{each.name}"} for each in PARAMETERS],
         "requestBody": {"required": True, "content": _bodies(served)},
         "responses": {
