@@ -1,10 +1,7 @@
 """The HTML report in a real browser: nothing is fetched, and all is visible on screen and phone."""
 
-import json
-import os
 import random
 import shlex
-import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from html import unescape
@@ -12,8 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
-from selenium import webdriver
-from selenium.webdriver.common.by import By
+from tests.browser import PHONE, SCREEN, Browser
 
 from imageserve_loadtest.histogram import COARSE, Histogram
 from imageserve_loadtest.html_plots import percentile_curve
@@ -36,19 +32,6 @@ from imageserve_loadtest.result import (
 )
 from imageserve_loadtest.verdict import Objective
 
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-)
-PHONE = (375, 740)
-SCREEN = (1280, 900)
 HOSTILE = "<script>document.title='taken over'</script>"
 
 
@@ -195,59 +178,6 @@ RESULTS = {
 # -- the browser ----------------------------------------------------------------------------------
 
 
-def program(name: str) -> str:
-    """Find a program. A missing one is a failure where ``CI=true`` and a skip at home."""
-    path = shutil.which(name)
-    if path is not None:
-        return path
-    missing = f"there is no {name} on this machine (Debian: chromium, chromium-driver)"
-    if os.environ.get("CI") == "true":
-        pytest.fail(missing)
-    pytest.skip(missing)
-
-
-class Browser:
-    """Chromium without a window, and what it reports about a page."""
-
-    def __init__(self, profile: Path) -> None:
-        options = webdriver.ChromeOptions()
-        options.binary_location = program("chromium")
-        for flag in (*FLAGS, f"--user-data-dir={profile}"):
-            options.add_argument(flag)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        service = webdriver.ChromeService(program("chromedriver"))
-        self.driver = webdriver.Chrome(options=options, service=service)
-
-    def show(self, page: Path, size: tuple[int, int] = SCREEN, scheme: str = "light") -> None:
-        width, height = size
-        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": False}
-        wish = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
-        self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
-        self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", wish)
-        self.console(), self.requested()  # Discards what earlier pages left behind.
-        self.driver.get(page.as_uri())
-
-    def run(self, script: str) -> Any:
-        return self.driver.execute_script(script)
-
-    def text(self, selector: str) -> str:
-        return str(self.driver.find_element(By.CSS_SELECTOR, selector).text)
-
-    def console(self) -> list[str]:
-        return [entry["message"] for entry in self.driver.get_log("browser")]
-
-    def requested(self) -> list[str]:
-        """Return the URLs that were requested since the last call."""
-        events = [
-            json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")
-        ]
-        return [
-            event["params"]["request"]["url"]
-            for event in events
-            if event["method"] == "Network.requestWillBeSent"
-        ]
-
-
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     browser = Browser(tmp_path_factory.mktemp("chromium"))
@@ -379,9 +309,7 @@ def test_on_a_phone_the_page_does_not_move_sideways(
 ) -> None:
     browser.show(page_of(name), PHONE)
     assert browser.run("return innerWidth") == PHONE[0]
-    # The client's width is what a vertical scroll bar leaves.
-    beyond = "const page = document.documentElement; return page.scrollWidth - page.clientWidth"
-    assert browser.run(beyond) <= 0
+    assert browser.sideways() <= 0
 
 
 CONTRASTS = """

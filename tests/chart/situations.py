@@ -59,6 +59,7 @@ ALL_ON: dict[str, Any] = {
     "web": {
         "corsOrigins": ["https://app.test", "http://localhost:3000"],
         "grpc": {"enabled": True, "port": 9001},
+        "page": ON,
         "autoscaling": {"enabled": True, "behavior": {"scaleDown": {"selectPolicy": "Min"}}},
         "image": {"digest": DIGEST, "pullPolicy": "Always"},
         "service": {

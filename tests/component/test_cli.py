@@ -638,6 +638,7 @@ def test_run_starts_redis_workers_and_the_web_server(started: list[Child]) -> No
     assert web.command[1:] == ["-m", "imageserve", "web"]
     assert worker.environ["METRICS_PORT"] == "0", "several share this machine"
     assert web.environ["WEB_HOST"] == "127.0.0.1"
+    assert web.environ["WEB_PAGE"] == "1"
     assert web.environ["LOG_FORMAT"] == "text"
 
 
@@ -704,11 +705,11 @@ def test_run_says_where_to_go_once_a_picture_would_be_answered(
     monkeypatch.setattr(run_command, "time", _Pauses(pauses.append))
     site.body = lambda: states.pop(0)
 
-    run_command._announce(site.port, "redis://127.0.0.1:6390/0", "image_queue")
+    run_command._announce(site.port, "redis://127.0.0.1:6390/0", "image_queue", has_page=True)
 
     said = capsys.readouterr().err
     assert len(pauses) == 3
-    assert f"imageserve is ready at {site.url}" in said
+    assert f"imageserve is ready at {site.url}: drop pictures there in a browser" in said
     assert "curl -F image=@" in said
     assert "LLEN image_queue" in said
 

@@ -9,12 +9,12 @@ from tests.memory_queue import MemoryMonitor, MemoryQueue
 
 from imageserve.errors import QueueUnavailable
 from imageserve.models.entries import ModelEntry
-from imageserve.predictions import Outputs
+from imageserve.predictions import Outputs, Prediction
 from imageserve.preparation import Preparation
 from imageserve.queue.admission import Limits
 from imageserve.queue.consumer import Lease
 from imageserve.queue.snapshot import Snapshot, WebInfo, WorkerInfo
-from imageserve.queue.wire import Job
+from imageserve.queue.wire import Finished, Job, Result, decode_job
 from imageserve.web.overview import Overview
 
 
@@ -92,6 +92,7 @@ def test_the_status_shows_backlog_workers_and_expected_wait(bench: Bench) -> Non
                 "queued": 3,
                 "background": 2,
                 "in_flight": 1,
+                "completed": 0,
                 "oldest_ms": 1_500,
                 "expected_wait_ms": 20,
                 "capacity_per_s": 200.0,
@@ -106,6 +107,7 @@ def test_the_status_shows_backlog_workers_and_expected_wait(bench: Bench) -> Non
                 "queued": 0,
                 "background": 0,
                 "in_flight": 0,
+                "completed": 0,
                 "oldest_ms": 0,
                 "expected_wait_ms": None,
                 "capacity_per_s": 0,
@@ -121,6 +123,15 @@ def test_the_status_shows_backlog_workers_and_expected_wait(bench: Bench) -> Non
 def worker(name: str, state: str, last_seen_ms: int) -> dict[str, Any]:
     said = {"id": name, "host": f"node-{name}", "state": state, "version": "v7", "problem": ""}
     return {**said, "last_seen_ms": last_seen_ms}
+
+
+def test_pictures_that_were_answered_are_counted(bench: Bench) -> None:
+    claim = bench.busy.claim(1, Lease(), redelivered=False)
+    job = decode_job(claim.entries[0])
+    result = Result(job.id, "busy", 1.5, 2.5, 1, predictions=(Prediction("cat", 0.5),))
+    bench.busy.finish(claim.token, [Finished(job.id, job.reply, result, 60_000, "completed")])
+
+    assert bench.overview.status()["models"]["busy"]["completed"] == 1
 
 
 def test_redelivered_jobs_count_as_waiting(bench: Bench) -> None:

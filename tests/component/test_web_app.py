@@ -20,6 +20,7 @@ from tests.pictures import encoded, hostile_pictures, jpeg, photo
 from tests.redis_server import PATIENCE_S
 from werkzeug.test import TestResponse
 
+from imageserve.config.settings import Settings
 from imageserve.decoding import DecodingPolicy, decode
 from imageserve.errors import QueueUnavailable, UploadTooSlow
 from imageserve.models.entries import ModelEntry
@@ -36,6 +37,7 @@ from imageserve.web.app import create_app
 from imageserve.web.classify import WebConfig
 from imageserve.web.greenlets import Wait
 from imageserve.web.lifecycle import DrainFlag, Lifecycle, create_drain_flag
+from imageserve.web.page import NO_PAGE, page_files
 from imageserve.web.predict import Predictor
 from imageserve.web.upload import UploadLimits
 from imageserve.worker.loop import Worker, WorkerConfig
@@ -98,6 +100,7 @@ class Site:
         self.queue = WebQueue("image_queue")
         self.other = WebQueue("other_queue")
         self.config = CONFIG
+        self.page = NO_PAGE
         self.lifecycle = Lifecycle(ready=True)
 
     def app(self) -> Flask:
@@ -113,7 +116,7 @@ class Site:
         }
         monitor = MemoryMonitor(self.queue, self.other)
         predictor = Predictor(models, POLICY)
-        return create_app(predictor, monitor, self.config, self.lifecycle)
+        return create_app(predictor, monitor, self.config, self.lifecycle, self.page)
 
     def client(self) -> FlaskClient:
         return self.app().test_client()
@@ -767,6 +770,26 @@ def test_the_metrics_are_prometheus_text(client: FlaskClient) -> None:
         "imageserve_upload_bytes_held 0.0",
     ):
         assert line in response.text
+
+
+# -- the page -------------------------------------------------------------------------------------
+
+
+def test_the_page_is_served_with_its_policy_where_it_is_on(site: Site) -> None:
+    site.page = page_files(Settings())
+    client = site.client()
+
+    page, script = client.get("/"), client.get("/page/main.js")
+
+    assert (page.status_code, page.content_type) == (200, "text/html; charset=utf-8")
+    assert (script.status_code, script.content_type) == (200, "text/javascript; charset=utf-8")
+    for reply in (page, script):
+        assert reply.headers["Content-Security-Policy"].startswith("default-src 'none'; ")
+        assert reply.headers["X-Content-Type-Options"] == "nosniff"
+    again = client.get("/", headers={"If-None-Match": page.headers["ETag"]})
+    assert (again.status_code, again.data) == (304, b"")
+    assert client.get("/page/__init__.py").status_code == 404
+    assert client.post("/").status_code == 405
 
 
 # -- log lines ------------------------------------------------------------------------------------

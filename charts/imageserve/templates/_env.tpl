@@ -98,6 +98,10 @@
   value: {{ include "imageserve.number" $web.drainSeconds | quote }}
 - name: RUN_DIR
   value: /run/imageserve
+{{- if $web.page.enabled }}
+- name: WEB_PAGE
+  value: "1"
+{{- end }}
 {{- with $web.corsOrigins }}
 - name: CORS_ORIGINS
   value: {{ join "," . | quote }}

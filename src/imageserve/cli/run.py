@@ -52,8 +52,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         if wanted and free_port(wanted) != wanted:
             raise SettingsError(f"port {wanted} is in use; choose another with {option}")
     with tempfile.TemporaryDirectory(prefix="imageserve-") as directory:
-        local = dict(environ)
-        local.setdefault("LOG_FORMAT", "text")
+        local = {"LOG_FORMAT": "text", "WEB_PAGE": "1", **environ}
         local |= {"WEB_HOST": options.host, "WEB_PORT": str(port), "RUN_DIR": f"{directory}/web"}
         children = [*_redis(local, directory), *_workers(local, settings, options.workers)]
         web_stops_within_s = settings.request_timeout_s + settings.upload_timeout_s + STOP_EXTRA_S
@@ -62,7 +61,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
             own = {"GRPC_PORT": str(options.grpc), "METRICS_PORT": "0", "DRAIN_S": "0"}
             grpc = Child("grpc", _imageserve("grpc"), {**local, **own}, web_stops_within_s)
             children.append(grpc)
-        announced = (port, local["REDIS_URL"], settings.image_queue)
+        has_page = Settings.from_env(local).web_page
+        announced = (port, local["REDIS_URL"], settings.image_queue, has_page)
         threading.Thread(target=_announce, args=announced, daemon=True).start()
         Supervisor(children).run()
     return 0
@@ -95,7 +95,7 @@ def _workers(environ: Mapping[str, str], settings: Settings, count: int) -> Iter
             yield Child(f"worker-{number + 1}", _imageserve("worker"), own, stop_within_s)
 
 
-def _announce(port: int, redis_url: str, queue: str) -> None:
+def _announce(port: int, redis_url: str, queue: str, has_page: bool) -> None:
     """Print the addresses as soon as each model has a worker."""
     url = f"http://127.0.0.1:{port}"
     while not _has_worker(url):
@@ -103,7 +103,7 @@ def _announce(port: int, redis_url: str, queue: str) -> None:
     sample = SAMPLE if SAMPLE.is_file() else "picture.jpg"
     lines = (
         "",
-        f"imageserve is ready at {url}",
+        f"imageserve is ready at {url}{': drop pictures there in a browser' if has_page else ''}",
         "",
         f"  curl -F image=@{sample} {url}/predict",
         f"  curl {url}/status",

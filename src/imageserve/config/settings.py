@@ -281,6 +281,13 @@ class Settings:
         "Origins whose pages may call this server from a browser, separated by commas, such as "
         "`https://app.example.com`; `*`: all.",
     )
+    web_page: bool = setting(
+        False,
+        switch,
+        "`1`: a page for people at `/`: drop pictures there, see their labels and what the cluster "
+        "does. `imageserve run` switches it on.",
+        shown="`0`",
+    )
     run_dir: str = setting(
         "",
         text,

@@ -32,6 +32,7 @@ from imageserve.web.inference_pages import InferencePages, not_served
 from imageserve.web.lifecycle import Lifecycle
 from imageserve.web.openapi import PATH, Served, document
 from imageserve.web.overview import Overview
+from imageserve.web.page import HEADERS, NO_PAGE, PageFile
 from imageserve.web.predict import Predictor
 from imageserve.web.predict_door import PredictDoor
 from imageserve.web.upload import UploadLimits
@@ -67,13 +68,21 @@ class Application(Flask):
 
 
 def create_app(
-    predictor: Predictor, monitor: Monitor, config: WebConfig, lifecycle: Lifecycle
+    predictor: Predictor,
+    monitor: Monitor,
+    config: WebConfig,
+    lifecycle: Lifecycle,
+    page: Mapping[str, PageFile] = NO_PAGE,
 ) -> Application:
-    """Build the application around a predictor and a monitor of its queues."""
+    """Build the application around a predictor and a monitor of its queues.
+
+    ``page``: the files of the page by their paths.
+    """
     app = Application(Classify(predictor, config, lifecycle), config.upload)
     entries = {name: served.entry for name, served in predictor.models.items()}
     _add_overview(app, Overview(entries, monitor))
     _add_inference(app, InferencePages(entries, monitor, config.upload.max_images), lifecycle)
+    _add_page(app, page)
     _add_probes(app, lifecycle)
     _add_description(app, predictor, config)
     _add_errors(app)
@@ -81,7 +90,7 @@ def create_app(
     return app
 
 
-# -- what is served, and probes -------------------------------------------------------------------
+# -- what is served, the page, and probes ---------------------------------------------------------
 
 
 def _add_overview(app: Flask, overview: Overview) -> None:
@@ -136,6 +145,18 @@ def _add_inference(app: Flask, pages: InferencePages, lifecycle: Lifecycle) -> N
     for ending, view in views.items():
         for path in _both(ending):
             app.add_url_rule(path, f"v2{ending}", view, methods=["GET"])
+
+
+def _add_page(app: Flask, files: Mapping[str, PageFile]) -> None:
+    def page() -> Response:
+        file = files[request.path]
+        response = Response(file.body, headers=HEADERS, content_type=file.content_type)
+        response.set_etag(file.etag)
+        response.make_conditional(request)
+        return response
+
+    for path in files:
+        app.add_url_rule(path, "page", page, methods=["GET"])
 
 
 def _add_probes(app: Flask, lifecycle: Lifecycle) -> None:

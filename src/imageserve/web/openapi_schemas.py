@@ -109,6 +109,7 @@ def _status() -> dict[str, Schema]:
         queued=COUNT,
         background=COUNT,
         in_flight=COUNT,
+        completed=COUNT,
         oldest_ms=MILLISECONDS,
         expected_wait_ms=or_null(MILLISECONDS),
         capacity_per_s=NUMBER,

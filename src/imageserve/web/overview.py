@@ -105,6 +105,7 @@ def _status(snapshot: Snapshot) -> dict[str, Any]:
         "queued": snapshot.waiting,
         "background": snapshot.background,
         "in_flight": snapshot.in_flight,
+        "completed": snapshot.stats.get("completed", 0),
         "oldest_ms": snapshot.oldest_ms,
         "expected_wait_ms": snapshot.expected_wait_ms,
         "capacity_per_s": round(snapshot.capacity_per_s, 2),

@@ -13,6 +13,7 @@ from imageserve.web.assembly import assemble
 from imageserve.web.classify import WebConfig
 from imageserve.web.lifecycle import DrainFlag, Lifecycle, run_dir
 from imageserve.web.line import DecodeLine
+from imageserve.web.page import NO_PAGE, page_files
 from imageserve.web.upload import UploadLimits
 
 
@@ -22,7 +23,8 @@ def create_application(
     """Build the application of one web process, and start its threads."""
     lifecycle.drain_flag = DrainFlag(run_dir(settings))
     parts = assemble(settings, lifecycle, line, settings.web_processes)
-    return create_app(parts.predictor, parts.monitor, _web_config(settings), lifecycle)
+    page = page_files(settings) if settings.web_page else NO_PAGE
+    return create_app(parts.predictor, parts.monitor, _web_config(settings), lifecycle, page)
 
 
 def _web_config(settings: Settings) -> WebConfig:
