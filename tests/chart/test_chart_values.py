@@ -219,7 +219,7 @@ OTHERS: dict[str, Any] = {
     "autoscaling.keda.source": "recommendation",
     "modelDefaults.scaling.targetUtilization": 0.5,
     "modelDefaults.scaling.tolerance": 0.2,
-    "modelDefaults.scaling.scaleDownMaxFraction": 0.5,
+    "modelDefaults.scaling.scaleDownMaxFraction": 0.25,
     "loadtest.arrivals": "constant",
     "loadtest.slo": ["p50=1s"],
     "loadtest.extraArgs": ["--seed", "7"],

@@ -153,7 +153,7 @@ def test_it_expects_only_what_came_twice(memory: list[Step | None]) -> None:
 
 
 def test_pods_are_asked_for_before_with_time_for_their_steps() -> None:
-    assert [lead_s(POLICY, 60.0, pods) for pods in (2, 5, 6, 10, 11)] == [75, 75, 90, 90, 105]
+    assert [lead_s(POLICY, 60.0, pods) for pods in (2, 7, 8, 14, 15)] == [75, 75, 90, 90, 105]
 
 
 def test_what_comes_now_before_and_now_after_the_edge_of_a_step_is_expected_in_both() -> None:

@@ -53,7 +53,7 @@ class Policy:
     """Pods are removed only when no number that was wanted within this time was higher."""
     scale_down_period_s: float = _setting(60.0, number(0, 3600))
     """Period of the limit on removing pods."""
-    scale_down_max_fraction: float = _setting(0.25, number(0.01, 1))
+    scale_down_max_fraction: float = _setting(0.5, number(0.01, 1))
     """Within a period at most this share of the pods is removed; one pod always may be."""
     scale_to_zero_after_s: float = _setting(900.0, number(0, 86_400))
     """With ``min_replicas`` 0, the last pod is removed when no job has come for this long."""
