@@ -7,15 +7,12 @@ from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from tests.grpc_protocol import methods
 from tests.redis_server import eventually, free_port
 from tests.system.client import Client
 from tests.system.stack import START_S, Program, Stack
 
-from imageserve.grpc_server.build import compile_protocol
-from imageserve.grpc_server.messages import COMPILED, SERVICE, methods
-
-if not COMPILED.is_file():  # A checkout that was never installed.
-    compile_protocol()
+from imageserve.grpc_server.messages import SERVICE
 
 
 def infer_request(*pictures: bytes, classes: int = 1, **fields: Any) -> Any:

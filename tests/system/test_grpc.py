@@ -14,6 +14,7 @@ import grpc
 import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
+from tests.grpc_protocol import methods
 from tests.system.client import Client
 from tests.system.conftest import MakeStack
 from tests.system.grpc_client import (
@@ -28,7 +29,7 @@ from tests.system.grpc_client import (
 from tests.system.samples import sample, samples
 from tests.system.stack import Program, Stack, running
 
-from imageserve.grpc_server.messages import SERVICE, methods
+from imageserve.grpc_server.messages import SERVICE
 
 KEY, SLOW_KEY = "a-key-of-sixteen-signs", "a-key-of-the-background"
 SLOTS = 24
@@ -112,7 +113,9 @@ def test_what_is_served(stack: Stack, caller: Caller) -> None:
     assert caller.call("ServerLive").live
     assert caller.call("ServerReady").ready
     server = caller.call("ServerMetadata")
-    assert (server.name, "classification" in server.extensions) == ("imageserve", True)
+    assert server.name == "imageserve"
+    assert {"classification", "schedule_policy"} <= set(server.extensions)
+    assert "statistics" not in server.extensions, "the service has no method for it"
 
     asked = methods()["ModelReady"].request
     assert caller.call("ModelReady", asked(name="stand-in")).ready

@@ -19,6 +19,9 @@ from imageserve.web.parameters import infer_options
 from imageserve.web.predict import Answer, ClassifyOptions
 from imageserve.web.upload import UploadLimits
 
+ONLY_REST = ("model_configuration", "statistics")
+"""Extensions of the protocol for which its service of gRPC has no methods."""
+
 
 class Inference:
     """Answers calls, as the predictor and the queues tell."""
@@ -35,13 +38,18 @@ class Inference:
         lookups = {
             "ServerLive": lambda _: response("ServerLive", live=True),
             "ServerReady": lambda _: response("ServerReady", ready=self._is_ready()),
-            "ServerMetadata": lambda _: response("ServerMetadata", **self._pages.server()),
+            "ServerMetadata": self._server_metadata,
             "ModelReady": self._model_ready,
             "ModelMetadata": self._model_metadata,
         }
         handlers = {name: calls.lookup(name, answer) for name, answer in lookups.items()}
         handlers["ModelInfer"] = calls.with_pictures("ModelInfer", self._infer)
         return handlers
+
+    def _server_metadata(self, _: Asked) -> Fields:
+        told = self._pages.server()
+        extensions = [each for each in told["extensions"] if each not in ONLY_REST]
+        return response("ServerMetadata", **{**told, "extensions": extensions})
 
     def _model_ready(self, asked: Asked) -> Fields:
         message = decoded("ModelReady", asked.message)
