@@ -642,6 +642,28 @@ def test_run_starts_redis_workers_and_the_web_server(started: list[Child]) -> No
     assert web.environ["LOG_FORMAT"] == "text"
 
 
+def test_run_serves_grpc_too_where_it_is_asked_for(started: list[Child]) -> None:
+    port = free_port()
+
+    assert run("--grpc", str(port)) == 0
+
+    *_, web, grpc = started
+    assert grpc.command[1:] == ["-m", "imageserve", "grpc"]
+    assert grpc.environ["GRPC_PORT"] == str(port)
+    assert grpc.environ["REDIS_URL"] == web.environ["REDIS_URL"]
+    assert grpc.environ["METRICS_PORT"] == "0", "several share this machine"
+    assert float(grpc.environ["DRAIN_S"]) == 0, "no load balancer is to notice"
+    assert grpc.stop_within_s == web.stop_within_s
+
+
+def test_run_says_that_its_port_for_grpc_is_taken(
+    site: Site, started: list[Child], capsys: Capture
+) -> None:
+    assert run("--grpc", str(site.port)) == 1
+    assert f"port {site.port} is in use; choose another with --grpc" in capsys.readouterr().err
+    assert started == []
+
+
 def test_run_kills_no_child_within_the_time_that_its_settings_give_it(
     started: list[Child], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,24 +17,29 @@ import grpc
 from imageserve.errors import BadRequest, RequestError, UploadTooSlow
 from imageserve.grpc_server.messages import SERVICE, Fields
 from imageserve.grpc_server.statuses import Metadata, metadata_of, status_of
-from imageserve.web.api_keys import ApiKeys
+from imageserve.queue.wire import BACKGROUND
 from imageserve.web.calls import Call, Headers, bug_error, finish
-from imageserve.web.classify import Slots
+from imageserve.web.classify import Slots, WebConfig
+from imageserve.web.decode_order import Asked
 from imageserve.web.edge import request_id
 from imageserve.web.greenlets import Wait
-from imageserve.web.upload import UploadLimits, UploadMemory
+from imageserve.web.line import DecodeLine
+from imageserve.web.upload import UploadMemory
 
 log = logging.getLogger(__name__)
 
 Context = Any
 """grpc.aio.ServicerContext; its types ask for the classes of the messages."""
 
+PICTURES = "infer"
+"""Calls with pictures are counted like those of the same protocol over HTTP."""
+
 LOOKUPS = 4
 """Threads for the calls that carry no picture: they ask Redis, and take no slot."""
 
 
 @dataclass(slots=True)
-class Asked:
+class Pending:
     """One call, as the thread sees it that answers it."""
 
     message: bytes
@@ -46,29 +51,23 @@ class Asked:
     wait: Wait = field(default_factory=Wait)
 
 
-Answer = Callable[[Asked], Fields]
+Answer = Callable[[Pending], Fields]
 """Answers a call in a thread. May raise RequestError and ClientGone."""
 
 
-@dataclass(frozen=True, slots=True)
-class CallLimits:
-    """The limits of one process, as those of a web process."""
-
-    upload: UploadLimits
-    request_timeout_s: float
-    slots: int
-    memory_bytes: int
+Take = Callable[[Call, Context], Awaitable[Fields]]
+"""Takes a call on the event loop, and returns its response."""
 
 
 class Calls:
     """Takes calls, and has them answered in threads."""
 
-    def __init__(self, limits: CallLimits, keys: ApiKeys | None) -> None:
-        self._limits = limits
-        self._keys = keys
-        self._slots = Slots(limits.slots)
-        self._memory = UploadMemory(limits.memory_bytes)
-        self._requests = ThreadPoolExecutor(limits.slots, "request")
+    def __init__(self, config: WebConfig, line: DecodeLine) -> None:
+        self._config = config
+        self._line = line
+        self._slots = Slots(config.slots)
+        self._memory = UploadMemory(config.memory_bytes)
+        self._requests = ThreadPoolExecutor(config.slots, "request")
         self._lookups = ThreadPoolExecutor(LOOKUPS, "lookup")
         self.in_hand = 0
 
@@ -76,36 +75,47 @@ class Calls:
         """Return the handler of a method that takes a key and a slot."""
 
         async def take(call: Call, context: Context) -> Fields:
-            asked = Asked(b"", call, self._limits.request_timeout_s)
-            if self._keys is not None:
-                sent = dict(context.invocation_metadata())
-                presented = sent.get("authorization", ""), sent.get("x-api-key", "")
-                asked.priority = self._keys.priority(*presented)
+            pending = Pending(b"", call, self._config.request_timeout_s)
+            pending.priority = self._priority(context)
             with self._slots.taken(), self._memory.account() as account:
-                asked.message = await self._message(context)
-                call.bytes = len(asked.message)
+                deadline = time.monotonic() + self._left_s(context)
+                self._line.check(Asked(deadline, pending.priority == BACKGROUND))
+                pending.message = await self._message(context)
+                call.bytes = len(pending.message)
                 account.take(call.bytes)
-                left_s = context.time_remaining()
-                asked.timeout_s = min(asked.timeout_s, max(0.0, left_s or asked.timeout_s))
-                return await _in_thread(self._requests, answer, asked)
+                pending.timeout_s = self._left_s(context)
+                return await _in_thread(self._requests, answer, pending)
 
-        return self._handler(name, take)
+        return self._handler(PICTURES, name, take)
 
     def lookup(self, name: str, answer: Answer) -> grpc.RpcMethodHandler:
         """Return the handler of a method that tells what is served."""
 
         async def take(call: Call, context: Context) -> Fields:
-            asked = Asked(await self._message(context), call, self._limits.request_timeout_s)
-            return await _in_thread(self._lookups, answer, asked)
+            pending = Pending(await self._message(context), call, self._config.request_timeout_s)
+            return await _in_thread(self._lookups, answer, pending)
 
-        return self._handler(name, take)
+        return self._handler(name, name, take)
+
+    def _priority(self, context: Context) -> str:
+        """Return the priority of the key that a call presents."""
+        if self._config.api_keys is None:
+            return ""
+        sent = dict(context.invocation_metadata())
+        presented = sent.get("authorization", ""), sent.get("x-api-key", "")
+        return self._config.api_keys.priority(*presented)
+
+    def _left_s(self, context: Context) -> float:
+        """Return the time that a call has: what its client leaves it, within what is allowed."""
+        left_s, longest_s = context.time_remaining(), self._config.request_timeout_s
+        return longest_s if left_s is None else min(longest_s, max(0.0, float(left_s)))
 
     async def _message(self, context: Context) -> bytes:
         """Return the message of a call.
 
         Raises UploadTooSlow, and BadRequest where there is none.
         """
-        seconds = self._limits.upload.timeout_s
+        seconds = self._config.upload.timeout_s
         try:
             message = await asyncio.wait_for(context.read(), seconds)
         except TimeoutError as error:
@@ -114,13 +124,11 @@ class Calls:
             raise BadRequest("the call carries no message")
         return bytes(message)
 
-    def _handler(
-        self, name: str, take: Callable[[Call, Context], Awaitable[Fields]]
-    ) -> grpc.RpcMethodHandler:
+    def _handler(self, endpoint: str, name: str, take: Take) -> grpc.RpcMethodHandler:
         async def serve(_: object, context: Context) -> Fields:
             self.in_hand += 1
             try:
-                return await _served(name, take, context)
+                return await _served(endpoint, name, take, context)
             finally:
                 self.in_hand -= 1
 
@@ -129,18 +137,16 @@ class Calls:
         )
 
 
-async def _in_thread(threads: ThreadPoolExecutor, answer: Answer, asked: Asked) -> Fields:
+async def _in_thread(threads: ThreadPoolExecutor, answer: Answer, pending: Pending) -> Fields:
     """Answer in a thread, which is told where the client cancels or its deadline passes."""
     try:
-        return await asyncio.get_running_loop().run_in_executor(threads, answer, asked)
+        return await asyncio.get_running_loop().run_in_executor(threads, answer, pending)
     except asyncio.CancelledError:
-        asked.wait.hang_up()
+        pending.wait.hang_up()
         raise
 
 
-async def _served(
-    name: str, take: Callable[[Call, Context], Awaitable[Fields]], context: Context
-) -> Fields:
+async def _served(endpoint: str, name: str, take: Take, context: Context) -> Fields:
     """Answer one call, and count and log it."""
     sent = dict(context.invocation_metadata())
     its_id = request_id(sent.get("x-request-id"))
@@ -151,16 +157,16 @@ async def _served(
         failed = error
     except asyncio.CancelledError:
         call.error_code = "client_gone"
-        finish(log, call, name, 499, draining=False)
+        finish(log, call, endpoint, 499, draining=False)
         raise
     except Exception as error:
         failed = bug_error(log, error, call)
     else:
-        headers = finish(log, call, name, 200, draining=False)
+        headers = finish(log, call, endpoint, 200, draining=False)
         context.set_trailing_metadata(_metadata(headers))
         return response
     call.error_code = failed.code
-    headers = finish(log, call, name, int(failed.status), draining=False)
+    headers = finish(log, call, endpoint, int(failed.status), draining=False)
     metadata = (*metadata_of(failed), *_metadata(headers))
     return await context.abort(status_of(failed), failed.message, metadata)  # It raises.
 

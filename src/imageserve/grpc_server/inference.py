@@ -6,18 +6,18 @@ from collections.abc import Callable
 import grpc
 
 from imageserve import metrics
-from imageserve.grpc_server.calls import Asked, Calls
+from imageserve.grpc_server.calls import Calls, Pending
 from imageserve.grpc_server.codec import read_request, write_response
 from imageserve.grpc_server.messages import Fields, decoded, response
 from imageserve.inference.answer import error_of, output_tensors
 from imageserve.inference.contract import version_name
 from imageserve.inference.request import InferRequest
-from imageserve.web.answers import timings
+from imageserve.web.answers import timings, version_header
 from imageserve.web.assembly import Assembly
 from imageserve.web.inference_pages import InferencePages
 from imageserve.web.parameters import infer_options
 from imageserve.web.predict import Answer, ClassifyOptions
-from imageserve.web.upload import UploadLimits
+from imageserve.web.upload import UploadLimits, checked
 
 ONLY_REST = ("model_configuration", "statistics")
 """Extensions of the protocol for which its service of gRPC has no methods."""
@@ -46,51 +46,53 @@ class Inference:
         handlers["ModelInfer"] = calls.with_pictures("ModelInfer", self._infer)
         return handlers
 
-    def _server_metadata(self, _: Asked) -> Fields:
+    def _server_metadata(self, _: Pending) -> Fields:
         told = self._pages.server()
         extensions = [each for each in told["extensions"] if each not in ONLY_REST]
         return response("ServerMetadata", **{**told, "extensions": extensions})
 
-    def _model_ready(self, asked: Asked) -> Fields:
-        message = decoded("ModelReady", asked.message)
+    def _model_ready(self, pending: Pending) -> Fields:
+        message = decoded("ModelReady", pending.message)
         return response("ModelReady", ready=self._pages.is_ready(message.name, message.version))
 
-    def _model_metadata(self, asked: Asked) -> Fields:
-        message = decoded("ModelMetadata", asked.message)
+    def _model_metadata(self, pending: Pending) -> Fields:
+        message = decoded("ModelMetadata", pending.message)
         return response("ModelMetadata", **self._pages.metadata(message.name, message.version))
 
-    def _infer(self, asked: Asked) -> Fields:
-        message = decoded("ModelInfer", asked.message)
-        asked.message = b""  # It is in memory twice.
+    def _infer(self, pending: Pending) -> Fields:
+        message = decoded("ModelInfer", pending.message)
+        pending.message = b""  # It is in memory twice.
         request = read_request(message, self._limits.max_images)
-        asked.call.pictures = len(request.pictures)
+        pending.call.pictures = len(request.pictures)
         model = self._predictor.model(message.model_name or None).entry.name
         head = ClassifyOptions(
             model=model,
             top=1,
-            timeout_s=asked.timeout_s,
-            trace=asked.call.request_id,
-            priority=asked.priority,
+            timeout_s=pending.timeout_s,
+            trace=pending.call.request_id,
+            priority=pending.priority,
             version=message.model_version,
         )
-        options = infer_options(request, head)
-        answers = self._answers(request, options, asked)
-        asked.call.timings = timings(answers)
-        version = answers[0].version
-        asked.call.version = version
-        tensors = output_tensors(request, answers)
-        return write_response(message, model, version_name(version), tensors)
+        answers = self._answers(request, infer_options(request, head), pending)
+        pending.call.timings = timings(answers)
+        pending.call.version = version_header(each.version for each in answers)
+        versions = ", ".join(dict.fromkeys(version_name(each.version) for each in answers))
+        return write_response(message, model, versions, output_tensors(request, answers))
 
     def _answers(
-        self, request: InferRequest, options: ClassifyOptions, asked: Asked
+        self, request: InferRequest, options: ClassifyOptions, pending: Pending
     ) -> list[Answer]:
         """Return an answer for each picture. Raises the error of one where there is one."""
         self._predictor.check(options)
         self._predictor.line.check(
             options.asked(time.monotonic()), pictures=len(request.pictures), is_read=True
         )
+        pictures = [
+            checked(each, self._limits) if isinstance(each, bytes) else each
+            for each in request.pictures
+        ]
         with metrics.request_seconds.time():
-            answers = self._predictor.predict(request.pictures, options, asked.wait)
+            answers = self._predictor.predict(pictures, options, pending.wait)
         if error := error_of(answers):
             raise error
         return [each for each in answers if isinstance(each, Answer)]

@@ -8,16 +8,15 @@ from typing import NoReturn
 
 from imageserve import metrics
 from imageserve.config.settings import Settings
-from imageserve.grpc_server.calls import CallLimits, Calls
+from imageserve.grpc_server.calls import Calls
 from imageserve.grpc_server.inference import Inference
 from imageserve.grpc_server.line import ThreadLine
 from imageserve.grpc_server.server import Server
 from imageserve.probes import ProbeServer, state_answer
 from imageserve.stop_signals import STOP_SIGNALS, end_process
-from imageserve.web.api_keys import read_api_keys
 from imageserve.web.assembly import assemble
+from imageserve.web.classify import WebConfig
 from imageserve.web.lifecycle import Lifecycle
-from imageserve.web.upload import UploadLimits
 
 log = logging.getLogger(__name__)
 
@@ -47,9 +46,9 @@ class GrpcProcess:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         settings = self._settings
         parts = assemble(settings, self._lifecycle, self._line, processes=1)
-        limits = _limits(settings)
-        calls = Calls(limits, read_api_keys(settings.api_keys_file))
-        inference = Inference(parts, limits.upload, self._is_ready)
+        config = WebConfig.from_settings(settings)
+        calls = Calls(config, self._line)
+        inference = Inference(parts, config.upload, self._is_ready)
         server = Server(settings, calls, inference.handlers(calls))
         self._serve_probes()
         await server.start()
@@ -96,17 +95,3 @@ class GrpcProcess:
 
     def _is_ready(self) -> bool:
         return self._lifecycle.ready and not self._lifecycle.stopping
-
-
-def _limits(settings: Settings) -> CallLimits:
-    return CallLimits(
-        UploadLimits(
-            settings.max_body_bytes,
-            settings.max_image_bytes,
-            settings.max_images,
-            settings.upload_timeout_s,
-        ),
-        settings.request_timeout_s,
-        settings.web_slots,
-        settings.web_memory_bytes,
-    )

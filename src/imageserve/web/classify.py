@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from imageserve import metrics
+from imageserve.config.settings import Settings
 from imageserve.errors import Busy, RequestError, ShuttingDown
 from imageserve.web.answers import timings, version_header
-from imageserve.web.api_keys import ApiKeys
+from imageserve.web.api_keys import ApiKeys, read_api_keys
 from imageserve.web.calls import Call, Reply, begin, bug_reply, error_reply, finish, gone_reply
 from imageserve.web.edge import age_s
 from imageserve.web.greenlets import Wait, watch_hang_up
@@ -42,6 +43,25 @@ class WebConfig:
     memory_bytes: int
     api_keys: ApiKeys | None = None
     """Who may send pictures; None: everybody."""
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> "WebConfig":
+        """Return the limits of these settings.
+
+        Raises SettingsError where API_KEYS_FILE holds no key, or a line that cannot be one.
+        """
+        return cls(
+            upload=UploadLimits(
+                settings.max_body_bytes,
+                settings.max_image_bytes,
+                settings.max_images,
+                settings.upload_timeout_s,
+            ),
+            request_timeout_s=settings.request_timeout_s,
+            slots=settings.web_slots,
+            memory_bytes=settings.web_memory_bytes,
+            api_keys=read_api_keys(settings.api_keys_file),
+        )
 
 
 class Slots:

@@ -7,14 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 from imageserve.config.settings import Settings
-from imageserve.web.api_keys import read_api_keys
 from imageserve.web.app import create_app
 from imageserve.web.assembly import assemble
 from imageserve.web.classify import WebConfig
 from imageserve.web.lifecycle import DrainFlag, Lifecycle, run_dir
 from imageserve.web.line import DecodeLine
 from imageserve.web.page import NO_PAGE, page_files
-from imageserve.web.upload import UploadLimits
 
 
 def create_application(
@@ -24,19 +22,5 @@ def create_application(
     lifecycle.drain_flag = DrainFlag(run_dir(settings))
     parts = assemble(settings, lifecycle, line, settings.web_processes)
     page = page_files(settings) if settings.web_page else NO_PAGE
-    return create_app(parts.predictor, parts.monitor, _web_config(settings), lifecycle, page)
-
-
-def _web_config(settings: Settings) -> WebConfig:
-    return WebConfig(
-        upload=UploadLimits(
-            settings.max_body_bytes,
-            settings.max_image_bytes,
-            settings.max_images,
-            settings.upload_timeout_s,
-        ),
-        request_timeout_s=settings.request_timeout_s,
-        slots=settings.web_slots,
-        memory_bytes=settings.web_memory_bytes,
-        api_keys=read_api_keys(settings.api_keys_file),
-    )
+    config = WebConfig.from_settings(settings)
+    return create_app(parts.predictor, parts.monitor, config, lifecycle, page)
