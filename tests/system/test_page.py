@@ -5,6 +5,7 @@ import importlib.util
 import shlex
 import subprocess
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -286,6 +287,7 @@ def test_the_state_of_the_cluster_is_shown_and_follows_it(page: Page, files: lis
     facts = page.browser.text("#facts")
     assert "Waiting\n0" in facts
     assert "Workers\n1" in facts
+    assert page.browser.text("#cluster-state") == "The queue of large."
     assert "1 worker could do" in page.browser.text("#rates-note")
     assert "The stand-in answers" in page.browser.text("#stand-in")
 
@@ -318,40 +320,63 @@ def test_a_server_that_is_gone_is_a_sentence_and_comes_back(
     assert card["labels"][0] == label(files[0])
 
 
+def test_a_picture_that_the_server_has_no_room_for_is_sent_again(
+    chromium: Browser, stack: Stack, files: list[Path], tmp_path: Path
+) -> None:
+    with another_web_server(stack, tmp_path, WEB_SLOTS="1") as port:
+        page = Page(chromium, port)
+        page.open()
+        stack.workers[0].pause()
+        page.choose(*files[:2])
+        page.until("document.body.innerText.includes('It is sent again in 1 s.')")
+        stack.workers[0].resume()
+        cards = page.answers(2)
+    assert [card["labels"][0] for card in cards] == [label(path) for path in files[:2]]
+    assert page.complaints() == []
+
+
+@contextmanager
+def another_web_server(stack: Stack, directory: Path, **env: str) -> Iterator[int]:
+    """Run one more web server on the stack's queues; yield its port."""
+    port = free_port()
+    own = {"WEB_PORT": str(port), "RUN_DIR": str(directory / "run"), **env}
+    web = stack.run("other-web", "web", **own)
+    try:
+        eventually(lambda: Client(port).status_of("/readyz") == 200, "it is ready", 60)
+        yield port
+    finally:
+        web.end()
+
+
 def test_a_key_is_asked_for_where_one_is_needed(
     chromium: Browser, stack: Stack, files: list[Path], tmp_path: Path
 ) -> None:
-    keys, port = tmp_path / "keys", free_port()
+    keys = tmp_path / "keys"
     keys.write_text(KEY)
-    run_dir = str(tmp_path / "run")
-    web = stack.run("web-keys", "web", API_KEYS_FILE=str(keys), WEB_PORT=str(port), RUN_DIR=run_dir)
-    eventually(
-        lambda: Client(port).status_of("/readyz") == 200, "the other web server is ready", 60
-    )
-    page = Page(chromium, port)
-    page.open()
-    page.choose(files[0])
-    (card,) = page.answers(1)
-    assert card["state"].startswith("An API key is needed")
+    with another_web_server(stack, tmp_path, API_KEYS_FILE=str(keys)) as port:
+        page = Page(chromium, port)
+        page.open()
+        page.choose(files[0])
+        (card,) = page.answers(1)
+        assert card["state"].startswith("An API key is needed")
 
-    field = chromium.driver.find_element(By.CSS_SELECTOR, "#key-text")
-    field.send_keys("some-other-key-of-mine", Keys.ENTER)
-    page.until("document.querySelector('.state').textContent === 'The API key is not valid.'")
-    assert chromium.text("#key-note") == "The server does not know this key."
-    assert page.barriers() == []
-    field.clear()
-    field.send_keys(KEY, Keys.ENTER)
-    page.until("document.querySelector('.card.done')")
-    (card,) = page.answers(1)
+        field = chromium.driver.find_element(By.CSS_SELECTOR, "#key-text")
+        field.send_keys("some-other-key-of-mine", Keys.ENTER)
+        page.until("document.querySelector('.state').textContent === 'The API key is not valid.'")
+        assert chromium.text("#key-note") == "The server does not know this key."
+        assert page.barriers() == []
+        field.clear()
+        field.send_keys(KEY, Keys.ENTER)
+        page.until("document.querySelector('.card.done')")
+        (card,) = page.answers(1)
 
-    assert card["labels"][0] == label(files[0])
-    assert '-H "X-API-Key: $IMAGESERVE_API_KEY"' in card["command"]
-    assert KEY not in chromium.run("return document.body.innerText")
-    page.open()
-    page.choose(files[0])
-    assert page.answers(1)[0]["labels"][0] == label(files[0]), "the tab has kept the key"
-    assert page.complaints() == []
-    web.end()
+        assert card["labels"][0] == label(files[0])
+        assert '-H "X-API-Key: $IMAGESERVE_API_KEY"' in card["command"]
+        assert KEY not in chromium.run("return document.body.innerText")
+        page.open()
+        page.choose(files[0])
+        assert page.answers(1)[0]["labels"][0] == label(files[0]), "the tab has kept the key"
+        assert page.complaints() == []
 
 
 # -- for everybody ---------------------------------------------------------------------------------

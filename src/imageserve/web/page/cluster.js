@@ -58,7 +58,8 @@ export class Cluster {
       return;
     }
     const live = model.workers.filter(each => each.state !== "stopping");
-    $("#cluster-state").textContent = live.length ? "" : "No worker runs: pictures wait until one starts.";
+    const which = Object.keys(last.models).length > 1 ? `The queue of ${name}. ` : "";
+    $("#cluster-state").textContent = which + (live.length ? "" : "No worker runs: pictures wait until one starts.");
     this.#showRate(name, model, live.length);
     $("#facts").replaceChildren(...facts(model, live));
     showWorkers(model.workers);
