@@ -35,7 +35,7 @@ def carry(queue: RedisQueue, payload: bytes) -> None:
     claim = queue.claim(BATCH, _LEASE, redelivered=False)
     ids = [decode_job(entry).id for entry in claim.entries]
     queue.pixels(ids)
-    queue.finish(claim.token, [_finished(job_id) for job_id in ids], batches=1, busy_ms=1)
+    queue.finish(claim.token, [_finished(job_id) for job_id in ids], {"batches": 1, "busy_ms": 1})
 
 
 def _finished(job_id: str) -> Finished:

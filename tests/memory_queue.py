@@ -9,7 +9,7 @@ import secrets
 import threading
 from bisect import bisect_left, bisect_right
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from tests.queues import RedisQueue
 from imageserve.errors import QueueError
 from imageserve.models.entries import ModelEntry
 from imageserve.queue.admission import Admission, EnqueueCode, Limits
-from imageserve.queue.consumer import NO_ROOM, Claim, Lease
+from imageserve.queue.consumer import NO_COUNTS, NO_ROOM, Claim, Lease
 from imageserve.queue.fields import is_amount
 from imageserve.queue.keys import Keys
 from imageserve.queue.listener import Breaker, Tickets
@@ -295,7 +295,7 @@ class MemoryQueue(RedisQueue):
             return [entry[0] if entry and entry[1] > now else None for entry in found]
 
     def finish(
-        self, token: str, finished: Sequence[Finished], *, batches: int = 0, busy_ms: int = 0
+        self, token: str, finished: Sequence[Finished], counts: Mapping[str, int] = NO_COUNTS
     ) -> list[bool]:
         with self._changed:
             own = [job for job in finished if self._holds(token, job.id)]
@@ -303,7 +303,7 @@ class MemoryQueue(RedisQueue):
                 self._finish_one(job)
                 self._ended_by[job.id] = token
             if own:
-                self._stats.update(batches=batches, busy_ms=busy_ms)
+                self._stats.update(counts)
             return [self._ended_by.get(job.id) == token for job in finished]
 
     def _finish_one(self, job: Finished) -> None:
@@ -311,6 +311,12 @@ class MemoryQueue(RedisQueue):
         self._attempts.pop(job.id, None)
         self._stats[job.counter] += 1
         self._stats["items"] += job.counter != "expired"
+        queue_us, model_us = round(1000 * job.result.queue_ms), round(1000 * job.result.model_ms)
+        if job.counter == "completed":
+            self._stats.update(queue_us=queue_us, model_us=model_us)
+        else:
+            self._stats["failed_us"] += queue_us + model_us
+        self._stats["last_ms"] = max(self._stats["last_ms"], self._clock_ms())
         self._store_one(job)
         if job.dead:
             self._bury(entry, job.dead)

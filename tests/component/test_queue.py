@@ -207,8 +207,12 @@ def finish(bench: Bench, claim: Claim, *job_ids: str) -> list[bool]:
     return bench.queue.finish(claim.token, [answer(each) for each in job_ids])
 
 
+TIMES = ("queue_us", "model_us", "failed_us", "last_ms")
+
+
 def stats(bench: Bench) -> dict[str, int]:
-    return {name: count for name, count in bench.queue.snapshot().stats.items() if count}
+    counters = bench.queue.snapshot().stats
+    return {name: count for name, count in counters.items() if count and name not in TIMES}
 
 
 # Through the queue, once.
@@ -295,13 +299,31 @@ def test_calls_with_no_jobs_do_nothing(bench: Bench) -> None:
     assert bench.queue.release("token", []) == 0
 
 
+def test_the_times_of_jobs_are_counted_once_for_those_whose_lease_was_held(bench: Bench) -> None:
+    put(bench, "good", "bad")
+    taken = claim(bench, 2)
+    bad = replace(answer("bad"), counter="failed")
+    for _ in range(2):  # As if the first reply were lost.
+        counts = {"calls:2": 1, "calls_us:2": 2500}
+        assert bench.queue.finish(taken.token, [answer("good"), bad], counts) == [True, True]
+    found = bench.queue.snapshot()
+    assert {name: found.stats[name] for name in (*TIMES[:3], "calls:2", "calls_us:2")} == {
+        "queue_us": 1500,
+        "model_us": 2500,
+        "failed_us": 4000,
+        "calls:2": 1,
+        "calls_us:2": 2500,
+    }
+    assert 0 <= found.now - found.stats["last_ms"] < 60_000
+
+
 def test_a_batch_of_hundreds_is_finished_in_one_call(bench: Bench) -> None:
     names = [f"job-{i}" for i in range(300)]
     put(bench, *names)
     taken = claim(bench, 300)
     assert ids(taken) == names
     done = [answer(each) for each in names]
-    assert bench.queue.finish(taken.token, done, batches=1, busy_ms=9) == [True] * 300
+    assert bench.queue.finish(taken.token, done, {"batches": 1, "busy_ms": 9}) == [True] * 300
     assert [each.id for each in bench.published()] == names
     expected = {"accepted": 300, "completed": 300, "items": 300, "batches": 1, "busy_ms": 9}
     assert stats(bench) == expected
@@ -669,7 +691,7 @@ def test_a_worker_that_outlived_its_lease_changes_nothing(bench: Bench) -> None:
     owner = claim(bench, redelivered=True)
 
     late = [answer("a", label="late")]
-    assert bench.queue.finish(zombie.token, late, batches=1, busy_ms=5) == [False]
+    assert bench.queue.finish(zombie.token, late, {"batches": 1, "busy_ms": 5}) == [False]
     assert bench.queue.extend(zombie.token, ["a"], 60_000) == 0
     assert bench.queue.release(zombie.token, ["a"]) == 0
     assert bench.queue.results(["a"]) == [None]
@@ -687,7 +709,7 @@ def test_a_finish_that_is_sent_again_says_the_same_and_changes_nothing(bench: Be
     lost = claim(bench)
     done = [answer("a"), replace(answer("b"), counter="failed", dead="it failed"), answer("lost")]
 
-    said = [bench.queue.finish(taken.token, done, batches=1, busy_ms=5) for _ in range(3)]
+    said = [bench.queue.finish(taken.token, done, {"batches": 1, "busy_ms": 5}) for _ in range(3)]
 
     assert said == [[True, True, False]] * 3
     assert [each.id for each in bench.published()] == ["a", "b"]
@@ -807,7 +829,7 @@ def test_every_fate_of_a_job_is_counted(bench: Bench) -> None:
         replace(answer("b"), counter="failed", dead="it failed alone"),
         replace(answer("c"), counter="expired"),
     ]
-    bench.queue.finish(taken.token, done, batches=1, busy_ms=7)
+    bench.queue.finish(taken.token, done, {"batches": 1, "busy_ms": 7})
     assert stats(bench) == {
         "accepted": 3,
         "rejected": 1,

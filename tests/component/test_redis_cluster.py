@@ -70,7 +70,7 @@ def finish(queue: RedisQueue, job_id: str, reply: str = "") -> list[bool]:
     error = ResultError("none", "none")
     result = Result(job_id, "model", 0, 0, 1, error=error)
     done = Finished(job_id, reply, result, 60_000, "failed")
-    return queue.finish(claim.token, [done], batches=1)
+    return queue.finish(claim.token, [done], {"batches": 1})
 
 
 def test_each_queue_lives_on_the_node_of_its_slot(

@@ -214,7 +214,7 @@ def test_every_key_expires_except_the_queue_its_counters_and_what_is_known_of_it
     queue.keep_arrivals(b"memory", 60)
     queue.claim(3, LOST, redelivered=False)
     assert ids(next_redelivered(queue, LOST)) == ["dead"]
-    queue.finish(next_redelivered(queue, HELD).token, answers("done"), batches=1, busy_ms=5)
+    queue.finish(next_redelivered(queue, HELD).token, answers("done"), {"batches": 1, "busy_ms": 5})
     queue.release(next_redelivered(queue, HELD).token, ["redelivered"])
     eventually(lambda: reaped(queue) and client.llen(KEYS.dead), "a dead job")
     assert ids(queue.claim(1, HELD, redelivered=False)) == ["leased"]
@@ -396,7 +396,7 @@ def test_a_worker_gets_the_batch_of_a_claim_whose_reply_was_lost(
 
     assert batch is not None
     assert sorted(batch.ids) == ["a", "b"]
-    assert batch.finish(answers(*batch.ids), batches=1, busy_ms=5) == [True, True]
+    assert batch.finish(answers(*batch.ids), {"batches": 1, "busy_ms": 5}) == [True, True]
     assert consumer.claim(32) is None
 
 
@@ -426,7 +426,7 @@ def test_a_finish_whose_reply_is_lost_stores_and_publishes_once(
     first, second = answers("a", "b")
     done = [first, replace(second, dead="it failed")]
     proxy.drop_next_reply()
-    assert queue.finish(taken.token, done, batches=1, busy_ms=5) == [True, True]
+    assert queue.finish(taken.token, done, {"batches": 1, "busy_ms": 5}) == [True, True]
     assert proxy.dropped.is_set()
     assert queue.results(["a", "b"]) == [first.result, second.result]
     assert listener.listen_to_all() == {"a": 1, "b": 1}
@@ -543,7 +543,7 @@ def _work_until_killed(url: str) -> None:
         jobs = [decode_job(entry) for entry in claim.entries]
         results = [Result(job.id, job.model, 0, 20, len(jobs), (cat,)) for job in jobs]
         done = [Finished(each.id, jobs[0].reply, each, 60_000, "completed") for each in results]
-        queue.finish(claim.token, done, batches=1, busy_ms=20)
+        queue.finish(claim.token, done, {"batches": 1, "busy_ms": 20})
 
 
 def test_a_job_whose_waiter_was_killed_before_it_claimed_comes_with_the_next_claim(
@@ -733,7 +733,7 @@ def test_claimed_jobs_are_finished_while_redis_has_no_memory_left(
     (failed,) = answers("b")
     again = queue.claim(1, HELD, redelivered=False, token=taken.token, again=True)
     assert ids(again) == ["b"]
-    assert queue.finish(taken.token, [replace(failed, dead="a reason")], batches=1) == [True]
+    assert queue.finish(taken.token, [replace(failed, dead="a reason")], {"batches": 1}) == [True]
     assert len(queue.dead(9)) == 1
     assert ids(queue.claim(32, HELD, redelivered=False)) == ["c", "d"]
     redelivered = next_redelivered(queue)
@@ -843,7 +843,7 @@ def test_without_a_dead_list_of_its_own_a_queue_answers_all_jobs(
     put(queue, "a", "b", "c", "d")
     taken = queue.claim(3, HELD, redelivered=False)
     failed = [replace(each, dead="a reason") for each in answers("a", "b", "c")]
-    assert queue.finish(taken.token, failed, batches=1) == [True] * 3
+    assert queue.finish(taken.token, failed, {"batches": 1}) == [True] * 3
     assert None not in queue.results(["a", "b", "c"])
 
     queue.claim(1, replace(LOST, max_attempts=1), redelivered=False)

@@ -90,7 +90,7 @@ def worker(stage: Stage) -> None:
     batch = consumer.claim(1)
     assert batch is not None
     done = result_of_error(JOB, "model_failed", "it failed")
-    assert batch.finish([done], batches=1, busy_ms=1) == [True]
+    assert batch.finish([done], {"batches": 1, "busy_ms": 1}) == [True]
     consumer.leave("w")
 
 

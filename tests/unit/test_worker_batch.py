@@ -4,11 +4,13 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from imageserve.preparation import Preparation
 from imageserve.queue.consumer import Batch, ClaimedJob, Consumer
 from imageserve.queue.wire import Job, UnsupportedJob
-from imageserve.worker.batch import Rooms, sort_batch
+from imageserve.worker.batch import Outcome, Rooms, counts_of, sort_batch
 
 PREPARATION = Preparation((2, 2))
 
@@ -82,3 +84,29 @@ def test_the_next_batch_never_comes_where_the_one_before_it_runs() -> None:
     assert rooms.spare(8, (2, 2, 3)).shape == (8, 2, 2, 3)
     rooms.take()
     assert rooms.spare(8, (4, 4, 3)).shape == (8, 4, 4, 3)
+
+
+def test_calls_of_the_model_are_counted_by_their_size_rounded_up() -> None:
+    outcomes = [Outcome((), None, 10.0, 5)] * 5 + [Outcome((), None, 4.0, 6)] * 6
+    outcomes += [Outcome((), "failed", 1.0, 1)] * 2 + [Outcome((), None, 3.0, 20)] * 20
+
+    assert counts_of(outcomes) == {
+        "batches": 1,
+        "busy_ms": 19,
+        "calls:1": 2,
+        "calls_us:1": 2000,
+        "calls:8": 2,
+        "calls_us:8": 14_000,
+        "calls:24": 1,
+        "calls_us:24": 3000,
+    }
+    assert counts_of([]) == {"batches": 0, "busy_ms": 0}
+
+
+@given(st.integers(1, 5000))
+def test_a_queue_has_few_counters_of_sizes(size: int) -> None:
+    (name,) = {
+        each for each in counts_of([Outcome((), None, 1.0, size)] * size) if "calls:" in each
+    }
+
+    assert size <= int(name.removeprefix("calls:")) <= 2 * size

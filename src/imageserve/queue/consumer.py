@@ -9,8 +9,9 @@ import logging
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from imageserve import metrics
@@ -44,6 +45,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 NO_ROOM = memoryview(b"")
+NO_COUNTS: Mapping[str, int] = MappingProxyType({})
 
 FINISH_AT_ONCE = 128
 """Most jobs per FINISH: some managed servers refuse more than 4,000 arguments."""
@@ -143,28 +145,31 @@ class ConsumerStore(RedisQueue):
             return fetch(self.client, [self.keys.pixels(job_id) for job_id in job_ids], room)
 
     def finish(
-        self, token: str, finished: Sequence[Finished], *, batches: int = 0, busy_ms: int = 0
+        self, token: str, finished: Sequence[Finished], counts: Mapping[str, int] = NO_COUNTS
     ) -> list[bool]:
         """Acknowledge, store, publish and bury; False where the lease was lost (nothing changes).
 
-        May be sent again after a lost reply.
+        ``counts``: what the batch adds to counters, beside what its jobs add. May be sent again
+        after a lost reply.
         """
         kept: list[bool] = []
         for start in range(0, len(finished), FINISH_AT_ONCE):
             part = finished[start : start + FINISH_AT_ONCE]
-            kept += self._finish_part(token, part, batches, busy_ms)
-            batches = busy_ms = 0
+            kept += self._finish_part(token, part, counts if start == 0 else NO_COUNTS)
         return kept
 
     def _finish_part(
-        self, token: str, finished: Sequence[Finished], batches: int, busy_ms: int
+        self, token: str, finished: Sequence[Finished], counts: Mapping[str, int]
     ) -> list[bool]:
         keys = self.keys.of_finish()
-        args: list[str | int | bytes] = [token, batches, busy_ms]
+        args: list[str | int | bytes] = [token, len(counts)]
+        for counter, count in counts.items():
+            args += [counter, count]
         for job in finished:
             keys += [self.keys.result(job.id), self.keys.pixels(job.id)]
-            body = encode_result(job.result, token)
-            args += [job.id, job.reply, body, job.ttl_ms, job.counter, job.dead]
+            result = job.result
+            args += [job.id, job.reply, encode_result(result, token), job.ttl_ms, job.counter]
+            args += [job.dead, round(1000 * result.queue_ms), round(1000 * result.model_ms)]
         with self.errors():
             return [bool(kept) for kept in FINISH(self.client, keys, args)]
 
@@ -226,18 +231,16 @@ class Batch:
         self.consumer.leases.hold(self.token, self.ids)
 
     def finish(
-        self, finished: Sequence[Finished], *, batches: int, busy_ms: int
+        self, finished: Sequence[Finished], counts: Mapping[str, int] = NO_COUNTS
     ) -> list[bool] | None:
-        """Store and publish the results and end the leases.
+        """Store and publish the results and end the leases; ``counts`` as in the store.
 
         Returns per job whether its lease was still held; None where the time after SIGTERM was
         over before Redis answered.
         """
         self.consumer.leases.ending(self.token)
         kept = self.consumer.persist(
-            lambda: self.consumer.store.finish(
-                self.token, finished, batches=batches, busy_ms=busy_ms
-            )
+            lambda: self.consumer.store.finish(self.token, finished, counts)
         )
         self.consumer.leases.drop(self.token)
         return kept

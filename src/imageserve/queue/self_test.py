@@ -135,7 +135,7 @@ def _jobs_through(producer: ProducerStore, consumer: ConsumerStore, ids: Sequenc
     claim = consumer.claim(10, lease, redelivered=False)
     _expect(consumer.pixels(ids) == len(jobs) * [b"\0\0\0"], "pixels")
     done = [replace(result_of_error(job, "selftest", "selftest"), dead="selftest") for job in jobs]
-    _expect(all(consumer.finish(claim.token, done, batches=1)), "finish")
+    _expect(all(consumer.finish(claim.token, done, {"batches": 1})), "finish")
     _expect(None not in producer.results(ids), "result")
     _expect(producer.snapshot().stats.get("failed") == len(jobs), "snapshot")
     consumer.leave("selftest")

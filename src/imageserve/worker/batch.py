@@ -222,6 +222,28 @@ def report(
     )
 
 
+def counts_of(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    """Return what a batch adds to the counters of its queue.
+
+    Calls of the model are counted by their size, rounded up: a queue has few counters.
+    """
+    counts = {"batches": int(bool(outcomes)), "busy_ms": round(busy_time_ms(outcomes))}
+    sizes = Counter(outcome.batch for outcome in outcomes)
+    for size, pictures in sorted(sizes.items()):
+        ms = sum(outcome.model_ms for outcome in outcomes if outcome.batch == size) / size
+        name = str(_rounded_up(size))
+        counts[f"calls:{name}"] = counts.get(f"calls:{name}", 0) + pictures // size
+        counts[f"calls_us:{name}"] = counts.get(f"calls_us:{name}", 0) + round(1000 * ms)
+    return counts
+
+
+def _rounded_up(size: int) -> int:
+    """Return the least of 1, 2, 4, 8, 12, 16, 24, 32, ... that is not below a size."""
+    power: int = 1 << (size - 1).bit_length()
+    smaller = power * 3 // 4
+    return smaller if power > 8 and size <= smaller else power
+
+
 def busy_time_ms(outcomes: Sequence[Outcome]) -> float:
     """Return the model's time for a batch: each call counted once, however it was split."""
     return sum(outcome.model_ms / outcome.batch for outcome in outcomes)

@@ -22,7 +22,15 @@ from imageserve.preparation import Preparation
 from imageserve.queue.consumer import Consumer
 from imageserve.queue.self_test import EvictionWatch
 from imageserve.queue.snapshot import HEARTBEAT_S, WorkerInfo
-from imageserve.worker.batch import Outcome, Rooms, Work, busy_time_ms, report, sort_batch
+from imageserve.worker.batch import (
+    Outcome,
+    Rooms,
+    Work,
+    busy_time_ms,
+    counts_of,
+    report,
+    sort_batch,
+)
 from imageserve.worker.reload import Reloader
 from imageserve.worker.runner import Runner
 from imageserve.worker.stand_by import StandBy
@@ -261,7 +269,7 @@ class Worker:
     def _finish(self, work: Work, outcomes: list[Outcome], started_at: float) -> None:
         finished = work.finished(outcomes, started_at, self.name)
         busy_ms = round(busy_time_ms(outcomes))
-        kept = work.batch.finish(finished, batches=int(bool(outcomes)), busy_ms=busy_ms)
+        kept = work.batch.finish(finished, counts_of(outcomes))
         if kept is None:
             log.error("%d results could not be stored", len(finished))
             return
