@@ -24,8 +24,12 @@ ROUTE = {"enabled": True, "parentRefs": [{"name": "g"}], "hostnames": ["route.te
 
 SAID: list[Any] = [
     pytest.param(
-        {}, ["port-forward", "http://localhost:8080", "helm test"], ["X-API-Key"], id="default"
+        {},
+        ["port-forward", "http://localhost:8080", "helm test"],
+        ["X-API-Key", "browser"],
+        id="default",
     ),
+    pytest.param({"web": {"page": ON}}, ["Or open $URL in a browser"], [], id="the page"),
     pytest.param({"ingress": HOST}, ["URL=http://pictures.test"], ["port-forward"], id="ingress"),
     pytest.param({"ingress": TLS}, ["URL=https://pictures.test"], ["port-forward"], id="with TLS"),
     pytest.param({"ingress": ON}, ["kubectl get ingress"], ["port-forward"], id="any host"),

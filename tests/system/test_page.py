@@ -328,7 +328,7 @@ def test_a_picture_that_the_server_has_no_room_for_is_sent_again(
         page.open()
         stack.workers[0].pause()
         page.choose(*files[:2])
-        page.until("document.body.innerText.includes('It is sent again in 1 s.')")
+        page.until("document.body.innerText.includes('The picture is sent again in 1 s.')")
         stack.workers[0].resume()
         cards = page.answers(2)
     assert [card["labels"][0] for card in cards] == [label(path) for path in files[:2]]

@@ -197,7 +197,7 @@ export class Sender {
     const { code, text } = problem(reply.status, reply.responseText);
     const pause = Number(header("Retry-After"));
     if (reply.status === 503 && pause > 0 && performance.now() + 1000 * pause < until) {
-      picture.say(`${text} It is sent again in ${pause} s.`);
+      picture.say(`${text} The picture is sent again in ${pause} s.`);
       return pause;
     }
     picture.fail(text, code, header("X-Request-Id"));
