@@ -137,7 +137,7 @@ def test_the_page_shows_what_a_fresh_run_prints(capsys: pytest.CaptureFixture[st
     on_page = cells(quoted(), "long-idle")
     columns = len(fresh[0]) - 1
     assert [row[:columns] for row in on_page[:4]] == [row[:columns] for row in fresh], (
-        "write it anew: imageserve autoscaler simulate --sweep --clairvoyant "
+        "write it anew: imageserve autoscaler simulate --sweep --clairvoyant --weeks "
         "--markdown docs/autoscaling.md --plot docs/autoscaling.svg"
     )
 
