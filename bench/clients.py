@@ -40,7 +40,6 @@ from bench.stacks import start_imageserve
 OURS, PERF_ANALYZER = "imageserve loadtest", "perf_analyzer"
 MODEL = "stand-in"
 
-_WINDOW_MS = 2_000
 _TIMES = {"us": 0.001, "ms": 1.0, "s": 1000.0}
 
 
@@ -159,8 +158,9 @@ def _perf_analyzer(start: Sequence[str], inside: Path) -> Callable[[Load], Seque
         if load.rate_per_s:
             rate = f"--request-rate-range={load.rate_per_s}"
             asked = [rate, "--request-distribution=poisson", "--max-threads=16"]
-        # Its windows are given instead of a length; it stops when three of them agree.
-        windows = [f"--measurement-interval={_WINDOW_MS}", "--stability-percentage=15"]
+        # It stops when three windows agree, or after twenty of them.
+        length_ms = round(1000 * load.seconds / 3)
+        windows = [f"--measurement-interval={length_ms}", "--stability-percentage=15", "-r20"]
         data = [f"--input-data={inside / 'picture.json'}", "--shape=image:1"]
         out = [f"-f{inside / 'perf_analyzer.csv'}", "--percentile=99"]
         where = ["-m", MODEL, "-u", f"127.0.0.1:{load.port}", "-i", "http"]
@@ -171,8 +171,10 @@ def _perf_analyzer(start: Sequence[str], inside: Path) -> Callable[[Load], Seque
 
 def _read_perf_analyzer(at: Path) -> Callable[[str, Load], Seen]:
     def read(said: str, load: Load) -> Seen:
-        with (at / "perf_analyzer.csv").open() as file:
+        path = at / "perf_analyzer.csv"
+        with path.open() as file:
             row = next(csv.DictReader(file))
+        path.unlink()  # Where windows never agree it writes none.
         per_s = float(row["Inferences/Second"])
         return Seen(per_s, float(row["p50 latency"]) / 1000, float(row["p99 latency"]) / 1000)
 
@@ -198,7 +200,8 @@ def _programs(given: argparse.Namespace, folder: Path) -> dict[str, Program]:
         start = shlex.split(given.perf_analyzer)
         root = Path(start[1]) if start[0] == "chroot" else Path("/")
         shared = root / "tmp" / "bench-clients"
-        shutil.copytree(folder, shared, dirs_exist_ok=True)
+        shutil.rmtree(shared, ignore_errors=True)
+        shutil.copytree(folder, shared)
         inside = Path("/") / shared.relative_to(root)
         command, read = _perf_analyzer(start, inside), _read_perf_analyzer(shared)
         found[PERF_ANALYZER] = Program(command, read)
@@ -268,7 +271,7 @@ def main() -> None:
     parser.add_argument("--clients", type=int, default=8, help="of the closed loop, default 8")
     parser.add_argument("--rate", type=float, default=50.0, help="of the open loop, default 50")
     parser.add_argument("--rounds", type=int, default=5, help="default 5")
-    parser.add_argument("--seconds", type=float, default=10.0, help="of a load, default 10")
+    parser.add_argument("--seconds", type=float, default=15.0, help="of a load, default 15")
     parser.add_argument("--perf-analyzer", metavar="COMMAND", help="how to start it")
     given = parser.parse_args()
     with Bed() as bed:
