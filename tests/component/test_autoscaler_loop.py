@@ -420,6 +420,21 @@ def gpus(bench: Bench, count: int) -> SharedBudget:
     return budget
 
 
+@pytest.fixture
+def quick(bench: Bench) -> Bench:
+    """Arrivals are known after 2.5 s: before that no pod is taken for another model."""
+    for scaler in bench.scalers:
+        policy = replace(scaler.model.policy, arrivals_window_s=5.0, burst_window_s=5.0)
+        scaler.model = replace(scaler.model, policy=policy)
+    return bench
+
+
+def knows_arrivals(model: SizedModel) -> bool:
+    model.wake()
+    decision = model.scaler.status.decision
+    return decision is not None and decision.arrivals_per_s is not None
+
+
 def most_at_once(bench: Bench, **replicas: int) -> int:
     """Return the most pods that the Deployments have asked for together."""
     totals = [sum(replicas.values())]
@@ -429,13 +444,14 @@ def most_at_once(bench: Bench, **replicas: int) -> int:
     return max(totals)
 
 
-def test_pods_of_an_idle_model_go_to_a_late_one_at_once(bench: Bench, get: Get) -> None:
+def test_pods_of_an_idle_model_go_to_a_late_one_at_once(quick: Bench, get: Get) -> None:
+    bench = quick
     bench.api.add_deployment(deployment_of("other"), 3)
-    bench.queues["other"].state = replace(IDLE, workers=(WORKER,))
+    bench.set_queues(replace(IDLE, workers=(WORKER,)))
 
     # The interval is longer than the test: what is taken and given is not left to the next step.
     with bench.running(interval_s=3600, budget=gpus(bench, 4)) as autoscaler:
-        eventually(lambda: all(s.initialized for s in bench.scalers), "both are sized")
+        eventually(lambda: all(map(knows_arrivals, autoscaler._models)), "both are known")
         bench.queues["shapes"].state = BUSY
         autoscaler._models[0].wake()
         eventually(lambda: bench.api.replicas(deployment_of("shapes")) == 3, "it gets them")
@@ -462,7 +478,8 @@ def test_pods_of_an_idle_model_go_to_a_late_one_at_once(bench: Bench, get: Get) 
 
 
 @pytest.mark.parametrize("why", ["paused", "unread", "in flight"])
-def test_pods_that_may_not_be_taken_stay(why: str, bench: Bench) -> None:
+def test_pods_that_may_not_be_taken_stay(why: str, quick: Bench) -> None:
+    bench = quick
     bench.api.add_deployment(deployment_of("other"), 3)
     bench.queues["other"].state = replace(IDLE, workers=(WORKER,))
     if why == "paused":
@@ -474,7 +491,8 @@ def test_pods_that_may_not_be_taken_stay(why: str, bench: Bench) -> None:
         bench.queues["other"].state = replace(IDLE, in_flight=48, workers=(WORKER,))
     bench.queues["shapes"].state = BUSY
 
-    with bench.running(budget=gpus(bench, 4)):
+    with bench.running(budget=gpus(bench, 4)) as autoscaler:
+        eventually(lambda: all(map(knows_arrivals, autoscaler._models[:1])), "its load is known")
         left = 2 if why == "in flight" else 3
         eventually(lambda: bench.api.replicas(deployment_of("shapes")) == 4 - left, "it grows")
         reads = min(bench.reads)

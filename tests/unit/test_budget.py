@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imageserve.autoscaler.budget import TURN_S, Budget, Claim, Claims, allot, claim_of
-from imageserve.autoscaler.load import demand
+from imageserve.autoscaler.load import Arrivals, demand
 from imageserve.autoscaler.policy import Policy
 from imageserve.autoscaler.sizing import (
     Action,
@@ -19,7 +19,9 @@ from imageserve.autoscaler.sizing import (
     size,
 )
 
-POLICY = Policy(min_replicas=0, max_replicas=20, target_utilization=0.5)
+POLICY = Policy(
+    min_replicas=0, max_replicas=20, target_utilization=0.5, scale_down_max_fraction=0.25
+)
 TABLE = {32: 1000.0}
 """32 pictures a second."""
 
@@ -287,7 +289,9 @@ SEEN = Observation(1000.0, True, "run", 0, 0, 0, 0, 0.0, TABLE, 4, 4)
 
 
 def claimed(seen: Observation, policy: Policy = POLICY, *, paused: bool = False) -> Claim:
-    decision, state = size(policy, State(), seen)
+    earlier = seen.now_s - policy.arrivals_window_s
+    state = State(earlier, "run", arrivals=Arrivals(((earlier, 0),)))
+    decision, state = size(policy, state, seen)
     if paused:
         decision = Decision(seen.replicas, None, Action.HOLD, "paused")
     return claim_of(policy, 1, state, seen, decision, paused=paused)
@@ -308,6 +312,16 @@ def claimed(seen: Observation, policy: Policy = POLICY, *, paused: bool = False)
 def test_what_cannot_be_taken(seen: Observation, paused: bool, fixed: int, keeps: int) -> None:
     found = claimed(seen, paused=paused)
     assert (found.has, found.wants, found.fixed, found.keeps) == (4, 4, fixed, keeps)
+
+
+def test_after_a_restart_all_pods_stay_until_the_arrivals_are_known() -> None:
+    state, seen, fixed = State(), SEEN, []
+    for _ in range(15):
+        decision, state = size(POLICY, state, seen)
+        fixed.append(claim_of(POLICY, 1, state, seen, decision, paused=False).fixed)
+        seen = replace(seen, now_s=seen.now_s + 5)
+    # Half of a window of 120 s.
+    assert fixed == [4] * 12 + [0] * 3
 
 
 def test_a_claim_says_what_the_load_asks_for_and_what_is_only_kept() -> None:

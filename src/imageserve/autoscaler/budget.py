@@ -76,10 +76,13 @@ def claim_of(
 ) -> Claim:
     """Return what a model claims after ``size`` has decided, as if it were alone, what it wants.
 
-    A model that is paused, in a rollout, or whose load is not known keeps all that it has.
+    A model that is paused, in a rollout, or whose load is not known keeps all that it has. So does
+    every one after a restart, until half of the window of arrivals is known.
     """
+    is_known = state.arrivals.per_second(policy.arrivals_window_s) is not None
     asks = decision.replicas if decision.raw is None else decision.raw
-    fixed = seen.replicas if seen.rollout or decision.load is None else 0
+    is_free = is_known and decision.load is not None and not seen.rollout
+    fixed = 0 if is_free else seen.replicas
     # Idle pods go at once, whatever the window says; of the busy ones as many as a step removes.
     keeps = min(busy_pods(policy, seen), after_a_step_down(policy, state, seen))
     return Claim(
