@@ -455,6 +455,34 @@ def test_explain_counts_the_arrivals_where_no_autoscaler_runs(
     assert "no autoscaler answers here" in decision["by"]
 
 
+def test_explain_shows_the_share_of_a_budget_of_all_models(
+    place: Place, autoscaler_chart: list[dict[str, Any]]
+) -> None:
+    place.scaling_file(autoscaler_chart)
+    path = place.directory / "scaling.yaml"
+    scaling = yaml.safe_load(path.read_text())
+    shapes = {**scaling["models"]["shapes"], "gpus": 1}
+    other = {**shapes, "queue": "other_queue", "deployment": "imageserve-model-other"}
+    models = {"shapes": shapes, "other": {**other, "gpus": 2}}
+    path.write_text(yaml.safe_dump({**scaling, "gpu_budget": 4, "models": models}))
+    place.crowd()
+    kubeconfig = str(place.api.kubeconfig(place.directory, "me"))
+
+    facts = json.loads(explain(place, "--model", "shapes", "--json", "--kubeconfig", kubeconfig))
+    program = place.start_ready()
+    eventually(lambda: place.api.replicas(MODEL) == 2, "what the other model leaves")
+    port = {"METRICS_PORT": str(program.metrics_port)}
+    text = explain(place, "--model", "shapes", "--kubeconfig", kubeconfig, env=port)
+
+    decision = facts["shapes"]["decision"]
+    assert list(facts) == ["shapes"]
+    assert (decision["replicas"], decision["cause"]) == (2, "budget")
+    assert decision["reason"].endswith("; the budget of 4 GPUs gives it 2 of 4 pods")
+    assert decision["budget"]["given_pods"] == 2
+    assert re.search(r"budget +gpus: 4, gpus_per_pod: 1, wanted_pods: 4, given_pods: 2\n", text)
+    assert place.api.replicas("imageserve-model-other") == 1
+
+
 def test_explain_works_where_only_redis_can_be_reached(
     place: Place, autoscaler_chart: list[dict[str, Any]]
 ) -> None:
