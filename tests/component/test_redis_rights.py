@@ -108,6 +108,7 @@ def operator(stage: Stage) -> None:
         assert main(command.split()) == 0
     for command in ("models use m@v2", "models use --back"):
         assert main(command.split()) == 0
+    assert main(["doctor"]) in (2, 3), "it could look"
 
 
 ACTS: dict[str, Callable[[Stage], None]] = {
@@ -170,7 +171,7 @@ def test_every_command_in_the_code_belongs_to_a_role() -> None:
         text = path.read_text()
         sent = re.findall(r"\b(?:client|once|blocking|pipeline|pubsub)\.(\w+)\(", text)
         if path.is_relative_to(SOURCES / "src/imageserve/queue"):
-            found |= {name.upper() for name in sent if name not in NOT_COMMANDS}
+            found |= {n.upper().removesuffix("_ITER") for n in sent if n not in NOT_COMMANDS}
             found |= set(re.findall(r'execute_command\(\s*"(\w+)"', text))
     known = set().union(*(role.commands for role in ROLES.values()))
     assert found - {"EVAL", "EVALSHA", "PING"} == known

@@ -14,6 +14,8 @@ from tests.system.conftest import MakeStack
 from tests.system.samples import sample, samples
 from tests.system.stack import Stack, running
 
+from imageserve.cli import main
+
 GOOD = sample(1)
 Series = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
@@ -94,6 +96,23 @@ def test_prometheus_takes_the_metrics_of_web_and_worker_without_a_remark(stack: 
 
     for http in (stack.http, Client(stack.workers[0].metrics_port)):
         assert promtool("check", "metrics", text=http.get("/metrics").text) == ""
+
+
+def test_the_doctor_looks_at_all_that_runs(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert stack.http.predict(GOOD.data).status == 200
+    for name, text in (("REDIS_URL", stack.redis.url), ("MODEL", "stand-in")):
+        monkeypatch.setenv(name, text)
+
+    main(["doctor", "--json", "--url", f"http://127.0.0.1:{stack.http.port}"])
+
+    told = json.loads(capsys.readouterr().out)
+    names = {each["name"] for each in told["findings"]}
+    assert "stand-in" in names
+    # It is the system that the web server sees, and all of it is alive.
+    wrong = ("other-", "web-", "wrong-", "two-", "no-", "redis-away", "bugs", "clock")
+    assert [each for each in names if each.startswith(wrong)] == []
 
 
 def test_status_shows_queue_and_workers(stack: Stack) -> None:

@@ -87,6 +87,15 @@ class KubernetesCluster:
         found = self._call("list pods", read, self.namespace, label_selector=selector)
         return [_pod(each) for each in found.get("items") or []]
 
+    def listed(self, resource: str, selector: str) -> list[Object]:
+        """List ``deployments`` or ``pods`` with these labels, as the API gives them."""
+        read = {
+            "deployments": self._apps.list_namespaced_deployment,
+            "pods": self._core.list_namespaced_pod,
+        }[resource]
+        found = self._call(f"list {resource}", read, self.namespace, label_selector=selector)
+        return list(found.get("items") or [])
+
     def set_deletion_cost(self, pod: str, cost: int) -> None:
         body = {"metadata": {"annotations": {DELETION_COST: str(cost)}}}
         self._patch("pods", pod, self._core.patch_namespaced_pod, body)

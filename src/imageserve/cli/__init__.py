@@ -28,13 +28,14 @@ COMMANDS = {
     "models": "list, fetch, check, export, import, measure and change models",
     "plan": "reckon the pods, Redis and network that a rate of pictures takes",
     "queue": "show a queue and its dead list, or empty it",
+    "doctor": "look at a running system and say what is wrong, the worst first",
     "drain": "prepare the web server on this machine for its end (preStop hook)",
     "settings": "print every setting, its default and its meaning",
 }
 SERVICES = ("web", "grpc", "worker", "autoscaler")
 
 
-def _command(name: str) -> Command:  # noqa: C901 - a flat list
+def _command(name: str) -> Command:  # noqa: C901, PLR0912 - a flat list
     """Import one of ``COMMANDS``."""
     match name:
         case "run":
@@ -55,6 +56,8 @@ def _command(name: str) -> Command:  # noqa: C901 - a flat list
             from imageserve.cli.plan import main as command
         case "queue":
             from imageserve.cli.queue import main as command
+        case "doctor":
+            from imageserve.cli.doctor import main as command
         case "drain":
             from imageserve.cli.web import drain as command
         case "settings":

@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from imageserve.errors import QueueError
 from imageserve.queue.fields import amount_of, json_object, text_of
+from imageserve.queue.keys import Keys
 from imageserve.queue.redis.connection import RedisAccess, by_node, connect, redis_errors
 from imageserve.queue.redis.queue import BLOCK_S, PURGE, SNAPSHOT, RedisQueue
 from imageserve.queue.snapshot import Run, Snapshot, decode_snapshot, texts
@@ -93,6 +94,22 @@ class Monitor:
         with read.errors():
             newest = read.client.lrange(read.keys.dead, 0, count - 1)
         return [_dead(text) for text in texts(cast(list[bytes], newest))]
+
+    def server(self, queue: str) -> Mapping[str, Any]:
+        """Return what the Redis of a queue says of itself, INFO. Raises QueueError."""
+        with self._queues[queue].errors():
+            return self._queues[queue].client.info()
+
+    def queues_with_workers(self, queue: str) -> list[str]:
+        """Return the queues on the Redis of this one that had workers within the last hour.
+
+        It walks over all keys, a thousand at a time. Raises QueueError.
+        """
+        before, after = Keys("*").workers.split("*")
+        read = self._queues[queue]
+        with read.errors():
+            found = list(read.client.scan_iter(Keys("*").workers, count=1000, _type="zset"))
+        return [name.removeprefix(before).removesuffix(after) for name in texts(found)]
 
     def purge(self, queue: str) -> int:
         """Drop all waiting jobs and tell their clients; returns how many.

@@ -48,10 +48,10 @@ ROLES = {
     "worker": Role(_TESTED | {"GET"}, _SCRIPTS),
     "autoscaler": Role(frozenset({"BLMOVE", "GET", "INFO", "SET", "TYPE"}), (SNAPSHOT,)),
     "operator": Role(
-        frozenset({"GET", "INFO", "LRANGE", "SET", "TYPE", "UNLINK"}), (SNAPSHOT, PURGE)
+        frozenset({"GET", "INFO", "LRANGE", "SCAN", "SET", "TYPE", "UNLINK"}), (SNAPSHOT, PURGE)
     ),
 }
-"""The operator is whoever runs ``imageserve queue`` and ``imageserve models use``."""
+"""The operator runs ``imageserve queue``, ``imageserve models use`` and ``imageserve doctor``."""
 
 
 def acl_rules(role: str, queues: Sequence[str], access: RedisAccess) -> list[str]:

@@ -1,0 +1,236 @@
+"""The doctor's rules: each finding is planted once, and a healthy system has none."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from imageserve.cli.doctor import RULES
+from imageserve.doctor.advice import ADVICE, in_order
+from imageserve.doctor.facts import Facts, Limits, QueueFacts, WebFacts, samples_of
+from imageserve.queue.snapshot import Snapshot, WebInfo, WorkerInfo
+
+NOW = 1_760_000_000_000
+GIB = 2**30
+POD = "imageserve-model-shapes-abc"
+WORKER = WorkerInfo(
+    "w1", "shapes", (64, 64, 3), 8, {1: 10.0, 8: 20.0}, "ready", POD, NOW - 1000, version="1"
+)
+OTHER = replace(WORKER, id="w2", host="imageserve-model-shapes-def")
+SNAPSHOT = Snapshot(NOW, 0, 0, 0, 0, 0, workers=(WORKER,), web=(WebInfo("a", 400.0, NOW - 1000),))
+SERVER: dict[str, Any] = {
+    "redis_version": "7.2.4",
+    "role": "master",
+    "maxmemory": 4 * GIB,
+    "maxmemory_policy": "noeviction",
+    "used_memory": GIB,
+    "connected_clients": 20,
+    "maxclients": 10_000,
+    "aof_enabled": 1,
+    "aof_last_write_status": "ok",
+}
+STATUS = {"redis": "ok", "models": {"shapes": {"workers": [{"id": "w1"}]}}}
+ANSWERED = 'imageserve_requests_total{code="",endpoint="predict",status="200"} 1000.0\n'
+CONTAINER = {"image": "registry.test/imageserve/model:0.2.0-cuda", "env": [{"name": "A"}]}
+DEPLOYMENT: dict[str, Any] = {
+    "metadata": {"name": "imageserve-model-shapes", "managedFields": [{"manager": "helm"}]},
+    "spec": {"replicas": 1, "template": {"spec": {"containers": [CONTAINER]}}},
+    "status": {"readyReplicas": 1},
+}
+READY = {"type": "Ready", "status": "True"}
+MODEL_POD: dict[str, Any] = {
+    "metadata": {"name": POD, "labels": {"imageserve-model": "shapes"}},
+    "status": {"conditions": [READY], "containerStatuses": [{"restartCount": 0}]},
+}
+HEALTHY = Facts(
+    now_ms=NOW + 100,
+    queues={"shapes": QueueFacts("image_queue", SNAPSHOT)},
+    servers=(SERVER,),
+    web=WebFacts("http://web", status=STATUS, samples=samples_of(ANSWERED)),
+    deployments=(DEPLOYMENT,),
+    pods=(MODEL_POD,),
+)
+
+
+def found(facts: Facts) -> dict[str, str]:
+    return dict(in_order(each for rule in RULES for each in rule(facts)))
+
+
+def queue(**changes: Any) -> Facts:
+    """Return healthy facts but for the snapshot."""
+    snapshot = replace(SNAPSHOT, **changes)
+    return replace(HEALTHY, queues={"shapes": QueueFacts("image_queue", snapshot)})
+
+
+def workers(*listed: WorkerInfo) -> Facts:
+    return queue(workers=listed)
+
+
+def unread(*, forbidden: bool) -> Facts:
+    facts = QueueFacts("image_queue", problem="Redis: no", is_forbidden=forbidden)
+    return replace(HEALTHY, queues={"shapes": facts}, servers=())
+
+
+def server(**changes: Any) -> Facts:
+    return replace(HEALTHY, servers=({**SERVER, **changes},))
+
+
+def limits(**changes: Any) -> Facts:
+    return replace(HEALTHY, limits=Limits(**changes))
+
+
+def web(problem: str = "", status: Mapping[str, Any] = STATUS, more: str = "") -> Facts:
+    samples = samples_of(ANSWERED + more)
+    return replace(HEALTHY, web=WebFacts("http://web", problem, status, samples))
+
+
+def deployment(**parts: Any) -> Facts:
+    return replace(HEALTHY, deployments=({**DEPLOYMENT, **parts},))
+
+
+def containers(*listed: Mapping[str, Any]) -> Facts:
+    return deployment(spec={"replicas": 1, "template": {"spec": {"containers": listed}}})
+
+
+def pod(**status: Any) -> Facts:
+    return replace(HEALTHY, pods=({**MODEL_POD, "status": {**MODEL_POD["status"], **status}},))
+
+
+def annotated(**more: Any) -> Facts:
+    return deployment(metadata={"name": "imageserve-model-shapes", **more})
+
+
+OLD_WEB = {**DEPLOYMENT, "metadata": {"name": "imageserve-web"}}
+OLD_WEB["spec"] = {"template": {"spec": {"containers": [{"image": "imageserve/web:0.1.0"}]}}}
+ANSWER = 'imageserve_requests_total{{code="{}",endpoint="predict",status="{}"}} {}\n'
+NO_NODE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "gpu"}
+KILLED = {"restartCount": 3, "lastState": {"terminated": {"reason": "OOMKilled"}}}
+
+#: Name of a finding -> a system that has it, and a word that it must say.
+PLANTED: dict[str, tuple[Facts, str]] = {
+    "redis-away": (unread(forbidden=False), "image_queue"),
+    "redis-refuses": (unread(forbidden=True), "image_queue"),
+    "redis-replica": (server(role="slave"), "replica"),
+    "redis-disk": (server(aof_last_write_status="err"), "aof_last_write_status: err"),
+    "redis-full": (server(used_memory=3.9 * GIB), "97%"),
+    "redis-nearly-full": (server(used_memory=3.4 * GIB), "85%"),
+    "redis-evicts": (server(maxmemory_policy="allkeys-lru"), "allkeys-lru"),
+    "redis-would-evict": (server(maxmemory_policy="volatile-ttl", maxmemory=0), "volatile-ttl"),
+    "redis-evicted": (server(evicted_keys=7), "7 keys"),
+    "redis-no-maxmemory": (server(maxmemory=0), "no maxmemory"),
+    "queue-larger-than-redis": (limits(queue_bytes_limit=3 * GIB), str(3 * GIB)),
+    "redis-no-aof": (server(aof_enabled=0), "append-only"),
+    "redis-connections": (server(connected_clients=9000), "9000 of at most 10000"),
+    "clock": (replace(HEALTHY, now_ms=NOW - 60_000), "60 s ahead of"),
+    "clock-went-back": (workers(replace(WORKER, last_seen=NOW + 9000)), "future"),
+    "no-workers": (queue(workers=(), queued=4), "4 pictures wait"),
+    "idle-without-workers": (queue(workers=()), "no live worker"),
+    "two-models": (workers(WORKER, replace(OTHER, model="cats")), "cats and shapes"),
+    "wrong-model": (workers(replace(WORKER, model="cats")), "serve cats"),
+    "stand-in": (workers(replace(WORKER, runtime="stand-in")), "made up"),
+    "worker-problem": (workers(replace(WORKER, problem="no folder 2")), "w1 of model shapes: no"),
+    "silent-workers": (workers(WORKER, replace(OTHER, last_seen=NOW - 20_000)), "w2"),
+    "versions-differ": (workers(WORKER, replace(OTHER, version="2")), "1, 2"),
+    "slow-worker": (workers(WORKER, replace(OTHER, bucket_ms={8: 80.0})), "w2"),
+    "capacity-differs": (queue(web=(WebInfo("a", 40.0, NOW),)), "web processes of model shapes"),
+    "batch-too-long": (workers(replace(WORKER, bucket_ms={8: 16_000.0})), "16.0 s"),
+    "queue-old": (queue(queued=3, oldest_ms=20_000), "20 s"),
+    "queue-too-small": (limits(queue_limit=15), "16 pictures of 12288 bytes"),
+    "lease-too-long": (limits(lease_s=20.0), "LEASE_S is 20"),
+    "dead": (queue(dead=2), "2 pictures"),
+    "queue-without-model": (replace(HEALTHY, other_queues=("cats",)), "queue cats"),
+    "unfit-key": (replace(HEALTHY, unfit_keys=("line 3: too short",)), "line 3"),
+    "web-away": (web(problem="refused"), "refused"),
+    "web-without-redis": (web(status={**STATUS, "redis": "unavailable"}), "http://web"),
+    "other-models": (web(status={"redis": "ok", "models": {"cats": {}}}), "serves cats"),
+    "other-workers": (
+        web(status={"redis": "ok", "models": {"shapes": {"workers": [{"id": "w9"}]}}}),
+        "other workers",
+    ),
+    "bugs": (web(more=ANSWER.format("internal", 500, 2)), "2 requests"),
+    "refuses": (web(more=ANSWER.format("queue_full", 503, 250)), "20% of the requests"),
+    "none-ready": (deployment(status={}), "0 of 1"),
+    "not-ready": (
+        deployment(spec={**DEPLOYMENT["spec"], "replicas": 3}, status={"readyReplicas": 2}),
+        "2 of 3",
+    ),
+    "paused": (
+        annotated(annotations={"imageserve.dev/autoscaler-paused": "true"}),
+        "autoscaler-paused",
+    ),
+    "env-twice": (containers({**CONTAINER, "env": [{"name": "LEASE_S"}] * 2}), "LEASE_S"),
+    "changed-by-hand": (annotated(managedFields=[{"manager": "kubectl-edit"}]), "kubectl-edit"),
+    "no-node": (pod(conditions=[NO_NODE]), "gpu"),
+    "restarts": (pod(containerStatuses=[KILLED]), "3 times, the last time after OOMKilled"),
+    "crash-loop": (
+        pod(containerStatuses=[{**KILLED, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}]),
+        "CrashLoopBackOff",
+    ),
+    "releases-differ": (
+        replace(HEALTHY, deployments=(DEPLOYMENT, OLD_WEB)),
+        "imageserve-web 0.1.0",
+    ),
+    "pod-without-worker": (workers(replace(WORKER, host="another")), POD),
+}
+
+
+def test_a_healthy_system_has_no_finding() -> None:
+    assert found(HEALTHY) == {}
+
+
+@pytest.mark.parametrize("name", ADVICE)
+def test_what_is_planted_is_found(name: str) -> None:
+    facts, word = PLANTED[name]
+
+    assert word in found(facts)[name]
+
+
+def test_a_planted_fault_brings_few_other_findings() -> None:
+    """An operator reads the cause, and not all that follows from it."""
+    many = {name: list(found(facts)) for name, (facts, _) in PLANTED.items()}
+
+    assert {name: each for name, each in many.items() if len(each) > 3} == {}
+
+
+def test_nothing_else_is_said_where_redis_cannot_be_read() -> None:
+    facts = replace(unread(forbidden=False), web=None)
+
+    assert list(found(facts)) == ["redis-away"]
+
+
+def test_the_worst_comes_first_and_each_once() -> None:
+    told = in_order([("paused", "b"), ("dead", "d"), ("redis-away", "a"), ("dead", "d")])
+
+    assert [name for name, _ in told] == ["redis-away", "dead", "paused"]
+    severities = [advice.severity for advice in ADVICE.values()]
+    assert severities == sorted(severities, key=["critical", "warning", "note"].index)
+
+
+def test_a_version_that_is_loading_is_no_difference() -> None:
+    loading = workers(replace(WORKER, loading="2"), replace(OTHER, version="2"))
+
+    assert "versions-differ" not in found(loading)
+
+
+def test_the_reason_that_most_dead_pictures_have_is_named() -> None:
+    reasons = ("lost", "broken", "lost")
+    facts = QueueFacts("image_queue", replace(SNAPSHOT, dead=3), reasons=reasons)
+
+    told = found(replace(HEALTHY, queues={"shapes": facts}))
+
+    assert told == {
+        "dead": "3 pictures of model shapes were given up; of the last 3, 2 because: lost"
+    }
+
+
+def test_every_finding_names_a_page_and_a_section_that_exist() -> None:
+    root = Path(__file__).parents[2]
+    for advice in ADVICE.values():
+        page, _, place = advice.page.partition("#")
+        titles = re.findall(r"^#+ (.*)$", (root / page).read_text(), flags=re.MULTILINE)
+        # As pages on the web name their sections.
+        places = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}
+        assert place in places, advice
