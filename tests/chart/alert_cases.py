@@ -100,6 +100,18 @@ _ANSWERS = (
         {"code": "queue_full"},
     ),
     Case("ImageserveRefusing", {OK: "0+96x30", FULL: "0+4x30"}, 30),
+    # By the other door too.
+    Case(
+        "ImageserveRefusing",
+        {
+            OK: "0+50x30",
+            OK.replace("predict", "infer"): "0+40x30",
+            FULL.replace("predict", "infer"): "0+10x30",
+        },
+        16,
+        "10% of the requests are refused: queue_full",
+        {"code": "queue_full"},
+    ),
     # A burst of two minutes.
     Case("ImageserveRefusing", {OK: "0+90x30", FULL: "0+0x5 50+50x1 100x30"}, 15),
     Case("ImageserveTimeouts", {OK: "0+98x30", LATE: "0+2x30"}, 11, _TIMED_OUT),
