@@ -41,6 +41,7 @@ such as target_wait_s for targetWaitSeconds.
 */}}
 {{- define "imageserve.policy" -}}
 {{- include "imageserve.needed" .scaling.foresight -}}
+{{- include "imageserve.needed" .scaling.budgetWeight -}}
 {{- range $name, $value := omit .scaling "replicas" "deletionCost" "allowColdTimeouts" }}
 {{ regexReplaceAll "([A-Z])" $name "_${1}" | lower | replace "_seconds" "_s" }}: {{ include "imageserve.policyValue" $value }}
 {{- end }}
