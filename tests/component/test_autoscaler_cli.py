@@ -1,7 +1,8 @@
 """``imageserve autoscaler``: how its parts are put together, and its errors about settings."""
 
+import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import yaml
@@ -9,10 +10,13 @@ from tests.kubernetes_api import KubernetesApi
 
 from imageserve.autoscaler.kubernetes import connect
 from imageserve.autoscaler.lease import Election, Leadership
-from imageserve.autoscaler.scaling_file import read_scaling_file
+from imageserve.autoscaler.memory import STEP_S, Memory, Step
+from imageserve.autoscaler.policy import Policy
+from imageserve.autoscaler.scaling_file import ModelScaling, read_scaling_file
 from imageserve.cli import autoscaler, autoscaler_explain
 from imageserve.config.settings import Settings
 from imageserve.errors import SettingsError
+from imageserve.queue.monitor import Monitor
 
 
 @pytest.fixture
@@ -83,3 +87,46 @@ def test_its_help_names_the_scaling_file(
 
     assert caught.value.code == 0
     assert "SCALING_FILE" in capsys.readouterr().out
+
+
+class Kept:
+    """A monitor of queues in whose memory the same came an hour and two hours before now."""
+
+    def arrivals(self, queue: str) -> bytes:
+        now = int(time.time() // STEP_S)
+        jump, quiet = Step(300_000, 1000.0, 6), Step(600, 2.0)
+        steps = tuple(jump if n % 12 == 0 else quiet for n in range(30, 0, -1))
+        return Memory(now, steps).encoded()
+
+
+@pytest.mark.parametrize("foresight", ["auto", "off"])
+def test_explain_says_what_is_expected_where_no_autoscaler_runs(
+    foresight: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = ModelScaling("m", "q", "d", "a=b", Policy(foresight=foresight))
+    facts = {"pod start": {"usual_s": 60.0}, "decision": {"capacity_per_s": 24.0}}
+
+    found = autoscaler_explain._forecast(model, cast(Monitor, Kept()), facts)
+
+    autoscaler_explain._print_model("m", found)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    if foresight == "off":
+        assert lines == ["m", ""]
+        return
+    name, part, expects, test, known = lines[:5]
+    assert (name, part) == ("m", "forecast")
+    assert expects.startswith("expects the forecast expects 1000/s at ")
+    assert expects.endswith(" UTC (seen on 2 of 2 hours)")
+    assert test.startswith("back_test right 1 of 1 times, with ")
+    assert known == "known 0.1 of the last 28 days"
+
+
+def test_explain_shows_the_forecast_that_the_running_autoscaler_published() -> None:
+    model = ModelScaling("m", "q", "d", "a=b", Policy())
+    published = {"expects": "the forecast expects 7/s", "known": "3.0 of the last 28 days"}
+    facts = {"deployment": {}, "decision": {"replicas": 3, "forecast": published}}
+
+    found = autoscaler_explain._forecast(model, cast(Monitor, None), facts)
+
+    assert found == {"forecast": published}
+    assert facts["decision"] == {"replicas": 3}
