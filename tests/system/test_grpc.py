@@ -15,6 +15,7 @@ import pytest
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 from grpc_health.v1.health_pb2_grpc import HealthStub
 from tests.grpc_protocol import methods
+from tests.promtool import promtool
 from tests.system.client import Client
 from tests.system.conftest import MakeStack
 from tests.system.grpc_client import (
@@ -213,6 +214,15 @@ def test_a_message_that_does_not_come_is_not_waited_for(caller: Caller) -> None:
 
 
 # -- deadlines, hang-ups, slots -------------------------------------------------------------------
+
+
+def test_prometheus_takes_the_metrics_without_a_remark(server: Program, caller: Caller) -> None:
+    assert labels_of(caller.infer(sample(1).data)) == [sample(1).label]
+
+    text = Client(server.metrics_port).get("/metrics").text
+
+    assert 'imageserve_requests_total{code="",endpoint="infer",status="200"}' in text
+    assert promtool("check", "metrics", text=text) == ""
 
 
 @pytest.fixture

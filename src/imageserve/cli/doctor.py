@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, ClassVar, TypeVar
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 from imageserve.cli.extras import add_cluster_options
@@ -73,19 +73,16 @@ def _parser() -> argparse.ArgumentParser:
 class _Look:
     """Collects facts; notes what it could not look at."""
 
-    _nothing: ClassVar[tuple[tuple[Object, ...], tuple[Object, ...]]] = ((), ())
-    _no_dead: ClassVar[list[dict[str, Any]]] = []
-
     def __init__(self, settings: Settings, options: argparse.Namespace) -> None:
         self._settings, self._options = settings, options
         self.unseen: list[str] = []
 
-    def _try(self, what: str, read: Callable[[], T], instead: T) -> T:
+    def _try(self, what: str, read: Callable[[], T]) -> T | None:
         try:
             return read()
         except (QueueError, ClusterError, SettingsError, ImportError) as error:
             self.unseen.append(f"{what}: {error}")
-            return instead
+            return None
 
     def facts(self) -> Facts:
         settings, entries = self._settings, model_entries(self._settings)
@@ -95,7 +92,7 @@ class _Look:
         snapshots, now_ms = monitor.snapshots(), time.time_ns() // 1_000_000
         read = {name for name, each in snapshots.items() if isinstance(each, Snapshot)}
         nodes = [group[0] for group in by_node(access, queues) if group[0] in read]
-        deployments, pods = self._try("the cluster", self._cluster, self._nothing)
+        deployments, pods = self._try("the cluster", self._cluster) or ((), ())
         facts = Facts(
             now_ms=now_ms,
             limits=Limits(**{f.name: getattr(settings, f.name) for f in fields(Limits)}),
@@ -104,7 +101,7 @@ class _Look:
                 for name, entry in entries.items()
             },
             servers=tuple(monitor.server(queue) for queue in nodes),
-            other_queues=self._try("other queues", lambda: _others(monitor, nodes, queues), ()),
+            other_queues=self._try("other queues", lambda: _others(monitor, nodes, queues)) or (),
             unfit_keys=self._keys(),
             web=self._web(),
             deployments=deployments,
@@ -117,7 +114,7 @@ class _Look:
         if isinstance(read, QueueError):
             is_forbidden = not isinstance(read, QueueUnavailable)
             return QueueFacts(queue, problem=str(read), is_forbidden=is_forbidden)
-        dead = self._try("the dead list", lambda: monitor.dead(queue, DEAD_READ), self._no_dead)
+        dead = self._try("the dead list", lambda: monitor.dead(queue, DEAD_READ)) or ()
         return QueueFacts(queue, read, reasons=tuple(each["reason"] for each in dead))
 
     def _keys(self) -> tuple[str, ...]:

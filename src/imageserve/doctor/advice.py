@@ -46,10 +46,7 @@ _WARNING = {
     "dead": ("#imageservedeadpictures", "`imageserve queue dead` lists them"),
     "worker-problem": ("#imageservemodelchangefailed", "`imageserve models use --status`"),
     "versions-differ": ("#imageservemodelchangefailed", "end the rollout: `models use --status`"),
-    "releases-differ": (
-        "#beside-release-010",
-        "upgrade all, or remove image values that hold back",
-    ),
+    "releases-differ": ("#beside-release-010", "upgrade all; look for image values of their own"),
     "slow-worker": ("#imageservetimeouts", "look at its CPU limit and node; delete its pod"),
     "silent-workers": ("#imageservenoworkers", "look whether their pods were killed, or hang"),
     "queue-too-small": ("#troubleshooting", "raise QUEUE_LIMIT and QUEUE_BYTES_LIMIT"),
