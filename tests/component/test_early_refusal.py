@@ -117,6 +117,22 @@ def test_a_request_id_that_could_do_harm_is_replaced(connection: Connection) -> 
     assert f"X-Request-Id: {body['request_id']}" in answer
 
 
+@pytest.mark.parametrize("path", ["/v2/models/m/infer", "/v2/models/m/versions/2/infer"])
+def test_inference_is_refused_in_the_shape_of_its_protocol(
+    connection: Connection, path: str
+) -> None:
+    counter = metrics.requests_total.labels("infer", "503", "busy")
+    before = counter._value.get()
+    sent = f"POST {path} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\nX-Request-Id: mine\r\n\r\n"
+
+    assert is_picture(connection.request(sent.encode()))
+    _, answer, body = connection.refused(sent.encode())
+
+    assert "Retry-After: 7" in answer.split("\r\n")
+    assert body == {"error": "too much", "code": "busy", "request_id": "mine"}
+    assert counter._value.get() == before + 1
+
+
 def test_it_is_counted_like_every_refusal(connection: Connection) -> None:
     counter = metrics.requests_total.labels("predict", "503", "busy")
     before = counter._value.get()
