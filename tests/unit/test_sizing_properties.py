@@ -340,6 +340,8 @@ def test_a_forecast_only_adds_pods(
     assert with_one.replicas >= without.replicas
     assert with_one.raw == without.raw
     assert with_one.replicas <= max(without.replicas, min(pods, policy.max_replicas))
+    if seen.known:
+        assert with_one.replicas >= min(pods, seen.replicas, policy.max_replicas)
     # Nothing of it stays in the state: pods that were foreseen have no window of their own.
     assert replace(state, decided=None) == replace(its, decided=None)
 
