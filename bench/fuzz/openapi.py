@@ -94,7 +94,7 @@ def _clean(env: Mapping[str, str]) -> dict[str, str]:
 def main() -> int:
     """Return 0 where nothing was found, else 1."""
     parser = argparse.ArgumentParser(prog="python -m bench.fuzz.openapi", description=__doc__)
-    parser.add_argument("--examples", type=int, default=2_000, help="of each call, default 2000")
+    parser.add_argument("--examples", type=int, default=500, help="of each call, default 500")
     parser.add_argument("--seed", type=int, default=1, help="default 1")
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="fuzz-openapi-"))
