@@ -11,6 +11,7 @@ from imageserve.autoscaler.sizing import (
     Action,
     Cause,
     Decision,
+    Foreseen,
     Observation,
     Policy,
     State,
@@ -190,6 +191,17 @@ def test_pods_are_removed_after_the_window_in_limited_steps() -> None:
     counts = [watched.after(60).replicas for _ in range(14)]
     assert counts[:5] == [12] * 5  # The window of 300 s.
     assert counts[5:9] == [6, 3, 2, 1]
+
+
+def test_pods_that_are_expected_to_be_needed_stay_and_are_started() -> None:
+    jump = Foreseen(5, "the forecast expects 50/s")
+    watched = Watched(replicas=12, ready=12)
+    watched.after(600)
+    decision = watched.after(300, foreseen=jump)
+    assert (decision.replicas, decision.raw, decision.cause) == (5, 0, Cause.FORECAST)
+    assert decision.reason.endswith("; the forecast expects 50/s")
+    assert watched.after(1200, foreseen=None).replicas == 0
+    assert watched.after(5, foreseen=jump).replicas == 5
 
 
 def test_a_pod_is_removed_only_with_a_margin() -> None:
