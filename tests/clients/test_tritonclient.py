@@ -39,6 +39,7 @@ def test_it_reads_configuration_and_statistics(found: Any) -> None:
     (of_model,) = found["statistics"]["model_stats"]
     assert of_model["name"] == "shapes"
     assert int(of_model["inference_count"]) >= 4
+    assert int(of_model["inference_stats"]["compute_infer"]["ns"]) > 0
 
 
 def test_it_is_told_that_there_is_no_such_model(found: Any) -> None:
