@@ -525,3 +525,15 @@ def test_a_model_without_gpus_has_no_part_in_the_budget(bench: Bench) -> None:
 
     assert bench.api.replicas(deployment_of("shapes")) == 1
     assert bench.scalers[1].status.share is None
+
+
+def test_a_pause_at_a_number_beyond_the_budget_holds(bench: Bench) -> None:
+    bench.api.annotate(deployment_of("other"), paused_replicas="6")
+    bench.set_queues(BUSY)
+
+    with bench.running(budget=gpus(bench, 4)):
+        eventually(lambda: bench.api.replicas(deployment_of("other")) == 6, "what the pause says")
+        reads = min(bench.reads)
+        eventually(lambda: min(bench.reads) > reads + 3, "three more steps")
+
+    assert bench.api.replicas(deployment_of("shapes")) == 1
