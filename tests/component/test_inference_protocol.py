@@ -21,8 +21,10 @@ from werkzeug.test import TestResponse
 from imageserve import errors
 from imageserve.decoding import decode
 from imageserve.models.stand_in import stand_in_class
+from imageserve.predictions import SCORES, Outputs
 from imageserve.preparation import Preparation
 from imageserve.queue.admission import EnqueueCode
+from imageserve.queue.snapshot import WorkerInfo
 from imageserve.web.api_keys import ApiKeys
 from imageserve.web.inference import LENGTH as HEADER
 from imageserve.web.inference import read_request
@@ -324,6 +326,22 @@ def test_workers_that_do_not_number_classes_are_not_asked_for_labels(site: Site)
     status, code, said = refusal(other.client().post(INFER, json=as_json(A, outputs=LABELS)))
     assert (status, code) == (503, "busy")
     assert "workers of the model give its scores" in said
+
+
+def test_another_version_than_the_address_names_may_not_answer() -> None:
+    other = Site()
+    info = WorkerInfo("w2", "m", (8, 8, 3), 4, {4: 20.0}, "ready", "node", version="2")
+    with other.worker():
+        eventually(lambda: bool(other.queue.snapshot().live_workers), "a heartbeat")
+        other.queue.heartbeat(
+            replace(info, preparation=Preparation(SIZE), outputs=Outputs((SCORES,)))
+        )
+        response = other.client().post("/v2/models/m/versions/2/infer", json=as_json(A))
+
+    status, code, said = refusal(response)
+    assert (status, code) == (503, "busy")
+    assert said.startswith("version 2 is being replaced")
+    assert response.headers["Retry-After"] == "1"
 
 
 def test_json_may_not_hold_up_the_process() -> None:

@@ -499,3 +499,14 @@ def test_half_a_character_is_no_text(field: str) -> None:
         assert field == "id"
     else:
         assert "\ud800" not in (job.id, job.reply, job.model, getattr(job, "trace", ""))
+
+
+def test_a_label_may_have_the_number_of_its_class() -> None:
+    numbered = replace(RESULT, predictions=(Prediction("cat", 0.75, 0), Prediction("dog", 0.1, 7)))
+    written = encode_result(numbered)
+
+    assert [each.index for each in decode_result(written).predictions] == [0, 7]
+    assert [each.index for each in decode_result(encode_result(RESULT)).predictions] == [None]
+    for wrong in ("-1", "0.5", "true", '"7"'):
+        with pytest.raises(NotAResult):
+            decode_result(written.replace('"class":7', f'"class":{wrong}'))
