@@ -39,7 +39,7 @@ from imageserve.errors import (
 from imageserve.models.entries import ModelEntry
 from imageserve.models.stand_in import stand_in_label
 from imageserve.predictions import Prediction
-from imageserve.preparation import Preparation
+from imageserve.preparation import Pixels, Preparation
 from imageserve.queue.admission import Admission, EnqueueCode, Limits
 from imageserve.queue.consumer import Lease
 from imageserve.queue.listener import Breaker, Tickets
@@ -66,7 +66,7 @@ from imageserve.web.predict import (
     ClientGone,
     Predictor,
 )
-from imageserve.web.submission import FIRST_PAUSE_S
+from imageserve.web.submission import FIRST_PAUSE_S, Picture
 
 SIZE = (8, 8)
 NOW = 1_760_000_000_000
@@ -153,7 +153,7 @@ class Bench:
         return Predictor({"m": served}, DecodingPolicy())
 
     def predict(
-        self, *pictures: bytes | RequestError, timeout_s: float = LONG_S, **more: Any
+        self, *pictures: Picture | RequestError, timeout_s: float = LONG_S, **more: Any
     ) -> Answers:
         wait = more.pop("wait", None) or Wait()
         options = ClassifyOptions(
@@ -161,7 +161,7 @@ class Bench:
         )
         return self.predictor.predict(pictures, options, wait)
 
-    def begin(self, *pictures: bytes | RequestError, **more: Any) -> "Future[Answers]":
+    def begin(self, *pictures: Picture | RequestError, **more: Any) -> "Future[Answers]":
         return self._pool.submit(self.predict, *pictures, **more)
 
     def deadline_passes(self, wait: Wait) -> None:
@@ -543,6 +543,24 @@ def test_a_picture_that_met_another_preparation_is_queued_once_more_with_it(benc
 
     assert prepared(again) == ((4, 6, 1), "grey8", GREY.fingerprint)
     assert labels(done(request)) == [prepared_label(A, GREY)]
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"), [(SIZE, None), ((9, 9), "the model takes pixels of [9, 9, 3]")]
+)
+def test_pixels_of_a_client_are_queued_again_only_where_they_fit(
+    bench: Bench, size: tuple[int, int], expected: str | None
+) -> None:
+    pixels = Pixels((*SIZE, 3), bytes(range(SIZE[0] * SIZE[1] * 3)))
+    needed = Preparation(size, resize="crop")
+    request = bench.begin(pixels)
+    bench.answer_all(1, **told(needed))
+    if expected is None:
+        (again,) = bench.answer_all(1)
+        assert again.preparation == needed.fingerprint
+        assert labels(done(request)) == [stand_in_label(pixels.data)]
+    else:
+        assert expected in refusal(done(request)).message
 
 
 def test_two_preparations_side_by_side_are_tried_in_turns(bench: Bench) -> None:
