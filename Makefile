@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo-imagenet test check check-security test-clients test-torch test-e2e manifests format bench bench-peers chaos fuzz mutants train lock clean python
+.PHONY: help install run demo-imagenet test check check-security test-clients test-torch test-e2e manifests format bench bench-peers chaos sizing fuzz mutants train lock clean python
 
 help:  ## list all commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | awk -F: '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -115,6 +115,9 @@ bench: $(VENV)/dev.stamp  ## measure speed and write the tables into docs/perfor
 
 chaos: $(VENV)/dev.stamp  ## kill, freeze and overload processes under load; write the results into docs/reliability.md
 	$(BIN)/python -m bench.chaos $(or $(ARGS),--markdown docs/reliability.md)
+
+sizing: $(VENV)/dev.stamp  ## let the autoscaler size real workers beside the simulator; write the table into docs/autoscaling.md
+	$(BIN)/python -m bench.sizing $(or $(ARGS),--markdown docs/autoscaling.md)
 
 fuzz: $(VENV)/dev.stamp .venv-schemathesis/stamp  ## send random requests and broken pictures to a web server, and what its description allows and forbids
 	$(BIN)/python -m bench.fuzz $(ARGS)

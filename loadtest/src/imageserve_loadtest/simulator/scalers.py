@@ -63,10 +63,10 @@ class Imageserve:
     Its memory begins with the trace, which begins on a Thursday at midnight.
     """
 
-    interval_s = INTERVAL_S
     wake_s = WAKE_S
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, interval_s: float = INTERVAL_S) -> None:
+        self.interval_s = interval_s
         self._policy = policy
         self._state = State()
         self._foresight = foresight_of(policy, "", None)

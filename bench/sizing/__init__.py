@@ -1,0 +1,1 @@
+"""The autoscaler sizes real worker processes under real load, beside what the simulator says."""
