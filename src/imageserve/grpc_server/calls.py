@@ -14,7 +14,7 @@ from typing import Any
 
 import grpc
 
-from imageserve.errors import BadRequest, RequestError, UploadTooSlow
+from imageserve.errors import BadRequest, Busy, RequestError, UploadTooSlow
 from imageserve.grpc_server.messages import SERVICE, Fields
 from imageserve.grpc_server.statuses import Metadata, metadata_of, status_of
 from imageserve.queue.wire import BACKGROUND
@@ -55,6 +55,10 @@ Answer = Callable[[Pending], Fields]
 """Answers a call in a thread. May raise RequestError and ClientGone."""
 
 
+SLOW_S = 0.5
+"""A message that takes longer to arrive counts as one of the largest: gRPC tells its length only
+when all of it is there. So many may come at once as WEB_MEMORY_BYTES has room for."""
+
 Take = Callable[[Call, Context], Awaitable[Fields]]
 """Takes a call on the event loop, and returns its response."""
 
@@ -69,6 +73,8 @@ class Calls:
         self._memory = UploadMemory(config.memory_bytes)
         self._requests = ThreadPoolExecutor(config.slots, "request")
         self._lookups = ThreadPoolExecutor(LOOKUPS, "lookup")
+        self._slow_messages = 0
+        self._most_slow = max(1, config.memory_bytes // config.upload.max_body_bytes)
         self.in_hand = 0
 
     def with_pictures(self, name: str, answer: Answer) -> grpc.RpcMethodHandler:
@@ -113,16 +119,34 @@ class Calls:
     async def _message(self, context: Context) -> bytes:
         """Return the message of a call.
 
-        Raises UploadTooSlow, and BadRequest where there is none.
+        Raises UploadTooSlow, Busy, and BadRequest where there is none.
         """
         seconds = self._config.upload.timeout_s
+        reading = asyncio.ensure_future(context.read())
         try:
-            message = await asyncio.wait_for(context.read(), seconds)
-        except TimeoutError as error:
-            raise UploadTooSlow(f"the message did not arrive within {seconds:g} seconds") from error
-        if message is grpc.aio.EOF:
+            await asyncio.wait({reading}, timeout=min(SLOW_S, seconds))
+            if not reading.done():
+                await self._slow(reading, seconds - SLOW_S)
+            if not reading.done():
+                raise UploadTooSlow(f"the message did not arrive within {seconds:g} seconds")
+        finally:
+            reading.cancel()
+        if reading.result() is grpc.aio.EOF:
             raise BadRequest("the call carries no message")
-        return bytes(message)
+        return bytes(reading.result())
+
+    async def _slow(self, reading: "asyncio.Future[Any]", seconds: float) -> None:
+        """Wait for a message, as one of the few that may be on their way for long.
+
+        Raises Busy where there are too many already.
+        """
+        if self._slow_messages >= self._most_slow:
+            raise Busy("too many large messages are on their way", retry_after_s=1)
+        self._slow_messages += 1
+        try:
+            await asyncio.wait({reading}, timeout=seconds)
+        finally:
+            self._slow_messages -= 1
 
     def _handler(self, endpoint: str, name: str, take: Take) -> grpc.RpcMethodHandler:
         async def serve(_: object, context: Context) -> Fields:
