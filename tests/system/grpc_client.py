@@ -62,8 +62,8 @@ class Caller:
     def __init__(self, port: int) -> None:
         # A channel of its own, not one that another caller of this process has open.
         options = [("grpc.use_local_subchannel_pool", 1)]
-        self.target = f"127.0.0.1:{port}"
-        self.channel = grpc.insecure_channel(self.target, options)
+        self.port = port
+        self.channel = grpc.insecure_channel(f"127.0.0.1:{port}", options)
         self.metadata: Mapping[str, str] = {}
         """The trailing metadata of the last call."""
 

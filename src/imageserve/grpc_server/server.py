@@ -17,9 +17,14 @@ from imageserve.grpc_server.messages import SERVICE
 
 log = logging.getLogger(__name__)
 
-CONNECTION_AGE_S = 300
-"""A connection is ended after about this long, between its calls, and its client makes another: so
-new pods get their share, for a Service chooses a pod for each connection, not for each call."""
+CONNECTION_AGE_S = 300.0
+"""A connection is ended after about this long at most, between its calls, and its client makes
+another: so new pods get their share, for a Service chooses a pod for each connection, not for each
+call."""
+
+AGE_PER_DRAIN = 0.5
+"""The same, as a share of DRAIN_S: so all connections have gone elsewhere when a drain ends. The
+library cancels what comes over a connection just when it ends a server."""
 
 KEEPALIVE_S = 60
 """A client that is silent for this long is asked whether it is still there."""
@@ -27,8 +32,9 @@ KEEPALIVE_S = 60
 STREAMS_PER_SLOT = 4
 """Calls that a connection may have at once, for each slot: those beyond the slots are told so."""
 
-FLUSH_S = 0.5
-"""At the end, the time for the last answers to leave."""
+QUIET_S = 1.0
+"""At the end no call has been in hand for so long: then the last answers have left, and all clients
+know that they must go elsewhere."""
 
 _POLL_S = 0.05
 
@@ -69,16 +75,19 @@ class Server:
         Those who watch the health service are not waited for.
         """
         ended = asyncio.create_task(self._server.stop(longest_s))
-        until = time.monotonic() + longest_s
-        while not ended.done() and self._calls.in_hand and time.monotonic() < until:
+        quiet_since = time.monotonic()
+        while not ended.done() and time.monotonic() < quiet_since + QUIET_S:
             await asyncio.sleep(_POLL_S)
-        await self._server.stop(FLUSH_S)
+            if self._calls.in_hand:
+                quiet_since = time.monotonic()
+        await self._server.stop(None)
         await ended
 
 
 def options(settings: Settings) -> list[tuple[str, int]]:
     """Return the settings of the library."""
     longest_s = settings.request_timeout_s + settings.upload_timeout_s
+    age_s = min(CONNECTION_AGE_S, AGE_PER_DRAIN * settings.drain_s) or CONNECTION_AGE_S
     return [
         ("grpc.so_reuseport", 0),  # A port that is taken is an error.
         ("grpc.max_receive_message_length", settings.max_body_bytes),
@@ -86,7 +95,7 @@ def options(settings: Settings) -> list[tuple[str, int]]:
         ("grpc.max_concurrent_streams", STREAMS_PER_SLOT * settings.web_slots),
         # None but what is not compressed: a small message might become a large one.
         ("grpc.compression_enabled_algorithms_bitset", 1),
-        ("grpc.max_connection_age_ms", 1000 * CONNECTION_AGE_S),
+        ("grpc.max_connection_age_ms", round(1000 * age_s)),
         ("grpc.max_connection_age_grace_ms", round(1000 * longest_s)),
         ("grpc.keepalive_time_ms", 1000 * KEEPALIVE_S),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", 10_000),
