@@ -106,7 +106,8 @@ def health_of(caller: Caller, service: str = "") -> str:
 def serving(stack: Stack, **env: str) -> Iterator[tuple[Program, Caller]]:
     """Start `imageserve grpc` beside a stack, and wait until it is ready."""
     port, metrics_port = free_port(), free_port()
-    own = {"GRPC_PORT": str(port), "METRICS_PORT": str(metrics_port), "DRAIN_S": "0.3", **env}
+    # With a long drain its connections last as long as a test.
+    own = {"GRPC_PORT": str(port), "METRICS_PORT": str(metrics_port), "DRAIN_S": "600", **env}
     program = stack.run(f"grpc-{port}", "grpc", **own)
     probes = Client(metrics_port)
 
