@@ -14,6 +14,7 @@ from werkzeug.test import TestResponse
 
 from imageserve.models.stand_in import stand_in_class
 from imageserve.predictions import Outputs
+from imageserve.queue.producer import REMOVED_AT_ONCE
 from imageserve.queue.snapshot import WorkerInfo
 from imageserve.queue.wire import Finished, Result
 
@@ -177,7 +178,11 @@ def test_an_error_is_json_whatever_is_accepted(client: FlaskClient) -> None:
     assert code(response) == (400, "not_an_image")
 
 
-def test_what_was_read_of_a_vector_is_not_left_in_redis(site: Site, client: FlaskClient) -> None:
+def test_what_was_read_of_a_vector_is_not_left_in_redis(
+    site: Site, client: FlaskClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("imageserve.queue.producer.REMOVED_AT_ONCE", 1)
+    site.queue._results.clear()
     client.post("/predict?output=scores", data=form(A, B))
 
     assert not [each for each, _ in site.queue._results.values() if each.vector]
@@ -185,8 +190,9 @@ def test_what_was_read_of_a_vector_is_not_left_in_redis(site: Site, client: Flas
 
 @pytest.mark.parametrize(("query", "kept"), [("top=all", 0), ("min=0", 0), ("top=9", 2)])
 def test_many_labels_that_were_read_are_not_left_in_redis(
-    idle: Site, query: str, kept: int
+    idle: Site, query: str, kept: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("imageserve.queue.producer.REMOVED_AT_ONCE", 1)
     with idle.worker(classes=500):
         assert idle.client().post(f"/predict?{query}", data=form(A, B)).status_code == 200
 
@@ -280,3 +286,14 @@ def test_an_answer_that_is_too_long_says_what_to_do(idle: Site) -> None:
     message = response.get_json()["error"]["message"]
     assert "more than the 1048576 that one may have" in message
     assert not idle.queue.dead(1), json.dumps("the picture is not to blame")
+
+
+def test_results_that_were_read_are_removed_several_at_once(idle: Site) -> None:
+    client = idle.client()
+    left = []
+    with idle.worker(classes=CLASSES):
+        for _ in range(REMOVED_AT_ONCE + 1):
+            assert client.post("/predict?output=scores", data=A).status_code == 200
+            left.append(len(idle.queue._results))
+
+    assert left == [*range(1, REMOVED_AT_ONCE), 0, 1]
