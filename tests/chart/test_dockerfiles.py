@@ -122,7 +122,7 @@ def test_every_lock_file_that_it_copies_has_hashes(path: Path) -> None:
 @pytest.mark.parametrize(
     ("lock", "extras"),
     [
-        ("web", ["web"]),
+        ("web", ["web", "grpc"]),
         ("worker", ["worker", "fetch"]),
         ("worker-onnx", ["onnx", "fetch"]),
         ("worker-cuda", ["fetch"]),
