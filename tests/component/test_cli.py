@@ -727,13 +727,15 @@ def test_run_says_where_to_go_once_a_picture_would_be_answered(
     monkeypatch.setattr(run_command, "time", _Pauses(pauses.append))
     site.body = lambda: states.pop(0)
 
-    run_command._announce(site.port, "redis://127.0.0.1:6390/0", "image_queue", has_page=True)
+    redis_url = "redis://127.0.0.1:6390/0"
+    run_command._announce(site.port, redis_url, "image_queue", has_page=True, grpc_port=8001)
 
     said = capsys.readouterr().err
     assert len(pauses) == 3
     assert f"imageserve is ready at {site.url}: drop pictures there in a browser" in said
     assert "curl -F image=@" in said
     assert "LLEN image_queue" in said
+    assert "gRPC clients: 127.0.0.1:8001" in said
 
 
 class _Pauses:

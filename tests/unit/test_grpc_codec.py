@@ -2,6 +2,7 @@
 
 import struct
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.grpc_protocol import methods
 
-from imageserve.errors import BadParameter, BadRequest, RequestError
+from imageserve.config.settings import Settings
+from imageserve.errors import BadParameter, BadRequest, ImageserveError, RequestError
+from imageserve.grpc_server import messages, process
 from imageserve.grpc_server.codec import read_request, write_response
 from imageserve.grpc_server.messages import SERVICE, decoded
 from imageserve.inference.answer import OutputTensor
@@ -138,3 +141,13 @@ def test_the_service_has_the_methods_of_the_protocol() -> None:
         "ModelMetadata",
         "ModelInfer",
     }
+
+
+def test_without_the_compiled_protocol_the_server_says_so_and_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(messages, "COMPILED", tmp_path / "none.binpb")
+    monkeypatch.setattr(process, "methods", messages.methods.__wrapped__)
+
+    with pytest.raises(ImageserveError, match="install imageserve anew"):
+        process.GrpcProcess(Settings.from_env({})).run()

@@ -62,7 +62,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
             grpc = Child("grpc", _imageserve("grpc"), {**local, **own}, web_stops_within_s)
             children.append(grpc)
         has_page = Settings.from_env(local).web_page
-        announced = (port, local["REDIS_URL"], settings.image_queue, has_page)
+        announced = (port, local["REDIS_URL"], settings.image_queue, has_page, options.grpc)
         threading.Thread(target=_announce, args=announced, daemon=True).start()
         Supervisor(children).run()
     return 0
@@ -95,7 +95,7 @@ def _workers(environ: Mapping[str, str], settings: Settings, count: int) -> Iter
             yield Child(f"worker-{number + 1}", _imageserve("worker"), own, stop_within_s)
 
 
-def _announce(port: int, redis_url: str, queue: str, has_page: bool) -> None:
+def _announce(port: int, redis_url: str, queue: str, has_page: bool, grpc_port: int | None) -> None:
     """Print the addresses as soon as each model has a worker."""
     url = f"http://127.0.0.1:{port}"
     while not _has_worker(url):
@@ -108,6 +108,7 @@ def _announce(port: int, redis_url: str, queue: str, has_page: bool) -> None:
         f"  curl -F image=@{sample} {url}/predict",
         f"  curl {url}/status",
         f"  redis-cli -u {redis_url} LLEN {queue}",
+        *([f"  gRPC clients: 127.0.0.1:{grpc_port}"] if grpc_port else []),
         "",
         "Ctrl-C stops everything.",
         "",

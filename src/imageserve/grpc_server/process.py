@@ -11,6 +11,7 @@ from imageserve.config.settings import Settings
 from imageserve.grpc_server.calls import Calls
 from imageserve.grpc_server.inference import Inference
 from imageserve.grpc_server.line import ThreadLine
+from imageserve.grpc_server.messages import methods
 from imageserve.grpc_server.server import Server
 from imageserve.probes import ProbeServer, state_answer
 from imageserve.stop_signals import STOP_SIGNALS, end_process
@@ -44,6 +45,7 @@ class GrpcProcess:
         stop = asyncio.Event()
         for number in STOP_SIGNALS:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        methods()  # What is missing is told before anybody is served.
         settings = self._settings
         parts = assemble(settings, self._lifecycle, self._line, processes=1)
         config = WebConfig.from_settings(settings)

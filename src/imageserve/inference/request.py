@@ -237,7 +237,7 @@ def _checked(outputs: Sequence[AskedOutput]) -> tuple[AskedOutput, ...]:
     for each in outputs:
         if each.name not in OUTPUTS:
             known = ", ".join(OUTPUTS)
-            raise BadParameter(f"there is no output {told(each.name, 40)}; there are {known}")
+            raise BadParameter(f"there is no output {told(each.name, 40)}; the outputs are {known}")
         if each.classes and each.name == EMBEDDING:
             raise BadParameter(f"classification is for {PROBABILITIES}: an embedding has no labels")
     if len(set(names)) < len(names):

@@ -183,7 +183,9 @@ def inference_paths(security: Security, models: Schema) -> dict[str, Any]:
         "/v2": _asked("v2", "What this server is", "ServerMetadata"),
         "/v2/health/live": _asked("v2Live", "Whether the process lives", "Live"),
         "/v2/health/ready": _ready("v2Ready", "Whether it serves", "Ready"),
-        "/v2/models/stats": _asked("v2Stats", "Of all models", "Statistics", RedisUnavailable),
+        "/v2/models/stats": _asked(
+            "v2Stats", "Statistics of all models", "Statistics", RedisUnavailable
+        ),
     }
     paths: dict[str, Any] = {path: {"get": told} for path, told in server.items()}
     for at, which, parameters in addresses:
@@ -201,7 +203,7 @@ def _of_model(which: str, security: Security) -> Iterator[tuple[str, dict[str, A
     views = {
         "": ("Metadata", f"Inputs and outputs of a {of}", "ModelMetadata"),
         "/config": ("Config", f"Configuration of a {of}", "ModelConfig"),
-        "/stats": ("Statistics", f"What a {of} has done", "Statistics"),
+        "/stats": ("Statistics", f"Statistics of a {of}", "Statistics"),
     }
     for path, (name, summary, schema) in views.items():
         yield path, {"get": _asked(f"v2{which}{name}", summary, schema, *_OF_MODELS)}
