@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from imageserve.cli.doctor import RULES
+from imageserve.config.settings import Settings
 from imageserve.doctor.advice import ADVICE, in_order
-from imageserve.doctor.facts import Facts, Limits, QueueFacts, WebFacts, samples_of
+from imageserve.doctor.facts import Facts, QueueFacts, WebFacts, samples_of
 from imageserve.queue.snapshot import Snapshot, WebInfo, WorkerInfo
 
 NOW = 1_760_000_000_000
@@ -79,7 +80,7 @@ def server(**changes: Any) -> Facts:
 
 
 def limits(**changes: Any) -> Facts:
-    return replace(HEALTHY, limits=Limits(**changes))
+    return replace(HEALTHY, settings=Settings(**changes))
 
 
 def web(problem: str = "", status: Mapping[str, Any] = STATUS, more: str = "") -> Facts:
@@ -164,7 +165,7 @@ PLANTED: dict[str, tuple[Facts, str]] = {
     "env-twice": (containers({**CONTAINER, "env": [{"name": "LEASE_S"}] * 2}), "LEASE_S"),
     "changed-by-hand": (annotated(managedFields=[{"manager": "kubectl-edit"}]), "kubectl-edit"),
     "no-node": (pod(conditions=[NO_NODE]), "gpu"),
-    "restarts": (pod(containerStatuses=[KILLED]), "3 times, the last time after OOMKilled"),
+    "restarts": (pod(containerStatuses=[KILLED]), "restarts: 3, the last one after OOMKilled"),
     "crash-loop": (
         pod(containerStatuses=[{**KILLED, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}]),
         "CrashLoopBackOff",

@@ -5,7 +5,6 @@ import http.client
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import fields
 from typing import TypeVar
 from urllib.parse import urlsplit
 
@@ -13,7 +12,7 @@ from imageserve.cli.extras import add_cluster_options
 from imageserve.config.settings import Settings
 from imageserve.doctor.advice import ADVICE, in_order
 from imageserve.doctor.cluster_rules import cluster_findings
-from imageserve.doctor.facts import Facts, Limits, Object, QueueFacts, WebFacts, samples_of
+from imageserve.doctor.facts import Facts, Object, QueueFacts, WebFacts, samples_of
 from imageserve.doctor.queue_rules import queue_findings
 from imageserve.doctor.redis_rules import redis_findings
 from imageserve.doctor.web_rules import web_findings
@@ -95,7 +94,7 @@ class _Look:
         deployments, pods = self._try("the cluster", self._cluster) or ((), ())
         facts = Facts(
             now_ms=now_ms,
-            limits=Limits(**{f.name: getattr(settings, f.name) for f in fields(Limits)}),
+            settings=settings,
             queues={
                 name: self._queue(monitor, entry.queue, snapshots[entry.queue])
                 for name, entry in entries.items()

@@ -49,7 +49,7 @@ def _pod(pod: Object) -> Iterator[Found]:
         waits = ((container.get("state") or {}).get("waiting") or {}).get("reason", "")
         last = ((container.get("lastState") or {}).get("terminated") or {}).get("reason", "")
         count = container.get("restartCount", 0)
-        what = f"{name} was started again {count} times{last and f', the last time after {last}'}"
+        what = f"{name}: restarts: {count}{last and f', the last one after {last}'}"
         if waits in FAILING:
             yield "crash-loop", f"{what}; now it is in {waits}"
         elif count:

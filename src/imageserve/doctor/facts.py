@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from imageserve.config.settings import Settings
 from imageserve.queue.snapshot import Snapshot
 
 Object = Mapping[str, Any]
@@ -13,17 +14,6 @@ Object = Mapping[str, Any]
 
 Found = tuple[str, str]
 """The name of a finding, of `imageserve.doctor.advice`, and what was seen."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The settings that must fit together."""
-
-    request_timeout_s: float = 30.0
-    lease_s: float = 10.0
-    max_attempts: int = 2
-    queue_limit: int = 2048
-    queue_bytes_limit: int = 512 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +56,8 @@ class Facts:
 
     now_ms: int
     """By the clock of the doctor's machine, since the epoch, at the middle of the reading."""
-    limits: Limits = field(default_factory=Limits)
+    settings: Settings = field(default_factory=Settings)
+    """Those of the doctor, best the same as the web server's."""
     queues: Mapping[str, QueueFacts] = field(default_factory=dict)
     """By model."""
     servers: tuple[Object, ...] = ()

@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from imageserve.doctor.facts import Facts, Found, Limits
+from imageserve.config.settings import Settings
+from imageserve.doctor.facts import Facts, Found
 from imageserve.models.stand_in import RUNTIME
 from imageserve.queue.snapshot import LIVE_MS, Snapshot, per_second
 
@@ -18,14 +19,14 @@ def queue_findings(facts: Facts) -> Iterator[Found]:
         yield from _workers(model, snapshot)
         yield from _versions(model, snapshot)
         yield from _capacity(model, snapshot)
-        yield from _room(model, snapshot, facts.limits)
+        yield from _room(model, snapshot, facts.settings)
         if snapshot.dead:
             what = f"{snapshot.dead} pictures of model {model} were given up"
             if reasons := facts.queues[model].reasons:
                 often, count = Counter(reasons).most_common(1)[0]
                 what += f"; of the last {len(reasons)}, {count} because: {often}"
             yield "dead", what
-    limits = facts.limits
+    limits = facts.settings
     if limits.max_attempts > 1 and limits.lease_s >= limits.request_timeout_s / 2:
         what = f"LEASE_S is {limits.lease_s:g}, REQUEST_TIMEOUT_S {limits.request_timeout_s:g}: "
         yield "lease-too-long", what + "no time is left to do again what a killed worker had"
@@ -77,7 +78,7 @@ def _capacity(model: str, snapshot: Snapshot) -> Iterator[Found]:
             yield "slow-worker", what + f"the fastest one {best:.0f}"
 
 
-def _room(model: str, snapshot: Snapshot, limits: Limits) -> Iterator[Found]:
+def _room(model: str, snapshot: Snapshot, limits: Settings) -> Iterator[Found]:
     """Look whether limits leave room for what the workers take at once, and time for a batch."""
     live, half_ms = snapshot.live_workers, 500 * limits.request_timeout_s
     longest_ms = max((max(w.bucket_ms.values(), default=0.0) for w in live), default=0.0)

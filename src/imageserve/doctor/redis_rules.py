@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 
 from imageserve.doctor.facts import Facts, Found, Object
+from imageserve.queue.self_test import MAXMEMORY_SHARE
 
-MAXMEMORY_SHARE = 0.6
-"""The share of Redis's memory that pixels may take."""
 FULL, NEARLY_FULL = 0.95, 0.8
 CONNECTIONS = 0.8
 """Share of ``maxclients`` from which on a few more processes might not get in."""
@@ -22,7 +21,7 @@ def redis_findings(facts: Facts) -> Iterator[Found]:
     queues = 1 if len(facts.servers) > 1 else len(facts.queues)
     for server in facts.servers:
         yield from _state(server)
-        yield from _memory(server, queues * facts.limits.queue_bytes_limit)
+        yield from _memory(server, queues * facts.settings.queue_bytes_limit)
     yield from _clock(facts)
 
 

@@ -1,6 +1,6 @@
 """Between the messages of gRPC and what they ask for: contents, parameters, tensors."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from imageserve.errors import BadParameter, told
@@ -15,6 +15,7 @@ from imageserve.inference.request import (
     checked_classes,
     from_raw,
     infer_request,
+    octets,
 )
 
 
@@ -55,16 +56,8 @@ def _input(fields: Fields, raw: bytes | None) -> InputTensor:
         return from_raw(name, datatype, shape, raw)
     if datatype == BYTES:
         return InputTensor(name, datatype, shape, tuple(fields.contents.bytes_contents))
-    data = _octets(name, fields.contents.uint_contents) if datatype == UINT8 else b""
+    data = octets(name, fields.contents.uint_contents) if datatype == UINT8 else b""
     return InputTensor(name, datatype, shape, data=data)
-
-
-def _octets(name: str, numbers: Iterable[int]) -> bytes:
-    try:
-        return bytes(numbers)
-    except ValueError as error:
-        message = f"the values of {told(name, 40)} must be whole numbers from 0 to 255"
-        raise BadParameter(message) from error
 
 
 def write_response(

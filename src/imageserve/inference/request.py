@@ -8,7 +8,7 @@ import base64
 import binascii
 import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
@@ -151,8 +151,13 @@ def from_values(name: str, datatype: str, shape: tuple[int, ...], values: Any) -
         return InputTensor(name, datatype, shape, tuple(_from_base64(each) for each in flat))
     if datatype != UINT8:
         return InputTensor(name, datatype, shape)  # It will be refused.
+    return InputTensor(name, datatype, shape, data=octets(name, flat))
+
+
+def octets(name: str, numbers: Iterable[Any]) -> bytes:
+    """Return the contents of a UINT8 tensor from its numbers."""
     try:
-        return InputTensor(name, datatype, shape, data=bytes(flat))
+        return bytes(numbers)
     except (TypeError, ValueError) as error:
         message = f"the values of {told(name, 40)} must be whole numbers from 0 to 255"
         raise BadParameter(message) from error

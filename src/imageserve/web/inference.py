@@ -6,7 +6,6 @@ the whole body is one picture.
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -42,14 +41,6 @@ MOST_VALUES = 2**20
 process serves nobody meanwhile. Bytes have no such limit."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Wire:
-    """How the answer to a request is to be written."""
-
-    binary: frozenset[str] = frozenset()
-    """The outputs that are to come as bytes after the JSON."""
-
-
 class InferDoor:
     """See `Door`."""
 
@@ -73,13 +64,13 @@ class InferDoor:
         """Read JSON and tensors."""
         body = self._reader.read_whole(environ, account)
         size = len(body)
-        request, wire = read_request(body, environ.get(_ENVIRON), self._limits)
+        request, as_bytes = read_request(body, environ.get(_ENVIRON), self._limits)
         del body  # The pictures are copies of its parts.
         files = [
             _taken(each, self._limits) if isinstance(each, bytes) else each
             for each in request.pictures
         ]
-        reply = partial(_reply, request=request, wire=wire, model=options.model or "")
+        reply = partial(_reply, request=request, as_bytes=as_bytes, model=options.model or "")
         return Order(files, size, infer_options(request, options), reply)
 
 
@@ -95,12 +86,16 @@ def _taken(file: bytes, limits: UploadLimits) -> bytes:
 
 def read_request(
     body: bytes, header_length: str | None, limits: UploadLimits
-) -> tuple[InferRequest, _Wire]:
-    """Read the body of a request. Raises a RequestError that says what is wrong with it."""
+) -> tuple[InferRequest, frozenset[str]]:
+    """Read the body of a request.
+
+    Returns it, and the names of the outputs that are to come as bytes after the JSON. Raises a
+    RequestError that says what is wrong with it.
+    """
     length = _length(header_length, len(body))
     if length == 0 and header_length is not None:
         tensor = from_raw(IMAGE, BYTES, (1, 1), body)
-        return infer_request("", [tensor], [], {}, limits.max_images), _Wire()
+        return infer_request("", [tensor], [], {}, limits.max_images), frozenset()
     text = body if length == len(body) else body[:length]
     if text.count(b",") > MOST_VALUES:
         raise BadParameter(f"JSON may have {MOST_VALUES} values: send tensors as bytes after it")
@@ -120,7 +115,7 @@ def read_request(
         parameters,
         limits.max_images,
     )
-    return request, _Wire(_binary(request, outputs, parameters))
+    return request, _binary(request, outputs, parameters)
 
 
 def _length(told_length: str | None, body: int) -> int:
@@ -217,7 +212,9 @@ def _objects(
 # -- answers --------------------------------------------------------------------------------------
 
 
-def _reply(answers: Answers, request: InferRequest, wire: _Wire, model: str) -> Reply:
+def _reply(
+    answers: Answers, request: InferRequest, as_bytes: frozenset[str], model: str
+) -> Reply:
     if error := error_of(answers):
         raise error
     good = [answer for answer in answers if isinstance(answer, Answer)]
@@ -233,7 +230,7 @@ def _reply(answers: Answers, request: InferRequest, wire: _Wire, model: str) -> 
             "datatype": tensor.datatype,
             "shape": tensor.shape,
         }
-        if tensor.name in wire.binary:
+        if tensor.name in as_bytes:
             raws.append(tensor.raw)
             told_of["parameters"] = {"binary_data_size": len(raws[-1])}
             outputs.append(json.dumps(told_of))
