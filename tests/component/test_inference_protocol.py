@@ -26,8 +26,8 @@ from imageserve.preparation import Preparation
 from imageserve.queue.admission import EnqueueCode
 from imageserve.queue.snapshot import WorkerInfo
 from imageserve.web.api_keys import ApiKeys
-from imageserve.web.inference import LENGTH as HEADER
 from imageserve.web.inference import read_request
+from imageserve.web.parameters import INFERENCE_HEADER as HEADER
 from imageserve.web.upload import UploadLimits
 
 INFER = "/v2/models/m/infer"

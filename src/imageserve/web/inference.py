@@ -29,11 +29,11 @@ from imageserve.web.calls import Reply, json_reply, reply_of
 from imageserve.web.classify import Answers, Environ, Order
 from imageserve.web.edge import infer_path
 from imageserve.web.greenlets import Turn
+from imageserve.web.parameters import INFERENCE_HEADER as LENGTH
 from imageserve.web.parameters import infer_options
 from imageserve.web.predict import Answer, ClassifyOptions
 from imageserve.web.upload import UploadAccount, UploadLimits, UploadReader, checked
 
-LENGTH = "Inference-Header-Content-Length"
 _ENVIRON = "HTTP_INFERENCE_HEADER_CONTENT_LENGTH"
 
 MOST_VALUES = 2**20
@@ -212,9 +212,7 @@ def _objects(
 # -- answers --------------------------------------------------------------------------------------
 
 
-def _reply(
-    answers: Answers, request: InferRequest, as_bytes: frozenset[str], model: str
-) -> Reply:
+def _reply(answers: Answers, request: InferRequest, as_bytes: frozenset[str], model: str) -> Reply:
     if error := error_of(answers):
         raise error
     good = [answer for answer in answers if isinstance(answer, Answer)]

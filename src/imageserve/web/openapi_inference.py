@@ -16,6 +16,7 @@ from imageserve.web.calls import BYTES as OCTETS
 from imageserve.web.calls import JSON
 from imageserve.web.openapi_parts import OF_EVERY_CALL, Operation, all_errors, answer, errors
 from imageserve.web.openapi_schemas import COUNT, FLAG, TEXT, Schema, many, one_of, ref, thing
+from imageserve.web.parameters import INFERENCE_HEADER as LENGTH
 from imageserve.web.parameters import PARAMETERS as OURS
 from imageserve.web.parameters import Parameter
 
@@ -26,11 +27,12 @@ TAG = {
     "description": "The same by the Open Inference Protocol, version 2. Its errors are "
     "`error` as a text, with our `code` beside it.",
 }
-LENGTH = "Inference-Header-Content-Length"
 HEADERS: Mapping[str, Any] = {
     LENGTH: {"description": "Bytes of the JSON before the outputs.", "schema": COUNT}
 }
-PARAMETERS = (Parameter(LENGTH, "header", "Bytes of the JSON at the begin of the body.", COUNT),)
+PARAMETERS = (
+    Parameter(LENGTH, "header", "Bytes of the JSON at the beginning of the body.", COUNT),
+)
 _PARAMETERS = (LENGTH, *(each.name for each in OURS if each.place == "header"))
 _OF_MODELS = (UnknownModel, UnknownVersion, RedisUnavailable)
 
@@ -110,9 +112,6 @@ def _statistics() -> dict[str, Schema]:
     }
 
 
-_WHOLE: Schema = {"type": "integer", "minimum": 0}
-
-
 def _request() -> dict[str, Schema]:
     shape = many({"type": "integer", "minimum": 1}, minItems=1, maxItems=4)
     request = optional(
@@ -125,8 +124,8 @@ def _request() -> dict[str, Schema]:
         "InferenceRequest": request,
         "RequestParameters": optional(
             thing(),
-            timeout={**_WHOLE, "description": "Microseconds; shortens the deadline."},
-            priority={**_WHOLE, "description": "0 and 1: interactive; above: background."},
+            timeout={**COUNT, "description": "Microseconds; shortens the deadline."},
+            priority={**COUNT, "description": "0 and 1: interactive; above: background."},
             binary_data_output=FLAG,
         ),
         "Input": optional(
@@ -134,13 +133,13 @@ def _request() -> dict[str, Schema]:
             data={"type": "array", "description": "Files in base64; or numbers, also nested."},
             parameters=ref("TensorParameters"),
         ),
-        "TensorParameters": optional(thing(), binary_data_size=_WHOLE),
+        "TensorParameters": optional(thing(), binary_data_size=COUNT),
         "AskedOutput": optional(thing(name=one_of(*OUTPUTS)), parameters=ref("OutputParameters")),
         "OutputParameters": optional(
             thing(),
             binary_data=FLAG,
             classification={
-                **_WHOLE,
+                **COUNT,
                 "description": "So many labels, as `probability:class:label`, best first.",
             },
         ),
@@ -148,7 +147,7 @@ def _request() -> dict[str, Schema]:
 
 
 def _response() -> dict[str, Schema]:
-    sides = many(_WHOLE, minItems=2, maxItems=2)
+    sides = many(COUNT, minItems=2, maxItems=2)
     response = thing(model_name=TEXT, model_version=TEXT, outputs=many(ref("Output"), minItems=1))
     return {
         "InferenceResponse": optional(response, id=TEXT),

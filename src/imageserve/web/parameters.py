@@ -86,6 +86,9 @@ REQUEST_ID = Parameter(
     "`._:/+=@-`; else the server makes one.",
     {"type": "string"},
 )
+INFERENCE_HEADER = "Inference-Header-Content-Length"
+"""Of the Open Inference Protocol: the bytes of JSON before the tensors of a body."""
+
 PARAMETERS = (TOP, MIN, OUTPUT, MODEL, TIMEOUT, PRIORITY, REQUEST_ID)
 
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
