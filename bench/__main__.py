@@ -14,6 +14,7 @@ from bench.before import BEFORE, instructions_section, overload_section
 from bench.beside import raw_section
 from bench.commits import compare_with
 from bench.difference import LEAST_ROUNDS
+from bench.doors import doors_section
 from bench.idling import idle_section
 from bench.kept import Kept, Shown, add_kept_options, page, sections_from_json
 from bench.machine import Neighbours, describe
@@ -36,6 +37,7 @@ PARTS = {
     "g": "overload: answers within their deadlines at 70 to 200 % of the capacity",
     "h": f"overload beside {BEFORE}",
     "i": f"instructions per picture beside {BEFORE}; needs valgrind",
+    "j": "the Open Inference Protocol beside /predict",
 }
 QUICK = Plan(rounds=1, seconds=2.0, is_quick=True)
 BESIDE = Plan(rounds=LEAST_ROUNDS)
@@ -137,8 +139,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Measure this system beside its first version and beside the bare model,\n"
         "or beside another commit. Starts a Redis, web servers and workers of its own on free\n"
-        "ports of this machine. All parts take about 25 minutes; with --quick about 6. Results\n"
-        "are kept under build/bench as they come.",
+        "ports of this machine. All parts take about half an hour; with --quick about 6 minutes.\n"
+        "Results are kept under build/bench as they come.",
         epilog="parts:\n" + "\n".join(f"  {name}  {text}" for name, text in PARTS.items()),
     )
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"{' '.join(PARTS)}; default: all")
@@ -168,6 +170,7 @@ _MEASURED: dict[str, Callable[[Plan], list[Section]]] = {
     "f": lambda plan: [ceiling_section(plan)],
     "h": lambda plan: [overload_section(plan)],
     "i": lambda plan: [instructions_section(plan)],
+    "j": lambda plan: [doors_section(plan)],
 }
 
 

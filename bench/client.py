@@ -18,6 +18,7 @@ import socket
 import sys
 import time
 from base64 import b64encode
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -32,6 +33,7 @@ otherwise be asked, and counted, thousands of times a second."""
 PATH = "/predict"
 V1_PATH = "/v1/models/classify:predict"
 V2_PATH = "/v2/models/classify/infer"
+OUR_V2_PATH = "/v2/models/stand-in/infer"
 
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 _CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
@@ -74,6 +76,10 @@ class Form(StrEnum):
     """KServe's first protocol: JSON with the picture in base64."""
     V2 = "v2"
     """The Open Inference Protocol, version 2, with the picture as a binary tensor."""
+    V2_LABELS = "v2-labels"
+    """The same to this system; the answer is five labels, as those of /predict."""
+    V2_SCORES = "v2-scores"
+    """The same; the answer is the probabilities of all labels."""
 
 
 def picture_request(form: Form, picture: bytes, deadline_s: float | None = None) -> bytes:
@@ -86,7 +92,11 @@ def picture_request(form: Form, picture: bytes, deadline_s: float | None = None)
     if form is Form.V1:
         instance = {"image": {"b64": b64encode(picture).decode()}}
         return _request("application/json", _json({"instances": [instance]}), timeout, V1_PATH)
-    return _v2_request(picture, deadline_s)
+    if form is Form.V2:
+        return _v2_request(V2_PATH, "IMAGE", {}, picture, deadline_s)
+    kind = {"classification": 5} if form is Form.V2_LABELS else {}
+    output = {"name": "probabilities", "parameters": {"binary_data": True, **kind}}
+    return _v2_request(OUR_V2_PATH, "image", {"outputs": [output]}, picture, deadline_s)
 
 
 def multipart_request(picture: bytes, more_headers: str = "") -> bytes:
@@ -99,18 +109,20 @@ def multipart_request(picture: bytes, more_headers: str = "") -> bytes:
     return _request(f"multipart/form-data; boundary={_BOUNDARY}", body, more_headers)
 
 
-def _v2_request(picture: bytes, deadline_s: float | None) -> bytes:
+def _v2_request(
+    path: str, name: str, more: Mapping[str, object], picture: bytes, deadline_s: float | None
+) -> bytes:
     element = len(picture).to_bytes(4, "little") + picture
     tensor = {
-        "name": "IMAGE",
+        "name": name,
         "shape": [1, 1],
         "datatype": "BYTES",
         "parameters": {"binary_data_size": len(element)},
     }
     timeout = {} if deadline_s is None else {"parameters": {"timeout": round(deadline_s * 1e6)}}
-    head = _json({"inputs": [tensor], **timeout})
+    head = _json({"inputs": [tensor], **more, **timeout})
     length = f"Inference-Header-Content-Length: {len(head)}\r\n"
-    return _request("application/octet-stream", head + element, length, V2_PATH)
+    return _request("application/octet-stream", head + element, length, path)
 
 
 def _json(value: object) -> bytes:

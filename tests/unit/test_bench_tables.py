@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from bench.before import BEFORE, counts_section, steady
 from bench.before import section as before_section
-from bench.client import Counts
+from bench.client import Counts, Form
 from bench.commits import THAT, THIS
+from bench.doors import section as doors_section
 from bench.instructions import ALL, MODEL_ROLE, ROLES
 from bench.kept import Circumstances, Kept, Shown, page, sections_as_json, sections_from_json
 from bench.load import Run
@@ -324,3 +325,22 @@ def test_a_signal_that_ends_the_benchmark_is_no_failure_of_a_peer() -> None:
     assert why(SystemExit("bench: not within 120 s: KServe answers")).endswith("KServe answers")
     with pytest.raises(SystemExit):
         why(SystemExit(143))
+
+
+# -- doors ----------------------------------------------------------------------------------------
+
+
+def test_doors_are_compared_round_by_round() -> None:
+    def runs(*images: int) -> list[Run]:
+        return [Run(Counts(1.0, n, latencies_ms=[50.0]), {"web": 1.0}) for n in images]
+
+    shown = doors_section(
+        {
+            Form.PLAIN: runs(100, 200, 300),
+            Form.V2_LABELS: runs(95, 190, 285),
+            Form.V2_SCORES: runs(90, 188, 300),
+        }
+    )
+
+    assert [each.is_met for each in shown.verdicts] == [True, False]
+    assert "94.0 % (90.0 %-100.0 %)" in shown.verdicts[1].measured
