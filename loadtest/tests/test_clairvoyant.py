@@ -13,7 +13,7 @@ from imageserve.errors import ImageserveError
 from imageserve_loadtest.simulator import clairvoyant
 from imageserve_loadtest.simulator.clairvoyant import BestCase, share_of_time
 from imageserve_loadtest.simulator.comparison import IMAGESERVE, KEDA_SUM, Case, Conditions, Rule
-from imageserve_loadtest.simulator.foresight import Foresight, Problem
+from imageserve_loadtest.simulator.dynamic_program import DynamicProgram, Problem
 from imageserve_loadtest.simulator.linear_bound import linear_bound_s
 from imageserve_loadtest.simulator.scalers import FixedFleet, Schedule
 from imageserve_loadtest.simulator.simulate_command import main
@@ -68,7 +68,9 @@ def test_the_bound_of_a_constant_load_is_exact(pods: int) -> None:
     outcome = Simulation(
         setting, Trace("flat", (0.0, length_s), (10.0 * pods, 0)), requests, FixedFleet(pods)
     ).run()
-    bounds = [Foresight(whole, 5.0, is_bound=True).least_s(p, [len(requests)])[0] for p in (1, 9)]
+    bounds = [
+        DynamicProgram(whole, 5.0, is_bound=True).least_s(p, [len(requests)])[0] for p in (1, 9)
+    ]
 
     assert outcome.in_time == len(requests)
     assert outcome.replica_hours * 3600 == pytest.approx(exact)
@@ -82,7 +84,7 @@ def test_whole_pods_are_a_better_bound_where_half_a_pod_would_do() -> None:
     requests = [n / 5.0 for n in range(6000)]
     half = problem(requests, 1200.0)
     linear_s = linear_bound_s(half, 5.0, 6000)
-    whole_s = max(Foresight(half, 5.0, is_bound=True).least_s(p, [6000])[0] for p in (1, 9))
+    whole_s = max(DynamicProgram(half, 5.0, is_bound=True).least_s(p, [6000])[0] for p in (1, 9))
     assert linear_s == pytest.approx(600, abs=30)
     assert whole_s == pytest.approx(1200, rel=0.3)
     assert whole_s > 1.3 * linear_s
@@ -90,7 +92,7 @@ def test_whole_pods_are_a_better_bound_where_half_a_pod_would_do() -> None:
 
 def test_pods_start_before_a_burst_and_leave_after_it() -> None:
     burst = [300 + n / 50 for n in range(3000)]
-    schedule = Foresight(problem(burst, 600.0), 5.0, is_bound=False).schedule(10.0)
+    schedule = DynamicProgram(problem(burst, 600.0), 5.0, is_bound=False).schedule(10.0)
     assert schedule[0] == 0
     assert max(schedule[(300 - 20) // 5 :]) >= 4
     assert max(schedule[: (300 - 20) // 5]) == 0
@@ -100,8 +102,8 @@ def test_pods_start_before_a_burst_and_leave_after_it() -> None:
 
 def test_under_the_window_pods_stay() -> None:
     bursts = [at + n / 30 for at in (200, 400) for n in range(300)]
-    held = Foresight(problem(bursts, 600.0, 120.0), 5.0, is_bound=False).schedule(10.0)
-    free = Foresight(problem(bursts, 600.0), 5.0, is_bound=False).schedule(10.0)
+    held = DynamicProgram(problem(bursts, 600.0, 120.0), 5.0, is_bound=False).schedule(10.0)
+    free = DynamicProgram(problem(bursts, 600.0), 5.0, is_bound=False).schedule(10.0)
     risen = next(step for step in range(1, len(held)) if held[step] > held[step - 1])
     assert min(held[risen : risen + 24]) == held[risen]
     assert sum(free) < sum(held)

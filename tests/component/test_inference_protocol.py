@@ -26,7 +26,7 @@ from imageserve.preparation import Preparation
 from imageserve.queue.admission import EnqueueCode
 from imageserve.queue.snapshot import WorkerInfo
 from imageserve.web.api_keys import ApiKeys
-from imageserve.web.inference import read_request
+from imageserve.web.infer_door import read_request
 from imageserve.web.parameters import INFERENCE_HEADER as HEADER
 from imageserve.web.upload import UploadLimits
 

@@ -27,7 +27,7 @@ from imageserve.web.calls import (
 )
 from imageserve.web.classify import Classify, Environ, WebConfig
 from imageserve.web.edge import PREDICT, speaks_v2, takes_pictures
-from imageserve.web.inference import InferDoor
+from imageserve.web.infer_door import InferDoor
 from imageserve.web.inference_pages import InferencePages, not_served
 from imageserve.web.lifecycle import Lifecycle
 from imageserve.web.openapi import PATH, Served, document

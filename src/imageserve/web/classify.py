@@ -1,7 +1,7 @@
 """Calls that send pictures, from the parsed head to the answer: the same for all of them.
 
 Keys, slots, the line, memory, a drain, counts and the log are looked after here. What a body means
-and how it is answered is a `Door`'s: `web.predict_door` for /predict, `web.inference` for the Open
+and how it is answered is a `Door`'s: `web.predict_door` for /predict, `web.infer_door` for the Open
 Inference Protocol. What becomes of a picture is the predictor's.
 """
 

@@ -26,7 +26,7 @@ from imageserve_loadtest.simulator.simulation import Outcome, Simulation
 from imageserve_loadtest.simulator.trace import Trace
 
 if TYPE_CHECKING:
-    from imageserve_loadtest.simulator.foresight import Foresight, Problem
+    from imageserve_loadtest.simulator.dynamic_program import DynamicProgram, Problem
 
 MISSING = "--clairvoyant needs a solver: pip install 'imageserve-loadtest[clairvoyant]'"
 
@@ -140,7 +140,7 @@ class _Search:
 
     @cached_property
     def _problem(self) -> "Problem":
-        from imageserve_loadtest.simulator.foresight import Problem
+        from imageserve_loadtest.simulator.dynamic_program import Problem
 
         policy = self._case.conditions.policy
         return Problem(
@@ -164,14 +164,14 @@ class _Search:
             self._found(bounds),
         )
 
-    def _foresight(self, *, is_bound: bool, reserve: float = 0.0) -> "Foresight":
-        from imageserve_loadtest.simulator.foresight import Foresight
+    def _program(self, *, is_bound: bool, reserve: float = 0.0) -> "DynamicProgram":
+        from imageserve_loadtest.simulator.dynamic_program import DynamicProgram
 
-        return Foresight(self._problem, self._step_s, is_bound=is_bound, reserve=reserve)
+        return DynamicProgram(self._problem, self._step_s, is_bound=is_bound, reserve=reserve)
 
     def _bounds(self, wanted: Sequence[int]) -> list[list[float]]:
-        foresight = self._foresight(is_bound=True)
-        return [foresight.least_s(price, wanted) for price in PRICES]
+        program = self._program(is_bound=True)
+        return [program.least_s(price, wanted) for price in PRICES]
 
     def _found(self, bounds: Sequence[Sequence[float]]) -> Outcome:
         """Search the price whose schedule just answers enough in time."""
@@ -180,19 +180,19 @@ class _Search:
         found = [own] if self._window_s else [own, *self._case.others]
         low = PRICES[max(range(len(PRICES)), key=lambda i: bounds[i][0])] / 8
         for reserve in RESERVES:
-            foresight = self._foresight(is_bound=False, reserve=reserve)
-            found.append(self._run(foresight.schedule(MOST_PRICE)))
+            program = self._program(is_bound=False, reserve=reserve)
+            found.append(self._run(program.schedule(MOST_PRICE)))
             if found[-1].in_time >= own.in_time:
-                found += self._cheaper(foresight, low)
+                found += self._cheaper(program, low)
                 break
         enough = [each for each in found if each.in_time >= own.in_time]
         return min(enough, key=lambda each: each.replica_hours)
 
-    def _cheaper(self, foresight: "Foresight", low: float) -> Iterator[Outcome]:
+    def _cheaper(self, program: "DynamicProgram", low: float) -> Iterator[Outcome]:
         high = MOST_PRICE
         for _ in range(TRIES):
             price = math.sqrt(low * high)
-            outcome = self._run(foresight.schedule(price))
+            outcome = self._run(program.schedule(price))
             low, high = (price, high) if outcome.in_time < self._case.own.in_time else (low, price)
             yield outcome
 

@@ -13,7 +13,7 @@ import highspy
 import numpy as np
 
 from imageserve.errors import ImageserveError
-from imageserve_loadtest.simulator.foresight import Problem
+from imageserve_loadtest.simulator.dynamic_program import Problem
 
 PODS, STARTED, ACCEPTED, SERVED = range(4)
 

@@ -57,7 +57,7 @@ class Problem:
         return counts
 
 
-class Foresight:
+class DynamicProgram:
     """The cheapest numbers of pods by the price of a late picture.
 
     With ``is_bound`` every rounding helps: the time of a pod's start and end, the deadline and the
