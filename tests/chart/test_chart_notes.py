@@ -26,10 +26,11 @@ SAID: list[Any] = [
     pytest.param(
         {},
         ["port-forward", "http://localhost:8080", "helm test"],
-        ["X-API-Key", "browser"],
+        ["X-API-Key", "browser", "gRPC"],
         id="default",
     ),
     pytest.param({"web": {"page": ON}}, ["Or open $URL in a browser"], [], id="the page"),
+    pytest.param({"web": {"grpc": ON}}, ["-web.pictures:8001"], ["browser"], id="gRPC"),
     pytest.param({"ingress": HOST}, ["URL=http://pictures.test"], ["port-forward"], id="ingress"),
     pytest.param({"ingress": TLS}, ["URL=https://pictures.test"], ["port-forward"], id="with TLS"),
     pytest.param({"ingress": ON}, ["kubectl get ingress"], ["port-forward"], id="any host"),

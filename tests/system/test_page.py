@@ -358,7 +358,7 @@ def test_a_key_is_asked_for_where_one_is_needed(
         page.open()
         page.choose(files[0])
         (card,) = page.answers(1)
-        assert card["state"].startswith("An API key is needed")
+        assert card["state"] == "An API key is needed: type it in above."
 
         field = chromium.driver.find_element(By.CSS_SELECTOR, "#key-text")
         field.send_keys("some-other-key-of-mine", Keys.ENTER)

@@ -55,11 +55,14 @@ export function parts(times, wholeMs) {
   return [...known, ["network and the rest", Math.max(0, rest)]];
 }
 
+/** What the server says to programs, said to people. */
+const FOR_PEOPLE = { unauthorized: "An API key is needed: type it in above." };
+
 /** What the body of an error says, or a sentence for a body that is not imageserve's. */
 export function problem(status, body) {
   try {
     const { code, message } = JSON.parse(body).error;
-    return { code, text: sentence(message) };
+    return { code, text: FOR_PEOPLE[code] ?? sentence(message) };
   } catch {
     const text = `Something in front of imageserve, a proxy perhaps, gave this answer, with status ${status}.`;
     return { code: "", text: status === 413 ? `${text} It takes smaller pictures only.` : text };
