@@ -137,7 +137,7 @@ UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --g
 # The load test depends on imageserve itself, which is installed from here and has no hash.
 NOT_OURS = --no-emit-package imageserve
 
-lock: $(VENV)/dev.stamp  ## write the lock files with hashes (UPGRADE=--upgrade for newer versions)
+lock: $(VENV)/dev.stamp  ## write the lock files with hashes, and what differs by machine into docs/images.md (UPGRADE=--upgrade for newer versions)
 	$(UV_COMPILE) --extra web --extra grpc --extra client --output-file locks/web.txt
 	$(UV_COMPILE) --extra worker --extra fetch --output-file locks/worker.txt
 	$(UV_COMPILE) --extra onnx --extra fetch --output-file locks/worker-onnx.txt
@@ -155,6 +155,7 @@ lock: $(VENV)/dev.stamp  ## write the lock files with hashes (UPGRADE=--upgrade 
 	for peer in triton mosec litserve bentoml ray kserve; do \
 		$(subst pyproject.toml,bench/peers/$$peer.in,$(UV_COMPILE)) --output-file bench/peers/$$peer.txt || exit 1; done
 	$(subst pyproject.toml,images/build-backend.in,$(UV_COMPILE)) --output-file images/build-backend.txt
+	$(BIN)/python tools/lock_platforms.py
 
 clean:  ## remove the environments and all generated files
 	rm -rf $(VENV) .venv-* build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -24,6 +24,12 @@ model image is named imageserve/model-cuda, with --tensorflow none imageserve/mo
   --push                   push after the build
   --save DIR               write each image to DIR/NAME.tar, to be imported on nodes without a
                            registry; it has the name there that the chart asks for
+  --sbom                   with --save: write what is in each image to DIR/NAME.cdx.json (CycloneDX)
+  --verify DIR             build nothing: check DIR/NAME.tar against DIR/NAME.cdx.json, and where it
+                           comes from against this checkout
+
+The times in image and layers are SOURCE_DATE_EPOCH, by default that of the last commit to locks/ or
+images/. buildah gives the same layers for the same inputs; see docs/images.md for docker.
 
 Arguments after -- go to the builder unchanged, such as --no-cache, or for buildah in a container
 --isolation chroot --network host.
@@ -38,11 +44,12 @@ fail() {
 every=(web model autoscaler loadtest)
 images=()
 engine='' repository=imageserve tag='' target=release tensorflow=cpu models='' ca_file='' push=''
-save=''
+save='' sbom='' verify=''
 arguments=() more=()
 while [ $# -gt 0 ]; do
     case "$1" in
         --push) push=yes && shift && continue ;;
+        --sbom) sbom=yes && shift && continue ;;
         --help | -h) usage && exit ;;
         web | model | autoscaler | loadtest) images+=("$1") && shift && continue ;;
         all) images+=("${every[@]}") && shift && continue ;;
@@ -54,16 +61,27 @@ while [ $# -gt 0 ]; do
         --repository) repository=$2 ;;
         --tag) tag=$2 ;;
         --target) target=$2 ;;
-        --base) arguments+=(--build-arg "BASE=$2") ;;
+        --base)
+            arguments+=(--build-arg "BASE=$2")
+            [[ $2 != *@* ]] || arguments+=(--label "org.opencontainers.image.base.digest=${2#*@}")
+            ;;
         --tensorflow) tensorflow=$2 ;;
         --models) models=$2 ;;
         --ca-file) ca_file=$2 ;;
         --save) save=$2 ;;
+        --verify) verify=$2 ;;
         --index-url) arguments+=(--build-arg "PIP_INDEX_URL=$2") ;;
         *) fail "$1 is not known; --help lists the options" ;;
     esac
     shift 2
 done
+
+[ ${#images[@]} -gt 0 ] || images=("${every[@]}")
+python=${PYTHON:-python3}
+[ -n "${PYTHON:-}" ] || [ ! -x .venv/bin/python ] || python=.venv/bin/python
+if [ -n "$verify" ]; then
+    exec "$python" images/sbom.py verify "${images[@]/#/$verify/}"
+fi
 
 if [ -z "$engine" ]; then
     if docker version >/dev/null 2>&1; then engine=docker; else engine=buildah; fi
@@ -76,13 +94,20 @@ esac
 command -v "$engine" >/dev/null || fail "$engine is not installed"
 
 version=$(sed -n 's/^__version__ = "\(.*\)"$/\1/p' src/imageserve/__init__.py)
+# Not that of each commit: the layers of the packages stay the same when only code changes.
+epoch=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct -- locks images 2>/dev/null || true)}
+epoch=${epoch:-315532800}
 revision=$(git rev-parse HEAD 2>/dev/null || echo unknown)
 [ -z "$(git status --porcelain 2>/dev/null)" ] || revision+=-dirty
 arguments+=(
     --build-arg "VERSION=$version"
     --build-arg "REVISION=$revision"
-    --build-arg "CREATED=$(date -u +%Y-%m-%dT%H:%M:%SZ)"
+    --build-arg "CREATED=$(date -u --date "@$epoch" +%Y-%m-%dT%H:%M:%SZ)"
 )
+case "$engine" in
+    docker) arguments+=(--build-arg "SOURCE_DATE_EPOCH=$epoch") ;;
+    buildah) arguments+=(--timestamp "$epoch") ;;
+esac
 if [ -n "$ca_file" ]; then
     [ -r "$ca_file" ] || fail "there is no file $ca_file"
     arguments+=(--secret "id=ca,src=$ca_file" --build-arg PIP_CERT=/run/secrets/ca)
@@ -102,25 +127,29 @@ saved() {
         *) buildah push "localhost/$full" "docker-archive:$file:docker.io/$full" ;;
     esac
 }
+[ -z "$sbom" ] || [ -n "$save" ] || fail "--sbom writes beside the files of --save: add --save DIR"
 if [ -n "$save" ]; then
     [ -d "$save" ] || fail "there is no folder $save"
 fi
 
-[ ${#images[@]} -gt 0 ] || images=("${every[@]}")
 for name in "${images[@]}"; do
     own=()
+    lock=$name
     full=$repository/$name
     if [ "$name" = model ]; then
         own=(--build-arg "TENSORFLOW=$tensorflow" --build-arg "MODELS=$models")
         case "$tensorflow" in
-            cpu) ;;
-            none) full+=-onnx ;;
-            *) full+=-$tensorflow ;;
+            cpu) lock=worker ;;
+            none) full+=-onnx && lock=worker-onnx ;;
+            *) full+=-$tensorflow && lock=worker-$tensorflow ;;
         esac
     fi
+    [ -r "locks/$lock.txt" ] || fail "--tensorflow must be cpu, cuda or none"
+    own+=(--label "imageserve.lock=$(sha256sum "locks/$lock.txt" | sed 's/ .*//') locks/$lock.txt")
     full+=:${tag:-$version}
     "${build[@]}" --file "images/$name/Dockerfile" --target "$target" --tag "$full" \
         "${arguments[@]}" ${own[@]+"${own[@]}"} ${more[@]+"${more[@]}"} .
     [ -z "$save" ] || saved "$save/$name.tar" "$full"
+    [ -z "$sbom" ] || "$python" images/sbom.py write "$save/$name"
     [ -z "$push" ] || "$engine" push "$full"
 done

@@ -80,6 +80,17 @@ def test_all_images_stand_on_the_same_base() -> None:
 
 
 @each_dockerfile
+def test_no_time_of_building_gets_into_its_files(path: Path) -> None:
+    # With this variable bytecode is checked by content, and wheels have its time. What pip compiles
+    # for --target names a folder that is another one each time.
+    first = next(rest for word, rest in instructions(path) if word == "ENV")
+    assert re.search(r"\bSOURCE_DATE_EPOCH=\d+", first)
+    targets = [rest for word, rest in instructions(path) if word == "RUN" and "--target" in rest]
+    assert targets
+    assert all("--no-compile" in each and "compileall" in each for each in targets)
+
+
+@each_dockerfile
 def test_it_runs_as_a_number_that_is_not_root(path: Path) -> None:
     # A name would not do: the kubelet cannot tell whether it is root.
     assert re.fullmatch(r"[1-9]\d*(:[1-9]\d*)?", last(path, "USER"))

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +128,11 @@ def build(folder: Path, *options: str, engine: str = "buildah") -> subprocess.Co
         program(folder, name)
     return subprocess.run(
         [ROOT / "images" / "build.sh", "--engine", engine, "--tag", "1.0", *options],
-        env={"PATH": f"{folder}:{os.defpath}"},
+        env={
+            "PATH": f"{folder}:{os.defpath}",
+            "PYTHON": sys.executable,
+            "SOURCE_DATE_EPOCH": "1700000000",
+        },
         capture_output=True,
         text=True,
         timeout=60,
@@ -181,6 +186,42 @@ def test_a_folder_that_is_not_there_is_named_before_the_build(tmp_path: Path) ->
         2,
         f"build.sh: there is no folder {tmp_path}/nowhere\n",
     )
+    assert not (tmp_path / "calls").exists()
+
+
+@pytest.mark.parametrize(
+    ("engine", "option"),
+    [("buildah", "--timestamp 1700000000"), ("docker", "SOURCE_DATE_EPOCH=1700000000")],
+)
+def test_the_times_in_an_image_are_pinned(tmp_path: Path, engine: str, option: str) -> None:
+    done = build(tmp_path, "web", "--base", f"b@sha256:{'0' * 64}", engine=engine)
+
+    assert done.returncode == 0, done.stderr
+    (call,) = calls(tmp_path)
+    assert option in call
+    assert "CREATED=2023-11-14T22:13:20Z" in call
+    assert f"image.base.digest=sha256:{'0' * 64}" in call
+    assert re.search(r"--label imageserve\.lock=[0-9a-f]{64} locks/web\.txt", call)
+
+
+def test_what_is_in_an_image_is_written_beside_it(tmp_path: Path) -> None:
+    done = build(tmp_path, "web", "--sbom")
+    assert done.returncode == 2
+    assert "add --save DIR" in done.stderr
+    assert not (tmp_path / "calls").exists()
+
+    done = build(tmp_path, "web", "--sbom", "--save", str(tmp_path))
+    assert f"{tmp_path}/web.tar: " in done.stderr  # The stand-in for buildah has written none.
+    assert done.returncode == 1
+
+
+def test_verify_looks_at_the_files_and_builds_nothing(tmp_path: Path) -> None:
+    done = build(tmp_path, "web", "model", "--verify", str(tmp_path))
+
+    assert done.returncode == 1
+    assert [line.split(": ")[0] for line in done.stderr.splitlines()] == [
+        f"{tmp_path}/{name}.tar" for name in ("web", "model")
+    ]
     assert not (tmp_path / "calls").exists()
 
 
