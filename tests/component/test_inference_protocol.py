@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.component.test_web_app import POLICY, SIZE, A, B, Site, label, poison
 from tests.component.test_web_outputs import CLASSES, LENGTH, OLD, embedding_of, scores_of
+from tests.inference_protocol import binary_request
 from tests.redis_server import eventually
 from werkzeug.test import TestResponse
 
@@ -56,18 +57,10 @@ def as_json(*pictures: bytes, **more: Any) -> dict[str, Any]:
     }
 
 
-def as_binary(*pictures: bytes, **more: Any) -> dict[str, Any]:
-    """Return body and headers as Triton's client makes them."""
-    raw = b"".join(struct.pack("<I", len(each)) + each for each in pictures)
-    tensor = {
-        "name": "image",
-        "datatype": "BYTES",
-        "shape": [len(pictures), 1],
-        "parameters": {"binary_data_size": len(raw)},
-    }
-    more = more or {"parameters": {"binary_data_output": True}}
-    text = json.dumps({"id": "7", "inputs": [tensor], **more}).encode()
-    return {"data": text + raw, "headers": {HEADER: str(len(text))}}
+def as_binary(*pictures: bytes) -> dict[str, Any]:
+    """Return body and headers of a request whose answer is to come as bytes."""
+    body, headers = binary_request(*pictures, id="7", parameters={"binary_data_output": True})
+    return {"data": body, "headers": headers}
 
 
 def output(response: TestResponse) -> Any:

@@ -1,6 +1,5 @@
 """A small client of the gRPC service, with the messages that the server was built from."""
 
-import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from tests.grpc_protocol import methods
+from tests.inference_protocol import files
 from tests.redis_server import eventually, free_port
 from tests.system.client import Client
 from tests.system.stack import START_S, Program, Stack
@@ -19,8 +19,7 @@ def infer_request(*pictures: bytes, classes: int = 1, **fields: Any) -> Any:
     """Return a ModelInferRequest for pictures; ``classes`` 0 asks for all probabilities."""
     request = methods()["ModelInfer"].request(**fields)
     request.inputs.add(name="image", datatype="BYTES", shape=[len(pictures), 1])
-    raw = b"".join(struct.pack("<I", len(each)) + each for each in pictures)
-    request.raw_input_contents.append(raw)
+    request.raw_input_contents.append(files(*pictures))
     output = request.outputs.add(name="probabilities")
     if classes:
         output.parameters["classification"].int64_param = classes

@@ -10,13 +10,13 @@ from functools import partial
 from typing import Any
 
 import pytest
+from tests.inference_protocol import LENGTH, binary_request
 from tests.system.client import Reply, at_once
 from tests.system.samples import sample, samples
 from tests.system.stack import Stack, running
 
 from imageserve.models.stand_in import stand_in_class
 
-LENGTH = "Inference-Header-Content-Length"
 INFER = "/v2/models/stand-in/infer"
 
 
@@ -33,16 +33,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory, redis_program: str) -> Itera
 
 
 def infer(stack: Stack, *pictures: bytes, path: str = INFER, **more: Any) -> Reply:
-    """Send pictures as bytes after the JSON, as Triton's client does."""
-    raw = b"".join(struct.pack("<I", len(each)) + each for each in pictures)
-    tensor = {
-        "name": "image",
-        "datatype": "BYTES",
-        "shape": [len(pictures), 1],
-        "parameters": {"binary_data_size": len(raw)},
-    }
-    text = json.dumps({"inputs": [tensor], **more}).encode()
-    return stack.http.ask("POST", path, text + raw, {LENGTH: str(len(text))})
+    """Send pictures as bytes after the JSON."""
+    return stack.http.ask("POST", path, *binary_request(*pictures, **more))
 
 
 def labels(reply: Reply) -> list[list[str]]:
