@@ -29,6 +29,7 @@ from tests.chart.values_file import (
 import imageserve
 
 README = (CHART / "README.md").read_text()
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def test_the_chart_is_of_the_version_of_the_package_and_says_which_kubernetes_it_takes() -> None:
@@ -313,6 +314,37 @@ def candidates(name: str, key: str, value: Any) -> list[Any]:
     if isinstance(value, str):
         return STRINGS
     return [LISTS.get(key)] if isinstance(value, list) else [MAPS.get(key, {"other": "x"})]
+
+
+def is_there(name: str) -> bool:
+    """Whether a name with dots is one of a value, also of one below ``modelDefaults``."""
+    first, *more = name.split(".")
+    path = ("modelDefaults", *more[1:]) if first == "models" else (first, *more)
+    return any(_leads(each) for each in (path, ("modelDefaults", *path)))
+
+
+def _leads(path: Path) -> bool:
+    """Whether a path ends at a value, or below a map that may hold anything."""
+    known: Any = values()
+    for key in path:
+        if known == {}:
+            return True
+        if not isinstance(known, dict) or key not in known:
+            return False
+        known = known[key]
+    return True
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_value_that_a_document_names_is_there(document: Any) -> None:
+    maps = {
+        key for tree in (values(), values()["modelDefaults"]) for key in tree if tree[key] != ""
+    }
+    named = re.findall(r"`([a-zA-Z]+)((?:\.[a-zA-Z]+)+)[`:=]", document.read_text())
+    asked = {first + rest for first, rest in named if first in maps}
+    files = {each for each in asked if each.endswith((".py", ".csv", ".txt", ".json", ".yaml"))}
+
+    assert [each for each in sorted(asked - files) if not is_there(each)] == []
 
 
 def has_effect(helm: Helm, path: Path) -> bool:
