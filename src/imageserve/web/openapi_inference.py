@@ -31,7 +31,12 @@ HEADERS: Mapping[str, Any] = {
     LENGTH: {"description": "Bytes of the JSON before the outputs.", "schema": COUNT}
 }
 PARAMETERS = (
-    Parameter(LENGTH, "header", "Bytes of the JSON at the beginning of the body.", COUNT),
+    Parameter(
+        LENGTH,
+        "header",
+        "Bytes of the JSON at the beginning of the body; without it all of it is JSON.",
+        COUNT,
+    ),
 )
 _PARAMETERS = (LENGTH, *(each.name for each in OURS if each.place == "header"))
 _OF_MODELS = (UnknownModel, UnknownVersion, RedisUnavailable)
