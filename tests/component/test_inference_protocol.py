@@ -337,9 +337,34 @@ def test_another_version_than_the_address_names_may_not_answer() -> None:
     assert response.headers["Retry-After"] == "1"
 
 
-def test_json_may_not_hold_up_the_process() -> None:
-    with pytest.raises(errors.BadParameter, match="1048576 values"):
-        read_request(b"[" + b"1," * (2**20 + 1) + b"1]", None, LIMITS)
+MANY = 2**19 + 1
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        (b"[" + b"1," * MANY + b"1]", "524288 numbers"),
+        (b"[" + b"1" * 2**21 + b"]", "2097152 bytes besides"),
+        (b'["\\"", ' + b"1" * 2**21 + b', ""]', "2097152 bytes besides"),
+        (b'["' + b"A" * 2**21 + b'"' + b' ""' * 2**13 + b"]", "2097152 bytes besides"),
+        (b'{"inputs":[' + b"{}," * 16 + b"{}]}", "at most 16 inputs"),
+        (b'{"inputs":[],"outputs":[' + b"{}," * 16 + b"{}]}", "at most 16 outputs"),
+    ],
+)
+def test_json_may_not_hold_up_the_process(body: bytes, sentence: str) -> None:
+    with pytest.raises(errors.BadParameter, match=sentence):
+        read_request(body, None, LIMITS, lambda: None)
+
+
+def test_json_is_held_three_times_while_it_is_read() -> None:
+    body = json.dumps({"inputs": [], "id": "x" * 400_000})
+    for memory_bytes, expected in [
+        (3 * len(body), (400, "bad_parameter")),
+        (3 * len(body) - 1, (503, "busy")),
+    ]:
+        site = Site()
+        site.config = replace(site.config, memory_bytes=memory_bytes)
+        assert refusal(site.client().post(INFER, data=body))[:2] == expected
 
 
 @given(st.binary(max_size=60), st.none() | st.text("0123456789-x", max_size=4))
@@ -374,7 +399,7 @@ def test_any_json_is_read_or_refused(fields: dict[str, Any], raw: bytes) -> None
 
 def _read(body: bytes, length: str | None) -> None:
     try:
-        read_request(body, length, LIMITS)
+        read_request(body, length, LIMITS, lambda: None)
     except errors.RequestError as error:
         refused: errors.RequestError | None = error
     else:

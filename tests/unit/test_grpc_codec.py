@@ -95,6 +95,9 @@ WRONG = [
     (asked("picture", "BYTES", [1], prefixed(b"a")), "there is no input picture"),
     (INFER.request(raw_input_contents=[b"a"]), "1 entries for 0 inputs"),
     (INFER.request(), "a request has one input"),
+    (INFER.request(inputs=[{}] * 17), "at most 16 inputs"),
+    (INFER.request(outputs=[{}] * 17), "at most 16 outputs"),
+    (asked("image", "BYTES", [1] * 50, prefixed(b"a")), "the shape of image is"),
 ]
 
 

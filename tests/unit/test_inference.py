@@ -1,7 +1,9 @@
 """The core of the Open Inference Protocol: what is read, what is refused, what comes out."""
 
 import base64
+import math
 import struct
+import time
 from array import array
 from collections.abc import Sequence
 from contextlib import suppress
@@ -30,6 +32,8 @@ from imageserve.inference.contract import (
     server_metadata,
 )
 from imageserve.inference.request import (
+    MOST_ID,
+    PIECE,
     AskedOutput,
     InferRequest,
     InputTensor,
@@ -56,6 +60,10 @@ def request_of(
 
 def files(*contents: bytes) -> InputTensor:
     return InputTensor("image", "BYTES", (len(contents), 1), contents)
+
+
+def no_pause() -> None:
+    """Do not wait."""
 
 
 def prefixed(*contents: bytes) -> bytes:
@@ -87,6 +95,13 @@ def test_pixels_are_cut_into_pictures() -> None:
         ([InputTensor("image", "BYTES", (), (FILE,))], BadParameter, "shape of image"),
         ([InputTensor("image", "BYTES", (1, 2), (FILE,) * 2)], BadParameter, r"not \[1, 2\]"),
         ([InputTensor("image", "BYTES", (-1, 1), ())], BadParameter, "shape of image"),
+        (
+            [InputTensor("image", "BYTES", (1, 1), (FILE,) * 2)],
+            BadParameter,
+            "1 files, .* have more",
+        ),
+        ([InputTensor("image", "BYTES", (1,) * 9, (FILE,))], BadParameter, "shape of image"),
+        ([InputTensor("pixels", "UINT8", (1, *[10**4000] * 3))], BadParameter, "shape of pixels"),
         ([InputTensor("image", "BYTES", (2, 1), (FILE,))], BadParameter, "2 files, .* have 1"),
         ([InputTensor("image", "BYTES", (0, 1))], NoImage, "no picture"),
         ([files(*[FILE] * 4)], TooManyImages, "at most 3"),
@@ -171,9 +186,49 @@ def test_a_number_of_classes_is_whole(value: Any) -> None:
 @given(st.lists(st.binary(max_size=20), min_size=1, max_size=4))
 def test_files_are_read_as_they_were_written(contents: list[bytes]) -> None:
     shape = len(contents), 1
-    assert from_raw("image", "BYTES", shape, prefixed(*contents)).elements == tuple(contents)
+    assert list(from_raw("image", "BYTES", shape, prefixed(*contents)).elements) == contents
     texts = [[base64.b64encode(each).decode()] for each in contents]
-    assert from_values("image", "BYTES", shape, texts).elements == tuple(contents)
+    assert list(from_values("image", "BYTES", shape, texts, no_pause).elements) == contents
+
+
+def test_large_files_in_base64_are_read_piece_by_piece() -> None:
+    contents = bytes(range(256)) * 4000
+    pauses: list[int] = []
+    text = base64.b64encode(contents).decode()
+
+    tensor = from_values("image", "BYTES", (1, 1), [text], lambda: pauses.append(1))
+
+    assert list(tensor.elements) == [contents]
+    assert len(pauses) == math.ceil(len(text) / PIECE) > 4
+    for wrong in [f"{'A' * (PIECE - 4)}AA==AAAA", f"{text}A", f"{text}é"]:
+        with pytest.raises(BadParameter, match="base64"):
+            list(from_values("image", "BYTES", (1, 1), [wrong], no_pause).elements)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        from_raw("image", "BYTES", (2, 1), bytes(4 * 100)),
+        from_values("image", "BYTES", (2, 1), [""] * 100, lambda: None),
+    ],
+)
+def test_of_many_empty_files_few_are_looked_at(tensor: InputTensor) -> None:
+    with pytest.raises(BadParameter, match="says 2 files, and its contents have more"):
+        request_of(tensor)
+    assert len(list(tensor.elements)) == 97
+
+
+def test_a_shape_of_thousands_of_sides_is_not_multiplied() -> None:
+    began = time.process_time()
+    tensor = from_raw("image", "BYTES", (2**60,) * 200_000, FILE)
+    with pytest.raises(BadParameter, match="shape of image"):
+        request_of(tensor)
+    assert time.process_time() - began < 2
+
+
+def test_an_id_that_is_repeated_is_short() -> None:
+    with pytest.raises(BadParameter, match="at most 1024 characters"):
+        infer_request("x" * (MOST_ID + 1), [files(FILE)], [], {}, 3)
 
 
 def test_a_single_file_may_come_without_its_length() -> None:
@@ -183,13 +238,13 @@ def test_a_single_file_may_come_without_its_length() -> None:
 @pytest.mark.parametrize("raw", [FILE, prefixed(FILE) + b"\1", prefixed(FILE)[:-1] * 2])
 def test_several_files_may_not(raw: bytes) -> None:
     with pytest.raises(BadParameter, match="before each must stand its length"):
-        from_raw("image", "BYTES", (2, 1), raw)
+        list(from_raw("image", "BYTES", (2, 1), raw).elements)
 
 
 @given(st.binary(max_size=40), st.lists(st.integers(-1, 3), max_size=3))
 def test_raw_contents_are_read_or_refused(raw: bytes, shape: list[int]) -> None:
     with suppress(BadParameter):
-        from_raw("image", "BYTES", tuple(shape), raw)
+        list(from_raw("image", "BYTES", tuple(shape), raw).elements)
 
 
 JSON = st.recursive(
@@ -202,16 +257,16 @@ JSON = st.recursive(
 @given(st.sampled_from(["BYTES", "UINT8", "FP32", "?"]), JSON)
 def test_values_of_json_are_read_or_refused(datatype: str, values: Any) -> None:
     with suppress(BadParameter):
-        from_values("image", datatype, (1, 1), values)
+        list(from_values("image", datatype, (1, 1), values, no_pause).elements)
 
 
 def test_pixels_in_json_may_be_nested() -> None:
-    nested = from_values("pixels", "UINT8", (1, 1, 2, 3), [[[[1, 2, 3], [4, 5, 255]]]])
+    nested = from_values("pixels", "UINT8", (1, 1, 2, 3), [[[[1, 2, 3], [4, 5, 255]]]], no_pause)
     assert nested.data == bytes([1, 2, 3, 4, 5, 255])
     with pytest.raises(BadParameter, match="0 to 255"):
-        from_values("pixels", "UINT8", (1, 1, 1, 1), [256])
+        from_values("pixels", "UINT8", (1, 1, 1, 1), [256], no_pause)
     with pytest.raises(BadParameter, match="0 to 255"):
-        from_values("pixels", "UINT8", (1,) * 9, [[[[[[[[[1]]]]]]]]])
+        from_values("pixels", "UINT8", (1,) * 9, [[[[[[[[[1]]]]]]]]], no_pause)
 
 
 # -- answers --------------------------------------------------------------------------------------

@@ -8,10 +8,13 @@ from imageserve.grpc_server.messages import Fields, response
 from imageserve.inference.answer import OutputTensor
 from imageserve.inference.contract import BYTES, UINT8
 from imageserve.inference.request import (
+    MOST_SIDES,
     AskedOutput,
     InferRequest,
     InputTensor,
     check_tensor,
+    check_tensors,
+    check_values,
     checked_classes,
     from_raw,
     infer_request,
@@ -21,6 +24,8 @@ from imageserve.inference.request import (
 
 def read_request(message: Fields, most_pictures: int) -> InferRequest:
     """Return what a ModelInferRequest asks for. Raises a RequestError."""
+    check_tensors("inputs", len(message.inputs))
+    check_tensors("outputs", len(message.outputs))
     inputs, outputs = _inputs(message), [_output(each) for each in message.outputs]
     return infer_request(
         message.id, inputs, outputs, _parameters(message.parameters), most_pictures
@@ -48,16 +53,19 @@ def _inputs(message: Fields) -> list[InputTensor]:
 
 
 def _input(fields: Fields, raw: bytes | None) -> InputTensor:
-    name, datatype, shape = fields.name, fields.datatype, tuple(fields.shape)
+    name, datatype = fields.name, fields.datatype
+    shape = tuple(fields.shape[: MOST_SIDES + 1])  # More is none, and there may be millions.
     check_tensor(name, _parameters(fields.parameters))
     if raw is not None:
         if fields.HasField("contents"):
             raise BadParameter(f"{told(name, 40)} has both contents and raw_input_contents")
         return from_raw(name, datatype, shape, raw)
     if datatype == BYTES:
-        return InputTensor(name, datatype, shape, tuple(fields.contents.bytes_contents))
-    data = octets(name, fields.contents.uint_contents) if datatype == UINT8 else b""
-    return InputTensor(name, datatype, shape, data=data)
+        return InputTensor(name, datatype, shape, fields.contents.bytes_contents)
+    if datatype != UINT8:
+        return InputTensor(name, datatype, shape)  # It will be refused.
+    check_values(len(fields.contents.uint_contents))
+    return InputTensor(name, datatype, shape, data=octets(name, fields.contents.uint_contents))
 
 
 def write_response(

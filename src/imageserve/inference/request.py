@@ -6,11 +6,10 @@ checked here. Every function raises a RequestError whose sentence says what is a
 
 import base64
 import binascii
-import math
 import struct
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import Any
 
 from imageserve.errors import BadParameter, NoImage, TooManyImages, told
@@ -32,6 +31,23 @@ LENGTH_BYTES = 4
 MOST_SIDES = 4
 """Of a tensor: what is nested more deeply is none."""
 
+MOST_SIDE = 2**63
+"""Sides of a tensor are shorter: they have 63 bits in gRPC. Of longer ones Python would refuse to
+print the product."""
+
+MOST_TENSORS = 16
+"""Inputs, and outputs, of a request: more than there are, so that its answer names these."""
+
+MOST_VALUES = 2**19
+"""Most numbers of a request that come one by one, in JSON say: to read them takes a tenth of a
+second of processor. Bytes have no such limit."""
+
+MOST_ID = 1024
+"""Characters of a request's own id, which its answer repeats."""
+
+PIECE = 2**18
+"""Characters of base64 that are decoded at once: a millisecond or two. A multiple of 4."""
+
 MOST_CLASSES = 100_000
 """What ``classification`` may ask for; no model has as many labels."""
 
@@ -48,8 +64,9 @@ class InputTensor:
     name: str
     datatype: str
     shape: tuple[int, ...]
-    elements: tuple[bytes, ...] = ()
-    """Of a BYTES tensor."""
+    elements: Iterable[bytes] = ()
+    """Of a BYTES tensor. They are taken one by one, and no more than its shape says: there may be
+    millions of empty ones."""
     data: bytes = b""
     """Of any other one: its numbers, little-endian, row by row."""
 
@@ -96,10 +113,26 @@ def infer_request(
     most_pictures: int,
 ) -> InferRequest:
     """Return the request of these tensors and parameters."""
+    if len(its_id) > MOST_ID:
+        raise BadParameter(f"the id of a request may have at most {MOST_ID} characters")
     _check_stateless(parameters)
     pictures = _pictures(inputs, most_pictures)
     timeout_s, is_background = _timeout_s(parameters), _is_background(parameters)
     return InferRequest(its_id, pictures, _checked(outputs), timeout_s, is_background)
+
+
+def check_tensors(what: str, count: int) -> None:
+    """Refuse more inputs or outputs than can make sense, before any of them is looked at."""
+    if count > MOST_TENSORS:
+        raise BadParameter(f"a request may have at most {MOST_TENSORS} {what}")
+
+
+def check_values(count: int) -> None:
+    """Refuse more single numbers than can be read in a moment."""
+    if count > MOST_VALUES:
+        raise BadParameter(
+            f"at most {MOST_VALUES} numbers may come one by one: send tensors as bytes"
+        )
 
 
 def check_tensor(name: str, parameters: Parameters) -> None:
@@ -121,9 +154,9 @@ def from_raw(name: str, datatype: str, shape: tuple[int, ...], raw: bytes) -> In
     """
     if datatype != BYTES:
         return InputTensor(name, datatype, shape, data=raw)
-    if math.prod(shape) == 1 and not _is_prefixed(raw):
+    if shape in ((1,), (1, 1)) and not _is_prefixed(raw):
         return InputTensor(name, datatype, shape, (raw,))
-    return InputTensor(name, datatype, shape, tuple(_elements(name, raw)))
+    return InputTensor(name, datatype, shape, _elements(name, raw))
 
 
 def _is_prefixed(raw: bytes) -> bool:
@@ -144,11 +177,17 @@ def _elements(name: str, raw: bytes) -> Iterator[bytes]:
         start = end
 
 
-def from_values(name: str, datatype: str, shape: tuple[int, ...], values: Any) -> InputTensor:
-    """Return a tensor from its contents as JSON has them, flat or nested: files are base64."""
+def from_values(
+    name: str, datatype: str, shape: tuple[int, ...], values: Any, pause: Callable[[], None]
+) -> InputTensor:
+    """Return a tensor from its contents as JSON has them, flat or nested: files are base64.
+
+    ``pause`` is called every few milliseconds while files are decoded.
+    """
     flat = _flat(values)
     if datatype == BYTES:
-        return InputTensor(name, datatype, shape, tuple(_from_base64(each) for each in flat))
+        files = (_from_base64(each, pause) for each in flat)
+        return InputTensor(name, datatype, shape, files)
     if datatype != UINT8:
         return InputTensor(name, datatype, shape)  # It will be refused.
     return InputTensor(name, datatype, shape, data=octets(name, flat))
@@ -172,14 +211,22 @@ def _flat(values: Any) -> list[Any]:
     return flat
 
 
-def _from_base64(text: Any) -> bytes:
+def _from_base64(text: Any, pause: Callable[[], None]) -> bytes:
     try:
-        return base64.b64decode(text, validate=True)
+        return b"".join(_decoded(text, pause))
     except (binascii.Error, TypeError, ValueError) as error:
         raise BadParameter(
             "in JSON a picture is the base64 of its file; or send its bytes after the JSON, with "
             "the parameter binary_data_size and the header Inference-Header-Content-Length"
         ) from error
+
+
+def _decoded(text: Any, pause: Callable[[], None]) -> Iterator[bytes]:
+    if not isinstance(text, str) or "=" in text[:-2]:  # Padding would end a piece, too.
+        raise ValueError("no base64")
+    for start in range(0, len(text), PIECE):
+        yield base64.b64decode(text[start : start + PIECE], validate=True)
+        pause()
 
 
 # -- checks ---------------------------------------------------------------------------------------
@@ -198,7 +245,8 @@ def _pictures(inputs: Sequence[InputTensor], most: int) -> tuple[bytes, ...] | t
             f"the datatype of {tensor.name} is {_DATATYPES[tensor.name]}, "
             f"not {told(tensor.datatype, 20)}"
         )
-    if not tensor.shape or any(side < 0 for side in tensor.shape):
+    is_shape = 1 <= len(tensor.shape) <= MOST_SIDES
+    if not is_shape or not all(0 <= side < MOST_SIDE for side in tensor.shape):
         raise _wrong_shape(tensor)
     count = tensor.shape[0]
     if count > most:
@@ -212,9 +260,11 @@ def _contents(tensor: InputTensor, count: int) -> tuple[bytes, ...] | tuple[Pixe
     if tensor.name == IMAGE:
         if tensor.shape not in ((count,), (count, 1)):
             raise _wrong_shape(tensor)
-        if len(tensor.elements) != count:
-            raise _wrong_count(tensor, count, len(tensor.elements), "files")
-        return tensor.elements
+        files = tuple(islice(tensor.elements, count + 1))
+        if len(files) != count:
+            found = "more" if len(files) > count else len(files)
+            raise _wrong_count(tensor, count, found, "files")
+        return files
     if len(tensor.shape) != 4:
         raise _wrong_shape(tensor)
     _, height, width, colours = tensor.shape
@@ -227,11 +277,11 @@ def _contents(tensor: InputTensor, count: int) -> tuple[bytes, ...] | tuple[Pixe
 
 def _wrong_shape(tensor: InputTensor) -> BadParameter:
     right = "[n, 1]" if tensor.name == IMAGE else "[n, height, width, colours]"
-    shape = told(str(list(tensor.shape)), 60)
+    shape = told(str(list(tensor.shape[: MOST_SIDES + 1])), 60)
     return BadParameter(f"the shape of {tensor.name} is {right} for n pictures, not {shape}")
 
 
-def _wrong_count(tensor: InputTensor, expected: int, found: int, what: str) -> BadParameter:
+def _wrong_count(tensor: InputTensor, expected: int, found: int | str, what: str) -> BadParameter:
     return BadParameter(
         f"the shape of {tensor.name} says {expected} {what}, and its contents have {found}"
     )

@@ -17,6 +17,8 @@ from imageserve.inference.request import (
     InferRequest,
     InputTensor,
     check_tensor,
+    check_tensors,
+    check_values,
     checked_classes,
     from_raw,
     from_values,
@@ -36,9 +38,10 @@ from imageserve.web.upload import UploadAccount, UploadLimits, UploadReader, che
 
 _ENVIRON = "HTTP_INFERENCE_HEADER_CONTENT_LENGTH"
 
-MOST_VALUES = 2**20
-"""Most values of a request in JSON: to read them takes a tenth of a second of processor, and a
-process serves nobody meanwhile. Bytes have no such limit."""
+MOST_QUOTES = 2**14
+MOST_JSON_BYTES = 2**21
+"""What JSON may have, and outside its texts: to read such bytes takes ten times as long as to read
+those of a text, and a process serves nobody meanwhile."""
 
 
 class InferDoor:
@@ -64,7 +67,10 @@ class InferDoor:
         """Read JSON and tensors."""
         body = self._reader.read_whole(environ, account)
         size = len(body)
-        request, as_bytes = read_request(body, environ.get(_ENVIRON), self._limits)
+        told_length = environ.get(_ENVIRON)
+        # JSON is there as bytes, as a text, and as its values, until its files are decoded.
+        with account.more(2 * _length(told_length, size)):
+            request, as_bytes = read_request(body, told_length, self._limits, Turn().give)
         del body  # The pictures are copies of its parts.
         files = [
             _taken(each, self._limits) if isinstance(each, bytes) else each
@@ -85,9 +91,9 @@ def _taken(file: bytes, limits: UploadLimits) -> bytes:
 
 
 def read_request(
-    body: bytes, header_length: str | None, limits: UploadLimits
+    body: bytes, header_length: str | None, limits: UploadLimits, pause: Callable[[], None]
 ) -> tuple[InferRequest, frozenset[str]]:
-    """Read the body of a request.
+    """Read the body of a request; ``pause`` is called every few milliseconds.
 
     Returns it, and the names of the outputs that are to come as bytes after the JSON. Raises a
     RequestError that says what is wrong with it.
@@ -97,8 +103,7 @@ def read_request(
         tensor = from_raw(IMAGE, BYTES, (1, 1), body)
         return infer_request("", [tensor], [], {}, limits.max_images), frozenset()
     text = body if length == len(body) else body[:length]
-    if text.count(b",") > MOST_VALUES:
-        raise BadParameter(f"JSON may have {MOST_VALUES} values: send tensors as bytes after it")
+    _check_cost(text)
     try:
         fields = json_object(text)
     except ValueError as error:
@@ -110,7 +115,7 @@ def read_request(
     outputs = _objects(fields, "outputs", optional=True)
     request = infer_request(
         its_id,
-        _inputs(_objects(fields, "inputs"), body, length),
+        _inputs(_objects(fields, "inputs"), body, length, pause),
         [_asked(each) for each in outputs],
         parameters,
         limits.max_images,
@@ -132,7 +137,23 @@ def _length(told_length: str | None, body: int) -> int:
     return int(told_length)
 
 
-def _inputs(inputs: Sequence[Mapping[str, Any]], body: bytes, start: int) -> list[InputTensor]:
+def _check_cost(text: bytes) -> None:
+    """Refuse JSON that would take long to read."""
+    check_values(text.count(b","))
+    if len(text) <= MOST_JSON_BYTES:
+        return
+    # With quotes in a text nobody knows what is outside of it.
+    is_cheap = text.count(b'"') <= MOST_QUOTES and b'\\"' not in text
+    if not is_cheap or sum(map(len, text.split(b'"')[::2])) > MOST_JSON_BYTES:
+        raise BadParameter(
+            f"JSON may have {MOST_JSON_BYTES} bytes besides its texts: send tensors as bytes "
+            "after it"
+        )
+
+
+def _inputs(
+    inputs: Sequence[Mapping[str, Any]], body: bytes, start: int, pause: Callable[[], None]
+) -> list[InputTensor]:
     tensors = []
     for each in inputs:
         name, datatype = _text(each, "name"), _text(each, "datatype")
@@ -145,7 +166,7 @@ def _inputs(inputs: Sequence[Mapping[str, Any]], body: bytes, start: int) -> lis
                     f"the input {told(name, 40)} needs 'data', or the parameter binary_data_size "
                     "and its bytes after the JSON"
                 )
-            tensors.append(from_values(name, datatype, shape, each["data"]))
+            tensors.append(from_values(name, datatype, shape, each["data"], pause))
             continue
         if type(size) is not int or not 0 <= size <= len(body) - start:
             raise BadParameter(
@@ -204,6 +225,8 @@ def _objects(
     fields: Mapping[str, Any], name: str, *, optional: bool = False
 ) -> list[Mapping[str, Any]]:
     value = fields.get(name, [] if optional else None)
+    if isinstance(value, list):
+        check_tensors(name, len(value))
     if not isinstance(value, list) or not all(isinstance(each, dict) for each in value):
         raise BadParameter(f"{name!r} must be a list of objects")
     return value

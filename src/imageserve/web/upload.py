@@ -230,6 +230,16 @@ class UploadAccount:
             raise Busy("too many uploads are in memory", retry_after_s=1)
         self.bytes += count
 
+    @contextmanager
+    def more(self, count: int) -> Iterator[None]:
+        """Hold ``count`` bytes for a while. Raises Busy as `take` does."""
+        self.take(count)
+        try:
+            yield
+        finally:
+            self._memory.change(-count)
+            self.bytes -= count
+
 
 @dataclass(frozen=True, slots=True)
 class UploadLimits:
