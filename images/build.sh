@@ -104,10 +104,8 @@ arguments+=(
     --build-arg "REVISION=$revision"
     --build-arg "CREATED=$(date -u --date "@$epoch" +%Y-%m-%dT%H:%M:%SZ)"
 )
-case "$engine" in
-    docker) arguments+=(--build-arg "SOURCE_DATE_EPOCH=$epoch") ;;
-    buildah) arguments+=(--timestamp "$epoch") ;;
-esac
+arguments+=(--build-arg "SOURCE_DATE_EPOCH=$epoch")
+[ "$engine" = docker ] || arguments+=(--timestamp "$epoch")
 if [ -n "$ca_file" ]; then
     [ -r "$ca_file" ] || fail "there is no file $ca_file"
     arguments+=(--secret "id=ca,src=$ca_file" --build-arg PIP_CERT=/run/secrets/ca)

@@ -91,6 +91,15 @@ def test_no_time_of_building_gets_into_its_files(path: Path) -> None:
 
 
 @each_dockerfile
+def test_no_layer_is_taken_from_the_cache_with_other_times(path: Path) -> None:
+    words = instructions(path)
+    runtime = words[words.index(("FROM", "${BASE} AS runtime")) :]
+
+    assert [word for word, _ in runtime[:3]] == ["FROM", "ARG", "RUN"]
+    assert runtime[1] == ("ARG", "SOURCE_DATE_EPOCH")
+
+
+@each_dockerfile
 def test_it_runs_as_a_number_that_is_not_root(path: Path) -> None:
     # A name would not do: the kubelet cannot tell whether it is root.
     assert re.fullmatch(r"[1-9]\d*(:[1-9]\d*)?", last(path, "USER"))
