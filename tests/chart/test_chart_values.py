@@ -71,10 +71,6 @@ def test_every_value_is_in_the_schema() -> None:
     assert [dotted(path) for path in keys() if subschema(path) is None] == []
 
 
-#: Entries of maps that users fill: the schema knows their keys, values.yaml has no example of each.
-WITHOUT_DEFAULT = {"models.*"}
-
-
 def properties(of: Any, path: Path = ()) -> Iterator[Path]:
     """Yield every key that the schema knows."""
     while "$ref" in of:

@@ -52,7 +52,6 @@ MOST_CLASSES = 100_000
 """What ``classification`` may ask for; no model has as many labels."""
 
 Parameters = Mapping[str, Any]
-NO_PARAMETERS: Parameters = {}
 
 _DATATYPES = {IMAGE: BYTES, PIXELS: UINT8}
 
