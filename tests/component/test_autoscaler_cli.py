@@ -1,6 +1,7 @@
 """``imageserve autoscaler``: how its parts are put together, and its errors about settings."""
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,6 +18,7 @@ from imageserve.cli import autoscaler, autoscaler_explain
 from imageserve.config.settings import Settings
 from imageserve.errors import SettingsError
 from imageserve.queue.monitor import Monitor
+from imageserve.queue.snapshot import Snapshot, WorkerInfo
 
 
 @pytest.fixture
@@ -99,34 +101,58 @@ class Kept:
         return Memory(now, steps).encoded()
 
 
-@pytest.mark.parametrize("foresight", ["auto", "off"])
-def test_explain_says_what_is_expected_where_no_autoscaler_runs(
-    foresight: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+WORKER = WorkerInfo("w", "m", (96, 96, 3), 8, {8: 80.0}, "ready", "pod-1", 1_000_000)
+IDLE = Snapshot(1_000_000, 0, 0, 0, 0, 0, {"accepted": 10}, (WORKER,), "run/0")
+
+
+def explained(
+    queue: Snapshot, published: dict[str, Any] | None = None, *, foresight: str = "auto"
+) -> dict[str, Any]:
+    """Return what is printed of a model that only Redis and, maybe, an autoscaler tell of."""
     model = ModelScaling("m", "q", "d", "a=b", Policy(foresight=foresight))
-    facts = {"pod start": {"usual_s": 60.0}, "decision": {"capacity_per_s": 24.0}}
+    reads = [(990.0, {"q": queue}), (1000.0, {"q": queue})]
+    away = SettingsError("no cluster")
+    monitor = cast(Monitor, Kept())
+    return autoscaler_explain._explained(model, reads, away, published, monitor).facts
 
-    found = autoscaler_explain._forecast(model, cast(Monitor, Kept()), facts)
 
-    autoscaler_explain._print_model("m", found)
+def test_explain_counts_on_what_is_expected_where_no_autoscaler_runs(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    facts = explained(IDLE)
+
+    autoscaler_explain._print_model("m", {"forecast": facts["forecast"]})
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
-    if foresight == "off":
-        assert lines == ["m", ""]
-        return
     name, part, expects, test, known = lines[:5]
     assert (name, part) == ("m", "forecast")
     assert expects.startswith("expects the forecast expects 1000/s at ")
     assert expects.endswith(" UTC (seen on 2 of 2 hours)")
     assert test.startswith("back_test right 1 of 1 times, with ")
     assert known == "known 0.1 of the last 28 days"
+    assert (facts["decision"]["replicas"], facts["decision"]["cause"]) == (4, "forecast")
+    assert expects.removeprefix("expects ") in facts["decision"]["reason"]
+
+
+def test_explain_expects_nothing_where_that_is_off() -> None:
+    facts = explained(IDLE, foresight="off")
+
+    assert facts["forecast"] is None
+    assert facts["decision"]["replicas"] == 1
+
+
+def test_without_the_speed_of_a_pod_it_is_not_known_what_is_expected() -> None:
+    facts = explained(replace(IDLE, workers=()))
+
+    assert facts["forecast"] == {
+        "expects": "not known, as no worker has published its speed yet",
+        "known": "0.1 of the last 28 days",
+    }
 
 
 def test_explain_shows_the_forecast_that_the_running_autoscaler_published() -> None:
-    model = ModelScaling("m", "q", "d", "a=b", Policy())
-    published = {"expects": "the forecast expects 7/s", "known": "3.0 of the last 28 days"}
-    facts = {"deployment": {}, "decision": {"replicas": 3, "forecast": published}}
+    forecast = {"expects": "the forecast expects 7/s", "known": "3.0 of the last 28 days"}
 
-    found = autoscaler_explain._forecast(model, cast(Monitor, None), facts)
+    facts = explained(IDLE, {"replicas": 3, "forecast": forecast})
 
-    assert found == {"forecast": published}
-    assert facts["decision"] == {"replicas": 3}
+    assert facts["forecast"] == forecast
+    assert facts["decision"] == {"replicas": 3, "by": "the running autoscaler"}

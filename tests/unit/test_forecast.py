@@ -213,5 +213,9 @@ def test_another_run_of_redis_interrupts_the_memory() -> None:
     assert foresight.memory.known == 1
 
 
-def test_without_capacity_nothing_is_foreseen() -> None:
-    assert Foresight(POLICY).foreseen(0.0, None, 60.0) is None
+def test_without_capacity_nothing_is_foreseen_and_nothing_is_said() -> None:
+    foresight = Foresight(POLICY)
+
+    assert foresight.foreseen(0.0, None, 60.0) is None
+    assert "per_s" not in foresight.facts()
+    assert foresight.facts()["expects"].startswith("not known")

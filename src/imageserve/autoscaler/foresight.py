@@ -132,9 +132,12 @@ class Foresight:
         facts: dict[str, Any] = {
             "known_steps": known,
             "known": f"{known * STEP_S / 86_400:.1f} of the last 28 days",
-            "expects": "no jump within the start of a pod",
         }
-        if coming:
+        if self._capacity_per_s is None:
+            facts |= {"expects": "not known, as no worker has published its speed yet"}
+        elif coming is None:
+            facts |= {"expects": "no jump within the start of a pod", "per_s": 0.0}
+        else:
             facts |= {
                 "expects": coming.text,
                 "per_s": coming.per_s,

@@ -91,7 +91,6 @@ class ScalerStatus:
             values["queue_oldest_seconds"] = self.seen.oldest_s
         if self.forecast:
             values |= {name: self.forecast.get(of) for name, of in _FORECAST_GAUGES.items()}
-            values["forecast_per_second"] = self.forecast.get("per_s", 0.0)
         known = {name: value for name, value in values.items() if value is not None}
         return {f"imageserve_autoscaler_{name}": float(value) for name, value in known.items()}
 
@@ -128,6 +127,7 @@ def for_people(forecast: Mapping[str, Any]) -> dict[str, Any]:
 
 _FORECAST_GAUGES = {
     "forecast_known_steps": "known_steps",
+    "forecast_per_second": "per_s",
     "forecast_replicas": "pods",
     "forecast_tested": "tested",
     "forecast_right": "right",

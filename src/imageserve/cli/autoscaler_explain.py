@@ -5,13 +5,13 @@ import http.client
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from imageserve.autoscaler.budget import Claim, Share, allot, claim_of
 from imageserve.autoscaler.cluster import Deployment, PodSummary, PodWatch, pause_of
 from imageserve.autoscaler.foresight import foresight_of
-from imageserve.autoscaler.load import Arrivals
+from imageserve.autoscaler.load import Arrivals, capacity_per_s
 from imageserve.autoscaler.pod_start import start_facts
 from imageserve.autoscaler.scaler import observation
 from imageserve.autoscaler.scaler_status import for_people
@@ -54,14 +54,12 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     namespace = options.namespace or settings.pod_namespace
     targets = _targets(models, reads[-1][1], namespace, options.kubeconfig)
     explained = {
-        model.name: _explained(model, reads, targets[model.name], running.get(model.name))
+        model.name: _explained(model, reads, targets[model.name], running.get(model.name), monitor)
         for model in models
     }
     if scaling.gpu_budget and not running:
         _share(scaling.gpu_budget, explained)
     facts = {model.name: explained[model.name].facts for model in shown}
-    for model in shown:
-        facts[model.name] |= _forecast(model, monitor, facts[model.name])
     if options.json:
         print(json.dumps(facts))
     else:
@@ -135,15 +133,17 @@ def _explained(
     reads: Sequence[tuple[float, Snapshots]],
     target: Target,
     published: Mapping[str, Any] | None,
+    monitor: Monitor,
 ) -> Explained:
     """Return the facts of the last reading, and the decision: as published, else our own."""
     queue: dict[str, Any] = {"name": model.queue}
-    facts = {"queue": queue, "deployment": _deployment(model, target)}
+    facts: dict[str, Any] = {"queue": queue, "deployment": _deployment(model, target)}
     start = target[1].start if isinstance(target, tuple) else None
     facts["pod start"] = start_facts(start, model.policy)
     if published:
         facts["decision"] = {**published, "by": "the running autoscaler"}
         facts["pod start"] = facts["decision"].pop("pod_start", facts["pod start"])
+        facts["forecast"] = facts["decision"].pop("forecast", None) or None
     at_s, snapshots = reads[-1]
     snapshot = snapshots[model.queue]
     if isinstance(snapshot, QueueError):
@@ -156,7 +156,9 @@ def _explained(
     facts["workers"] = {"live": live, "bucket_ms": dict(seen.bucket_ms)}
     if published:
         return Explained(facts)
+    seen, forecast = _foreseen(model, monitor, seen, facts["pod start"]["usual_s"])
     facts["decision"], state, decision = _decided(model, reads[0], seen)
+    facts["forecast"] = forecast
     paused = isinstance(target, tuple) and pause_of(target[0].annotations) is not None
     claim = claim_of(model.policy, model.gpus, state, seen, decision, paused=paused)
     return Explained(facts, (seen, decision, claim) if model.gpus else None)
@@ -191,19 +193,18 @@ def _decided(
     return {**_values(decision, *names), "by": counted}, state, decision
 
 
-def _forecast(model: ModelScaling, monitor: Monitor, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what is expected: as published with the decision, else by the memory in Redis."""
-    decision = facts.get("decision", {})
+def _foreseen(
+    model: ModelScaling, monitor: Monitor, seen: Observation, pod_start_s: float
+) -> tuple[Observation, dict[str, Any] | None]:
+    """Add what the memory in Redis expects now; returns what is to be printed of it, too."""
     foresight = foresight_of(model.policy, model.queue, monitor)
-    if "forecast" in decision:
-        return {"forecast": decision.pop("forecast") or None}
-    if foresight is None or decision.get("capacity_per_s") is None:
-        return {}
-    start_s = facts["pod start"]["usual_s"]
+    if foresight is None:
+        return seen, None
     now_s = time.time()
     foresight.look(now_s)
-    foresight.foreseen(now_s, decision["capacity_per_s"], start_s)
-    return {"forecast": for_people(foresight.facts())}
+    capacity = capacity_per_s(seen.bucket_ms, model.policy)
+    foreseen = foresight.foreseen(now_s, capacity, pod_start_s)
+    return replace(seen, foreseen=foreseen), for_people(foresight.facts())
 
 
 def _values(source: object, *names: str) -> dict[str, Any]:
