@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,7 @@ def test_people_read_what_to_do_and_where_it_is_explained(
 
     lines = capsys.readouterr().out.splitlines()
     assert lines[:3] == [
-        "note: model shapes has no live worker; 0 pictures wait",
+        "note: model shapes has no live worker; no picture waits",
         "  do: nothing, if the model may scale to zero",
         "  see: docs/operations.md#imageservenoworkers (idle-without-workers)",
     ]
@@ -115,16 +116,19 @@ def test_deployments_and_pods_are_looked_at_where_rights_allow(
     api.get("deployments", "pics-model-shapes")["metadata"]["labels"] = release
     api.get("deployments", "pics-model-shapes")["spec"]["template"] = containers
     pod = api.add_pod("pod-2", **release, **{"imageserve-model": "shapes"})
-    killed = {"restartCount": 2, "lastState": {"terminated": {"reason": "OOMKilled"}}}
+    last = {"reason": "OOMKilled", "finishedAt": datetime.now(UTC).isoformat()}
+    killed = {"restartCount": 2, "lastState": {"terminated": last}}
     ready = {"type": "Ready", "status": "True"}
     pod["status"] |= {"conditions": [ready], "containerStatuses": [killed]}
     options = ["--release", "pics", "--kubeconfig", str(api.kubeconfig(tmp_path, "me"))]
 
     status, names, _ = doctor(capsys, *options)
+    elsewhere = doctor(capsys, *options, "--release", "other")
     api.rules.clear()
     forbidden = doctor(capsys, *options)
 
     assert (status, names) == (2, ["not-ready", "restarts", "pod-without-worker"])
+    assert "--release" in elsewhere[2]["unseen"][0], "a wrong name is not a system that is well"
     assert forbidden[:2] == (0, [])
     assert "may not list deployments" in forbidden[2]["unseen"][0]
 
@@ -144,5 +148,6 @@ def test_a_line_that_is_no_key_is_found(
     status, names, told = doctor(capsys)
 
     assert (status, names) == (2, ["unfit-key"])
-    assert "line 2" in told["findings"][0]["what"]
-    assert "short" not in told["findings"][0]["what"]
+    assert told["findings"][0]["what"] == (
+        f"API_KEYS_FILE: {tmp_path / 'keys'}, line 2: a key has fewer than 16 characters"
+    )

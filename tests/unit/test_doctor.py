@@ -11,7 +11,8 @@ import pytest
 from imageserve.cli.doctor import RULES
 from imageserve.config.settings import Settings
 from imageserve.doctor.advice import ADVICE, in_order
-from imageserve.doctor.facts import Facts, QueueFacts, WebFacts, samples_of
+from imageserve.doctor.facts import Facts, WebFacts
+from imageserve.errors import QueueError, QueueForbidden, QueueUnavailable
 from imageserve.queue.snapshot import Snapshot, WebInfo, WorkerInfo
 
 NOW = 1_760_000_000_000
@@ -28,8 +29,6 @@ SERVER: dict[str, Any] = {
     "maxmemory": 4 * GIB,
     "maxmemory_policy": "noeviction",
     "used_memory": GIB,
-    "connected_clients": 20,
-    "maxclients": 10_000,
     "aof_enabled": 1,
     "aof_last_write_status": "ok",
 }
@@ -48,9 +47,9 @@ MODEL_POD: dict[str, Any] = {
 }
 HEALTHY = Facts(
     now_ms=NOW + 100,
-    queues={"shapes": QueueFacts("image_queue", SNAPSHOT)},
-    servers=(SERVER,),
-    web=WebFacts("http://web", status=STATUS, samples=samples_of(ANSWERED)),
+    queues={"shapes": SNAPSHOT},
+    infos=(SERVER,),
+    web=WebFacts("http://web", STATUS, ANSWERED),
     deployments=(DEPLOYMENT,),
     pods=(MODEL_POD,),
 )
@@ -62,21 +61,19 @@ def found(facts: Facts) -> dict[str, str]:
 
 def queue(**changes: Any) -> Facts:
     """Return healthy facts but for the snapshot."""
-    snapshot = replace(SNAPSHOT, **changes)
-    return replace(HEALTHY, queues={"shapes": QueueFacts("image_queue", snapshot)})
+    return replace(HEALTHY, queues={"shapes": replace(SNAPSHOT, **changes)})
 
 
 def workers(*listed: WorkerInfo) -> Facts:
     return queue(workers=listed)
 
 
-def unread(*, forbidden: bool) -> Facts:
-    facts = QueueFacts("image_queue", problem="Redis: no", is_forbidden=forbidden)
-    return replace(HEALTHY, queues={"shapes": facts}, servers=())
+def unread(error: QueueError) -> Facts:
+    return replace(HEALTHY, queues={"shapes": error}, infos=())
 
 
 def server(**changes: Any) -> Facts:
-    return replace(HEALTHY, servers=({**SERVER, **changes},))
+    return replace(HEALTHY, infos=({**SERVER, **changes},))
 
 
 def limits(**changes: Any) -> Facts:
@@ -84,8 +81,7 @@ def limits(**changes: Any) -> Facts:
 
 
 def web(problem: str = "", status: Mapping[str, Any] = STATUS, more: str = "") -> Facts:
-    samples = samples_of(ANSWERED + more)
-    return replace(HEALTHY, web=WebFacts("http://web", problem, status, samples))
+    return replace(HEALTHY, web=WebFacts("http://web", status, ANSWERED + more, problem))
 
 
 def deployment(**parts: Any) -> Facts:
@@ -107,52 +103,52 @@ def annotated(**more: Any) -> Facts:
 OLD_WEB = {**DEPLOYMENT, "metadata": {"name": "imageserve-web"}}
 OLD_WEB["spec"] = {"template": {"spec": {"containers": [{"image": "imageserve/web:0.1.0"}]}}}
 ANSWER = 'imageserve_requests_total{{code="{}",endpoint="predict",status="{}"}} {}\n'
-NO_NODE = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "gpu"}
-KILLED = {"restartCount": 3, "lastState": {"terminated": {"reason": "OOMKilled"}}}
+
+
+def killed(at: str) -> dict[str, Any]:
+    """Return the state of a container that was; ``NOW`` is 2025-10-09 08:53."""
+    last = {"terminated": {"reason": "OOMKilled", "finishedAt": at}}
+    return {"restartCount": 3, "lastState": last}
+
+
+KILLED = killed("2025-10-09T08:00:00Z")
 
 #: Name of a finding -> a system that has it, and a word that it must say.
 PLANTED: dict[str, tuple[Facts, str]] = {
-    "redis-away": (unread(forbidden=False), "image_queue"),
-    "redis-refuses": (unread(forbidden=True), "image_queue"),
+    "redis-away": (unread(QueueUnavailable("no answer")), "no answer"),
+    "redis-refuses": (unread(QueueForbidden("no EVAL")), "no EVAL"),
     "redis-replica": (server(role="slave"), "replica"),
     "redis-disk": (server(aof_last_write_status="err"), "aof_last_write_status: err"),
     "redis-full": (server(used_memory=3.9 * GIB), "97%"),
-    "redis-nearly-full": (server(used_memory=3.4 * GIB), "85%"),
     "redis-evicts": (server(maxmemory_policy="allkeys-lru"), "allkeys-lru"),
-    "redis-would-evict": (server(maxmemory_policy="volatile-ttl", maxmemory=0), "volatile-ttl"),
     "redis-evicted": (server(evicted_keys=7), "7 keys"),
     "redis-no-maxmemory": (server(maxmemory=0), "no maxmemory"),
-    "queue-larger-than-redis": (limits(queue_bytes_limit=3 * GIB), str(3 * GIB)),
+    "queue-larger-than-redis": (limits(queue_bytes_limit=3 * GIB), "3072 MiB"),
     "redis-no-aof": (server(aof_enabled=0), "append-only"),
-    "redis-connections": (server(connected_clients=9000), "9000 of at most 10000"),
     "clock": (replace(HEALTHY, now_ms=NOW - 60_000), "60 s ahead of"),
-    "clock-went-back": (workers(replace(WORKER, last_seen=NOW + 9000)), "future"),
     "no-workers": (queue(workers=(), queued=4), "4 pictures wait"),
     "idle-without-workers": (queue(workers=()), "no live worker"),
-    "two-models": (workers(WORKER, replace(OTHER, model="cats")), "cats and shapes"),
-    "wrong-model": (workers(replace(WORKER, model="cats")), "serve cats"),
+    "wrong-model": (workers(WORKER, replace(OTHER, model="cats")), "serve cats and shapes"),
     "stand-in": (workers(replace(WORKER, runtime="stand-in")), "made up"),
     "worker-problem": (workers(replace(WORKER, problem="no folder 2")), "w1 of model shapes: no"),
     "silent-workers": (workers(WORKER, replace(OTHER, last_seen=NOW - 20_000)), "w2"),
     "versions-differ": (workers(WORKER, replace(OTHER, version="2")), "1, 2"),
     "slow-worker": (workers(WORKER, replace(OTHER, bucket_ms={8: 80.0})), "w2"),
-    "capacity-differs": (queue(web=(WebInfo("a", 40.0, NOW),)), "web processes of model shapes"),
+    "capacity-differs": (queue(web=(WebInfo("a", 40.0, NOW),)), "web processes decode 40"),
     "batch-too-long": (workers(replace(WORKER, bucket_ms={8: 16_000.0})), "16.0 s"),
-    "queue-old": (queue(queued=3, oldest_ms=20_000), "20 s"),
     "queue-too-small": (limits(queue_limit=15), "16 pictures of 12288 bytes"),
-    "lease-too-long": (limits(lease_s=20.0), "LEASE_S is 20"),
+    "lease-too-long": (limits(lease_s=20.0), "LEASE_S (20)"),
     "dead": (queue(dead=2), "2 pictures"),
     "queue-without-model": (replace(HEALTHY, other_queues=("cats",)), "queue cats"),
-    "unfit-key": (replace(HEALTHY, unfit_keys=("line 3: too short",)), "line 3"),
+    "unfit-key": (replace(HEALTHY, keys_problem="line 3: too short"), "line 3"),
     "web-away": (web(problem="refused"), "refused"),
-    "web-without-redis": (web(status={**STATUS, "redis": "unavailable"}), "http://web"),
+    "web-without-redis": (web(status={**STATUS, "redis": "unavailable"}), "cannot read"),
     "other-models": (web(status={"redis": "ok", "models": {"cats": {}}}), "serves cats"),
     "other-workers": (
         web(status={"redis": "ok", "models": {"shapes": {"workers": [{"id": "w9"}]}}}),
         "other workers",
     ),
     "bugs": (web(more=ANSWER.format("internal", 500, 2)), "2 requests"),
-    "refuses": (web(more=ANSWER.format("queue_full", 503, 250)), "20% of the requests"),
     "none-ready": (deployment(status={}), "0 of 1"),
     "not-ready": (
         deployment(spec={**DEPLOYMENT["spec"], "replicas": 3}, status={"readyReplicas": 2}),
@@ -164,7 +160,6 @@ PLANTED: dict[str, tuple[Facts, str]] = {
     ),
     "env-twice": (containers({**CONTAINER, "env": [{"name": "LEASE_S"}] * 2}), "LEASE_S"),
     "changed-by-hand": (annotated(managedFields=[{"manager": "kubectl-edit"}]), "kubectl-edit"),
-    "no-node": (pod(conditions=[NO_NODE]), "gpu"),
     "restarts": (pod(containerStatuses=[KILLED]), "restarts: 3, the last one after OOMKilled"),
     "crash-loop": (
         pod(containerStatuses=[{**KILLED, "state": {"waiting": {"reason": "CrashLoopBackOff"}}}]),
@@ -197,16 +192,33 @@ def test_a_planted_fault_brings_few_other_findings() -> None:
 
 
 def test_nothing_else_is_said_where_redis_cannot_be_read() -> None:
-    facts = replace(unread(forbidden=False), web=None)
+    facts = replace(unread(QueueUnavailable("no answer")), web=None)
 
     assert list(found(facts)) == ["redis-away"]
+
+
+def test_a_command_with_settings_of_its_own_is_the_first_thing_that_is_said() -> None:
+    elsewhere = web(status={"redis": "ok", "models": {"cats": {}}})
+
+    assert next(iter(found(replace(elsewhere, queues=queue(workers=()).queues)))) == "other-models"
+
+
+def test_what_is_as_it_should_be_is_no_finding() -> None:
+    """Web processes that can do more; an old restart; a container that somebody added; a digest."""
+    old = pod(containerStatuses=[killed("2025-10-07T08:00:00Z")])
+    sidecar = containers(CONTAINER, {"image": "mesh/proxy:1.24", "env": [{"name": "A"}] * 2})
+    digest = containers({"image": "registry.test:5000/imageserve/model@sha256:0123abcd"})
+    both = replace(HEALTHY, deployments=(*sidecar.deployments, *digest.deployments))
+
+    assert [found(each) for each in (old, both)] == [{}, {}]
+    assert found(queue(web=(WebInfo("a", 4000.0, NOW),))) == {}
 
 
 def test_the_worst_comes_first_and_each_once() -> None:
     told = in_order([("paused", "b"), ("dead", "d"), ("redis-away", "a"), ("dead", "d")])
 
     assert [name for name, _ in told] == ["redis-away", "dead", "paused"]
-    severities = [advice.severity for advice in ADVICE.values()]
+    severities = [advice["severity"] for advice in ADVICE.values()]
     assert severities == sorted(severities, key=["critical", "warning", "note"].index)
 
 
@@ -217,10 +229,9 @@ def test_a_version_that_is_loading_is_no_difference() -> None:
 
 
 def test_the_reason_that_most_dead_pictures_have_is_named() -> None:
-    reasons = ("lost", "broken", "lost")
-    facts = QueueFacts("image_queue", replace(SNAPSHOT, dead=3), reasons=reasons)
+    newest = [{"reason": reason} for reason in ("lost", "broken", "lost")]
 
-    told = found(replace(HEALTHY, queues={"shapes": facts}))
+    told = found(replace(queue(dead=3), dead={"shapes": newest}))
 
     assert told == {
         "dead": "3 pictures of model shapes were given up; of the last 3, 2 because: lost"
@@ -230,7 +241,7 @@ def test_the_reason_that_most_dead_pictures_have_is_named() -> None:
 def test_every_finding_names_a_page_and_a_section_that_exist() -> None:
     root = Path(__file__).parents[2]
     for advice in ADVICE.values():
-        page, _, place = advice.page.partition("#")
+        page, _, place = advice["page"].partition("#")
         titles = re.findall(r"^#+ (.*)$", (root / page).read_text(), flags=re.MULTILINE)
         # As pages on the web name their sections.
         places = {re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in titles}

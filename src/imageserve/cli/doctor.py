@@ -1,26 +1,25 @@
 """``imageserve doctor``: looks at everything that can be reached, and says what is wrong."""
 
 import argparse
-import http.client
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
+from functools import partial
+from http.client import HTTPException
 from typing import TypeVar
-from urllib.parse import urlsplit
+from urllib.request import ProxyHandler, build_opener
 
 from imageserve.cli.extras import add_cluster_options
 from imageserve.config.settings import Settings
 from imageserve.doctor.advice import ADVICE, in_order
 from imageserve.doctor.cluster_rules import cluster_findings
-from imageserve.doctor.facts import Facts, Object, QueueFacts, WebFacts, samples_of
-from imageserve.doctor.queue_rules import queue_findings
-from imageserve.doctor.redis_rules import redis_findings
-from imageserve.doctor.web_rules import web_findings
-from imageserve.errors import ClusterError, QueueError, QueueUnavailable, SettingsError
+from imageserve.doctor.facts import Facts, Object, WebFacts
+from imageserve.doctor.rules import queue_findings, redis_findings, web_findings
+from imageserve.errors import ClusterError, QueueError, SettingsError
 from imageserve.models.entries import model_entries
 from imageserve.queue.monitor import Monitor
 from imageserve.queue.redis.connection import RedisAccess, by_node
-from imageserve.queue.snapshot import Snapshot
 from imageserve.web.api_keys import read_api_keys
 
 T = TypeVar("T")
@@ -35,7 +34,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     look = _Look(Settings.from_env(environ), options)
     facts = look.facts()
     found = in_order(each for rule in RULES for each in rule(facts))
-    told = [{"name": name, "what": what, **ADVICE[name]._asdict()} for name, what in found]
+    told = [{"name": name, "what": what, **ADVICE[name]} for name, what in found]
     if options.json:
         print(json.dumps({"findings": told, "unseen": look.unseen}))
     else:
@@ -56,11 +55,10 @@ def _print(findings: Iterable[Mapping[str, str]], unseen: Sequence[str]) -> None
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="imageserve doctor",
-        description="Look at Redis, queues, workers, the web server and, where a kubeconfig allows "
-        "it, at Deployments and pods; say what is wrong, the worst first, and what to do. It "
-        "changes nothing. Exit status: 0 nothing or notes only, 1 it could not look, 2 warnings, "
-        "3 something critical.",
-        epilog="Settings come from the environment, best the web server's: REDIS_URL, MODEL, ...",
+        description="Look at Redis, queues, workers, the web server and, with a kubeconfig, at "
+        "Deployments and pods; say what is wrong, the worst first, and what to do. Change nothing.",
+        epilog="Exit status: 0 nothing or notes only, 1 it could not look, 2 warnings, 3 something "
+        "critical. Settings come from the environment; give it those of the web server.",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument("--url", help="the web server (default: one on this machine, if it runs)")
@@ -84,82 +82,64 @@ class _Look:
             return None
 
     def facts(self) -> Facts:
-        settings, entries = self._settings, model_entries(self._settings)
-        queues = [entry.queue for entry in entries.values()]
-        access = RedisAccess.from_settings(settings)
-        monitor = Monitor(access, queues)
-        snapshots, now_ms = monitor.snapshots(), time.time_ns() // 1_000_000
-        read = {name for name, each in snapshots.items() if isinstance(each, Snapshot)}
-        nodes = [group[0] for group in by_node(access, queues) if group[0] in read]
+        access, entries = RedisAccess.from_settings(self._settings), model_entries(self._settings)
+        queues = {entry.queue: name for name, entry in entries.items()}
+        before_ns = time.time_ns()
+        with closing(Monitor(access, [*queues])) as monitor:
+            snapshots = monitor.snapshots()
+            now_ms = (before_ns + time.time_ns()) // 2_000_000
+            seen = [queue for queue, each in snapshots.items() if not isinstance(each, QueueError)]
+            nodes = [group[0] for group in by_node(access, seen) if group]
+            infos = [self._try("Redis", partial(monitor.server, node)) for node in nodes]
+            read_others = [partial(monitor.queues_with_workers, node) for node in nodes]
+            others = {q for read in read_others for q in self._try("other queues", read) or ()}
+            read_dead = {queue: partial(monitor.dead, queue, DEAD_READ) for queue in seen}
+            dead = {queues[q]: self._try("the dead list", read_dead[q]) or [] for q in seen}
         deployments, pods = self._try("the cluster", self._cluster) or ((), ())
-        facts = Facts(
+        return Facts(
             now_ms=now_ms,
-            settings=settings,
-            queues={
-                name: self._queue(monitor, entry.queue, snapshots[entry.queue])
-                for name, entry in entries.items()
-            },
-            servers=tuple(monitor.server(queue) for queue in nodes),
-            other_queues=self._try("other queues", lambda: _others(monitor, nodes, queues)) or (),
-            unfit_keys=self._keys(),
+            settings=self._settings,
+            queues={name: snapshots[queue] for queue, name in queues.items()},
+            dead=dead,
+            infos=tuple(filter(None, infos)),
+            other_queues=tuple(sorted(others - queues.keys())),
+            keys_problem=self._keys(),
             web=self._web(),
             deployments=deployments,
             pods=pods,
         )
-        monitor.close()
-        return facts
 
-    def _queue(self, monitor: Monitor, queue: str, read: Snapshot | QueueError) -> QueueFacts:
-        if isinstance(read, QueueError):
-            is_forbidden = not isinstance(read, QueueUnavailable)
-            return QueueFacts(queue, problem=str(read), is_forbidden=is_forbidden)
-        dead = self._try("the dead list", lambda: monitor.dead(queue, DEAD_READ)) or ()
-        return QueueFacts(queue, read, reasons=tuple(each["reason"] for each in dead))
-
-    def _keys(self) -> tuple[str, ...]:
+    def _keys(self) -> str:
         try:
             read_api_keys(self._settings.api_keys_file)
         except SettingsError as error:
-            return (str(error),)
-        return ()
+            return str(error)
+        return ""
 
     def _web(self) -> WebFacts | None:
         url = self._options.url or f"http://127.0.0.1:{self._settings.web_port}"
         try:
-            status = json.loads(_get(url, "/status"))
-            return WebFacts(url, status=status, samples=samples_of(_get(url, "/metrics")))
-        except (OSError, http.client.HTTPException, ValueError) as error:
+            return WebFacts(url, json.loads(_get(url, "/status")), _get(url, "/metrics"))
+        except (OSError, HTTPException, ValueError) as error:
             if self._options.url:
-                return WebFacts(url, problem=str(error))
+                return WebFacts(url, {}, "", problem=str(error))
             self.unseen.append(f"the web server: {url}: {error} (--url names another)")
             return None
 
     def _cluster(self) -> tuple[tuple[Object, ...], tuple[Object, ...]]:
         from imageserve.autoscaler.kubernetes import connect
 
-        namespace = self._options.namespace or self._settings.pod_namespace
-        cluster = connect(namespace, kubeconfig=self._options.kubeconfig)
-        selector = f"app.kubernetes.io/instance={self._options.release}"
-        found = [tuple(cluster.listed(each, selector)) for each in ("deployments", "pods")]
-        return found[0], found[1]
-
-
-def _others(monitor: Monitor, nodes: Sequence[str], own: Sequence[str]) -> tuple[str, ...]:
-    found = {each for node in nodes for each in monitor.queues_with_workers(node)}
-    return tuple(sorted(found - set(own)))
+        options, settings = self._options, self._settings
+        cluster = connect(
+            options.namespace or settings.pod_namespace, kubeconfig=options.kubeconfig
+        )
+        selector = f"app.kubernetes.io/instance={options.release}"
+        if not (deployments := cluster.listed("deployments", selector)):
+            raise ClusterError(f"no Deployment has the label {selector} (--release, --namespace)")
+        return tuple(deployments), tuple(cluster.listed("pods", selector))
 
 
 def _get(url: str, path: str) -> str:
-    parts = urlsplit(url)
-    is_tls = parts.scheme == "https"
-    kind = http.client.HTTPSConnection if is_tls else http.client.HTTPConnection
-    connection = kind(parts.hostname or "", parts.port, timeout=ASK_TIMEOUT_S)
-    try:
-        connection.request("GET", parts.path.rstrip("/") + path)
-        response = connection.getresponse()
-        text = response.read().decode()
-        if response.status != 200:
-            raise ValueError(f"{path} is answered {response.status}")
-        return text
-    finally:
-        connection.close()
+    direct = build_opener(ProxyHandler({}))
+    with direct.open(url.rstrip("/") + path, timeout=ASK_TIMEOUT_S) as response:
+        return str(response.read().decode())

@@ -1,11 +1,12 @@
 """What to do about each finding, and in which order. Pure."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
 
 from imageserve.doctor.facts import Found
 
 _CRITICAL = {
+    "other-models": ("#imageserve-doctor", "give this command the web server's settings first"),
+    "other-workers": ("#imageserve-doctor", "compare REDIS_URL: these are two systems"),
     "redis-away": ("#imageserveredisaway", "see whether Redis runs, and check REDIS_URL from here"),
     "redis-refuses": ("#redis", "give the user what `imageserve queue acl` prints; free the names"),
     "redis-replica": ("#redis", "let REDIS_URL lead to the master, or use redis+sentinel://"),
@@ -15,34 +16,24 @@ _CRITICAL = {
     "no-workers": ("#imageservenoworkers", "read the log of the model's workers"),
     "web-away": ("#imageservenotscraped", "read the log of the web pods: it names what they lack"),
     "web-without-redis": ("#imageserveredisaway", "read the log of the web pods"),
-    "two-models": ("#troubleshooting", "give each model a queue of its own (IMAGE_QUEUE)"),
-    "wrong-model": ("#troubleshooting", "name the model alike for web processes and workers"),
+    "wrong-model": ("#troubleshooting", "one queue a model (IMAGE_QUEUE), named alike everywhere"),
     "batch-too-long": ("#troubleshooting", "lower BATCH_SIZE, or raise REQUEST_TIMEOUT_S"),
     "crash-loop": ("#imageservenoworkers", "`kubectl logs POD --previous`; OOMKilled: more memory"),
     "none-ready": ("#imageservenoworkers", "`kubectl describe pod`, and the log of its pods"),
 }
 _WARNING = {
-    "redis-nearly-full": ("#redis", "raise maxmemory, or lower QUEUE_BYTES_LIMIT"),
     "redis-evicted": ("#imageserveredisevicts", "set noeviction; look who else uses this Redis"),
-    "redis-would-evict": ("#redis", "set maxmemory-policy noeviction before you set maxmemory"),
     "queue-larger-than-redis": ("#redis", "raise maxmemory, or lower QUEUE_BYTES_LIMIT"),
     "redis-no-aof": ("#redis", "set appendonly yes, appendfsync everysec"),
-    "redis-no-maxmemory": ("#redis", "set maxmemory to half of what its process may have"),
-    "redis-connections": ("#redis", "raise maxclients, or lower WEB_SLOTS or WEB_PROCESSES"),
+    "redis-no-maxmemory": ("#redis", "set noeviction, then maxmemory to half of what it may have"),
     "clock": ("#imageserve-doctor", "synchronise the clocks of both machines (NTP)"),
-    "clock-went-back": ("#imageserve-doctor", "synchronise the clock of Redis's machine (NTP)"),
     "not-ready": ("#imageservenoworkers", "`kubectl describe pod`, and the log of those pods"),
-    "no-node": ("#imageserveunschedulable", "add what they lack, or lower maxReplicas"),
     "restarts": ("#imageservenoworkers", "`kubectl logs POD --previous`; OOMKilled: more memory"),
     "pod-without-worker": ("#troubleshooting", "compare REDIS_URL and queue of web and model pods"),
     "queue-without-model": ("#troubleshooting", "compare IMAGE_QUEUE and MODELS_FILE everywhere"),
-    "other-models": ("#imageserve-doctor", "give this command the web server's settings"),
-    "other-workers": ("#imageserve-doctor", "compare REDIS_URL: these are two systems"),
-    "unfit-key": ("#api-keys", "mend or remove the line: it admits nobody"),
+    "unfit-key": ("#api-keys", "mend the file: no web process can start with it"),
     "stand-in": ("#imageserve-doctor", "set MODEL to a real model, unless this is a test"),
-    "queue-old": ("#imageservequeueold", "more pods of the model, unless background jobs may wait"),
     "bugs": ("#imageservebugs", "report the traceback that the web pods' log has"),
-    "refuses": ("#imageserverefusing", "more pods of the side with the smaller capacity"),
     "dead": ("#imageservedeadpictures", "`imageserve queue dead` lists them"),
     "worker-problem": ("#imageservemodelchangefailed", "`imageserve models use --status`"),
     "versions-differ": ("#imageservemodelchangefailed", "end the rollout: `models use --status`"),
@@ -55,31 +46,20 @@ _WARNING = {
 }
 _NOTE = {
     "idle-without-workers": ("#imageservenoworkers", "nothing, if the model may scale to zero"),
-    "capacity-differs": ("#overload-of-the-web-tier", "more pods of this side, or fewer others"),
+    "capacity-differs": ("#overload-of-the-web-tier", "more web pods, or more CPU for them"),
     "paused": ("#imageserveatmaxreplicas", "remove the annotation, if nobody needs it"),
     "changed-by-hand": ("#imageserve-doctor", "put it into the values before the next upgrade"),
 }
 
 
-class Advice(NamedTuple):
-    """What a finding means for whoever reads it."""
-
-    severity: str
-    """``critical``: no answers, or pictures may be lost; ``warning``; ``note``."""
-    page: str
-    do: str
-
-
-_LISTS = {"critical": _CRITICAL, "warning": _WARNING, "note": _NOTE}
 ADVICE = {
-    name: Advice(severity, f"docs/operations.md{place}", do)
-    for severity, listed in _LISTS.items()
+    name: {"severity": severity, "page": f"docs/operations.md{place}", "do": do}
+    for severity, listed in (("critical", _CRITICAL), ("warning", _WARNING), ("note", _NOTE))
     for name, (place, do) in listed.items()
 }
-"""In order of importance."""
+"""In order of importance. Critical: no answers, or pictures may be lost."""
 
 
 def in_order(found: Iterable[Found]) -> list[Found]:
     """Return findings in order of importance, each once."""
-    rank = {name: number for number, name in enumerate(ADVICE)}
-    return sorted(dict.fromkeys(found), key=lambda each: rank[each[0]])
+    return sorted(dict.fromkeys(found), key=lambda each: [*ADVICE].index(each[0]))

@@ -1,88 +1,79 @@
 """What is wrong with Deployments and pods. Pure: they come as Kubernetes gives them."""
 
+import re
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from datetime import UTC, datetime, timedelta
 
 from imageserve.autoscaler.cluster import pause_of
-from imageserve.doctor.facts import Facts, Found, Object
+from imageserve.doctor.facts import Facts, Found, Object, holding
 
-BY_HAND = ("kubectl-edit", "kubectl-patch", "kubectl-set")
+BY_HAND = {"kubectl-edit", "kubectl-patch", "kubectl-set"}
 """Field managers of people's commands. A restart, ``kubectl-rollout``, changes no value."""
 FAILING = ("CrashLoopBackOff", "ImagePullBackOff", "ErrImagePull", "CreateContainerConfigError")
+_TAG = re.compile(r"^[^@]*:([^-/:@]+)[^/:@]*(@|$)")
+LATELY = timedelta(days=1)
+"""An older restart says nothing of the system as it is."""
 
 
 def cluster_findings(facts: Facts) -> Iterator[Found]:
+    since = datetime.fromtimestamp(facts.now_ms / 1000, UTC) - LATELY
     for deployment in facts.deployments:
         yield from _deployment(deployment)
     for pod in facts.pods:
-        yield from _pod(pod)
-    yield from _releases(facts)
+        yield from _pod(pod, since)
     yield from _unseen_workers(facts)
+    # Tags only: what is behind a dash, such as -cuda, may differ.
+    names = [each["metadata"]["name"] for each in facts.deployments]
+    found = [_TAG.search(_container(each).get("image", "")) for each in facts.deployments]
+    tags = {name: tag[1] for name, tag in zip(names, found, strict=True) if tag}
+    told = ", ".join(f"{name} {tag}" for name, tag in tags.items())
+    yield from holding((len(set(tags.values())) > 1, "releases-differ", f"images differ: {told}"))
 
 
 def _deployment(deployment: Object) -> Iterator[Found]:
-    metadata, status = deployment["metadata"], deployment.get("status") or {}
-    name, ready = metadata["name"], status.get("readyReplicas") or 0
-    wanted = deployment["spec"].get("replicas", 1)
-    if ready < wanted:
-        what = f"{ready} of {wanted} pods of {name} are ready"
-        yield "not-ready" if ready else "none-ready", what
-    if pause := pause_of(metadata.get("annotations") or {}):
-        yield "paused", f"the autoscaler leaves {name} alone: {pause.annotation}"
-    for container in _containers(deployment):
-        counts = Counter(each["name"] for each in container.get("env") or ())
-        if twice := [each for each, count in counts.items() if count > 1]:
-            yield "env-twice", f"{name} gives {', '.join(twice)} twice: the last one holds"
-    managers = {each.get("manager", "") for each in metadata.get("managedFields") or ()}
-    for manager in sorted(managers & set(BY_HAND)):
-        what = f"{name} was changed by hand ({manager}) and may differ from the release's values"
-        yield "changed-by-hand", what
+    metadata, wanted = deployment["metadata"], deployment["spec"].get("replicas", 1)
+    name, ready = metadata["name"], (deployment.get("status") or {}).get("readyReplicas") or 0
+    pause = pause_of(metadata.get("annotations") or {})
+    counts = Counter(each["name"] for each in _container(deployment).get("env") or ())
+    twice = ", ".join(each for each, count in counts.items() if count > 1)
+    managers = {each.get("manager", "") for each in metadata.get("managedFields") or ()} & BY_HAND
+    by = f"{name} was changed by {', '.join(sorted(managers))}: it may differ from its values"
+    few = f"{ready} of {wanted} pods of {name} are ready"
+    yield from holding(
+        (0 < ready < wanted, "not-ready", few),
+        (0 == ready < wanted, "none-ready", few),
+        (pause, "paused", f"the autoscaler leaves {name} alone: {pause and pause.annotation}"),
+        (twice, "env-twice", f"{name} gives {twice} twice: the last one holds"),
+        (managers, "changed-by-hand", by),
+    )
 
 
-def _pod(pod: Object) -> Iterator[Found]:
+def _pod(pod: Object, since: datetime) -> Iterator[Found]:
     name, status = pod["metadata"]["name"], pod.get("status") or {}
-    for condition in status.get("conditions") or ():
-        if condition.get("reason") == "Unschedulable" and condition.get("status") == "False":
-            yield "no-node", f"{name} has no node: {condition.get('message', '')}"
     for container in status.get("containerStatuses") or ():
         waits = ((container.get("state") or {}).get("waiting") or {}).get("reason", "")
-        last = ((container.get("lastState") or {}).get("terminated") or {}).get("reason", "")
-        count = container.get("restartCount", 0)
-        what = f"{name}: restarts: {count}{last and f', the last one after {last}'}"
-        if waits in FAILING:
-            yield "crash-loop", f"{what}; now it is in {waits}"
-        elif count:
-            yield "restarts", what
-
-
-def _releases(facts: Facts) -> Iterator[Found]:
-    """Compare the tags of images; ``-cuda`` and the like behind them may differ."""
-    tags = {
-        deployment["metadata"]["name"]: tag.partition("-")[0]
-        for deployment in facts.deployments
-        for container in _containers(deployment)
-        if (
-            tag := container.get("image", "").partition("@")[0].rpartition("/")[2].partition(":")[2]
+        last = (container.get("lastState") or {}).get("terminated") or {}
+        lately = "finishedAt" in last and datetime.fromisoformat(last["finishedAt"]) > since
+        what = f"{name}: restarts: {container.get('restartCount', 0)}"
+        what += f", the last one after {last['reason']}" if last.get("reason") else ""
+        yield from holding(
+            (waits in FAILING, "crash-loop", f"{what}; now it is in {waits}"),
+            (lately and waits not in FAILING, "restarts", what),
         )
-    }
-    if len(set(tags.values())) > 1:
-        yield "releases-differ", "images differ: " + ", ".join(f"{k} {v}" for k, v in tags.items())
 
 
 def _unseen_workers(facts: Facts) -> Iterator[Found]:
-    readable = {model for model, _ in facts.snapshots()}
-    seen = {worker.host for _, snapshot in facts.snapshots() for worker in snapshot.workers}
+    hosts = {model: {each.host for each in read.workers} for model, read in facts.snapshots()}
     for pod in facts.pods:
         metadata, conditions = pod["metadata"], (pod.get("status") or {}).get("conditions") or ()
-        serves = any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
-        model = (metadata.get("labels") or {}).get("imageserve-model")
-        if model in readable and serves and metadata["name"] not in seen:
-            what = (
-                f"{metadata['name']} is ready, and its worker is not seen in the queue of {model}"
-            )
-            yield "pod-without-worker", what
+        ready = any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+        model, name = (metadata.get("labels") or {}).get("imageserve-model"), metadata["name"]
+        unseen = ready and model in hosts and name not in hosts[model]
+        what = f"{name} is ready, and its worker is not seen in the queue of model {model}"
+        yield from holding((unseen, "pod-without-worker", what))
 
 
-def _containers(deployment: Object) -> list[Any]:
-    return list(deployment["spec"]["template"]["spec"]["containers"])
+def _container(deployment: Object) -> Object:
+    """Return imageserve's own container; those behind it were added by others."""
+    return dict(deployment["spec"]["template"]["spec"]["containers"][0])

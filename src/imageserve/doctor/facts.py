@@ -1,53 +1,26 @@
 """What the doctor has seen of a system. Pure."""
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from imageserve.config.settings import Settings
+from imageserve.errors import QueueError
 from imageserve.queue.snapshot import Snapshot
 
 Object = Mapping[str, Any]
-"""JSON."""
-
-
 Found = tuple[str, str]
 """The name of a finding, of `imageserve.doctor.advice`, and what was seen."""
 
 
-@dataclass(frozen=True, slots=True)
-class QueueFacts:
-    """One model's queue."""
-
-    queue: str
-    snapshot: Snapshot | None = None
-    problem: str = ""
-    """Why there is no snapshot."""
-    is_forbidden: bool = False
-    """Redis answers and refuses; otherwise it does not answer."""
-    reasons: tuple[str, ...] = ()
-    """Of the newest entries of the dead list."""
-
-
-class Sample(NamedTuple):
-    """One line of ``/metrics``."""
-
-    name: str
-    labels: Mapping[str, str]
-    value: float
-
-
-@dataclass(frozen=True, slots=True)
-class WebFacts:
-    """One web server, over HTTP."""
+class WebFacts(NamedTuple):
+    """One web server: what it says at ``/status`` and ``/metrics``."""
 
     url: str
+    status: Object
+    metrics: str
     problem: str = ""
     """Why it cannot be asked."""
-    status: Object = field(default_factory=dict)
-    """Its ``/status``."""
-    samples: tuple[Sample, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +28,17 @@ class Facts:
     """All that was seen; what could not be seen is empty."""
 
     now_ms: int
-    """By the clock of the doctor's machine, since the epoch, at the middle of the reading."""
+    """By the clock of the doctor's machine, since the epoch, in the middle of reading queues."""
     settings: Settings = field(default_factory=Settings)
-    """Those of the doctor, best the same as the web server's."""
-    queues: Mapping[str, QueueFacts] = field(default_factory=dict)
+    queues: Mapping[str, Snapshot | QueueError] = field(default_factory=dict)
     """By model."""
-    servers: tuple[Object, ...] = ()
-    """INFO of each Redis."""
+    dead: Mapping[str, Sequence[Object]] = field(default_factory=dict)
+    """By model: the newest entries of the dead list."""
+    infos: tuple[Object, ...] = ()
+    """Of each Redis."""
     other_queues: tuple[str, ...] = ()
     """Queues with workers that no setting names."""
-    unfit_keys: tuple[str, ...] = ()
-    """Lines of API_KEYS_FILE that can be no key."""
+    keys_problem: str = ""
     web: WebFacts | None = None
     deployments: tuple[Object, ...] = ()
     pods: tuple[Object, ...] = ()
@@ -73,18 +46,11 @@ class Facts:
 
     def snapshots(self) -> Iterator[tuple[str, Snapshot]]:
         """Yield each model whose queue could be read."""
-        for model, queue in self.queues.items():
-            if queue.snapshot:
-                yield model, queue.snapshot
+        for model, read in self.queues.items():
+            if isinstance(read, Snapshot):
+                yield model, read
 
 
-_LINE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$", re.MULTILINE)
-_LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
-
-
-def samples_of(text: str) -> tuple[Sample, ...]:
-    """Read ``/metrics``."""
-    return tuple(
-        Sample(name, dict(_LABEL.findall(labels)), float(value))
-        for name, labels, value in _LINE.findall(text)
-    )
+def holding(*rules: tuple[object, str, str]) -> Iterator[Found]:
+    """Yield name and sentence of the rules whose first element, a condition, holds."""
+    return ((name, what) for holds, name, what in rules if holds)
