@@ -1,6 +1,7 @@
 """The Open Inference Protocol over HTTP, through Flask's test client: queue and worker are real."""
 
 import base64
+import gc
 import json
 import struct
 from collections.abc import Iterator, Sequence
@@ -335,6 +336,22 @@ def test_another_version_than_the_address_names_may_not_answer() -> None:
     assert (status, code) == (503, "busy")
     assert said.startswith("version 2 is being replaced")
     assert response.headers["Retry-After"] == "1"
+
+
+@pytest.mark.parametrize("path", [INFER, "/predict"])
+@pytest.mark.parametrize("picture", [b"no picture", b"data:image/png"])
+def test_an_upload_that_was_refused_waits_for_no_garbage_collector(
+    client: FlaskClient, path: str, picture: bytes
+) -> None:
+    body = as_binary(picture) if path == INFER else {"data": picture}
+    gc.collect()
+    gc.disable()
+    try:
+        status = client.post(path, **body).status_code
+        held = [each for each in gc.get_objects() if isinstance(each, errors.RequestError)]
+    finally:
+        gc.enable()
+    assert (status >= 400, held) == (True, [])
 
 
 MANY = 2**19 + 1

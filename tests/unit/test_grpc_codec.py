@@ -113,6 +113,35 @@ def test_random_bytes_are_a_request_or_refused(data: bytes) -> None:
         read_request(decoded("ModelInfer", data), MOST)
 
 
+def part(number: int, content: bytes) -> bytes:
+    """Return a field of bytes, or of a message, as the wire has it."""
+    left, length = len(content), []
+    while left > 127:
+        length.append(left & 127 | 128)
+        left >>= 7
+    return bytes([number << 3 | 2, *length, left]) + content
+
+
+MANY_FIELDS = [
+    b"\x2a\x00" * 20_000,  # Inputs.
+    part(4, b"") * 20_000,  # Parameters.
+    b"\x7a\x00" * 20_000,  # Fields that nobody knows.
+    part(5, part(5, b"\x42\x00" * 20_000)),  # Files in the contents of an input.
+    part(5, part(3, b"\x7f" * (2**20 + 1))),  # A shape.
+]
+
+
+@pytest.mark.parametrize("data", MANY_FIELDS)
+def test_a_message_of_many_fields_is_not_decoded(data: bytes) -> None:
+    with pytest.raises(BadParameter, match="16384 fields"):
+        decoded("ModelInfer", data)
+
+
+def test_groups_hide_nothing() -> None:
+    with pytest.raises(BadRequest, match="no request of ModelInfer"):
+        decoded("ModelInfer", b"\x7b\x7c" + b"\x2a\x00" * 20_000)
+
+
 def test_bytes_that_are_no_message_are_refused() -> None:
     with pytest.raises(BadRequest, match="no request of ModelInfer"):
         decoded("ModelInfer", b"\xff\xff")

@@ -99,7 +99,9 @@ class Calls:
 
         async def take(call: Call, context: Context) -> Fields:
             pending = Pending(await self._message(context), call, self._config.request_timeout_s)
-            return await _in_thread(self._lookups, answer, pending)
+            with self._memory.account() as account:
+                account.take(len(pending.message))
+                return await _in_thread(self._lookups, answer, pending)
 
         return self._handler(name, name, take)
 
@@ -178,7 +180,7 @@ async def _served(endpoint: str, name: str, take: Take, context: Context) -> Fie
     try:
         response = await take(call, context)
     except RequestError as error:
-        failed = error
+        failed = error.with_traceback(None)  # Its frames hold it, and the upload.
     except asyncio.CancelledError:
         call.error_code = "client_gone"
         finish(log, call, endpoint, 499, draining=False)

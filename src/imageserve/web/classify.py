@@ -137,6 +137,8 @@ class Classify:
             reply = self._answer(environ, door, call)
         except RequestError as error:
             reply = error_reply(error, call)
+            # A frame that holds the error which it raises, and with it the upload, would stay.
+            error.__traceback__ = None
         except ClientGone:
             reply = gone_reply(call)
         except Exception as error:
