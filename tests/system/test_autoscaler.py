@@ -128,6 +128,15 @@ class Place:
 
         eventually(wrote, f"{name} writes", START_S)
 
+    def has_sized(self, replicas: int, what: str) -> None:
+        """Wait for so many replicas. A worker that is silent for 15 s would count no longer."""
+
+        def sized() -> bool:
+            self.queue.heartbeat(SLOW_WORKER)
+            return bool(self.api.replicas(MODEL) == replicas)
+
+        eventually(sized, what)
+
     def holder(self) -> str:
         found: str = self.api.get("leases", LEASE).get("spec", {}).get("holderIdentity", "")
         return found
@@ -232,7 +241,7 @@ def test_no_outage_of_redis_removes_a_pod(
     place.scaling_file(autoscaler_chart)
     place.crowd()
     program = place.start_ready()
-    eventually(lambda: place.api.replicas(MODEL) == 4, "all pods that there may be")
+    place.has_sized(4, "all pods that there may be")
 
     def outlast() -> None:
         # Each error is a step without the queue.
@@ -266,7 +275,7 @@ def test_after_a_restart_of_redis_without_data_no_pod_is_removed_at_once(
     place.scaling_file(autoscaler_chart)
     place.crowd()
     place.start_ready()
-    eventually(lambda: place.api.replicas(MODEL) == 4, "all pods that there may be")
+    place.has_sized(4, "all pods that there may be")
 
     place.redis.kill()
     for path in (place.redis.directory / "appendonlydir").glob("*"):
@@ -314,7 +323,7 @@ def test_a_paused_model_is_reported_and_left_alone(
     recommended = json.loads(ask(program, "/recommendations")[1])
 
     place.api.annotate(MODEL)
-    eventually(lambda: place.api.replicas(MODEL) == 4, "it goes on")
+    place.has_sized(4, "it goes on")
 
     assert recommended["models"]["shapes"]["replicas"] == 1
     assert 'imageserve_autoscaler_paused{model="shapes"} 1.0' in metrics
@@ -470,7 +479,7 @@ def test_explain_shows_the_share_of_a_budget_of_all_models(
 
     facts = json.loads(explain(place, "--model", "shapes", "--json", "--kubeconfig", kubeconfig))
     program = place.start_ready()
-    eventually(lambda: place.api.replicas(MODEL) == 2, "what the other model leaves")
+    place.has_sized(2, "what the other model leaves")
     port = {"METRICS_PORT": str(program.metrics_port)}
     text = explain(place, "--model", "shapes", "--kubeconfig", kubeconfig, env=port)
 
