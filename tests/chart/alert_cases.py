@@ -41,6 +41,7 @@ BUG = ANSWERS % (500, "internal")
 WITHIN = 'imageserve_request_seconds_bucket{le="%s"}'
 OLDEST = 'imageserve_queue_oldest_seconds{model="shapes",queue="image_queue"}'
 DEAD = 'imageserve_queue_dead{model="shapes",queue="image_queue"}'
+DEAD_OF_B = DEAD.replace("}", ',pod="b"}')
 LEASES = 'imageserve_leases_lost_total{model="shapes",pod="a"}'
 CHANGE = 'imageserve_model_change_failed{model="shapes",pod="%s"}'
 SUCCESS = 'imageserve_autoscaler_last_success_timestamp_seconds{model="shapes",pod="a"}'
@@ -80,6 +81,8 @@ _SERVING = (
     ),
     Case("ImageserveRedisAway", {REDIS_UP % "a": "1x20", REDIS_UP % "b": "1x2 0x20"}, 3),
     Case("ImageserveRedisAway", {REDIS_UP % "a": "1x20"}, 20),
+    # A pod that could not reach Redis was deleted.
+    Case("ImageserveRedisAway", {REDIS_UP % "a": "1x20", REDIS_UP % "b": "0x0 stale"}, 4),
     Case(
         "ImageserveRedisEvicts",
         {EVICTS % "a": "0x20", EVICTS % "b": "0x2 1x20"},
@@ -116,6 +119,8 @@ _ANSWERS = (
     Case("ImageserveRefusing", {OK: "0+90x30", FULL: "0+0x5 50+50x1 100x30"}, 15),
     Case("ImageserveTimeouts", {OK: "0+98x30", LATE: "0+2x30"}, 11, _TIMED_OUT),
     Case("ImageserveTimeouts", {OK: "0+995x30", LATE: "0+5x30"}, 30),
+    # A single one at night.
+    Case("ImageserveTimeouts", {OK: "0+1x60", LATE: "0x20 1x40"}, 26),
     # The first one ever: its counter did not exist before.
     Case("ImageserveBugs", {BUG: "_x5 1x30"}, 7, "Requests were answered 500"),
     Case("ImageserveBugs", {BUG: "3x17 4x20"}, 20, "Requests were answered 500"),
@@ -132,6 +137,8 @@ _WORKERS = (
     Case("ImageserveQueueOld", {OLDEST: "14x30"}, 30),
     Case("ImageserveQueueOld", {OLDEST: "1x5 20x2 1x30"}, 11),
     Case("ImageserveDeadPictures", {DEAD: "2x10 3x20"}, 15, _DIE, SHAPES),
+    # Pods are replaced, and the new one tells the same.
+    Case("ImageserveDeadPictures", {DEAD: "3x10 stale", DEAD_OF_B: "_x8 3x20"}, 15),
     # The list is full: more do not make it longer.
     Case("ImageserveDeadPictures", {DEAD: "1000x40"}, 40, _DIE, SHAPES),
     Case("ImageserveDeadPictures", {DEAD: "3x40"}, 40),
