@@ -104,6 +104,17 @@ def test_a_gap_makes_no_forecast() -> None:
         assert expected([None if n == gap else each for n, each in enumerate(memory)]) is None
 
 
+@pytest.mark.parametrize("gap", [6 * HOUR, 6 * HOUR - 1], ids=["the jump", "what it jumped from"])
+def test_a_gap_is_no_end_of_what_came_more_often(gap: int) -> None:
+    memory = steps(3 * DAY + 12 * HOUR, lambda n: n % DAY in (6 * HOUR, 12 * HOUR))
+    memory[3 * DAY + gap] = None
+
+    jump = expected(memory)
+
+    assert jump is not None
+    assert jump.distance == DAY
+
+
 def test_what_the_pods_can_do_is_no_jump() -> None:
     low = replace(BURST, total=24 * 60, peak=24.0)
     assert (

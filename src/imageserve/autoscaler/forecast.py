@@ -183,12 +183,18 @@ class Forecast:
         """
         for part in range(2, distance // 2 + 1):
             before = index - part
-            if distance % part or before >= len(self._memory.steps) or before in self._jumps:
+            if distance % part or before in self._jumps or not self._is_known(before):
                 continue
             earlier = [each - part for each in came if each >= part]
             if earlier and all(each in self._jumps for each in earlier):
                 return True
         return False
+
+    def _is_known(self, index: int) -> bool:
+        """Whether it is known if there was a jump."""
+        steps = self._memory.steps
+        is_held = index < len(steps)
+        return is_held and steps[index] is not None and self._standing[index] is not None
 
     def _by(self, number: int, distance: int) -> Expected | None:
         test = self.test(distance)
