@@ -207,8 +207,11 @@ def test_what_is_as_it_should_be_is_no_finding() -> None:
     """Web processes that can do more; an old restart; a container that somebody added; a digest."""
     old = pod(containerStatuses=[killed("2025-10-07T08:00:00Z")])
     sidecar = containers(CONTAINER, {"image": "mesh/proxy:1.24", "env": [{"name": "A"}] * 2})
-    digest = containers({"image": "registry.test:5000/imageserve/model@sha256:0123abcd"})
-    both = replace(HEALTHY, deployments=(*sidecar.deployments, *digest.deployments))
+    digest = containers({"image": "registry.test:5000/imageserve/web@sha256:0123abcd"}).deployments[
+        0
+    ]
+    named = {**digest, "metadata": {"name": "imageserve-web"}}
+    both = replace(HEALTHY, deployments=(*sidecar.deployments, named))
 
     assert [found(each) for each in (old, both)] == [{}, {}]
     assert found(queue(web=(WebInfo("a", 4000.0, NOW),))) == {}
