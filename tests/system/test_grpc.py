@@ -310,6 +310,7 @@ def test_keys_are_asked_for_and_large_messages_counted(stack: Stack, tmp_path: P
             assert labels_of(caller.call("ModelInfer", request, metadata=(sent,))) == [
                 picture.label
             ]
+        time.sleep(0.5)  # So all of them are in hand.
         assert caller.call("ServerLive").live
 
         # There is room for one large message, and for any number of small ones.
@@ -421,6 +422,15 @@ def test_pictures_outlive_their_worker_and_an_outage_of_redis_is_told(
         stack.workers[0].kill()
         stack.start_worker()
         assert [labels_of(each.result()) for each in answers] == [[p.label] for p in pictures]
+
+        stack.redis.pause()
+        asked = methods()["ModelReady"].request(name="stand-in")
+        lookups = [threads.submit(caller.call, "ModelReady", asked) for _ in range(8)]
+        time.sleep(0.5)  # So all of them are in hand.
+        assert caller.call("ServerLive").live
+        assert not any(each.done() for each in lookups), "it waits for no call that asks Redis"
+        stack.redis.resume()
+        assert all(each.result().ready for each in lookups)
 
         stack.redis.kill()
         error = refusal(caller, "ModelInfer", infer_request(picture.data))

@@ -94,6 +94,15 @@ class Calls:
 
         return self._handler(PICTURES, name, take)
 
+    def at_once(self, name: str, answer: Answer) -> grpc.RpcMethodHandler:
+        """Return the handler of a method that asks nobody: it is answered on the event loop."""
+
+        async def take(call: Call, context: Context) -> Fields:
+            message = await self._message(context)
+            return answer(Pending(message, call, self._config.request_timeout_s))
+
+        return self._handler(name, name, take)
+
     def lookup(self, name: str, answer: Answer) -> grpc.RpcMethodHandler:
         """Return the handler of a method that tells what is served."""
 

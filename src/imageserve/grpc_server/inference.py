@@ -35,14 +35,14 @@ class Inference:
 
     def handlers(self, calls: Calls) -> dict[str, grpc.RpcMethodHandler]:
         """Return the handler of each method."""
-        lookups = {
+        known = {
             "ServerLive": lambda _: response("ServerLive", live=True),
             "ServerReady": lambda _: response("ServerReady", ready=self._is_ready()),
             "ServerMetadata": self._server_metadata,
-            "ModelReady": self._model_ready,
-            "ModelMetadata": self._model_metadata,
         }
-        handlers = {name: calls.lookup(name, answer) for name, answer in lookups.items()}
+        lookups = {"ModelReady": self._model_ready, "ModelMetadata": self._model_metadata}
+        handlers = {name: calls.at_once(name, answer) for name, answer in known.items()}
+        handlers |= {name: calls.lookup(name, answer) for name, answer in lookups.items()}
         handlers["ModelInfer"] = calls.with_pictures("ModelInfer", self._infer)
         return handlers
 
