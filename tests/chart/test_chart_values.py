@@ -338,7 +338,9 @@ def test_every_value_that_a_document_names_is_there(document: Any) -> None:
     }
     named = re.findall(r"`([a-zA-Z]+)((?:\.[a-zA-Z]+)+)[`:=]", document.read_text())
     asked = {first + rest for first, rest in named if first in maps}
-    files = {each for each in asked if each.endswith((".py", ".csv", ".txt", ".json", ".yaml"))}
+    files = {
+        each for each in asked if each.endswith((".py", ".csv", ".txt", ".json", ".yaml", ".tar"))
+    }
 
     assert [each for each in sorted(asked - files) if not is_there(each)] == []
 
