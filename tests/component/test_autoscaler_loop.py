@@ -472,8 +472,13 @@ def test_pods_of_an_idle_model_go_to_a_late_one_at_once(quick: Bench, get: Get) 
     assert 'imageserve_autoscaler_budget_claimed_replicas{model="other"} 3.0' in metrics
     assert 'imageserve_autoscaler_budget_given_replicas{model="other"} 1.0' in metrics
     said = "the budget of 4 GPUs gives it 1 of 3 pods"
-    messages = [message for _, message in bench.api.events() if said in message]
-    assert any(message.startswith("3 -> 1 replicas") for message in messages)
+
+    def is_told() -> bool:
+        messages = [message for _, message in bench.api.events() if said in message]
+        return any(message.startswith("3 -> 1 replicas") for message in messages)
+
+    # The other model was woken before this event is written.
+    eventually(is_told, "an event of what was taken")
     assert ("OverBudget", deployment_of("other")) in bench.events()
 
 
