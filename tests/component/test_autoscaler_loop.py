@@ -435,6 +435,10 @@ def knows_arrivals(model: SizedModel) -> bool:
     return decision is not None and decision.arrivals_per_s is not None
 
 
+def is_at_rest(model: SizedModel) -> bool:
+    return not model._due.is_set() and model._busy_since_s is None
+
+
 def most_at_once(bench: Bench, **replicas: int) -> int:
     """Return the most pods that the Deployments have asked for together."""
     totals = [sum(replicas.values())]
@@ -452,6 +456,8 @@ def test_pods_of_an_idle_model_go_to_a_late_one_at_once(quick: Bench, get: Get) 
     # The interval is longer than the test: what is taken and given is not left to the next step.
     with bench.running(interval_s=3600, budget=gpus(bench, 4)) as autoscaler:
         eventually(lambda: all(map(knows_arrivals, autoscaler._models)), "both are known")
+        # Else a model that was woken before sizes itself once more after it has given.
+        eventually(lambda: all(map(is_at_rest, autoscaler._models)), "both are at rest")
         bench.queues["shapes"].state = BUSY
         autoscaler._models[0].wake()
         eventually(lambda: bench.api.replicas(deployment_of("shapes")) == 3, "it gets them")
