@@ -24,6 +24,7 @@ from bench.stacks import (
     start_imageserve,
     write_picture,
 )
+from imageserve.config.settings import Settings
 from imageserve.decoding import DecodingPolicy, decode
 from imageserve.models.stand_in import StandIn
 from imageserve.preparation import Preparation
@@ -179,7 +180,7 @@ def latency_section(runs: Runs) -> Section:
 
 def _decode_ms(picture: bytes) -> dict[str, float]:
     """Time the decoding of each system, in this process."""
-    policy = DecodingPolicy()
+    policy = DecodingPolicy.from_settings(Settings())
     return {
         OURS: _median_ms(lambda: decode(picture, Preparation((224, 224)), policy)),
         FIRST: _median_ms(lambda: helpers.prepare_image(Image.open(BytesIO(picture)), (224, 224))),

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-TABLES: Final = "docs/performance.md, 2026-11-22, 2 cores of AMD EPYC (Zen 4)"
+TABLES: Final = "docs/performance.md, 2026-11-26, 2 cores of Intel Xeon (model 207)"
 """Where and when the tables were measured: the lines above them."""
 
 REFERENCE: Final = (500, 375)
@@ -18,18 +18,18 @@ REFERENCE: Final = (500, 375)
 # -- web processes: parts (a) and (b) ------------------------------------------------------------
 
 # (a), the line below the table: "CPU-ms per image of imageserve at 48 clients: web".
-WEB_MS: Final = 2.96
+WEB_MS: Final = 2.70
 """Processor time of web processes for one picture of the benchmark, ms."""
 
 # (b), row "imageserve", column "decode, ms".
-DECODE_MS: Final = 1.40
+DECODE_MS: Final = 1.48
 """The part of it that decodes, ms. The rest is HTTP, queue, log and metrics."""
 
 # `python tools/plan_docs.py --decoding` measures these two.
 DECODING: Final = "2026-11-26, 2 cores of Intel Xeon (family 6, model 207)"
 """Where the way in which decoding grows with the picture was measured."""
-DECODE_BASE_MS: Final = 0.71
-DECODE_NS_PER_PIXEL: Final[Mapping[int, float]] = {1: 8.33, 2: 4.83, 4: 3.92, 8: 3.16}
+DECODE_BASE_MS: Final = 0.66
+DECODE_NS_PER_PIXEL: Final[Mapping[int, float]] = {1: 4.81, 2: 3.92, 4: 3.50, 8: 3.02}
 """By what FAST_JPEG divides the sides by. Only their ratio to the benchmark's picture counts."""
 
 JPEG_BYTES_PER_PIXEL: Final = 0.31
@@ -41,11 +41,11 @@ LOOP_PIXELS: Final = 800_000
 # -- Redis: part (f) and three measurements of our own -------------------------------------------
 
 # (f), column "ceiling, images/s": rows "pixels, 150 KB" and "JPEG, 57 KB".
-REDIS_CEILINGS: Final[Mapping[int, float]] = {150_528: 7889.0, 57_892: 12417.0}
+REDIS_CEILINGS: Final[Mapping[int, float]] = {150_528: 5460.0, 57_892: 8151.0}
 """Bytes of a picture in the queue -> pictures a second that fill one core, nothing kept on disk."""
 
 # (f): the ceiling of "pixels, 150 KB" divided by that of "pixels, append-only file".
-LOGGED_TIMES: Final = 1.8
+LOGGED_TIMES: Final = 1.9
 """``appendonly yes``, as in the chart's Redis, takes so many times the processor time of Redis."""
 REDIS_DETAILS: Final = "2026-11-26, Redis 7.0.15 with jemalloc, 2 cores of Intel Xeon (model 207)"
 """Where the numbers above and below were measured."""
@@ -57,7 +57,7 @@ ANSWERED_BYTES: Final = 1200
 WIRE_BYTES: Final = 1350
 """Sent to Redis for a picture beside its pixels; less comes back."""
 
-# -- workers: part (c), and docs/models.md -------------------------------------------------------
+# -- workers: part (c), and `imageserve models bench` --------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,14 +71,14 @@ class Speed:
 
 
 _WORKER = f"{TABLES}, part (c)"
-_BY_SIZE = "docs/models.md for the smaller batches"
+_BY_SIZE = "`imageserve models bench` for the smaller batches"
 
-# (c), column "worker"; the smaller batches from the table of docs/models.md.
+# (c), column "worker"; the smaller batches by `imageserve models bench resnet50`.
 SPEEDS: Final[Mapping[tuple[str, str], Speed]] = {
-    ("mobilenet_v2", "keras"): Speed({32: 179.0}, 2, _WORKER),
-    ("mobilenet_v2", "onnx"): Speed({32: 408.0}, 2, _WORKER),
-    ("resnet50", "keras"): Speed({1: 30.3, 8: 43.1, 32: 43.3}, 2, f"{_WORKER}; {_BY_SIZE}"),
-    ("resnet50", "onnx"): Speed({1: 59.1, 8: 62.7, 32: 62.8}, 2, f"{_WORKER}; {_BY_SIZE}"),
+    ("mobilenet_v2", "keras"): Speed({32: 106.0}, 2, _WORKER),
+    ("mobilenet_v2", "onnx"): Speed({32: 252.0}, 2, _WORKER),
+    ("resnet50", "keras"): Speed({1: 17.0, 8: 25.5, 32: 27.6}, 2, f"{_WORKER}; {_BY_SIZE}"),
+    ("resnet50", "onnx"): Speed({1: 36.1, 8: 40.8, 32: 40.9}, 2, f"{_WORKER}; {_BY_SIZE}"),
 }
 """By model and runtime (Keras on TensorFlow), float32, one worker with 2 cores and no GPU."""
 
