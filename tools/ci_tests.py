@@ -30,9 +30,31 @@ _PYTEST = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text
 ]
 _OTHERS = [path for path in _PYTEST["ini_options"]["testpaths"] if path != SYSTEM]
 
-GROUPS = (["-n", "2", "--dist", "loadfile", *_OTHERS], [SYSTEM])
-"""What pytest is given, one process after the other: two files at once, then the system tests
-alone. Those start whole systems under load, which another test beside them would slow down."""
+_UNTIMED = (
+    "bad_models",
+    "checked_models",
+    "error_contract",
+    "fetched_models",
+    "foreign_keys",
+    "imagenet",
+    "inference_protocol",
+    "models_document",
+    "models_of_others",
+    "openapi",
+    "page",
+    "scores_and_embeddings",
+    "several_models",
+    "starting",
+)
+"""System tests that judge answers, not times."""
+_BESIDE_OTHERS = [f"{SYSTEM}/test_{name}.py" for name in _UNTIMED]
+
+GROUPS = (
+    ["-n", "2", "--dist", "loadfile", *_OTHERS, *_BESIDE_OTHERS],
+    [SYSTEM, *(f"--ignore={path}" for path in _BESIDE_OTHERS)],
+)
+"""What pytest is given, one process after the other: two files at once, then the other system tests
+alone. Those put whole systems under load, which another test beside them would slow down."""
 
 Outcome = Literal["passed", "skipped", "failed"]
 _FROM_BEST = ("passed", "skipped", "failed")

@@ -126,10 +126,14 @@ def test_once_is_once(tmp_path: Path) -> None:
 
 
 def test_the_groups_hold_each_test_once_and_the_worst_status_counts() -> None:
-    others, system = GROUPS
-    assert system == ["tests/system"]
+    others, (system, *ignored) = GROUPS
+    assert system == "tests/system"
     assert "tests/unit" in others
-    assert "tests/system" not in others
+    assert system not in others
+    beside = [each for each in others if each.startswith(f"{system}/")]
+    assert ignored == [f"--ignore={path}" for path in beside]
+    root = TOOL.parents[1]
+    assert beside == [path for path in beside if (root / path).is_file()]
     both = together([Run(0, {"a": "passed"}), Run(1, {"b": "failed"})])
     assert both == Run(1, {"a": "passed", "b": "failed"})
     assert both.failed == ["b"]
