@@ -139,6 +139,15 @@ def test_the_groups_hold_each_test_once_and_the_worst_status_counts() -> None:
     assert both.failed == ["b"]
 
 
+def test_no_two_files_of_tests_have_one_name() -> None:
+    # Without packages pytest imports them by their names alone.
+    root = TOOL.parents[1]
+    paths = [root / each for each in [*GROUPS[0], "tests/system"] if (root / each).exists()]
+    files = {file for path in paths for file in [path, *path.glob("test_*.py")] if file.is_file()}
+    names = [file.name for file in files]
+    assert sorted(names) == sorted(set(names))
+
+
 def test_when_very_many_fail_there_is_no_second_run(tmp_path: Path) -> None:
     status, said = ran(tmp_path, *[FLAKY] * 21)
     assert status == 1
