@@ -156,9 +156,11 @@ def _component(
 ) -> Component:
     debian = "debian" if kind == "deb" else None
     url = PackageURL(kind, debian, name, version, {key: each for key, each in more.items() if each})
-    page = XsUri(f"https://pypi.org/project/{name}/{version}/")
     digests = [HashType(alg=HashAlgorithm.SHA_256, content=each) for each in hashes]
-    where = ExternalReference(type=ExternalReferenceType.DISTRIBUTION, url=page, hashes=digests)
+    # Whatever index it was installed from: the hashes say that it is the same.
+    where = ExternalReference(
+        type=ExternalReferenceType.DISTRIBUTION, url=XsUri(str(url)), hashes=digests
+    )
     return Component(
         name=name,
         version=version,
