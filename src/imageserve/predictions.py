@@ -1,10 +1,15 @@
 """The answer of a model for one picture: pure data, without wire format and model."""
 
+import sys
+from array import array
 from dataclasses import dataclass, field
 
 LABELS, SCORES, EMBEDDING = "labels", "scores", "embedding"
 """What a client may ask for: the likeliest labels, the probabilities of all, an inner layer."""
 VECTORS = (SCORES, EMBEDDING)
+
+FLOAT_BYTES = 4
+"""Of one number of a vector: float32, little-endian."""
 
 FEW_LABELS = 100
 """So many labels of a picture take a model, the queue and a web process next to nothing."""
@@ -45,3 +50,11 @@ class Outputs:
     """Those of `VECTORS` that it gives beside labels."""
     multi_label: bool = False
     """Whether several labels may hold for one picture: then their probabilities do not add up."""
+
+
+def floats(vector: bytes) -> "array[float]":
+    """Return the numbers of one or more vectors."""
+    numbers = array("f", vector)
+    if sys.byteorder == "big":
+        numbers.byteswap()
+    return numbers

@@ -1,16 +1,15 @@
 """What answers become: tensors. Pure."""
 
 import struct
-import sys
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from imageserve.errors import Busy, RequestError
-from imageserve.inference.contract import BYTES, FLOAT_BYTES, FP32
+from imageserve.inference.contract import BYTES, FP32
 from imageserve.inference.request import AskedOutput, InferRequest
-from imageserve.predictions import Prediction
+from imageserve.predictions import FLOAT_BYTES, Prediction, floats
 
 
 class Answered(Protocol):
@@ -45,10 +44,7 @@ class OutputTensor:
     @property
     def numbers(self) -> "array[float]":
         """The numbers of an FP32 tensor."""
-        numbers = array("f", self.data)
-        if sys.byteorder == "big":
-            numbers.byteswap()
-        return numbers
+        return floats(self.data)
 
 
 def output_tensors(request: InferRequest, answers: Sequence[Answered]) -> list[OutputTensor]:

@@ -29,7 +29,6 @@ OUTPUTS: Mapping[str, str] = {PROBABILITIES: SCORES, EMBEDDING: EMBEDDING}
 """Name of an output -> what a job is asked for, as ``imageserve.predictions`` names it."""
 
 BYTES, UINT8, FP32 = "BYTES", "UINT8", "FP32"
-FLOAT_BYTES = 4
 
 UNVERSIONED = "1"
 """The version of a model that has none."""

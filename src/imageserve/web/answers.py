@@ -1,17 +1,13 @@
 """What the answers of a request become: JSON, or the bytes of vectors. Pure."""
 
 import json
-import sys
-from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from imageserve.errors import BadParameter, RequestError
-from imageserve.predictions import LABELS
+from imageserve.predictions import FLOAT_BYTES, LABELS, floats
 from imageserve.web.edge import HARMLESS_TEXT, error_body
 from imageserve.web.predict import Answer
-
-FLOAT_BYTES = 4
 
 MOST_IN_JSON = 2**18
 """Most numbers of an answer in JSON: they take 5 MB, and a fifth of a second of processor."""
@@ -77,9 +73,7 @@ def _labels(answer: Answer) -> Iterator[list[Any]]:
 
 
 def _numbers(vector: bytes) -> Iterator[list[Any]]:
-    numbers = array("f", vector)
-    if sys.byteorder == "big":
-        numbers.byteswap()
+    numbers = floats(vector)
     for start in range(0, len(numbers), PIECE):
         yield numbers[start : start + PIECE].tolist()
 

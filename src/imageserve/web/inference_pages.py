@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from imageserve import __version__
-from imageserve.errors import NotFound, QueueError, RequestError, UnknownModel, told
+from imageserve.errors import NotFound, QueueError, RequestError, told
 from imageserve.inference.contract import (
     OUTPUTS,
     PROBABILITIES,
@@ -21,7 +21,7 @@ from imageserve.queue.monitor import Monitor
 from imageserve.queue.outputs import given_by_all, versions
 from imageserve.queue.preparations import in_force
 from imageserve.queue.snapshot import Snapshot
-from imageserve.web.refusals import check_version, redis_unavailable
+from imageserve.web.refusals import check_version, redis_unavailable, unknown_model
 
 Told = dict[str, Any]
 
@@ -87,8 +87,7 @@ class InferencePages:
 
     def _entry(self, model: str) -> ModelEntry:
         if model not in self._entries:
-            known = ", ".join(self._entries)
-            raise UnknownModel(f"there is no model {told(model, 80)}; served are {known}")
+            raise unknown_model(model, self._entries)
         return self._entries[model]
 
     def _snapshot(self, entry: ModelEntry) -> Snapshot:

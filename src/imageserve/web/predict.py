@@ -19,8 +19,6 @@ from imageserve.errors import (
     QueueUnavailable,
     RequestError,
     TimedOut,
-    UnknownModel,
-    told,
 )
 from imageserve.inference.contract import version_name
 from imageserve.models.entries import ModelEntry
@@ -42,6 +40,7 @@ from imageserve.web.refusals import (
     not_classified,
     other_version,
     redis_unavailable,
+    unknown_model,
     wrong_model,
 )
 from imageserve.web.submission import Picture, Submission
@@ -133,9 +132,7 @@ class Predictor:
         if name is None:
             return next(iter(self.models.values()))
         if name not in self.models:
-            raise UnknownModel(
-                f"there is no model {told(name, 80)}; served are {', '.join(self.models)}"
-            )
+            raise unknown_model(name, self.models)
         return self.models[name]
 
     def check(self, options: ClassifyOptions) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from imageserve.errors import (
     BadParameter,
@@ -13,6 +13,7 @@ from imageserve.errors import (
     RedisUnavailable,
     RequestError,
     TimedOut,
+    UnknownModel,
     UnknownVersion,
     WouldTimeOut,
     told,
@@ -23,6 +24,11 @@ from imageserve.queue.outputs import NEVER, NOT_YET
 from imageserve.queue.wire import LOST, UNREADABLE, WOULD_TIME_OUT, ResultError
 
 log = logging.getLogger(__name__)
+
+
+def unknown_model(name: str, served: Iterable[str]) -> UnknownModel:
+    """Return the error for a model that is not served."""
+    return UnknownModel(f"there is no model {told(name, 80)}; served are {', '.join(served)}")
 
 
 def wrong_model(other: str, model: str, queue: str) -> RequestError:
