@@ -10,10 +10,10 @@ from tests.queues import RedisQueue
 from tests.redis_server import QueueMaker, RedisServer
 
 from imageserve.cli import main
+from imageserve.queue.desired import decode_desired
 from imageserve.queue.monitor import Monitor
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.snapshot import WorkerInfo
-from imageserve.queue.wire import decode_desired
 
 Capture = pytest.CaptureFixture[str]
 

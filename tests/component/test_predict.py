@@ -60,12 +60,8 @@ from imageserve.web import predict as module
 from imageserve.web.decoder_process import Task
 from imageserve.web.decoders import Decoders
 from imageserve.web.greenlets import Wait
-from imageserve.web.predict import (
-    Answer,
-    ClassifyOptions,
-    ClientGone,
-    Predictor,
-)
+from imageserve.web.options import ClassifyOptions
+from imageserve.web.predict import Answer, ClientGone, Predictor
 from imageserve.web.submission import FIRST_PAUSE_S, Picture
 
 SIZE = (8, 8)

@@ -36,8 +36,9 @@ from imageserve.predictions import Prediction
 from imageserve.preparation import Preparation
 from imageserve.queue.admission import Limits
 from imageserve.queue.consumer import Consumer, Lease
+from imageserve.queue.desired import DesiredVersion, encode_desired
 from imageserve.queue.snapshot import WorkerInfo
-from imageserve.queue.wire import DesiredVersion, Job, Result, encode_desired
+from imageserve.queue.wire import Job, Result
 from imageserve.worker.loop import Worker, WorkerConfig
 from imageserve.worker.reload import Reloader
 from imageserve.worker.runner import Runner

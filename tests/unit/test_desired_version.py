@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from imageserve.queue.wire import DesiredVersion, decode_desired, encode_desired, parse_desired
+from imageserve.queue.desired import DesiredVersion, decode_desired, encode_desired, parse_desired
 
 AT = 1_760_000_000_000
 

@@ -10,7 +10,7 @@ import pytest
 from imageserve.errors import ModelLoadError
 from imageserve.models.entries import ModelEntry
 from imageserve.preparation import Preparation
-from imageserve.queue.wire import DesiredVersion
+from imageserve.queue.desired import DesiredVersion
 from imageserve.worker.versions import MOST_FILES, Versions, fingerprint_of
 
 V2 = DesiredVersion("shapes", "v2", 7)

@@ -8,10 +8,10 @@ from imageserve.cli.extras import sentence
 from imageserve.config.settings import Settings
 from imageserve.errors import QueueError, SettingsError
 from imageserve.models.entries import ModelEntry, model_entries
+from imageserve.queue.desired import decode_desired, encode_desired, parse_desired
 from imageserve.queue.monitor import Monitor
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.snapshot import Snapshot, WorkerInfo
-from imageserve.queue.wire import decode_desired, encode_desired, parse_desired
 
 POLL_S = 0.5
 

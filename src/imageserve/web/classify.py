@@ -22,8 +22,9 @@ from imageserve.web.calls import Call, Reply, begin, bug_reply, error_reply, fin
 from imageserve.web.edge import age_s
 from imageserve.web.greenlets import Wait, watch_hang_up
 from imageserve.web.lifecycle import Lifecycle
+from imageserve.web.options import ClassifyOptions
 from imageserve.web.parameters import DEFAULT_TOP, checked_priority, checked_timeout_s
-from imageserve.web.predict import Answer, ClassifyOptions, ClientGone, Predictor
+from imageserve.web.predict import Answer, ClientGone, Predictor
 from imageserve.web.submission import Picture
 from imageserve.web.upload import UploadAccount, UploadLimits, UploadMemory
 

@@ -31,9 +31,10 @@ from imageserve.web.calls import Reply, json_reply, reply_of
 from imageserve.web.classify import Answers, Environ, Order
 from imageserve.web.edge import infer_path
 from imageserve.web.greenlets import Turn
+from imageserve.web.options import ClassifyOptions
 from imageserve.web.parameters import INFERENCE_HEADER as LENGTH
 from imageserve.web.parameters import infer_options
-from imageserve.web.predict import Answer, ClassifyOptions
+from imageserve.web.predict import Answer
 from imageserve.web.upload import UploadAccount, UploadLimits, UploadReader, checked
 
 _ENVIRON = "HTTP_INFERENCE_HEADER_CONTENT_LENGTH"

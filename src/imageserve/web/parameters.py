@@ -18,7 +18,7 @@ from imageserve.predictions import LABELS, VECTORS
 from imageserve.queue.wire import BACKGROUND
 from imageserve.web.decode_order import Asked
 from imageserve.web.edge import infer_path
-from imageserve.web.predict import ClassifyOptions
+from imageserve.web.options import ClassifyOptions
 
 DEFAULT_TOP = 5
 """Labels of an answer."""

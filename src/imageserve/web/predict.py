@@ -26,12 +26,12 @@ from imageserve.predictions import FEW_LABELS, LABELS, SCORES, Prediction
 from imageserve.preparation import Pixels, Preparation
 from imageserve.queue.listener import Ticket
 from imageserve.queue.producer import JobRequest, Producer
-from imageserve.queue.wire import BACKGROUND, WOULD_TIME_OUT, Result, ResultError
-from imageserve.web.decode_order import Asked
+from imageserve.queue.wire import WOULD_TIME_OUT, Result, ResultError
 from imageserve.web.decoder_process import Task
 from imageserve.web.decoders import Decoders
 from imageserve.web.greenlets import Wait
 from imageserve.web.line import DecodeLine
+from imageserve.web.options import ClassifyOptions
 from imageserve.web.refusals import (
     check_version,
     fitting,
@@ -50,31 +50,6 @@ log = logging.getLogger(__name__)
 
 LOOP_S = 0.015
 """Processor time: what may take longer is decoded off the event loop, where it delays no probe."""
-
-
-@dataclass(frozen=True, slots=True)
-class ClassifyOptions:
-    """What a client asks for, besides its pictures."""
-
-    model: str | None
-    top: int
-    timeout_s: float
-    trace: str
-    """The id of the HTTP request."""
-    least: float = 0.0
-    """Labels of a lower probability are not asked for."""
-    output: str = LABELS
-    """One of `LABELS` and `VECTORS`."""
-    priority: str = ""
-    """`BACKGROUND`, or ""."""
-    version: str = ""
-    """The only version of the model that may answer, by `version_name`; "" for any."""
-    classes: bool = False
-    """Whether the labels must come with the numbers of their classes; with a vector, too."""
-
-    def asked(self, arrived: float) -> Asked:
-        """Return the place in the line of one that came at this time of `time.monotonic`."""
-        return Asked(arrived + self.timeout_s, self.priority == BACKGROUND, self.model)
 
 
 @dataclass(frozen=True, slots=True)

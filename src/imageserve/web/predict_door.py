@@ -10,8 +10,8 @@ from imageserve.web.answers import as_bytes, as_json
 from imageserve.web.calls import BYTES, JSON, Reply, json_reply, reply_of
 from imageserve.web.classify import Answers, Environ, Order
 from imageserve.web.greenlets import Turn
+from imageserve.web.options import ClassifyOptions
 from imageserve.web.parameters import read_options
-from imageserve.web.predict import ClassifyOptions
 from imageserve.web.upload import UploadAccount, UploadLimits, UploadReader
 
 

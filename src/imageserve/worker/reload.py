@@ -16,7 +16,7 @@ from typing import Protocol
 from imageserve import metrics
 from imageserve.errors import ModelError, ModelLoadError
 from imageserve.models.foreign import foreign, reason_of
-from imageserve.queue.wire import decode_desired
+from imageserve.queue.desired import decode_desired
 from imageserve.worker.runner import Runner
 from imageserve.worker.versions import Candidate, Versions
 

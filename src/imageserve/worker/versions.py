@@ -17,7 +17,7 @@ from imageserve.models.entries import ModelEntry
 from imageserve.models.files import file_errors
 from imageserve.models.folder import FACTS_FILE
 from imageserve.models.onnx_file import external_files
-from imageserve.queue.wire import DesiredVersion
+from imageserve.queue.desired import DesiredVersion
 
 MOST_FILES = 1000
 """Most files of a folder that are looked at; a model has a handful."""

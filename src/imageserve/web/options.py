@@ -1,0 +1,32 @@
+"""What a client asks for, whatever the door: of one request, for all its pictures."""
+
+from dataclasses import dataclass
+
+from imageserve.predictions import LABELS
+from imageserve.queue.wire import BACKGROUND
+from imageserve.web.decode_order import Asked
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifyOptions:
+    """What a client asks for, besides its pictures."""
+
+    model: str | None
+    top: int
+    timeout_s: float
+    trace: str
+    """The id of the HTTP request."""
+    least: float = 0.0
+    """Labels of a lower probability are not asked for."""
+    output: str = LABELS
+    """One of `LABELS` and `VECTORS`."""
+    priority: str = ""
+    """`BACKGROUND`, or ""."""
+    version: str = ""
+    """The only version of the model that may answer, by `version_name`; "" for any."""
+    classes: bool = False
+    """Whether the labels must come with the numbers of their classes; with a vector, too."""
+
+    def asked(self, arrived: float) -> Asked:
+        """Return the place in the line of one that came at this time of `time.monotonic`."""
+        return Asked(arrived + self.timeout_s, self.priority == BACKGROUND, self.model)
