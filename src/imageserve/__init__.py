@@ -1,3 +1,3 @@
 """imageserve: image classification on your own cluster. This module only names the version."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

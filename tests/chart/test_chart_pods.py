@@ -17,6 +17,7 @@ from tests.chart.situations import (
 )
 from tests.chart.test_chart_settings import programs
 
+from imageserve import __version__
 from imageserve.config.settings import Settings
 
 PACKAGE = ROOT / "src" / "imageserve"
@@ -73,7 +74,11 @@ def images(objects: list[Object]) -> dict[str, str]:
 
 
 REGISTRIES: list[Any] = [
-    pytest.param({}, ["imageserve/web:0.1.0", "imageserve/model:0.1.0", "redis:"], id="none"),
+    pytest.param(
+        {},
+        [f"imageserve/web:{__version__}", f"imageserve/model:{__version__}", "redis:"],
+        id="none",
+    ),
     pytest.param(
         {"image": {"registry": "r.test:5000/x"}},
         ["r.test:5000/x/imageserve/web:", "r.test:5000/x/imageserve/model:", "redis:"],

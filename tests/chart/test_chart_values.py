@@ -35,7 +35,7 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 def test_the_chart_is_of_the_version_of_the_package_and_says_which_kubernetes_it_takes() -> None:
     about = yaml.safe_load((CHART / "Chart.yaml").read_text())
 
-    assert about["appVersion"] == imageserve.__version__
+    assert about["version"] == about["appVersion"] == imageserve.__version__
     assert about["kubeVersion"] == f">={OLDEST}-0"
     assert "dependencies" not in about
 

@@ -15,6 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 README = ROOT / "README.md"
 DOCUMENTS = [README, *sorted((ROOT / "docs").rglob("*.md"))]
 
+_TEXTS = (".md", ".yaml", ".sh", ".py", ".txt", ".tpl")
 _FENCED = re.compile(r"^ *```.*?^ *```", re.MULTILINE | re.DOTALL)
 _CODE = re.compile(rf"{_FENCED.pattern}|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 
@@ -33,6 +34,17 @@ def test_the_newest_entry_of_the_changelog_is_this_version() -> None:
 
     assert versions, "CHANGELOG.md has no entry such as: ## [1.2.3] - 2026-01-31"
     assert versions[0] == imageserve.__version__
+
+
+def test_every_image_that_is_named_is_of_this_version() -> None:
+    named: list[str] = []
+    for folder in ("README.md", "docs", "charts", "images", "skaffold.yaml", "tests/e2e"):
+        files = [ROOT / folder, *(ROOT / folder).rglob("*")]
+        for text in (each.read_text(encoding="utf-8") for each in files if each.suffix in _TEXTS):
+            named += re.findall(r"(?:imageserve/[a-z{},]+:|--tag )(\d+\.\d+\.\d+)", text)
+
+    assert len(named) > 5
+    assert set(named) == {imageserve.__version__}
 
 
 def test_every_make_target_that_the_readme_names_is_in_the_makefile() -> None:
