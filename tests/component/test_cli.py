@@ -154,6 +154,63 @@ def test_a_service_whose_log_is_json_says_so_in_json(command: str) -> None:
     assert f"imageserve {command}: WEB_PORT: " in json.loads(ended.stderr)["message"]
 
 
+LIBRARIES = ("gevent", "grpc", "gunicorn", "httpx2", "kubernetes", "numpy")
+"""Of each extra one that the commands need; none of them comes with the distribution alone."""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["run"], "gunicorn is not installed; install it with: pip install 'imageserve[local]'"),
+        (["web"], "gevent is not installed; install it with: pip install 'imageserve[web]'"),
+        (["grpc"], "grpc is not installed; install it with: pip install 'imageserve[web,grpc]'"),
+        (["worker"], "numpy is not installed; install it with: pip install 'imageserve[worker]'"),
+        (["autoscaler"], "install it with: pip install 'imageserve[autoscaler]'"),
+        (["doctor"], "the cluster: kubernetes is not installed; install it with: pip install"),
+        (["classify", "x.jpg"], "install it with: pip install 'imageserve[client]'"),
+        (["models", "check"], "or 'imageserve[onnx]' for ONNX models alone"),
+    ],
+    ids=lambda each: each[0] if isinstance(each, list) else "",
+)
+def test_a_command_without_its_extra_says_what_to_install(
+    arguments: list[str], said: str, tmp_path: Path
+) -> None:
+    absent = f"import sys; sys.modules.update(dict.fromkeys({LIBRARIES}))\n"
+    (tmp_path / "sitecustomize.py").write_text(absent)  # Python imports it when it starts.
+    paths = [str(tmp_path), *filter(None, sys.path)]
+    environ = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(paths),
+        "REDIS_URL": f"redis://127.0.0.1:{free_port()}",
+        "LOG_FORMAT": "text",
+        "SCALING_FILE": str(tmp_path / "scaling.yaml"),
+        "RUN_DIR": str(tmp_path / "run"),
+    }
+    (tmp_path / "scaling.yaml").write_text("{}\n")
+
+    done = subprocess.run(
+        [sys.executable, "-m", "imageserve", *arguments],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+    assert done.returncode in (1, 3), done.stderr  # 3: the doctor's, as Redis is away too
+    assert said in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_missing_module_of_our_own_is_a_bug_and_keeps_its_traceback(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "imageserve.cli.queue", None)
+
+    with pytest.raises(ModuleNotFoundError):
+        main(["queue", "status"])
+
+
 def test_ctrl_c_is_status_130(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         raise KeyboardInterrupt

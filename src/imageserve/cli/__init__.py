@@ -11,7 +11,7 @@ import sys
 from collections.abc import Mapping, Sequence
 
 from imageserve import __version__
-from imageserve.cli.extras import Command, extra_command, note_if_missing
+from imageserve.cli.extras import Command, extra_command, missing, note_if_missing
 from imageserve.errors import ImageserveError
 from imageserve.logger import setup_logging
 
@@ -92,6 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(_command(arguments[0])(arguments[1:], os.environ))
     except ImageserveError as error:
         _report(arguments, error)
+        return 1
+    except ModuleNotFoundError as error:
+        _report(arguments, missing(arguments[0], error))
         return 1
     except KeyboardInterrupt:
         return 130

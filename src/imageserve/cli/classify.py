@@ -32,14 +32,10 @@ Exit status 1 where a picture could not be classified."""
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
-    try:
-        from imageserve.client import Client
-    except ModuleNotFoundError as error:
-        raise ImageserveError(
-            f"the client is not installed ({error}): pip install 'imageserve[client]'"
-        ) from error
-
     options = _parser(environ).parse_args(arguments)
+    # Imported here: --help needs no httpx2.
+    from imageserve.client import Client
+
     names = [name for argument in options.files for name in _names(argument)]
     key = environ.get("IMAGESERVE_API_KEY")
     try:

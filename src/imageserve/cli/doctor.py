@@ -10,7 +10,7 @@ from http.client import HTTPException
 from typing import TypeVar
 from urllib.request import ProxyHandler, build_opener
 
-from imageserve.cli.extras import add_cluster_options
+from imageserve.cli.extras import add_cluster_options, missing
 from imageserve.config.settings import Settings
 from imageserve.doctor.advice import ADVICE, in_order
 from imageserve.doctor.cluster_rules import cluster_findings
@@ -77,9 +77,11 @@ class _Look:
     def _try(self, what: str, read: Callable[[], T]) -> T | None:
         try:
             return read()
-        except (QueueError, ClusterError, SettingsError, ImportError) as error:
+        except (QueueError, ClusterError, SettingsError) as error:
             self.unseen.append(f"{what}: {error}")
-            return None
+        except ModuleNotFoundError as error:
+            self.unseen.append(f"{what}: {missing('autoscaler', error)}")
+        return None
 
     def facts(self) -> Facts:
         access, entries = RedisAccess.from_settings(self._settings), model_entries(self._settings)

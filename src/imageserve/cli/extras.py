@@ -1,4 +1,4 @@
-"""What commands share: options, and commands that come with another distribution.
+"""What commands share: options, the extras that they need, and commands of another distribution.
 
 ``imageserve-loadtest`` has the load test and the autoscaler's simulator, found by their entry
 points. Serving images do not contain it.
@@ -16,6 +16,17 @@ T = TypeVar("T")
 GROUP = "imageserve.commands"
 
 Command = Callable[[Sequence[str], Mapping[str, str]], int]
+
+EXTRAS = {
+    "run": "local",
+    "web": "web",
+    "grpc": "web,grpc",
+    "worker": "worker",
+    "autoscaler": "autoscaler",
+    "classify": "client",
+    "models": "worker",
+}
+"""The extras of the distribution that a command needs; the others need none."""
 
 
 def chosen(models: Mapping[str, T], name: str | None) -> list[T]:
@@ -38,6 +49,22 @@ def add_cluster_options(parser: argparse.ArgumentParser) -> None:
 def sentence(about: str) -> str:
     """Return the beginning of a description, from the words of a list; names keep their letters."""
     return about[0].upper() + about[1:]
+
+
+def missing(command: str, error: ModuleNotFoundError) -> ImageserveError:
+    """Return what to say where a library of a command is not installed.
+
+    Raises the error itself where a module of ours is missing: that is a bug.
+    """
+    library = (error.name or "").partition(".")[0]
+    if library in ("", "imageserve"):
+        raise error
+    extras = EXTRAS.get(command)
+    distribution = f"'imageserve[{extras}]'" if extras else "imageserve"
+    only_onnx = ", or 'imageserve[onnx]' for ONNX models alone" if extras == "worker" else ""
+    return ImageserveError(
+        f"{library} is not installed; install it with: pip install {distribution}{only_onnx}"
+    )
 
 
 def note_if_missing(name: str) -> str:

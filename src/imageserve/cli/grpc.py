@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 
 from imageserve.cli.web import refuse_early, restart_prepared
 from imageserve.config.settings import Settings
-from imageserve.errors import ImageserveError
 from imageserve.logger import setup_logging
 from imageserve.web.api_keys import read_api_keys
 
@@ -24,12 +23,9 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     options = parser.parse_args(arguments)
     settings = Settings.from_env(environ)
     setup_logging(settings.log_level, settings.log_format)
-    try:
-        from imageserve.grpc_server.process import GrpcProcess
-    except ModuleNotFoundError as error:
-        raise ImageserveError(
-            f"{error.name} is not installed; install it with: pip install 'imageserve[web,grpc]'"
-        ) from error
+    # Imported here: --help needs neither grpcio nor gevent.
+    from imageserve.grpc_server.process import GrpcProcess
+
     if options.prepared:
         GrpcProcess(settings).run()
     read_api_keys(settings.api_keys_file)

@@ -45,6 +45,9 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     options = parser.parse_args(arguments)
     if options.workers < 1:
         parser.error("--workers must be at least 1")
+    for library in ("gunicorn", "numpy", *(["grpc"] if options.grpc else [])):
+        if importlib.util.find_spec(library) is None:  # Its program would be restarted for ever.
+            raise ModuleNotFoundError(name=library)
     settings = Settings.from_env(environ)
     setup_logging(settings.log_level, "text")
     port = options.port or settings.web_port
