@@ -138,9 +138,9 @@ UV_COMPILE = $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --g
 NOT_OURS = --no-emit-package imageserve
 
 lock: $(VENV)/dev.stamp  ## write the lock files with hashes, and what differs by machine into docs/images.md (UPGRADE=--upgrade for newer versions)
-	$(UV_COMPILE) --extra web --extra grpc --extra client --output-file locks/web.txt
-	$(UV_COMPILE) --extra worker --extra fetch --output-file locks/worker.txt
-	$(UV_COMPILE) --extra onnx --extra fetch --output-file locks/worker-onnx.txt
+	$(UV_COMPILE) --extra web --extra grpc --extra client --extra tracing --output-file locks/web.txt
+	$(UV_COMPILE) --extra worker --extra fetch --extra tracing --output-file locks/worker.txt
+	$(UV_COMPILE) --extra onnx --extra fetch --extra tracing --output-file locks/worker-onnx.txt
 	$(UV_COMPILE) --extra autoscaler --output-file locks/autoscaler.txt
 	$(subst pyproject.toml,loadtest/pyproject.toml,$(UV_COMPILE)) $(NOT_OURS) --output-file locks/loadtest.txt
 	$(UV_COMPILE) loadtest/pyproject.toml $(NOT_OURS) --extra local --extra plots --extra clairvoyant --output-file locks/local.txt

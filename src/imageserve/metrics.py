@@ -83,6 +83,11 @@ decoder_restarts_total = Counter(
 queue_seconds = Histogram(
     "imageserve_queue_seconds", "Time a job waited in the queue.", ["model"], buckets=_SECONDS
 )
+spans_lost_total = Counter(
+    "imageserve_spans_lost_total",
+    "Spans of traces that reached no collector, by reason: not sent, queue full, end of process.",
+    ["reason"],
+)
 slots_in_use = Gauge("imageserve_slots_in_use", "Requests in hand.", multiprocess_mode="livesum")
 waiting_for_redis = Gauge(
     "imageserve_waiting_for_redis",

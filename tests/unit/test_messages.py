@@ -35,6 +35,7 @@ from imageserve.queue.wire import (
     encode_result,
     encoding_of,
 )
+from imageserve.trace_context import TraceContext
 
 Read = TypeVar("Read")
 
@@ -55,6 +56,14 @@ preparations = st.builds(
     interpolation=st.sampled_from(INTERPOLATIONS),
     colour=st.sampled_from(list(COLOURS)),
 )
+contexts = st.builds(
+    TraceContext,
+    st.from_regex("[1-9a-f][0-9a-f]{31}", fullmatch=True),
+    st.from_regex("[1-9a-f][0-9a-f]{15}", fullmatch=True),
+    st.booleans(),
+    st.sampled_from(("", "a=1", "a=1,b=2")),
+    st.booleans(),
+)
 jobs = st.builds(
     Job,
     id=texts,
@@ -70,6 +79,7 @@ jobs = st.builds(
     least=st.floats(0, 1),
     want=texts,
     priority=st.sampled_from(("", BACKGROUND)),
+    context=st.none() | contexts,
 )
 results = st.builds(
     Result,
@@ -214,6 +224,15 @@ def test_fields_of_a_later_release_are_ignored() -> None:
 
 def test_a_job_without_a_trace_is_still_a_job() -> None:
     assert decode_job(without(encode_job(JOB), "trace")) == replace(JOB, trace="")
+
+
+@pytest.mark.parametrize("told", [None, 7, "", "no traceparent", {"a": 1}, ["00"]])
+def test_a_malformed_context_of_a_job_is_as_if_absent(told: Any) -> None:
+    assert decode_job(changed(encode_job(JOB), traceparent=told, tracestate=told)) == JOB
+
+
+def test_a_job_without_a_context_says_nothing_of_it() -> None:
+    assert "trace" not in encode_open_job(JOB).replace('"trace":"trace"', "")
 
 
 def test_a_job_of_another_version_can_be_answered() -> None:

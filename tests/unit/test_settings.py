@@ -64,6 +64,9 @@ def test_unknown_variables_are_left_alone() -> None:
         pytest.param("QUEUE_BYTES_LIMIT", "2G", 2 * 10**9, id="G"),
         pytest.param("IMAGE_FORMATS", "PNG, jpeg,", frozenset({"png", "jpeg"}), id="formats"),
         pytest.param("CORS_ORIGINS", "*", frozenset({"*"}), id="all origins"),
+        pytest.param("TRACES_ENDPOINT", "http://c:4318", "http://c:4318", id="address"),
+        pytest.param("TRACES_ENDPOINT", "https://[::1]/a", "https://[::1]/a", id="with a path"),
+        pytest.param("TRACES_SHARE", "0.5", 0.5, id="share"),
         pytest.param(
             "CORS_ORIGINS",
             "https://App.test, http://[::1]:3000,",
@@ -116,6 +119,9 @@ def test_a_good_value_is_read(variable: str, text: str, expected: object) -> Non
         pytest.param("IMAGE_FORMATS", "jpeg,tiff", "out of jpeg, png", id="an unknown format"),
         pytest.param("IMAGE_FORMATS", " , ", "out of jpeg, png", id="no format"),
         pytest.param("CORS_ORIGINS", "app.test", "such as https://", id="a host is no origin"),
+        pytest.param("TRACES_ENDPOINT", "collector:4318", "such as http://", id="no address"),
+        pytest.param("TRACES_ENDPOINT", "http://u:p@c", "without user", id="a password in it"),
+        pytest.param("TRACES_SHARE", "1.5", "from 0 to 1", id="more than all"),
         pytest.param(
             "CORS_ORIGINS", "https://a.test/", "without a path", id="an origin and a path"
         ),

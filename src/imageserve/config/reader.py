@@ -225,6 +225,17 @@ def origins(value: Any) -> frozenset[str]:
     return frozenset(_DEFAULT_PORT.sub(r"\1\2", each) for each in listed)
 
 
+_HTTP_ADDRESS = re.compile(
+    r"https?://(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?(?:/\S*)?"
+)
+
+
+def http_address(value: Any) -> str:
+    if not isinstance(value, str) or not _HTTP_ADDRESS.fullmatch(value):
+        raise ValueError("must be an address such as http://host:4318, without user and password")
+    return value
+
+
 _UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "ki": 2**10, "mi": 2**20, "gi": 2**30}
 
 

@@ -15,6 +15,7 @@ from imageserve.config.reader import (
     Parser,
     byte_count,
     existing_file,
+    http_address,
     image_size,
     number,
     one_of,
@@ -316,6 +317,18 @@ class Settings:
         text,
         "Kubernetes namespace of the Deployments that the autoscaler sizes.",
         shown="that of the kubeconfig's context",
+    )
+    traces_endpoint: str = setting(
+        "",
+        http_address,
+        "OpenTelemetry collector that gets the spans of sampled requests by OTLP over HTTP, such "
+        "as `http://collector:4318` (docs/tracing.md). Without it none are made.",
+    )
+    traces_share: float = setting(
+        0.01,
+        number(0, 1),
+        "With `TRACES_ENDPOINT`: share of the requests without a `traceparent` that are traced. "
+        "Of the others, those whose callers say so are.",
     )
     shutdown_s: float = setting(
         30.0, number(1, 3600), "Time that a worker has after SIGTERM to finish its batch."

@@ -28,6 +28,7 @@ from imageserve.queue.snapshot import (
     retry_after_s,
 )
 from imageserve.queue.wire import Job, encode_open_job, encoding_of
+from imageserve.trace_context import TraceContext
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +117,8 @@ class JobRequest:
     want: str = ""
     """See `Job`, and so for the one before."""
     priority: str = ""
+    """The same."""
+    context: TraceContext | None = None
     """The same."""
 
 
@@ -258,6 +261,7 @@ class Producer:
             least=request.least,
             want=request.want,
             priority=request.priority,
+            context=request.context,
         )
 
     def _enqueue(self, job: Job, pixels: bytes, timeout_ms: int, limits: Limits) -> Admission:

@@ -26,6 +26,7 @@ from imageserve.queue.fields import (
     shape_of,
     text_of,
 )
+from imageserve.trace_context import TraceContext, read_context
 
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
@@ -73,6 +74,8 @@ class Job:
     """The vector that is asked for, one of `VECTORS`; "" for labels alone."""
     priority: str = ""
     """`BACKGROUND`, or ""; anything else is read as ""."""
+    context: TraceContext | None = None
+    """The span of the request that sent it; None where nobody traces it."""
 
     @property
     def bytes(self) -> int:
@@ -178,6 +181,10 @@ def encode_open_job(job: Job) -> str:
         fields["want"] = job.want
     if job.priority:
         fields["priority"] = job.priority
+    if job.context:
+        fields["traceparent"] = job.context.traceparent
+        if job.context.state:
+            fields["tracestate"] = job.context.state
     return _encode(fields)[:-1]
 
 
@@ -207,6 +214,7 @@ def decode_job(text: str | bytes) -> Job | UnsupportedJob:
         least=fields.get("min", 0.0),
         want=fields.get("want", ""),
         priority=BACKGROUND if fields.get("priority") == BACKGROUND else "",
+        context=_context(fields),
     )
 
 
@@ -238,6 +246,11 @@ def _job_problem(fields: Mapping[str, Any]) -> str | None:
     if fields["shape"][2] != ENCODINGS[fields["encoding"]]:
         return f"job field 'shape' does not fit the encoding {fields['encoding']!r}"
     return None
+
+
+def _context(fields: Mapping[str, Any]) -> TraceContext | None:
+    told = _text_or_none(fields, "traceparent")
+    return read_context(told, _text_or_none(fields, "tracestate")) if told else None
 
 
 def _text_or_none(fields: Mapping[str, Any], name: str) -> str:
