@@ -26,6 +26,7 @@ from imageserve.queue.monitor import PURGED, Monitor
 from imageserve.queue.order import Order
 from imageserve.queue.preparations import encode_kept
 from imageserve.queue.producer import Producer, ProducerConfig
+from imageserve.queue.quota import Quota
 from imageserve.queue.redis.exchange import Value
 from imageserve.queue.snapshot import (
     SILENT_MS,
@@ -80,6 +81,8 @@ class MemoryQueue(RedisQueue):
         self._web: dict[str, WebInfo] = {}
         self._desired = ""
         self._kept = ""
+        self.whole_us: dict[str, int] = {}
+        """By the name of a quota: when it is whole again, as Redis has it."""
 
     def enqueue(self, job: Job, pixels: bytes, timeout_ms: int, limits: Limits) -> Admission:
         with self._changed:
@@ -94,8 +97,24 @@ class MemoryQueue(RedisQueue):
             if admission.code is not EnqueueCode.ACCEPTED:
                 self._stats["rejected"] += 1
                 return admission
+            accepted, wait_ms = self._count(limits.quota)
+            if not accepted:
+                return Admission(EnqueueCode.RATE_LIMITED, self._backlog(), wait_ms)
             self._accept(job, pixels)
-            return Admission(EnqueueCode.ACCEPTED, self._backlog())
+            return Admission(EnqueueCode.ACCEPTED, self._backlog(), wait_ms)
+
+    def _count(self, quota: Quota | None) -> tuple[bool, int]:
+        """Count a job of a quota, if it may come; return when it, or the next one, may, in ms."""
+        if quota is None:
+            return True, 0
+        now_us, all_us = 1000 * self._clock_ms(), quota.burst * quota.interval_us
+        kept_us = self.whole_us.get(quota.name, 0)
+        whole_us = min(max(kept_us, now_us), now_us + all_us) + quota.interval_us
+        wait_us = whole_us - now_us - all_us
+        if wait_us > 0:
+            return False, wait_us // 1000
+        self.whole_us[quota.name] = whole_us
+        return True, max(0, wait_us + quota.interval_us) // 1000
 
     def _accept(self, job: Job, pixels: bytes) -> None:
         self._ids[job.id] = job.deadline + 60_000

@@ -250,6 +250,13 @@ class TransferEncodingRefused(EncodingRefused):
     status = HTTPStatus.NOT_IMPLEMENTED
 
 
+class RateLimited(RequestError):
+    """The API key has sent more pictures than its quota allows; Retry-After says when one may."""
+
+    code = "rate_limited"
+    status = HTTPStatus.TOO_MANY_REQUESTS
+
+
 class ModelFailed(RequestError):
     """The model fails on this picture, even in a batch of its own."""
 

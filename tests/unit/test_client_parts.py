@@ -135,12 +135,12 @@ def test_every_code_of_the_server_has_its_class() -> None:
     seen = set()
     for kind in subclasses(errors.RequestError):
         error = error_of(kind.status, refusal(kind.code))
-        by_status = Unavailable if kind.status == 503 else BadRequest
+        by_status = Unavailable if kind.status in (429, 503) else BadRequest
         wanted = BadPicture if kind.code == "unsupported_encoding" else by_status
         assert type(error) is expected.get(kind.code, wanted), kind.code
         assert (error.code, error.status, error.request_id) == (kind.code, kind.status, "sent")
         assert str(error) == f"so it is ({kind.code}, request sent)"
-        assert error.passes == (kind.status in (503, 504))
+        assert error.passes == (kind.status in (429, 503, 504))
         seen.add(kind.code)
     assert set(expected) - {"internal"} <= seen
     assert type(error_of(503, refusal("new"))) is Unavailable

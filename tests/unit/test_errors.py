@@ -30,6 +30,7 @@ CONTRACT = {
     "UnsupportedFormat": (415, "unsupported_format"),
     "EncodingRefused": (415, "unsupported_encoding"),
     "TransferEncodingRefused": (501, "unsupported_encoding"),
+    "RateLimited": (429, "rate_limited"),
     "ModelFailed": (422, "model_failed"),
     "RequestError": (500, "internal"),
     "Unavailable": (503, "busy"),

@@ -23,6 +23,7 @@ STATUSES: Mapping[int, StatusCode] = MappingProxyType(
         HTTPStatus.UNSUPPORTED_MEDIA_TYPE: StatusCode.INVALID_ARGUMENT,
         HTTPStatus.UNPROCESSABLE_ENTITY: StatusCode.INVALID_ARGUMENT,
         HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE: StatusCode.INVALID_ARGUMENT,
+        HTTPStatus.TOO_MANY_REQUESTS: StatusCode.RESOURCE_EXHAUSTED,
         HTTPStatus.INTERNAL_SERVER_ERROR: StatusCode.INTERNAL,
         HTTPStatus.NOT_IMPLEMENTED: StatusCode.UNIMPLEMENTED,
         # What clients of gRPC may send again.

@@ -18,6 +18,7 @@ from imageserve.preparation import Preparation
 from imageserve.queue.mixture import Mixture
 from imageserve.queue.outputs import missing, versions
 from imageserve.queue.preparations import in_force
+from imageserve.queue.quota import Quota
 from imageserve.queue.redis.queue import RedisQueue
 from imageserve.queue.snapshot import Run, Snapshot, Speed
 from imageserve.queue.wire import BACKGROUND
@@ -52,6 +53,8 @@ class EnqueueCode(IntEnum):
     WOULD_TIME_OUT = -5
     PIXELS_LOST = -6
     """Redis took the pixels and had them no more when the job came."""
+    RATE_LIMITED = -7
+    """Nothing else is against the job, but its key has sent too many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,8 @@ class Limits:
     max_bytes: int = 512 * 2**20
     speed: Speed = field(default_factory=Speed)
     """Of the workers: a job is refused that they would not end in time."""
+    quota: Quota | None = None
+    """That of the caller; None for a job that is not to be counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +76,8 @@ class Admission:
     code: EnqueueCode
     backlog: int
     """Jobs that wait or are in work; with `EnqueueCode.WOULD_TIME_OUT`, only those ahead of it."""
+    wait_ms: int = 0
+    """After which its quota lets the next job through; 0 for at once, and where none was asked."""
 
 
 def verdict_of(

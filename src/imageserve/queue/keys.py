@@ -24,6 +24,7 @@ key                       type     content                                      
 ``{Q}:wanted``            string   the desired version of the model             none; one short text
 ``{Q}:preparation``       string   model and preparation of the last worker     none; 1 KiB at most
 ``{Q}:arrivals``          string   the autoscaler's memory, see its memory.py   28 d; 64 KiB at most
+``{Q}:quota:<name>``      string   when the quota of this name is whole, us     then; 28 d at most
 ``{Q}:reply:<process>``   channel  results for one web process
 ``{Q}:selftest:<uuid>:*``            the start-up self-test's own keys            a minute
 ========================  =======  ===========================================  ====================
@@ -66,6 +67,9 @@ class Keys:
     def result(self, job_id: str) -> str:
         return f"{self._prefix}:r:{job_id}"
 
+    def quota(self, name: str) -> str:
+        return f"{self._prefix}:quota:{name}"
+
     def reply(self, process: str) -> str:
         return f"{self._prefix}:reply:{process}"
 
@@ -96,9 +100,10 @@ class Keys:
 
     # The keys of a script, in the order in which it takes them.
 
-    def of_enqueue(self, job_id: str) -> list[str]:
+    def of_enqueue(self, job_id: str, quota: str = "") -> list[str]:
         own = [self.nonce(job_id), self.pixels(job_id)]
-        return [self.queue, self.hold, *own, self.retry, self.leases, self.stats, self.waiting]
+        queued = [self.queue, self.hold, *own, self.retry, self.leases, self.stats, self.waiting]
+        return [*queued, self.quota(quota)]
 
     def of_claim(self) -> list[str]:
         lists = [self.queue, self.hold, self.retry]

@@ -11,13 +11,14 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from imageserve.errors import QueueError, QueueRefused, QueueUnavailable
 from imageserve.preparation import Preparation
 from imageserve.queue.admission import FRESH_S, Admission, AdmissionView, EnqueueCode, Limits
 from imageserve.queue.keys import GUARD_MS
 from imageserve.queue.listener import Breaker, ReplyListener, Ticket, Tickets, catch_up
+from imageserve.queue.quota import LONGEST_COUNT_MS, Quota, QuotaWaits
 from imageserve.queue.redis.connection import RedisAccess, by_node
 from imageserve.queue.redis.queue import ENQUEUE, HEARTBEAT, REFUSE, RedisQueue
 from imageserve.queue.snapshot import (
@@ -47,7 +48,8 @@ class ProducerStore(RedisQueue):
 
     def enqueue(self, job: Job, pixels: bytes, timeout_ms: int, limits: Limits) -> Admission:
         """Store the pixels and queue the job. Safe to send again after a lost reply."""
-        names = self.keys.of_enqueue(job.id)
+        quota = limits.quota
+        names = self.keys.of_enqueue(job.id, quota.name if quota else "")
         args: list[str | int | bytes] = [
             secrets.token_hex(8),
             limits.max_jobs,
@@ -61,16 +63,19 @@ class ProducerStore(RedisQueue):
             job.id,
             self.keys.pixels(""),
             GUARD_MS,
+            quota.interval_us if quota else 0,
+            quota.burst if quota else 0,
+            LONGEST_COUNT_MS,
         ]
         pixels_key = self.keys.pixels(job.id)
         with self.errors():
-            has_memory, (code, backlog) = ENQUEUE.after_set(
+            has_memory, (code, backlog, wait_ms) = ENQUEUE.after_set(
                 self.client, pixels_key, pixels, timeout_ms, names, args
             )
         if code == EnqueueCode.PIXELS_LOST and not has_memory:
             self.count_refused(job.id)
             code = EnqueueCode.NO_ROOM
-        return Admission(EnqueueCode(code), backlog)
+        return Admission(EnqueueCode(code), backlog, wait_ms)
 
     def count_refused(self, job_id: str = "") -> None:
         """Count a job that was refused without ENQUEUE, and remove its pixels if it has any."""
@@ -120,6 +125,8 @@ class JobRequest:
     """The same."""
     context: TraceContext | None = None
     """The same."""
+    quota: Quota | None = None
+    """What its caller may send. None: it is not counted, as where the picture was before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +157,8 @@ class Producer:
         self._tickets = tickets
         self.breaker = breaker
         self._config = config
+        self._waits = QuotaWaits(clock)
+        self._clock = clock
         self._known_run = ""
         self._read: list[str] = []
         """Jobs whose stored results are to be removed."""
@@ -166,6 +175,14 @@ class Producer:
         if refusal is not None:
             self._count_refused()
             raise self._refused(refusal, timeout_ms, priority)
+
+    def check_quota(self, quota: Quota | None) -> None:
+        """Raise QueueRefused where a quota is known to be used up. Asks nobody: it costs nothing.
+
+        Where nothing is raised, `submit` may still refuse.
+        """
+        if quota is not None:
+            self._waits.check(quota)
 
     def shortest_timeout_s(self, priority: str = "") -> float | None:
         """Return the shortest timeout with which a job would be accepted now; None for unknown."""
@@ -226,7 +243,7 @@ class Producer:
         """
         # First: reading the capacity, too, would wait for a Redis that hangs.
         self.breaker.check()
-        limits = self._limits()
+        limits = replace(self._limits(), quota=request.quota)
         for _ in range(ID_TRIES):
             ticket = self._tickets.add(secrets.token_hex(16), wake)
             try:
@@ -238,6 +255,8 @@ class Producer:
                     self._tickets.remove(ticket)
             if ticket.accepted:
                 return ticket
+            if request.quota and admission.code is EnqueueCode.RATE_LIMITED:
+                raise request.quota.refusal(admission.wait_ms / 1000)
             if admission.code not in (EnqueueCode.COLLISION, EnqueueCode.PIXELS_LOST):
                 self.admission.expire()
                 break
@@ -265,12 +284,15 @@ class Producer:
         )
 
     def _enqueue(self, job: Job, pixels: bytes, timeout_ms: int, limits: Limits) -> Admission:
+        asked_at = self._clock()
         try:
             admission = self._store.enqueue(job, pixels, timeout_ms, limits)
         except QueueError as error:
             self._note_outage(error)
             raise QueueUnavailable(str(error)) from error
         self.breaker.succeeded()
+        if limits.quota is not None:
+            self._waits.note(limits.quota, asked_at, admission.wait_ms)
         return admission
 
     def _note_outage(self, error: QueueError) -> None:

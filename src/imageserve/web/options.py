@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from imageserve.predictions import LABELS
+from imageserve.queue.quota import Quota
 from imageserve.queue.wire import BACKGROUND
 from imageserve.web.decode_order import Asked
 
@@ -22,6 +23,8 @@ class ClassifyOptions:
     """One of `LABELS` and `VECTORS`."""
     priority: str = ""
     """`BACKGROUND`, or ""."""
+    quota: Quota | None = None
+    """What the caller's key may send to each queue; None: as much as it likes."""
     version: str = ""
     """The only version of the model that may answer, by `version_name`; "" for any."""
     classes: bool = False

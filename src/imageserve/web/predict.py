@@ -26,6 +26,7 @@ from imageserve.predictions import FEW_LABELS, LABELS, SCORES, Prediction
 from imageserve.preparation import Pixels, Preparation
 from imageserve.queue.listener import Ticket
 from imageserve.queue.producer import JobRequest, Producer
+from imageserve.queue.quota import Quota
 from imageserve.queue.wire import WOULD_TIME_OUT, Result, ResultError
 from imageserve.web.decoder_process import Task
 from imageserve.web.decoders import Decoders
@@ -113,7 +114,7 @@ class Predictor:
     def check(self, options: ClassifyOptions) -> None:
         """Say, before an upload is read, what cannot be answered.
 
-        Raises UnknownModel, UnknownVersion, BadParameter and Busy.
+        Raises UnknownModel, UnknownVersion, BadParameter, Busy and RateLimited.
         """
         served = self.model(options.model)
         name = served.entry.name
@@ -121,10 +122,10 @@ class Predictor:
             check_version(options.version, name, served.producer.versions(name))
         # Workers that give the scores number their classes as well.
         needed = SCORES if options.classes and options.output == LABELS else options.output
-        if needed == LABELS:
-            return
         try:
-            served.producer.check_output(name, needed)
+            if needed != LABELS:
+                served.producer.check_output(name, needed)
+            served.producer.check_quota(options.quota)
         except QueueRefused as refusal:
             raise not_admitted(refusal, name) from refusal
 
@@ -205,19 +206,22 @@ class _Request:
         if isinstance(picture, RequestError):
             return picture
         try:
-            return self._send(picture, None)
+            return self._send(picture, None, self._options.quota)
         except RequestError as error:
             return _without_frames(error)
 
-    def _send(self, picture: Picture, preparation: Preparation | None) -> Submission:
+    def _send(
+        self, picture: Picture, preparation: Preparation | None, quota: Quota | None
+    ) -> Submission:
         """Decode and queue one picture, after the end of an outage if there is one.
 
-        ``preparation``: by default the one that its model needs now.
+        ``preparation``: by default the one that its model needs now. ``quota``: None for a picture
+        that was accepted before.
         """
         while True:
             try:
                 with self._room.turn(self._guest):
-                    return self._send_now(picture, preparation)
+                    return self._send_now(picture, preparation, quota)
             except QueueUnavailable:
                 continue  # The room knows how often, and how long, that makes sense.
             except QueueRefused as refusal:
@@ -228,8 +232,11 @@ class _Request:
             except QueueError as error:
                 raise redis_unavailable() from error
 
-    def _send_now(self, picture: Picture, preparation: Preparation | None) -> Submission:
+    def _send_now(
+        self, picture: Picture, preparation: Preparation | None, quota: Quota | None
+    ) -> Submission:
         """Decode and queue one picture, unless the queue is known not to take it."""
+        self._producer.check_quota(quota)
         model = self._entry.name
         if preparation is None:
             preparation = self._producer.preparation(model, self._entry.preparation)
@@ -242,7 +249,7 @@ class _Request:
             pixels = self._decode(picture, preparation)
             decoded_at = time.monotonic()
             metrics.decode_seconds.observe(decoded_at - began)
-        ticket = self._queue(model, preparation, pixels)
+        ticket = self._queue(model, preparation, pixels, quota)
         decode_ms = 1000 * (decoded_at - began)
         return Submission(picture, ticket, decode_ms, model, preparation, decoded_at)
 
@@ -263,14 +270,16 @@ class _Request:
     def _ms_left(self, before_s: float = 0.0) -> int:
         return max(0, math.floor((self._seconds_left() - before_s) * 1000))
 
-    def _queue(self, model: str, preparation: Preparation, pixels: bytes) -> Ticket:
+    def _queue(
+        self, model: str, preparation: Preparation, pixels: bytes, quota: Quota | None
+    ) -> Ticket:
         timeout_ms = self._ms_left()
         if timeout_ms <= 0:
             raise TimedOut("decoding took all the time there was")
         asked, want = self._options, self._want
         top = 1 if want and not asked.classes else asked.top
         request = JobRequest(
-            model, preparation, top, asked.trace, asked.least, want, asked.priority
+            model, preparation, top, asked.trace, asked.least, want, asked.priority, quota=quota
         )
         return self._producer.submit(request, pixels, timeout_ms, self._wait.wake)
 
@@ -310,7 +319,7 @@ class _Request:
         self._producer.forget(slot.ticket)
         preparation = slot.met if slot.submissions % 2 else slot.preparation
         try:
-            again = self._send(slot.picture, preparation)
+            again = self._send(slot.picture, preparation, None)
         except RequestError as error:
             return _without_frames(error)
         again.decode_ms, again.pauses = slot.decode_ms, slot.pauses

@@ -10,6 +10,7 @@ from imageserve.errors import (
     ModelFailed,
     QueueFull,
     QueueRefused,
+    RateLimited,
     RedisUnavailable,
     RequestError,
     TimedOut,
@@ -21,6 +22,7 @@ from imageserve.errors import (
 from imageserve.inference.contract import version_name
 from imageserve.preparation import Pixels, Preparation
 from imageserve.queue.outputs import NEVER, NOT_YET
+from imageserve.queue.quota import RATE_LIMITED
 from imageserve.queue.wire import LOST, UNREADABLE, WOULD_TIME_OUT, ResultError
 
 log = logging.getLogger(__name__)
@@ -79,6 +81,7 @@ _NOT_ADMITTED: Mapping[str, tuple[type[RequestError], str]] = {
         QueueFull,
         "{backlog} pictures are waiting, and with this one their pixels are more than may wait",
     ),
+    RATE_LIMITED: (RateLimited, "{why}"),
     "no_room": (QueueFull, "Redis is out of memory"),
 }
 _FULL = QueueFull, "{backlog} pictures are waiting, which is the limit"

@@ -1,17 +1,20 @@
 -- Accepts a job and puts it in its place in the order, or returns why not. Its pixels must be in p:<id> already, because
 -- a worker may take it at once.
--- KEYS 1 queue  2 hold  3 id:<id>  4 p:<id>  5 retry  6 leases  7 stats  8 waiting(zset)
+-- KEYS 1 queue  2 hold  3 id:<id>  4 p:<id>  5 retry  6 leases  7 stats  8 waiting(zset)  9 quota:<name>
 -- ARGV 1 nonce  2 max jobs waiting  3 timeout_ms  4 id_ttl_ms  5 job JSON without its closing brace
 --      6 bytes of this job  7 max bytes of all jobs  8 jobs a second that the workers do (0: unknown)
---      9 ms that a job takes besides  10 id  11 prefix of pixel keys  12 guard_ms
--- Returns {code, backlog}: 0 accepted, 1 own retry, -1 full, -2 id collision, -3 no memory, -4 over the
+--      9 ms that a job takes besides  10 id  11 prefix of pixel keys  12 guard_ms  13 us per job of the quota
+--      14 its burst (0: the job has none, and its key is not touched)  15 ms that a count is kept at most
+-- Returns {code, backlog, ms}: 0 accepted, 1 own retry, -1 full, -2 id collision, -3 no memory, -4 over the
 --      byte limit, -5 cannot be done in time, or makes others late (the backlog is then what is ahead of it),
 --      -6 pixels missing (their SET was refused, or they were deleted since; the caller knows which, and counts the
---      first with refuse.lua)
-local wrong = wrong_type({[7] = 'hash'}); if wrong then return wrong end
+--      first with refuse.lua), -7 over its quota, which is asked last and counts what is accepted, nothing else.
+--      ms: after which its quota lets the next one through; never more than that, 0 for at once
+local interval_us, burst = tonumber(ARGV[13]), tonumber(ARGV[14])
+local wrong = wrong_type({[7] = 'hash', [9] = burst > 0 and 'string' or nil}); if wrong then return wrong end
 local have = redis.call('GET', KEYS[3])
-if have then if have == ARGV[1] then return {1, 0} else return {-2, 0} end end
-local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000)
+if have then if have == ARGV[1] then return {1, 0, 0} else return {-2, 0, 0} end end
+local t = redis.call('TIME'); local now_us = t[1] * 1000000 + t[2]; local now = math.floor(now_us / 1000)
 local length, hold = redis.call('LLEN', KEYS[1]), redis.call('LLEN', KEYS[2])
 local others = redis.call('LLEN', KEYS[5]) + redis.call('ZCARD', KEYS[6])
 local known = redis.call('ZCARD', KEYS[8])
@@ -76,16 +79,32 @@ if code < 0 and code ~= -6 then                         -- full: drop up to 64 e
     code, backlog = verdict()
   end
 end
+-- By the quota: when it is whole again, should this job be accepted, and us until the next one, or this one, may come.
+-- What is kept never asks for more than a burst: its rate may have been a slower one, or the clock gone back.
+local whole_us, wait_us = 0, 0
+if code == 0 and burst > 0 then
+  local kept_us = tonumber(redis.call('GET', KEYS[9]) or 0) or 0
+  local all_us = burst * interval_us
+  whole_us = math.min(math.max(kept_us, now_us), now_us + all_us) + interval_us
+  wait_us = whole_us - now_us - all_us
+  if wait_us > 0 then code = -7 else wait_us = wait_us + interval_us end
+end
+local wait_ms = math.floor(math.max(0, wait_us) / 1000)
 if code == 0 then
   local stored = redis.pcall('SET', KEYS[3], ARGV[1], 'PX', ARGV[4])
   if stored.err and not string.find(stored.err, 'OOM', 1, true) then return stored end
   if stored.err then code = -3 end                      -- the pixels took the last memory
 end
-if code == -6 then return {code, backlog} end
+if code == -6 then return {code, backlog, 0} end
 if code < 0 then
   redis.call('UNLINK', KEYS[4])                         -- this write frees, so the next one may run at maxmemory
+  if code == -7 then return {code, backlog, wait_ms} end  -- not counted: no worker more is needed for it
   redis.call('HINCRBY', KEYS[7], 'rejected', 1)
-  return {code, backlog}
+  return {code, backlog, 0}
+end
+if burst > 0 then
+  local ttl_ms = math.min(tonumber(ARGV[15]), math.ceil((whole_us - now_us) / 1000))
+  redis.call('SET', KEYS[9], string.format('%.0f', whole_us), 'PX', string.format('%.0f', ttl_ms))
 end
 insert_at(KEYS[1], length, rank, entry)
 redis.call('HINCRBY', KEYS[7], 'accepted', 1)
@@ -100,4 +119,4 @@ if known > length + hold then                           -- workers of 0.1.0 take
     end
   end
 end
-return {0, backlog + 1}
+return {0, backlog + 1, wait_ms}
