@@ -1,5 +1,6 @@
 """The command line: what each command takes, prints and returns."""
 
+import errno
 import io
 import json
 import logging
@@ -107,6 +108,7 @@ def test_it_tells_its_version_as_a_module_too() -> None:
     [
         pytest.param(["web"], {"WEB_PORT": "http"}, "WEB_PORT: ", id="web"),
         pytest.param(["web"], {"API_KEYS_FILE": "/nowhere"}, "API_KEYS_FILE: ", id="web: keys"),
+        pytest.param(["grpc"], {"GRPC_PORT": "9100"}, "METRICS_PORT must be another", id="grpc"),
         pytest.param(["worker"], {"BATCH_SIZE": "0"}, "BATCH_SIZE: must be", id="worker"),
         pytest.param(["worker"], {"MODEL": "vgg"}, "unknown model 'vgg'", id="worker: model"),
         pytest.param(["run"], {"LOG_LEVEL": "loud"}, "LOG_LEVEL: must be", id="run"),
@@ -152,6 +154,39 @@ def test_a_service_whose_log_is_json_says_so_in_json(command: str) -> None:
 
     assert (ended.returncode, ended.stdout) == (1, "")
     assert f"imageserve {command}: WEB_PORT: " in json.loads(ended.stderr)["message"]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["run", "--workers", "0"],
+        ["run", "--port", "0"],
+        ["run", "--port", "65536"],
+        ["run", "--grpc", "-1"],
+        ["queue", "dead", "--count", "-1"],
+        ["queue", "check", "--wait", "nan"],
+        ["drain", "--wait", "-1"],
+        ["classify", "x.jpg", "--timeout", "nan"],
+        ["classify", "x.jpg", "--concurrency", "0"],
+        ["models", "use", "shapes@v1", "--wait", "nan"],
+        ["models", "bench", "--rounds", "0"],
+        ["models", "bench", "--seconds", "-1"],
+        ["autoscaler", "explain", "--seconds", "nan"],
+    ],
+    ids=" ".join,
+)
+def test_a_number_that_cannot_be_is_refused_with_what_can(
+    arguments: list[str], capsys: Capture
+) -> None:
+    *_, option, value = arguments
+
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert f"argument {option}: must be a " in said
+    assert f"(it is '{value}')" in said
 
 
 LIBRARIES = ("gevent", "grpc", "gunicorn", "httpx2", "kubernetes", "numpy")
@@ -758,12 +793,73 @@ def test_run_starts_workers_for_every_model(
     assert [child.environ.get("MODEL") for child in started] == ["shapes", "resnet50", None]
 
 
-def test_run_needs_a_worker(capsys: Capture) -> None:
-    with pytest.raises(SystemExit) as ended:
-        main(["run", "--workers", "0"])
+@pytest.mark.parametrize(
+    ("options", "environ", "said"),
+    [
+        (["--port", "{}", "--grpc", "{}"], {}, "--port and --grpc both name port {}: choose"),
+        (["--grpc", "{}"], {"WEB_PORT": "{}"}, "--port and --grpc both name port {}: choose"),
+        (["--grpc", "{}"], {"WEB_PROBE_PORT": "{}"}, "--grpc and WEB_PROBE_PORT both name port {}"),
+        (["--port", "{}"], {"WEB_PROBE_PORT": "{}"}, "WEB_PROBE_PORT both name port {}"),
+        (["--port", "{}", "--host", "nowhere.invalid"], {}, "--host: nowhere.invalid: "),
+        (["--port", "{}", "--host", "192.0.2.1"], {}, "--host: 192.0.2.1: Cannot assign"),
+    ],
+)
+def test_run_refuses_addresses_that_cannot_be_had_before_anything_starts(
+    options: list[str],
+    environ: dict[str, str],
+    said: str,
+    started: list[Child],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
+) -> None:
+    port = free_port()
+    monkeypatch.setenv("WEB_PORT", str(free_port()))
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value.format(port))
 
-    assert ended.value.code == 2
-    assert "--workers must be at least 1" in capsys.readouterr().err
+    assert main(["run", *(option.format(port) for option in options)]) == 1
+
+    assert said.format(port) in capsys.readouterr().err
+    assert started == []
+
+
+def test_run_gives_redis_no_port_that_another_program_gets(
+    started: list[Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = free_port()
+    monkeypatch.setattr(run_command, "DEFAULT_PORT", port)
+
+    assert run("--grpc", str(port)) == 0
+
+    assert started[0].command[0] == "redis"
+    assert started[0].command[1] != str(port)
+
+
+def test_run_says_that_a_port_is_not_for_everybody(
+    started: list[Child], monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    def bind(port: int, host: str) -> int:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(run_command, "bound_port", bind)
+
+    assert main(["run", "--port", "80"]) == 1
+    assert "--port: port 80: Permission denied" in capsys.readouterr().err
+    assert started == []
+
+
+@pytest.mark.parametrize(
+    ("listens", "asked"),
+    [
+        ("0.0.0.0", "127.0.0.1"),
+        ("::", "127.0.0.1"),
+        ("192.0.2.1", "192.0.2.1"),
+        ("::1", "[::1]"),
+        ("localhost", "localhost"),
+    ],
+)
+def test_run_tells_the_address_that_it_listens_on(listens: str, asked: str) -> None:
+    assert run_command.reachable(listens) == asked
 
 
 def test_run_says_that_its_port_is_taken(site: Site, capsys: Capture) -> None:
@@ -784,8 +880,8 @@ def test_run_says_where_to_go_once_a_picture_would_be_answered(
     monkeypatch.setattr(run_command, "time", _Pauses(pauses.append))
     site.body = lambda: states.pop(0)
 
-    redis_url = "redis://127.0.0.1:6390/0"
-    run_command._announce(site.port, redis_url, "image_queue", has_page=True, grpc_port=8001)
+    redis = "redis://127.0.0.1:6390/0 LLEN image_queue"
+    run_command._announce("127.0.0.1", site.port, redis, has_page=True, grpc_port=8001)
 
     said = capsys.readouterr().err
     assert len(pauses) == 3

@@ -17,7 +17,8 @@ from imageserve.autoscaler.scaler import observation
 from imageserve.autoscaler.scaler_status import for_people
 from imageserve.autoscaler.scaling_file import ModelScaling, read_scaling_file
 from imageserve.autoscaler.sizing import Decision, Observation, State, size
-from imageserve.cli.extras import add_cluster_options, chosen
+from imageserve.cli.extras import add_cluster_options, argument, chosen
+from imageserve.config.reader import number
 from imageserve.config.settings import Settings
 from imageserve.errors import ClusterError, ImageserveError, QueueError, SettingsError
 from imageserve.queue.monitor import Monitor, Snapshots
@@ -82,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.add_argument(
         "--seconds",
-        type=float,
+        type=argument(number(0, 60)),
         default=5.0,
         help="how long to count arrivals where no autoscaler runs (default 5)",
     )
@@ -94,7 +95,7 @@ def _readings(monitor: Monitor, seconds: float | None) -> list[tuple[float, Snap
     """Read the queues, with ``seconds`` once more after them; returns the times too."""
     reads = [(time.monotonic(), monitor.snapshots())]
     if seconds is not None:
-        time.sleep(max(0.0, min(seconds, 60.0)))
+        time.sleep(seconds)
         reads.append((time.monotonic(), monitor.snapshots()))
     return reads
 

@@ -10,7 +10,9 @@ from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from imageserve.cli.extras import argument
 from imageserve.cli.progress import Progress
+from imageserve.config.reader import number, whole
 from imageserve.errors import ImageserveError
 
 if TYPE_CHECKING:
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
 DEFAULT_URL = "http://localhost:8000"
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp")
 STDIN = "-"
+_COUNT = argument(whole(1, 4096))
 LONGEST_COLUMN = 60
 
 _EPILOG = """\
@@ -64,13 +67,13 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--timeout",
-        type=float,
-        default=60,
+        type=argument(number(0.001, 86_400)),
+        default=60.0,
         metavar="SECONDS",
         help="for one picture, with all waiting (default 60)",
     )
     parser.add_argument(
-        "--concurrency", type=_count, default=16, help="pictures under way at once (default 16)"
+        "--concurrency", type=_COUNT, default=16, help="pictures under way at once (default 16)"
     )
     parser.add_argument(
         "--format",
@@ -82,12 +85,6 @@ def _parser(environ: Mapping[str, str]) -> argparse.ArgumentParser:
         "--json", action="store_const", const="jsonl", dest="format", help="same as --format jsonl"
     )
     return parser
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1, not {text}")
-    return int(text)
 
 
 def _names(argument: str) -> Iterator[str]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import TypeVar
 
+from imageserve.config.reader import EnvText, Parser
 from imageserve.errors import ImageserveError, SettingsError
 
 T = TypeVar("T")
@@ -36,6 +37,18 @@ def chosen(models: Mapping[str, T], name: str | None) -> list[T]:
     if name not in models:
         raise SettingsError(f"no model {name!r}; there are {', '.join(models)}")
     return [models[name]]
+
+
+def argument(parse: Parser[T]) -> Callable[[str], T]:
+    """Return a type of argparse: the value of an option, by a parser of settings."""
+
+    def read(text: str) -> T:
+        try:
+            return parse(EnvText(text))
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(f"{error} (it is {text!r})") from error
+
+    return read
 
 
 def add_cluster_options(parser: argparse.ArgumentParser) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from imageserve.cli.web import refuse_early, restart_prepared
 from imageserve.config.settings import Settings
+from imageserve.errors import SettingsError
 from imageserve.logger import setup_logging
 from imageserve.web.api_keys import read_api_keys
 
@@ -23,6 +24,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     options = parser.parse_args(arguments)
     settings = Settings.from_env(environ)
     setup_logging(settings.log_level, settings.log_format)
+    if settings.grpc_port == settings.metrics_port:
+        raise SettingsError("METRICS_PORT must be another port than GRPC_PORT")
     # Imported here: --help needs neither grpcio nor gevent.
     from imageserve.grpc_server.process import GrpcProcess
 

@@ -8,12 +8,13 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from imageserve.cli.extras import sentence
+from imageserve.cli.extras import argument, sentence
 from imageserve.cli.models_fetch import add_fetch
 from imageserve.cli.models_import import add_import
 from imageserve.cli.models_load import load, network_of
 from imageserve.cli.models_use import add_use
 from imageserve.config.choices import PRECISIONS
+from imageserve.config.reader import number, whole
 from imageserve.config.settings import Settings
 from imageserve.errors import SettingsError
 from imageserve.models.catalog import KNOWN, NETWORKS
@@ -156,9 +157,15 @@ def _add_what_is_measured(bench: argparse.ArgumentParser) -> None:
     bench.add_argument(
         "--batch-sizes", default="1,2,4,8,16,32", metavar="LIST", help="default: 1,2,4,8,16,32"
     )
-    bench.add_argument("--rounds", type=int, default=3, metavar="N", help="default: 3")
     bench.add_argument(
-        "--seconds", type=float, default=1.0, metavar="S", help="of each measurement (default: 1)"
+        "--rounds", type=argument(whole(1, 1000)), default=3, metavar="N", help="default: 3"
+    )
+    bench.add_argument(
+        "--seconds",
+        type=argument(number(0, 3600)),
+        default=1.0,
+        metavar="S",
+        help="of each measurement (default: 1)",
     )
 
 

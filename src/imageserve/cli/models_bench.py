@@ -41,7 +41,7 @@ def bench(options: argparse.Namespace, settings: Settings) -> int:
         _some_of("--precisions", options.precisions, PRECISIONS),
     )
     first = next(iter(models.values()))
-    plan = BenchPlan(first.preparation.shape, sizes, max(1, options.rounds), options.seconds)
+    plan = BenchPlan(first.preparation.shape, sizes, options.rounds, options.seconds)
     calls = {name: model.scores for name, model in models.items()}
     speeds = measure(calls, plan, lambda text: print(text, file=sys.stderr, flush=True))
     text = "\n".join(_table(first.name, speeds, sizes))

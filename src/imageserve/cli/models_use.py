@@ -4,7 +4,8 @@ import argparse
 import time
 from collections.abc import Iterator, Mapping
 
-from imageserve.cli.extras import sentence
+from imageserve.cli.extras import argument, sentence
+from imageserve.config.reader import number
 from imageserve.config.settings import Settings
 from imageserve.errors import QueueError, SettingsError
 from imageserve.models.entries import ModelEntry, model_entries
@@ -34,7 +35,7 @@ def add_use(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> N
     use.add_argument("--model", metavar="ENTRY", help="whose workers (default: those of NAME)")
     use.add_argument(
         "--wait",
-        type=float,
+        type=argument(number(0, 86_400)),
         default=0.0,
         metavar="SECONDS",
         help="wait until every worker serves it; exit status 1 where one cannot, or time is up",

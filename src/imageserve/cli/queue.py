@@ -6,7 +6,8 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
-from imageserve.cli.extras import chosen
+from imageserve.cli.extras import argument, chosen
+from imageserve.config.reader import number, whole
 from imageserve.config.settings import Settings
 from imageserve.errors import QueueError, QueueUnavailable, SettingsError
 from imageserve.models.entries import ModelEntry, model_entries
@@ -51,13 +52,18 @@ def _parser() -> argparse.ArgumentParser:
     status = actions.add_parser("status", help="print waiting jobs, jobs in work, and workers")
     status.add_argument("--json", action="store_true", help="print JSON")
     dead = actions.add_parser("dead", help="print the dead list, newest first, as JSON lines")
-    dead.add_argument("--count", type=int, default=20, help="how many entries (default 20)")
+    dead.add_argument(
+        "--count",
+        type=argument(whole(1, 1_000_000)),
+        default=20,
+        help="how many entries (default 20)",
+    )
     check = actions.add_parser(
         "check", help="try whether Redis can be reached and serve as the queue, as workers do"
     )
     check.add_argument(
         "--wait",
-        type=float,
+        type=argument(number(0, 86_400)),
         default=0.0,
         metavar="SECONDS",
         help="try again for this long while Redis cannot be reached (default 0)",

@@ -1,6 +1,7 @@
 """``imageserve run``: everything on this machine, each part in its own process."""
 
 import argparse
+import errno
 import importlib.util
 import json
 import shutil
@@ -11,9 +12,12 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from imageserve.cli.extras import argument
+from imageserve.config.reader import whole
 from imageserve.config.settings import Settings
 from imageserve.errors import SettingsError
 from imageserve.logger import setup_logging
@@ -29,35 +33,47 @@ REDIS_STOPS_WITHIN_S = 60.0
 """It may have a file to write."""
 
 
-def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+def _parser() -> argparse.ArgumentParser:
+    port = argument(whole(1, 65_535))
     parser = argparse.ArgumentParser(
         prog="imageserve run",
         description="Start Redis (unless REDIS_URL names one), the web server and model workers; "
         "restart what dies; stop everything on Ctrl-C.",
         epilog="Settings come from the environment: 'imageserve settings' lists them.",
     )
-    parser.add_argument("--workers", type=int, default=1, metavar="N", help="per model (default 1)")
-    parser.add_argument("--port", type=int, help="port of the web server (default WEB_PORT, 8000)")
     parser.add_argument(
-        "--grpc", type=int, metavar="PORT", help="serve the Open Inference Protocol over gRPC too"
+        "--workers",
+        type=argument(whole(1, 1000)),
+        default=1,
+        metavar="N",
+        help="per model (default 1)",
+    )
+    parser.add_argument("--port", type=port, help="port of the web server (default WEB_PORT, 8000)")
+    parser.add_argument(
+        "--grpc", type=port, metavar="PORT", help="serve the Open Inference Protocol over gRPC too"
     )
     parser.add_argument("--host", default="127.0.0.1", help="its address (default 127.0.0.1)")
-    options = parser.parse_args(arguments)
-    if options.workers < 1:
-        parser.error("--workers must be at least 1")
+    return parser
+
+
+def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    options = _parser().parse_args(arguments)
     for library in ("gunicorn", "numpy", *(["grpc"] if options.grpc else [])):
         if importlib.util.find_spec(library) is None:  # Its program would be restarted for ever.
             raise ModuleNotFoundError(name=library)
     settings = Settings.from_env(environ)
     setup_logging(settings.log_level, "text")
     port = options.port or settings.web_port
-    for option, wanted in (("--port", port), ("--grpc", options.grpc)):
-        if wanted and free_port(wanted) != wanted:
-            raise SettingsError(f"port {wanted} is in use; choose another with {option}")
+    wanted = {"--port": port, "--grpc": options.grpc, "WEB_PROBE_PORT": settings.web_probe_port}
+    ports = {option: number for option, number in wanted.items() if number}
+    check_ports(options.host, ports)
     with tempfile.TemporaryDirectory(prefix="imageserve-") as directory:
         local = {"LOG_FORMAT": "text", "WEB_PAGE": "1", **environ}
         local |= {"WEB_HOST": options.host, "WEB_PORT": str(port), "RUN_DIR": f"{directory}/web"}
-        children = [*_redis(local, directory), *_workers(local, settings, options.workers)]
+        children = [
+            *_redis(local, directory, ports.values()),
+            *_workers(local, settings, options.workers),
+        ]
         web_stops_within_s = settings.request_timeout_s + settings.upload_timeout_s + STOP_EXTRA_S
         children.append(Child("web", _imageserve("web"), local, web_stops_within_s))
         if options.grpc:
@@ -65,7 +81,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
             grpc = Child("grpc", _imageserve("grpc"), {**local, **own}, web_stops_within_s)
             children.append(grpc)
         has_page = Settings.from_env(local).web_page
-        announced = (port, local["REDIS_URL"], settings.image_queue, has_page, options.grpc)
+        redis = f"{local['REDIS_URL']} LLEN {settings.image_queue}"
+        announced = (reachable(options.host), port, redis, has_page, options.grpc)
         threading.Thread(target=_announce, args=announced, daemon=True).start()
         Supervisor(children).run()
     return 0
@@ -75,11 +92,29 @@ def _imageserve(command: str) -> list[str]:
     return [sys.executable, "-m", "imageserve", command]
 
 
-def _redis(environ: dict[str, str], directory: str) -> Iterator[Child]:
+def check_ports(host: str, ports: Mapping[str, int]) -> None:
+    """Raise SettingsError where two options name one port, or one names a port that is not free."""
+    named: dict[int, str] = {}
+    for option, port in ports.items():
+        if port in named:
+            raise SettingsError(f"{named[port]} and {option} both name port {port}: choose another")
+        named[port] = option
+        try:
+            bound_port(port, host)
+        except PermissionError as error:
+            raise SettingsError(f"{option}: port {port}: {error.strerror}") from error
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                what = f"port {port} is in use; choose another with {option}"
+                raise SettingsError(what) from error
+            raise SettingsError(f"--host: {host}: {error.strerror}") from error
+
+
+def _redis(environ: dict[str, str], directory: str, taken: Collection[int]) -> Iterator[Child]:
     """Yield a Redis where REDIS_URL names none, and set REDIS_URL for the other programs."""
     if environ.get("REDIS_URL"):
         return
-    port = free_port(DEFAULT_PORT)
+    port = free_port(0 if DEFAULT_PORT in taken else DEFAULT_PORT)
     environ["REDIS_URL"] = f"redis://127.0.0.1:{port}/0"
     data = Path(directory) / "redis"
     data.mkdir()
@@ -98,9 +133,16 @@ def _workers(environ: Mapping[str, str], settings: Settings, count: int) -> Iter
             yield Child(f"worker-{number + 1}", _imageserve("worker"), own, stop_within_s)
 
 
-def _announce(port: int, redis_url: str, queue: str, has_page: bool, grpc_port: int | None) -> None:
+def reachable(host: str) -> str:
+    """Return the host of an URL for a server that listens on ``host``."""
+    if host in ("0.0.0.0", "::"):  # noqa: S104 - it is not bound here
+        return "127.0.0.1"
+    return f"[{host}]" if ":" in host else host
+
+
+def _announce(host: str, port: int, redis: str, has_page: bool, grpc_port: int | None) -> None:
     """Print the addresses as soon as each model has a worker."""
-    url = f"http://127.0.0.1:{port}"
+    url = f"http://{host}:{port}"
     while not _has_worker(url):
         time.sleep(0.2)
     sample = SAMPLE if SAMPLE.is_file() else "picture.jpg"
@@ -110,8 +152,8 @@ def _announce(port: int, redis_url: str, queue: str, has_page: bool, grpc_port: 
         "",
         f"  curl -F image=@{sample} {url}/predict",
         f"  curl {url}/status",
-        f"  redis-cli -u {redis_url} LLEN {queue}",
-        *([f"  gRPC clients: 127.0.0.1:{grpc_port}"] if grpc_port else []),
+        f"  redis-cli -u {redis}",
+        *([f"  gRPC clients: {host}:{grpc_port}"] if grpc_port else []),
         "",
         "Ctrl-C stops everything.",
         "",
@@ -174,12 +216,17 @@ def redis_command(port: int, directory: str) -> list[str]:
 def free_port(wanted: int) -> int:
     """Return the port ``wanted`` if it is free on loopback, else any free port."""
     for port in (wanted, 0):
-        with socket.socket() as probe:
-            # Servers set this option, too: with it a port in TIME_WAIT counts as free.
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
-            return int(probe.getsockname()[1])
+        with suppress(OSError):
+            return bound_port(port)
     raise SettingsError("no port is free on this machine")
+
+
+def bound_port(port: int, host: str = "127.0.0.1") -> int:
+    """Return the port after trying to bind it; any free one for 0. Raises OSError."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, _, _, _, address = found[0]
+    with socket.socket(family) as probe:
+        # Servers set this option, too: with it a port in TIME_WAIT counts as free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(address)
+        return int(probe.getsockname()[1])

@@ -9,6 +9,8 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
+from imageserve.cli.extras import argument
+from imageserve.config.reader import number
 from imageserve.config.settings import Settings
 from imageserve.errors import QueueError, QueueForbidden, SettingsError
 from imageserve.logger import setup_logging
@@ -93,7 +95,10 @@ def drain(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         "load balancers notice before SIGTERM comes.",
     )
     parser.add_argument(
-        "--wait", type=float, metavar="SECONDS", help="how long to wait (default: DRAIN_S)"
+        "--wait",
+        type=argument(number(0, 86_400)),
+        metavar="SECONDS",
+        help="how long to wait (default: DRAIN_S)",
     )
     options = parser.parse_args(arguments)
     settings = Settings.from_env(environ)

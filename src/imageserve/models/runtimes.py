@@ -169,8 +169,8 @@ KERAS = Runtime(
     has_xla=True,
     load_module=_import_keras,
     read_input=_keras_input,
-    install="install keras and {backend} (pip install 'imageserve[worker]' brings Keras on "
-    "tensorflow), or set KERAS_BACKEND or MODEL_RUNTIME to what is installed",
+    install="install keras and {backend}, or set KERAS_BACKEND or MODEL_RUNTIME to what is "
+    "installed; pip install 'imageserve[worker]' brings keras and tensorflow",
 )
 
 ONNX = Runtime(
