@@ -168,7 +168,7 @@ def with_values(helm: Helm, tmp_path: Path, values: Any) -> Helm:
 
 
 BEFORE = yaml.safe_load(
-    Path(__file__).with_name("values_of_an_older_release.yaml").read_text(encoding="utf-8")
+    Path(__file__).with_name("values_of_0_1_0.yaml").read_text(encoding="utf-8")
 )
 INSTEAD = "upgrade with --reset-then-reuse-values instead of --reuse-values"
 

@@ -37,7 +37,10 @@ _WARNING = {
     "dead": ("#imageservedeadpictures", "`imageserve queue dead` lists them"),
     "worker-problem": ("#imageservemodelchangefailed", "`imageserve models use --status`"),
     "versions-differ": ("#imageservemodelchangefailed", "end the rollout: `models use --status`"),
-    "releases-differ": ("#beside-release-010", "upgrade all; look for image values of their own"),
+    "releases-differ": (
+        "docs/upgrading.md#old-and-new-pods-side-by-side",
+        "upgrade all; look for image values of their own",
+    ),
     "slow-worker": ("#imageservetimeouts", "look at its CPU limit and node; delete its pod"),
     "silent-workers": ("#imageservenoworkers", "look whether their pods were killed, or hang"),
     "queue-too-small": ("#troubleshooting", "raise QUEUE_LIMIT and QUEUE_BYTES_LIMIT"),
@@ -53,7 +56,11 @@ _NOTE = {
 
 
 ADVICE = {
-    name: {"severity": severity, "page": f"docs/operations.md{place}", "do": do}
+    name: {
+        "severity": severity,
+        "page": f"docs/operations.md{place}" if place.startswith("#") else place,
+        "do": do,
+    }
     for severity, listed in (("critical", _CRITICAL), ("warning", _WARNING), ("note", _NOTE))
     for name, (place, do) in listed.items()
 }
