@@ -10,12 +10,13 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from imageserve import metrics
 from imageserve.config.settings import Settings
 from imageserve.errors import Busy, RequestError, ShuttingDown
+from imageserve.queue.admission import Limits
 from imageserve.web.answers import timings, version_header
 from imageserve.web.api_keys import ApiKeys, read_api_keys
 from imageserve.web.calls import Call, Reply, begin, bug_reply, error_reply, finish, gone_reply
@@ -44,6 +45,8 @@ class WebConfig:
     memory_bytes: int
     api_keys: ApiKeys | None = None
     """Who may send pictures; None: everybody."""
+    queue: Limits = field(default_factory=Limits)
+    """Of each queue: for the pages that show how full it is."""
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "WebConfig":
@@ -62,6 +65,7 @@ class WebConfig:
             slots=settings.web_slots,
             memory_bytes=settings.web_memory_bytes,
             api_keys=read_api_keys(settings.api_keys_file),
+            queue=Limits(settings.queue_limit, settings.queue_bytes_limit),
         )
 
 
