@@ -15,6 +15,7 @@ from imageserve.errors import BadParameter
 from imageserve.web import edge
 from imageserve.web.api_keys import ApiKeys
 from imageserve.web.openapi import PATH
+from imageserve.web.options import ClassifyOptions
 from imageserve.web.parameters import (
     MIN,
     OUTPUT,
@@ -24,6 +25,7 @@ from imageserve.web.parameters import (
     TOP,
     Parameter,
     checked_priority,
+    checked_timeout_s,
     read_options,
 )
 
@@ -113,14 +115,15 @@ def test_a_parameter_may_have_the_values_that_its_schema_allows_and_no_others(
     parameter: Parameter, value: object
 ) -> None:
     query = {parameter.name: str(value)} if parameter.place == "query" else {}
-    timeout = str(value) if parameter is TIMEOUT else None
     allowed = Draft202012Validator(parameter.schema).is_valid(value)
 
     def read() -> None:
         if parameter is PRIORITY:
             checked_priority(str(value))
+        elif parameter is TIMEOUT:
+            checked_timeout_s(str(value), 30.0)
         else:
-            read_options(query, timeout, 30.0, "id")
+            read_options(query, ClassifyOptions(None, 5, 30.0, "id"))
 
     if allowed:
         read()

@@ -8,6 +8,7 @@ from imageserve.errors import BadParameter
 from imageserve.web.answers import version_header
 from imageserve.web.decode_order import Asked
 from imageserve.web.edge import request_id
+from imageserve.web.options import ClassifyOptions
 from imageserve.web.parameters import (
     asked_by_head,
     checked_min,
@@ -17,6 +18,8 @@ from imageserve.web.parameters import (
     checked_top,
     read_options,
 )
+
+HEAD = ClassifyOptions(None, 5, 30.0, "id-1")
 
 
 @pytest.mark.parametrize(
@@ -123,7 +126,7 @@ def test_any_other_output_is_refused(text: str) -> None:
 def test_a_query_is_read_as_a_whole(
     query: dict[str, str], top: int, least: float, output: str
 ) -> None:
-    options = read_options(query, None, 30.0, "id-1")
+    options = read_options(query, HEAD)
 
     assert (options.top, options.least, options.output) == (top, least, output)
     assert (options.model, options.timeout_s, options.trace) == (None, 30.0, "id-1")
@@ -132,7 +135,7 @@ def test_a_query_is_read_as_a_whole(
 @pytest.mark.parametrize("query", [{"top": "3"}, {"min": "0.3"}])
 def test_labels_of_a_vector_cannot_be_chosen(query: dict[str, str]) -> None:
     with pytest.raises(BadParameter, match="top and min choose labels, and output=scores has none"):
-        read_options({"output": "scores", **query}, None, 30.0, "id-1")
+        read_options({"output": "scores", **query}, HEAD)
 
 
 @pytest.mark.parametrize(

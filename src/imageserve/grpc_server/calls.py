@@ -23,6 +23,7 @@ from imageserve.web.classify import Slots, WebConfig
 from imageserve.web.decode_order import Asked
 from imageserve.web.edge import request_id
 from imageserve.web.greenlets import Wait
+from imageserve.web.keys_file import ANYBODY, Caller
 from imageserve.web.line import DecodeLine
 from imageserve.web.upload import UploadMemory
 
@@ -46,8 +47,7 @@ class Pending:
     call: Call
     timeout_s: float
     """The time that its client has left, within what the settings allow."""
-    priority: str = ""
-    """That of its key."""
+    caller: Caller = ANYBODY
     wait: Wait = field(default_factory=Wait)
 
 
@@ -82,10 +82,11 @@ class Calls:
 
         async def take(call: Call, context: Context) -> Fields:
             pending = Pending(b"", call, self._config.request_timeout_s)
-            pending.priority = self._priority(context)
+            pending.caller = self._caller(context)
+            call.key = pending.caller.name
             with self._slots.taken(), self._memory.account() as account:
                 deadline = time.monotonic() + self._left_s(context)
-                self._line.check(Asked(deadline, pending.priority == BACKGROUND))
+                self._line.check(Asked(deadline, pending.caller.priority == BACKGROUND))
                 pending.message = await self._message(context)
                 call.bytes = len(pending.message)
                 account.take(call.bytes)
@@ -114,13 +115,13 @@ class Calls:
 
         return self._handler(name, name, take)
 
-    def _priority(self, context: Context) -> str:
-        """Return the priority of the key that a call presents."""
+    def _caller(self, context: Context) -> Caller:
+        """Return who presents a key."""
         if self._config.api_keys is None:
-            return ""
+            return ANYBODY
         sent = dict(context.invocation_metadata())
         presented = sent.get("authorization", ""), sent.get("x-api-key", "")
-        return self._config.api_keys.priority(*presented)
+        return self._config.api_keys.caller(*presented)
 
     def _left_s(self, context: Context) -> float:
         """Return the time that a call has: what its client leaves it, within what is allowed."""

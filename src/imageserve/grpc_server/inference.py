@@ -71,7 +71,8 @@ class Inference:
             top=1,
             timeout_s=pending.timeout_s,
             trace=pending.call.request_id,
-            priority=pending.priority,
+            priority=pending.caller.priority,
+            caller=pending.caller,
             version=message.model_version,
         )
         answers = self._answers(request, infer_options(request, head), pending)

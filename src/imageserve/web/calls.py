@@ -53,6 +53,8 @@ class Call:
     pictures: int | None = None
     timings: Mapping[str, float] = field(default_factory=dict)
     version: str = ""
+    key: str = ""
+    """The name of the caller's API key."""
 
 
 def begin(environ: Mapping[str, Any], path: str) -> Call:
@@ -91,6 +93,7 @@ def _log(log: logging.Logger, call: Call, status: int, total_ms: float) -> None:
         "path": call.path,
         "status": status,
         "code": call.error_code,
+        "key": call.key,
         "bytes": call.bytes,
         "pictures": call.pictures,
         "version": call.version,

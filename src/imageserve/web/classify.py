@@ -22,6 +22,7 @@ from imageserve.web.api_keys import ApiKeys, read_api_keys
 from imageserve.web.calls import Call, Reply, begin, bug_reply, error_reply, finish, gone_reply
 from imageserve.web.edge import age_s
 from imageserve.web.greenlets import Wait, watch_hang_up
+from imageserve.web.keys_file import ANYBODY, Caller
 from imageserve.web.lifecycle import Lifecycle
 from imageserve.web.options import ClassifyOptions
 from imageserve.web.parameters import DEFAULT_TOP, checked_priority, checked_timeout_s
@@ -155,14 +156,17 @@ class Classify:
     def _answer(self, environ: Environ, door: Door, call: Call) -> Reply:
         if self._lifecycle.stopping:
             raise ShuttingDown("this server is about to stop", retry_after_s=1)
-        predictor, priority = self._predictor, self._priority(environ)
+        predictor, caller = self._predictor, self._caller(environ)
+        call.key = caller.name
         self._slots.check()
         # The header only lowers what the key has.
-        priority = checked_priority(environ.get("HTTP_X_PRIORITY")) or priority
+        priority = checked_priority(environ.get("HTTP_X_PRIORITY")) or caller.priority
         timeout_s = checked_timeout_s(
             environ.get("HTTP_X_REQUEST_TIMEOUT"), self._config.request_timeout_s
         )
-        head = ClassifyOptions(None, DEFAULT_TOP, timeout_s, call.request_id, priority=priority)
+        head = ClassifyOptions(
+            None, DEFAULT_TOP, timeout_s, call.request_id, priority=priority, caller=caller
+        )
         options = door.options(environ, head)
         predictor.check(options)
         if priority:  # By its head alone, the key unknown, it may have seemed more urgent.
@@ -182,12 +186,12 @@ class Classify:
                 answers = self._answers(order, environ, waited_s)
                 return _noted(answers, order, call)
 
-    def _priority(self, environ: Environ) -> str:
-        """Return the priority of the key that a request presents."""
+    def _caller(self, environ: Environ) -> Caller:
+        """Return who presents a key."""
         if self._config.api_keys is None:
-            return ""
+            return ANYBODY
         presented = environ.get("HTTP_AUTHORIZATION", ""), environ.get("HTTP_X_API_KEY", "")
-        return self._config.api_keys.priority(*presented)
+        return self._config.api_keys.caller(*presented)
 
     def _answers(self, order: Order, environ: Environ, waited_s: float) -> Answers:
         wait = Wait()

@@ -6,6 +6,7 @@ the whole body is one picture.
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -60,9 +61,7 @@ class InferDoor:
         if found is None:
             raise NotFound("there is nothing at this address")
         model, version = found
-        return ClassifyOptions(
-            model, head.top, head.timeout_s, head.trace, priority=head.priority, version=version
-        )
+        return replace(head, model=model, version=version)
 
     def read(self, environ: Environ, account: UploadAccount, options: ClassifyOptions) -> Order:
         """Read JSON and tensors."""

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from imageserve.predictions import LABELS
-from imageserve.queue.quota import Quota
 from imageserve.queue.wire import BACKGROUND
 from imageserve.web.decode_order import Asked
+from imageserve.web.keys_file import ANYBODY, Caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +23,11 @@ class ClassifyOptions:
     """One of `LABELS` and `VECTORS`."""
     priority: str = ""
     """`BACKGROUND`, or ""."""
-    quota: Quota | None = None
-    """What the caller's key may send to each queue; None: as much as it likes."""
     version: str = ""
     """The only version of the model that may answer, by `version_name`; "" for any."""
     classes: bool = False
     """Whether the labels must come with the numbers of their classes; with a vector, too."""
+    caller: Caller = ANYBODY
 
     def asked(self, arrived: float) -> Asked:
         """Return the place in the line of one that came at this time of `time.monotonic`."""

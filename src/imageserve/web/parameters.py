@@ -95,23 +95,15 @@ _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 """A number that is not negative, as programs write it: 0.3, 1, 1e-05."""
 
 
-def read_options(
-    parameters: Mapping[str, str],
-    timeout: str | None,
-    longest_s: float,
-    trace: str,
-    priority: str = "",
-) -> ClassifyOptions:
-    """Read the query, and the header ``X-Request-Timeout``. Raises BadParameter."""
+def read_options(parameters: Mapping[str, str], head: ClassifyOptions) -> ClassifyOptions:
+    """Read the query; ``head``: what any head says. Raises BadParameter."""
     top, least, output = (parameters.get(each.name) for each in (TOP, MIN, OUTPUT))
-    return ClassifyOptions(
+    return replace(
+        head,
         model=parameters.get(MODEL.name),
         top=checked_top(top, "all" if least else str(DEFAULT_TOP)),
-        timeout_s=checked_timeout_s(timeout, longest_s),
-        trace=trace,
         least=checked_min(least),
         output=checked_output(output, has_labels=top is not None or least is not None),
-        priority=priority,
     )
 
 

@@ -114,10 +114,11 @@ class Predictor:
     def check(self, options: ClassifyOptions) -> None:
         """Say, before an upload is read, what cannot be answered.
 
-        Raises UnknownModel, UnknownVersion, BadParameter, Busy and RateLimited.
+        Raises UnknownModel, Forbidden, UnknownVersion, BadParameter, Busy and RateLimited.
         """
         served = self.model(options.model)
         name = served.entry.name
+        options.caller.check_model(name)
         if options.version:
             check_version(options.version, name, served.producer.versions(name))
         # Workers that give the scores number their classes as well.
@@ -125,7 +126,7 @@ class Predictor:
         try:
             if needed != LABELS:
                 served.producer.check_output(name, needed)
-            served.producer.check_quota(options.quota)
+            served.producer.check_quota(options.caller.quota)
         except QueueRefused as refusal:
             raise not_admitted(refusal, name) from refusal
 
@@ -206,7 +207,7 @@ class _Request:
         if isinstance(picture, RequestError):
             return picture
         try:
-            return self._send(picture, None, self._options.quota)
+            return self._send(picture, None, self._options.caller.quota)
         except RequestError as error:
             return _without_frames(error)
 

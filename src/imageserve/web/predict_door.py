@@ -25,7 +25,7 @@ class PredictDoor:
 
     def options(self, environ: Environ, head: ClassifyOptions) -> ClassifyOptions:
         """Read the query."""
-        return read_options(_query(environ), None, head.timeout_s, head.trace, head.priority)
+        return read_options(_query(environ), head)
 
     def read(self, environ: Environ, account: UploadAccount, options: ClassifyOptions) -> Order:
         """Read the pictures of a body or of a form."""
