@@ -62,6 +62,7 @@ from imageserve.web import predict as module
 from imageserve.web.decoder_process import Task
 from imageserve.web.decoders import Decoders
 from imageserve.web.greenlets import Wait
+from imageserve.web.keys_file import ANYBODY, Caller
 from imageserve.web.options import ClassifyOptions
 from imageserve.web.predict import Answer, ClientGone, Predictor
 from imageserve.web.submission import FIRST_PAUSE_S, Picture
@@ -759,11 +760,11 @@ def test_a_job_that_is_not_let_in_is_refused_at_once_with_a_time_to_come_back(
     assert answer.retry_after_s == 5, "nothing is known of the workers"
 
 
-QUOTA = Quota("team-a", 0.01, 2)
+TEAM_A = Caller(name="team-a", quota=Quota("team-a", 0.01, 2))
 
 
 def test_pictures_beyond_the_quota_of_a_key_are_refused_each_by_itself(bench: Bench) -> None:
-    request = bench.begin(A, B, C, A, quota=QUOTA)
+    request = bench.begin(A, B, C, A, caller=TEAM_A)
     bench.answer_all(2)
 
     answers = done(request)
@@ -777,15 +778,15 @@ def test_pictures_beyond_the_quota_of_a_key_are_refused_each_by_itself(bench: Be
 
 
 def test_what_is_known_to_be_over_its_quota_is_refused_by_its_head(bench: Bench) -> None:
-    options = ClassifyOptions("m", 5, LONG_S, "t-1", quota=QUOTA)
+    options = ClassifyOptions("m", 5, LONG_S, "t-1", caller=TEAM_A)
     bench.predictor.check(options)
-    request = bench.begin(A, B, quota=QUOTA)
+    request = bench.begin(A, B, caller=TEAM_A)
     bench.answer_all(2)
     done(request)
 
     with pytest.raises(RateLimited, match="team-a"):
         bench.predictor.check(options)
-    bench.predictor.check(replace(options, quota=None))
+    bench.predictor.check(replace(options, caller=ANYBODY))
     # It says nothing of the model, and the autoscaler hears nothing of it.
     assert bench.queue.snapshot().stats.get("rejected", 0) == 0
     with pytest.raises(UnknownModel):
@@ -794,7 +795,7 @@ def test_what_is_known_to_be_over_its_quota_is_refused_by_its_head(bench: Bench)
 
 @pytest.mark.parametrize("lost", [LOST, "model_changed"])
 def test_a_picture_that_is_sent_again_is_not_counted_again(bench: Bench, lost: str) -> None:
-    request = bench.begin(A, quota=replace(QUOTA, burst=1))
+    request = bench.begin(A, caller=replace(TEAM_A, quota=Quota("team-a", 0.01, 1)))
     if lost == LOST:
         _lose(bench)
     else:
