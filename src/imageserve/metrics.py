@@ -61,6 +61,11 @@ request_seconds = Histogram(
 pictures_total = Counter(
     "imageserve_pictures_total", "Pictures asked for, by outcome.", ["model", "outcome"]
 )
+key_pictures_total = Counter(
+    "imageserve_key_pictures_total",
+    "Pictures of API keys that have a name; a request that is refused unread counts as one.",
+    ["key", "outcome"],
+)
 decode_seconds = Histogram(
     "imageserve_decode_seconds", "Time to decode and resize one picture.", buckets=_SECONDS
 )

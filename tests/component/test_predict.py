@@ -64,7 +64,8 @@ from imageserve.web.decoders import Decoders
 from imageserve.web.greenlets import Wait
 from imageserve.web.keys_file import ANYBODY, Caller
 from imageserve.web.options import ClassifyOptions
-from imageserve.web.predict import Answer, ClientGone, Predictor
+from imageserve.web.outcomes import Answer
+from imageserve.web.predict import ClientGone, Predictor
 from imageserve.web.submission import FIRST_PAUSE_S, Picture
 
 SIZE = (8, 8)

@@ -7,7 +7,7 @@ import numpy as np
 from imageserve.errors import Busy
 from imageserve.predictions import Prediction
 from imageserve.web.answers import PIECE, as_json
-from imageserve.web.predict import Answer
+from imageserve.web.outcomes import Answer
 
 LENGTH = 2 * PIECE + 5
 

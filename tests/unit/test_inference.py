@@ -46,7 +46,7 @@ from imageserve.inference.request import (
 from imageserve.inference.statistics import model_statistics
 from imageserve.predictions import EMBEDDING, LABELS, SCORES, Prediction
 from imageserve.preparation import Pixels
-from imageserve.web.predict import Answer
+from imageserve.web.outcomes import Answer
 
 FILE = b"\xff\xd8\xff\xe0 a file"
 PROBABILITIES = AskedOutput("probabilities")

@@ -16,8 +16,8 @@ from imageserve.web.answers import timings, version_header
 from imageserve.web.assembly import Assembly
 from imageserve.web.inference_pages import InferencePages
 from imageserve.web.options import ClassifyOptions
+from imageserve.web.outcomes import Answer
 from imageserve.web.parameters import infer_options
-from imageserve.web.predict import Answer
 from imageserve.web.upload import UploadLimits, checked
 
 ONLY_REST = ("model_configuration", "statistics")

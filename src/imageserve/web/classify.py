@@ -25,8 +25,9 @@ from imageserve.web.greenlets import Wait, watch_hang_up
 from imageserve.web.keys_file import ANYBODY, Caller
 from imageserve.web.lifecycle import Lifecycle
 from imageserve.web.options import ClassifyOptions
+from imageserve.web.outcomes import Answer
 from imageserve.web.parameters import DEFAULT_TOP, checked_priority, checked_timeout_s
-from imageserve.web.predict import Answer, ClientGone, Predictor
+from imageserve.web.predict import ClientGone, Predictor
 from imageserve.web.submission import Picture
 from imageserve.web.upload import UploadAccount, UploadLimits, UploadMemory
 

@@ -33,9 +33,9 @@ from imageserve.web.classify import Answers, Environ, Order
 from imageserve.web.edge import infer_path
 from imageserve.web.greenlets import Turn
 from imageserve.web.options import ClassifyOptions
+from imageserve.web.outcomes import Answer
 from imageserve.web.parameters import INFERENCE_HEADER as LENGTH
 from imageserve.web.parameters import infer_options
-from imageserve.web.predict import Answer
 from imageserve.web.upload import UploadAccount, UploadLimits, UploadReader, checked
 
 _ENVIRON = "HTTP_INFERENCE_HEADER_CONTENT_LENGTH"

@@ -13,33 +13,31 @@ from dataclasses import dataclass
 from imageserve import metrics
 from imageserve.decoding import DecodingPolicy, open_picture
 from imageserve.errors import (
-    Busy,
     QueueError,
     QueueRefused,
     QueueUnavailable,
     RequestError,
     TimedOut,
 )
-from imageserve.inference.contract import version_name
 from imageserve.models.entries import ModelEntry
-from imageserve.predictions import FEW_LABELS, LABELS, SCORES, Prediction
+from imageserve.predictions import FEW_LABELS, LABELS, SCORES
 from imageserve.preparation import Pixels, Preparation
 from imageserve.queue.listener import Ticket
 from imageserve.queue.producer import JobRequest, Producer
 from imageserve.queue.quota import Quota
-from imageserve.queue.wire import WOULD_TIME_OUT, Result, ResultError
+from imageserve.queue.wire import WOULD_TIME_OUT, ResultError
 from imageserve.web.decoder_process import Task
 from imageserve.web.decoders import Decoders
 from imageserve.web.greenlets import Wait
 from imageserve.web.line import DecodeLine
 from imageserve.web.options import ClassifyOptions
+from imageserve.web.outcomes import Answer, count, count_for, unfit_answer
 from imageserve.web.refusals import (
     check_version,
     fitting,
     given_back,
     not_admitted,
     not_classified,
-    other_version,
     redis_unavailable,
     unknown_model,
     wrong_model,
@@ -51,20 +49,6 @@ log = logging.getLogger(__name__)
 
 LOOP_S = 0.015
 """Processor time: what may take longer is decoded off the event loop, where it delays no probe."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One picture's labels, best first, and where the time went, in ms."""
-
-    predictions: tuple[Prediction, ...]
-    decode_ms: float
-    queue_ms: float
-    model_ms: float
-    version: str = ""
-    """The version of the model that answered; empty where its worker does not say."""
-    vector: bytes = b""
-    """As `Result` has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +100,13 @@ class Predictor:
 
         Raises UnknownModel, Forbidden, UnknownVersion, BadParameter, Busy and RateLimited.
         """
+        try:
+            self._check(options)
+        except RequestError as error:
+            count_for(options.caller, error)
+            raise
+
+    def _check(self, options: ClassifyOptions) -> None:
         served = self.model(options.model)
         name = served.entry.name
         options.caller.check_model(name)
@@ -145,7 +136,8 @@ class Predictor:
         served = self.model(options.model)
         answers = _Request(self, served, options, wait, age_s).answers(pictures)
         for answer in answers:
-            _count(served.entry.name, answer)
+            count(answer, served.entry.name)
+            count_for(options.caller, answer)
         return answers
 
 
@@ -379,7 +371,7 @@ class _Request:
             return TimedOut("no result came in time; the job is cancelled")
         if result.error is not None:
             return self._not_classified(result.error, slot)
-        if unfit := _unfit(result, asked):
+        if unfit := unfit_answer(result, asked):
             return unfit
         labels = result.predictions
         if asked.least:  # Workers give one label at least, those of 0.1.0 all.
@@ -392,29 +384,6 @@ class _Request:
             result.version,
             result.vector,
         )
-
-
-# -- answers and errors --------------------------------------------------------------------------
-
-
-def _count(model: str, answer: Answer | RequestError) -> None:
-    outcome = answer.code if isinstance(answer, RequestError) else "ok"
-    metrics.labelled(metrics.pictures_total, model, outcome).inc()
-    if isinstance(answer, Answer):
-        metrics.labelled(metrics.queue_seconds, model).observe(answer.queue_ms / 1000)
-
-
-def _unfit(result: Result, asked: ClassifyOptions) -> RequestError | None:
-    """Return the error for an answer of another worker than was asked for, as in a rollout."""
-    if asked.version and version_name(result.version) != asked.version:
-        return other_version(asked.version)
-    lacks_classes = asked.classes and any(each.index is None for each in result.predictions)
-    if lacks_classes or (asked.output != LABELS and not result.vector):
-        what = "numbers of its classes" if lacks_classes else asked.output
-        return Busy(
-            f"a worker that gives no {what} took the picture; send it again", retry_after_s=1
-        )
-    return None
 
 
 def _without_frames(error: RequestError) -> RequestError:
