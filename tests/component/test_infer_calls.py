@@ -202,8 +202,13 @@ def wrong(**changes: Any) -> dict[str, Any]:
         pytest.param(
             wrong(parameters={"shared_memory_region": "r"}), "shared memory", id="shared memory"
         ),
-        pytest.param(wrong(parameters={"binary_data_size": 9}), "at most", id="too few bytes"),
-        pytest.param(wrong(parameters={"binary_data_size": True}), "number", id="no size"),
+        pytest.param(
+            wrong(data=None, parameters={"binary_data_size": 9}), "at most", id="too few bytes"
+        ),
+        pytest.param(wrong(data=None, parameters={"binary_data_size": True}), "number", id="size"),
+        pytest.param(
+            wrong(parameters={"binary_data_size": 0}), "both 'data' and", id="contents twice"
+        ),
         pytest.param(
             {"json": as_json(A, outputs=[{"name": "logits"}])}, "no output logits", id="an output"
         ),
