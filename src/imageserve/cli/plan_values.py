@@ -108,10 +108,13 @@ def _redis(plan: Plan) -> dict[str, Any]:
         return {"enabled": False, "external": {"cluster": {"enabled": True, "nodes": nodes}}}
     if not plan.place.logged:
         return {"enabled": False, "external": {"host": "redis.example.com"}}
-    memory = size_text(2 * redis.maxmemory)  # A rewrite of the append-only file copies.
+    memory = size_text(redis.maxmemory)
     found: dict[str, Any] = {
-        "maxmemory": size_text(redis.maxmemory),
-        "resources": {"requests": {"cpu": 1, "memory": memory}, "limits": {"memory": memory}},
+        "maxmemory": memory,
+        "resources": {
+            "requests": {"cpu": 1, "memory": memory},
+            "limits": {"memory": size_text(2 * redis.maxmemory)},
+        },
         "persistence": {"size": size_text(4 * redis.maxmemory)},
     }
     if redis.connections > MAX_CLIENTS:

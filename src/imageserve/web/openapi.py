@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from imageserve import __version__
-from imageserve.errors import MethodNotAllowed, NotFound, RateLimited, RequestError, UnknownVersion
+from imageserve.errors import MethodNotAllowed, NotFound, UnknownVersion
 from imageserve.web import openapi_inference as inference
 from imageserve.web.calls import BYTES
 from imageserve.web.openapi_parts import (
@@ -94,9 +94,7 @@ _KEYS = {
 
 
 def _predict(served: Served) -> Operation:
-    elsewhere: list[type[RequestError]] = [NotFound, UnknownVersion, MethodNotAllowed]
-    if not served.needs_key:
-        elsewhere.append(RateLimited)
+    elsewhere = (NotFound, UnknownVersion, MethodNotAllowed)
     return {
         "operationId": "predict",
         "summary": "Classify one picture, or several",
