@@ -108,12 +108,13 @@ class MemoryQueue(RedisQueue):
         if quota is None:
             return True, 0
         now_us, all_us = 1000 * self._clock_ms(), quota.burst * quota.interval_us
-        kept_us = self.whole_us.get(quota.name, 0)
-        whole_us = min(max(kept_us, now_us), now_us + all_us) + quota.interval_us
-        wait_us = whole_us - now_us - all_us
+        kept_us = self.whole_us.get(quota.name, 0) - now_us
+        used_us = min(max(kept_us, 0), all_us) + quota.interval_us
+        wait_us = used_us - all_us
         if wait_us > 0:
+            self.whole_us[quota.name] = now_us + min(kept_us, all_us)
             return False, wait_us // 1000
-        self.whole_us[quota.name] = whole_us
+        self.whole_us[quota.name] = now_us + used_us
         return True, max(0, wait_us + quota.interval_us) // 1000
 
     def _accept(self, job: Job, pixels: bytes) -> None:

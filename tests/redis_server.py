@@ -387,11 +387,14 @@ class QueueMaker:
 
 
 class DroppingProxy:
-    """A TCP proxy in front of a server that can lose the next reply, and the connection with it."""
+    """A TCP proxy in front of a server that can lose the next reply, and the connection with it.
+
+    ``server_port`` is where new connections go; those that exist stay where they are.
+    """
 
     def __init__(self, port: int) -> None:
         self.dropped = threading.Event()
-        self._server_port = port
+        self.server_port = port
         self._armed = threading.Event()
         self._pass_on = 0
         self._sockets: list[socket.socket] = []
@@ -424,8 +427,13 @@ class DroppingProxy:
         with suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                server = socket.create_connection(("127.0.0.1", self._server_port))
-                self._sockets += [client, server]
+                self._sockets.append(client)
+                try:
+                    server = socket.create_connection(("127.0.0.1", self.server_port))
+                except ConnectionRefusedError:
+                    _hang_up(client)
+                    continue
+                self._sockets.append(server)
                 self._run(self._carry, client, server, False)
                 self._run(self._carry, server, client, True)
 

@@ -14,7 +14,7 @@ from bench.chaos.arena import FULL, QUICK, Scale
 from bench.chaos.run import NotRun, Report, run
 from bench.chaos.scenarios import Scenario
 from bench.chaos.surroundings import ALL, BY_NAME
-from bench.chaos.tables import guarantees, method, numbers
+from bench.chaos.tables import failovers, guarantees, method, numbers
 from bench.machine import describe
 from bench.plan import say
 from bench.processes import redis_server
@@ -110,14 +110,14 @@ def _text(
     reports: Sequence[Report], not_run: Sequence[NotRun], given: Given, minutes: float
 ) -> str:
     size = f"{given.scale.name} size, seed {given.seed}, {minutes:.1f} minutes"
-    return "\n\n".join(
-        [
-            f"Machine: {describe()}.",
-            f"{datetime.now(UTC):%Y-%m-%d}, {size}. {method(given.scale)}",
-            guarantees(reports, not_run),
-            numbers(reports),
-        ]
-    )
+    parts = [
+        f"Machine: {describe()}.",
+        f"{datetime.now(UTC):%Y-%m-%d}, {size}. {method(given.scale)}",
+        guarantees(reports, not_run),
+        numbers(reports),
+        failovers(reports),
+    ]
+    return "\n\n".join(filter(None, parts))
 
 
 if __name__ == "__main__":

@@ -4,12 +4,15 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from bench.chaos.load import Record
 from bench.chaos.witness import Ledger
 from imageserve_loadtest.result import Outcome
 
 RESET = "reset"
+LATE_S = 1.0
+"""An answer is late that takes longer than this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +31,8 @@ class Evidence:
     """From when something was broken until it had caught up, in seconds since the epoch."""
     cpu_share: float
     """Share of the whole machine that service and load tool used while the load ran."""
+    runs: int = 0
+    """Pictures that the workers' logs say were run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,11 +65,23 @@ class Account:
     late_ms: float | None
     """p99 of lateness: how far the latencies can be trusted."""
     cpu_share: float
+    late: int
+    """Answers that took longer than `LATE_S`."""
+    outage_s: float
+    """The longest time without an answer while something was broken."""
+    runs_too_many: int
+    """Pictures that were run beyond one for each answer."""
+
+    @property
+    def without_an_end(self) -> int:
+        """Requests that were neither answered nor refused with a time to come back."""
+        return self.resets + self.wrong + self.bare_refusals + sum(self.others.values())
 
 
 def account(evidence: Evidence) -> Account:
     """Add everything up."""
     records, ledger = evidence.records, evidence.ledger
+    good = [record for record in records if record.outcome is Outcome.GOOD]
     ends = Counter(map(_end, records))
     balance = unsettled_by_counters(evidence.counters) - evidence.left
     return Account(
@@ -87,7 +104,16 @@ def account(evidence: Evidence) -> Account:
         p99_out_ms=_p99_ms(r for r in records if not _met(r, evidence.faults)),
         late_ms=percentile_ms([r.sent - r.intended for r in records], 0.99),
         cpu_share=evidence.cpu_share,
+        late=sum(record.latency_s > LATE_S for record in good),
+        outage_s=max((longest_silence_s(good, *fault) for fault in evidence.faults), default=0.0),
+        runs_too_many=evidence.runs - len(good),
     )
+
+
+def longest_silence_s(answers: Iterable[Record], begin: float, end: float) -> float:
+    """Return the longest time without an answer between two moments."""
+    moments = sorted(r.done for r in answers if begin < r.done < end)
+    return max(b - a for a, b in pairwise([begin, *moments, end]))
 
 
 def unsettled_by_counters(counters: Mapping[str, int]) -> int:

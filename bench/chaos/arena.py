@@ -36,6 +36,8 @@ class Scale:
     """Most requests that one web process handles at once."""
     queue_limit: int
     """Most waiting jobs, in the scenario that fills the queue."""
+    patience_s: float
+    """How long requests wait for a Redis that is away."""
 
     @property
     def capacity_per_s(self) -> float:
@@ -43,8 +45,26 @@ class Scale:
         return self.workers * BATCH_SIZE / ((BATCH_MS + BATCH_SIZE * IMAGE_MS) / 1000)
 
 
-FULL = Scale("full", workers=4, seconds=60.0, lease_s=10.0, times=3, slots=256, queue_limit=256)
-QUICK = Scale("quick", workers=2, seconds=3.0, lease_s=1.0, times=1, slots=48, queue_limit=48)
+FULL = Scale(
+    "full",
+    workers=4,
+    seconds=60.0,
+    lease_s=10.0,
+    times=3,
+    slots=256,
+    queue_limit=256,
+    patience_s=10.0,
+)
+QUICK = Scale(
+    "quick",
+    workers=2,
+    seconds=3.0,
+    lease_s=1.0,
+    times=1,
+    slots=48,
+    queue_limit=48,
+    patience_s=1.0,
+)
 
 
 def settings(scale: Scale, more: Mapping[str, str]) -> dict[str, str]:
@@ -55,6 +75,7 @@ def settings(scale: Scale, more: Mapping[str, str]) -> dict[str, str]:
         "LEASE_S": f"{scale.lease_s:g}",
         "WEB_PROCESSES": "2",
         "WEB_SLOTS": str(scale.slots),
+        "OUTAGE_PATIENCE_S": f"{scale.patience_s:g}",
         **more,
     }
 
@@ -161,6 +182,10 @@ class Arena:
         """Return how many jobs were run again, alone, because their worker was lost."""
         batches = [line for worker in self.stack.workers for line in worker.batches()]
         return sum(line["jobs"] for line in batches if line["solo"])
+
+    def runs(self) -> int:
+        """Return how many pictures were run, by workers that live."""
+        return sum(line["jobs"] for worker in self.stack.workers for line in worker.batches())
 
     # -- the end --------------------------------------------------------------------------------
 

@@ -82,7 +82,9 @@ def _evidence(arena: Arena) -> Evidence:
     left = arena.jobs_left()
     ledger = arena.witness.stop()
     counters = arena.stack.stats()
-    return Evidence(arena.records, ledger, counters, left, arena.faults, arena.cpu_share)
+    return Evidence(
+        arena.records, ledger, counters, left, arena.faults, arena.cpu_share, arena.runs()
+    )
 
 
 def demands(

@@ -48,6 +48,8 @@ class Scenario:
     """Makes what the service stands on; given the directory that the stack will write to."""
     lacks: Callable[[], str] = field(default=lambda: "")
     """Says which right or program this attack needs and does not have here; nothing if none."""
+    ends_redis: bool = False
+    """Whether a Redis ends and itself, or another one, takes its place: see `tables.failovers`."""
 
 
 def load_at(arena: Arena, share: float = LOAD_SHARE, *more: str) -> Shape:
@@ -275,6 +277,7 @@ SCENARIOS = (
         "A restart of Redis costs time, no accepted job",
         restart_redis,
         proof="restarts",
+        ends_redis=True,
     ),
     Scenario(
         "cut-power",
@@ -282,6 +285,7 @@ SCENARIOS = (
         "Even what `everysec` gives up is answered: the picture is queued again",
         cut_power,
         proof="bytes lost",
+        ends_redis=True,
     ),
     Scenario(
         "freeze-worker",

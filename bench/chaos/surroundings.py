@@ -1,8 +1,8 @@
 """Attacks on what the service stands on: the network, Redis's disk and replica, the clocks."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -10,14 +10,14 @@ from typing import TypeVar
 
 from tests.system.stack import Place
 
-from bench.chaos import clock, disk, network
+from bench.chaos import clock, disk, failover, network
 from bench.chaos.arena import Arena
-from bench.chaos.failover import ReplicatedRedis
 from bench.chaos.load import open_loop
 from bench.chaos.scenarios import LOAD_SHARE, SCENARIOS, Scenario, load_at
 from bench.report import Verdict
 
 HOUR_S = 3600
+Made = AbstractContextManager[Place]
 AnyPlace = TypeVar("AnyPlace", bound=Place)
 
 
@@ -102,8 +102,7 @@ def _epoch_s(text: str) -> float:
 
 def fail_over(arena: Arena) -> list[Verdict]:
     """Kill the master while its replica lacks the last second."""
-    servers = arena.stack.redis
-    assert isinstance(servers, ReplicatedRedis)
+    servers = _servers(arena, failover.ReplicatedRedis)
     with arena.load(load_at(arena)):
         arena.rest(arena.scale.seconds / 10)
         for turn in range(arena.scale.times):
@@ -115,7 +114,36 @@ def fail_over(arena: Arena) -> list[Verdict]:
     return []
 
 
-def _fail_over_to_a_replica_that_lags(arena: Arena, servers: ReplicatedRedis) -> None:
+def move_endpoint(arena: Arena) -> list[Verdict]:
+    """Do the same behind one address, and at last let both change places in good order."""
+    servers = _servers(arena, failover.BehindAnEndpoint)
+    # Longer, in the full size, than requests wait for Redis.
+    servers.away_s = arena.scale.seconds / 5
+    rate_per_s = LOAD_SHARE * arena.scale.capacity_per_s
+    with arena.load(open_loop(rate_per_s, 1.5 * arena.scale.seconds)):
+        for _ in range(max(1, arena.scale.times - 1)):
+            arena.rest(arena.scale.seconds / 12)
+            with arena.fault():
+                _fail_over_to_a_replica_that_lags(arena, servers)
+            servers.bring_back()
+        arena.rest(arena.scale.seconds / 12)
+        with arena.fault():
+            servers.change_places()
+            arena.stack.db = servers.client()
+            arena.done["changes of places"] += 1
+    return []
+
+
+AnyServers = TypeVar("AnyServers", bound=failover.ReplicatedRedis)
+
+
+def _servers(arena: Arena, kind: type[AnyServers]) -> AnyServers:
+    servers = arena.stack.redis
+    assert isinstance(servers, kind)
+    return servers
+
+
+def _fail_over_to_a_replica_that_lags(arena: Arena, servers: failover.ReplicatedRedis) -> None:
     life = arena.witness.ledger.life
     servers.fall_behind()
     arena.rest(1.0)
@@ -126,10 +154,9 @@ def _fail_over_to_a_replica_that_lags(arena: Arena, servers: ReplicatedRedis) ->
     arena.wait(lambda: arena.witness.ledger.life > life, "the witness is back")
 
 
-@contextmanager
-def _replicated(directory: Path) -> Iterator[Place]:
-    del directory
-    yield Place(redis=ReplicatedRedis)
+def _on(redis: Callable[..., failover.ReplicatedRedis]) -> Callable[[Path], Made]:
+    """Return what makes the place of a stack on such a Redis."""
+    return lambda directory: nullcontext(Place(redis=redis))
 
 
 SURROUNDINGS = (
@@ -148,7 +175,28 @@ SURROUNDINGS = (
         "What a failover loses is answered: the picture is queued again",
         fail_over,
         proof="bytes that the replica lacked",
-        place=_replicated,
+        place=_on(failover.BehindSentinels),
+        ends_redis=True,
+    ),
+    Scenario(
+        "move-endpoint",
+        "the same behind one address, which leads to the replica later; then both change places, "
+        "and old connections meet a Redis that refuses writes",
+        "So it is where nobody tells the clients",
+        move_endpoint,
+        proof="bytes that the replica lacked",
+        place=_on(failover.BehindAnEndpoint),
+        ends_redis=True,
+    ),
+    Scenario(
+        "fail-over-cluster",
+        "SIGKILL to the master of a Redis Cluster that has the queue, while its replica lacks the "
+        "last second",
+        "And in a cluster that elects the replica",
+        fail_over,
+        proof="bytes that the replica lacked",
+        place=_on(failover.InACluster),
+        ends_redis=True,
     ),
     Scenario(
         "full-disk",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from bench.chaos.accounts import LATE_S
 from bench.chaos.arena import BATCH_MS, BATCH_SIZE, IMAGE_MS, Scale
 from bench.chaos.run import NotRun, Report
 from bench.chaos.scenarios import LOAD_SHARE, Scenario
@@ -84,6 +85,39 @@ def numbers(reports: Sequence[Report]) -> str:
         "machine, by the service and the load tool, while the load ran."
     ]
     return str(Section("Numbers", header, [_row(report) for report in reports], [], notes))
+
+
+def failovers(reports: Sequence[Report]) -> str:
+    """Return what each kind of outage of Redis costs its clients; empty where there was none."""
+    header = (
+        "scenario",
+        "outages",
+        "sent",
+        "answered",
+        "refused",
+        "no end",
+        f"after {LATE_S:g} s",
+        "silence, s",
+        "jobs forgotten",
+        "results forgotten",
+        "runs too many",
+    )
+    rows = [_outages(report) for report in reports if report.scenario.ends_redis]
+    notes = [
+        "refused: 503, each with Retry-After. no end: requests that were neither answered nor "
+        f"refused so. after {LATE_S:g} s: answers that took longer. silence: the longest time in "
+        "which nobody was answered. jobs forgotten: their pictures were queued again. runs too "
+        "many: pictures that were run beyond one for each answer."
+    ]
+    return str(Section("Outages of Redis", header, rows, [], notes)) if rows else ""
+
+
+def _outages(report: Report) -> list[str]:
+    seen, done = report.account, report.done
+    outages = sum(done.get(what, 0) for what in ("restarts", "failovers", "changes of places"))
+    counts = (outages, seen.sent, seen.answered, seen.refused, seen.without_an_end, seen.late)
+    lost = (seen.forgotten, seen.run_again, seen.runs_too_many)
+    return [report.scenario.name, *map(str, counts), f"{seen.outage_s:.1f}", *map(str, lost)]
 
 
 def _row(report: Report) -> list[str]:

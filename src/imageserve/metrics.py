@@ -61,6 +61,11 @@ request_seconds = Histogram(
 pictures_total = Counter(
     "imageserve_pictures_total", "Pictures asked for, by outcome.", ["model", "outcome"]
 )
+key_pictures_total = Counter(
+    "imageserve_key_pictures_total",
+    "Pictures of API keys that have a name; a request that is refused unread counts as one.",
+    ["key", "outcome"],
+)
 decode_seconds = Histogram(
     "imageserve_decode_seconds", "Time to decode and resize one picture.", buckets=_SECONDS
 )
@@ -161,6 +166,11 @@ _QUEUE_GAUGES = {
     "imageserve_queue_length": "Jobs waiting.",
     "imageserve_queue_background": "Jobs waiting that are of the background.",
     "imageserve_queue_in_flight": "Jobs leased to workers.",
+    "imageserve_queue_limit": "Jobs that may wait: QUEUE_LIMIT.",
+    "imageserve_queue_bytes": "Pixels of the jobs that wait or are in flight, in bytes.",
+    "imageserve_queue_bytes_limit": "Bytes that they may have: QUEUE_BYTES_LIMIT.",
+    "imageserve_redis_bytes": "Memory that the Redis of the queue uses, in bytes.",
+    "imageserve_redis_bytes_limit": "Bytes that it may use: maxmemory.",
     "imageserve_queue_oldest_seconds": "Age of the oldest waiting job.",
     "imageserve_queue_dead": "Entries of the dead list.",
     "imageserve_capacity_per_second": "Pictures per second that the live workers can do.",

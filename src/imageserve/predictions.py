@@ -15,6 +15,10 @@ FEW_LABELS = 100
 """So many labels of a picture take a model, the queue and a web process next to nothing."""
 
 
+PIECE = 2000
+"""Numbers, or labels, that are written at once: one or two milliseconds."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """One label and its probability, 0..1."""

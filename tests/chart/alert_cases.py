@@ -40,6 +40,12 @@ LATE = ANSWERS % (504, "timeout")
 BUG = ANSWERS % (500, "internal")
 WITHIN = 'imageserve_request_seconds_bucket{le="%s"}'
 OLDEST = 'imageserve_queue_oldest_seconds{model="shapes",queue="image_queue"}'
+LENGTH = 'imageserve_queue_length{model="shapes",queue="image_queue"}'
+LIMIT = 'imageserve_queue_limit{model="shapes",queue="image_queue"}'
+BYTES = 'imageserve_queue_bytes{model="shapes",queue="image_queue"}'
+BYTES_LIMIT = 'imageserve_queue_bytes_limit{model="shapes",queue="image_queue"}'
+MEMORY = 'imageserve_redis_bytes{model="shapes",queue="image_queue"}'
+MEMORY_LIMIT = 'imageserve_redis_bytes_limit{model="shapes",queue="image_queue"}'
 DEAD = 'imageserve_queue_dead{model="shapes",queue="image_queue"}'
 DEAD_OF_B = DEAD.replace("}", ',pod="b"}')
 LEASES = 'imageserve_leases_lost_total{model="shapes",pod="a"}'
@@ -130,12 +136,36 @@ _ANSWERS = (
     Case("ImageserveSlow", times(96, 100), 30),
 )
 
+
+def filling(length: str, in_bytes: str, *, with_bytes: bool = True) -> dict[str, str]:
+    """Return the series of a queue of 2000 jobs and 100 bytes at most."""
+    jobs = {LENGTH: length, LIMIT: "2000x30"}
+    return {**jobs, BYTES_LIMIT: "100x30", **({BYTES: in_bytes} if with_bytes else {})}
+
+
+_NEAR = "The queue of model shapes is at 80% of its limit"
 _DIE = "Pictures make model shapes fail"
 _FREEZE = "Workers of model shapes freeze for longer than their lease"
 _WORKERS = (
     Case("ImageserveQueueOld", {OLDEST: "20x30"}, 6, "Pictures for model shapes wait 20s", SHAPES),
     Case("ImageserveQueueOld", {OLDEST: "14x30"}, 30),
     Case("ImageserveQueueOld", {OLDEST: "1x5 20x2 1x30"}, 11),
+    Case("ImageserveQueueNearLimit", filling("1600x20", "10x20"), 2, _NEAR, SHAPES),
+    Case("ImageserveQueueNearLimit", filling("10x20", "80x20"), 2, _NEAR, SHAPES),
+    # How pictures are prepared is not known yet, so neither are the bytes.
+    Case("ImageserveQueueNearLimit", filling("1600x20", "", with_bytes=False), 2, _NEAR, SHAPES),
+    Case("ImageserveQueueNearLimit", filling("1400x20", "70x20"), 20),
+    # A burst, worked off within a minute.
+    Case("ImageserveQueueNearLimit", filling("10x5 1990x0 10x20", "1x5 99x0 1x20"), 7),
+    Case(
+        "ImageserveRedisNearFull",
+        {MEMORY: "900x20", MEMORY_LIMIT: "1000x20"},
+        2,
+        "Redis uses 90% of its maxmemory",
+    ),
+    Case("ImageserveRedisNearFull", {MEMORY: "600x20", MEMORY_LIMIT: "1000x20"}, 20),
+    # It has no limit.
+    Case("ImageserveRedisNearFull", {MEMORY: "900x20"}, 20),
     Case("ImageserveDeadPictures", {DEAD: "2x10 3x20"}, 15, _DIE, SHAPES),
     # Pods are replaced, and the new one tells the same.
     Case("ImageserveDeadPictures", {DEAD: "3x10 stale", DEAD_OF_B: "_x8 3x20"}, 15),

@@ -217,6 +217,10 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (redis(image={"tag": "latest"}), "image redis:latest: latest is not a version"),
     (redis(external={"host": "h"}), "redis.external is set, but redis.enabled is true"),
     (redis(maxmemory="513Mi"), "redis.resources.limits.memory must be at least 2 x"),
+    (
+        redis(resources={"requests": {"memory": None}, "limits": {"memory": None}}),
+        "redis: set maxmemory, or resources.requests.memory, of which it is half",
+    ),
     (redis(persistence={"size": "1023Mi"}), "redis.persistence.size must be at least 2 x"),
     (redis(auth={"existingSecret": "s"}), "redis.auth: set password or existingSecret, not both"),
     (
@@ -268,7 +272,12 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ),
     (
         {"limits": {"queueBytesLimit": "308Mi"}},
-        "limits.queueBytesLimit x 1 models is 322961408 bytes, more than 0.6 x redis.maxmemory",
+        "limits.queueBytesLimit x 1 models is 322961408 bytes, more than 0.6 x redis.maxmemory "
+        "(half of redis.resources.requests.memory)",
+    ),
+    (
+        {"limits": {"queueBytesLimit": "308Mi"}, **redis(maxmemory="512Mi")},
+        "more than 0.6 x redis.maxmemory, which is",
     ),
     (
         external(host="h", maxmemory="400Mi"),
@@ -560,6 +569,11 @@ WRONG: list[Any] = [
     {"apiKeys": {"keys": ["short"]}},
     {"apiKeys": {"keys": ["short priority=background"]}},
     {"apiKeys": {"keys": ["sixteen-or-longer priority=high"]}},
+    {"apiKeys": {"keys": ["sixteen-or-longer rate=5"]}},
+    {"apiKeys": {"keys": ["sixteen-or-longer name=a burst=5"]}},
+    {"apiKeys": {"keys": ["sixteen-or-longer name=a/b"]}},
+    {"apiKeys": {"keys": ["sixteen-or-longer models=a,,b"]}},
+    {"apiKeys": {"keys": ["sixteen-or-longer name=a rate=many"]}},
     {"redis": {"maxmemory": "lots"}},
     {"redis": {"auth": {"password": "short"}}},
     {"redis": {"external": {"port": "6379"}}},

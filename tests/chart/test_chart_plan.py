@@ -72,5 +72,7 @@ def test_the_defaults_that_a_plan_starts_from_are_those_of_the_chart() -> None:
     assert web["autoscaling"]["targetCPUUtilizationPercentage"] == round(100 * plan.WEB_USE)
     assert limits["queueBytesLimit"] == f"{plan.QUEUE_BYTES // plan.MEBI}Mi"
     assert limits["resultTtlSeconds"] == plan.RESULT_TTL_S
-    assert values["redis"]["maxmemory"] == f"{plan.LEAST_MAXMEMORY // plan.MEBI}Mi"
+    # Of which maxmemory is half.
+    requested = values["redis"]["resources"]["requests"]["memory"]
+    assert requested == f"{2 * plan.LEAST_MAXMEMORY // 2**30}Gi"
     assert plan.QUEUE_SHARE == MAXMEMORY_SHARE

@@ -19,7 +19,9 @@ from imageserve.models.catalog import NETWORKS, Scaling
 from imageserve.models.entries import ModelEntry, engine_of, model_entries, worker_entry
 from imageserve.models.folder import ModelFacts
 from imageserve.preparation import Preparation
+from imageserve.queue.quota import Quota
 from imageserve.web.api_keys import ApiKeys
+from imageserve.web.keys_file import ANYBODY, Caller
 
 SETTINGS = set(variables())
 #: Read by others than imageserve: the C library, Keras, TensorFlow, redis-cli, obstore.
@@ -120,7 +122,8 @@ def test_the_programs_can_use_every_value(
 
 
 def test_the_web_server_accepts_the_keys_that_were_given(helm4: Helm, tmp_path: Path) -> None:
-    given = [*KEYS, "background-sixteen priority=background"]
+    options = "burst=3 rate=0.5 models=shapes,resnet50 priority=background name=team-a"
+    given = [*KEYS, f"background-sixteen {options}"]
     objects = helm4.render({"apiKeys": {"enabled": True, "keys": given}}, PASSWORD)
     web = next(programs(objects, "web"))
 
@@ -129,10 +132,12 @@ def test_the_web_server_accepts_the_keys_that_were_given(helm4: Helm, tmp_path: 
     keys = ApiKeys(Path(path))
 
     for key in KEYS:
-        assert keys.priority(f"Bearer {key}", "") == ""
-    assert keys.priority("Bearer background-sixteen", "") == "background"
+        assert keys.caller(f"Bearer {key}", "") == ANYBODY
+    assert keys.caller("Bearer background-sixteen", "") == Caller(
+        "team-a", "background", Quota("team-a", 0.5, 3), frozenset({"shapes", "resnet50"})
+    )
     with pytest.raises(Forbidden):
-        keys.priority("Bearer another-key-of-somebody", "")
+        keys.caller("Bearer another-key-of-somebody", "")
 
 
 def test_workers_see_no_api_key(helm4: Helm) -> None:

@@ -170,14 +170,44 @@ def test_a_refusal_ends_it_at_once(helm4: Helm, server: Server, tmp_path: Path) 
     assert len(server.bodies) == 1
 
 
-@pytest.mark.parametrize("option", ["", " priority=background"])
-def test_it_has_a_key_where_keys_are_needed(
-    helm4: Helm, server: Server, tmp_path: Path, option: str
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ("", KEYS[0]),
+        (" priority=background", KEYS[0]),
+        (" name=team-a rate=50 burst=100 models=resnet50,shapes", KEYS[0]),
+        (" models=resnet50 name=team-a", KEYS[1]),
+    ],
+    ids=["alone", "with a priority", "for this model too", "for another model"],
+)
+def test_it_has_the_first_key_that_may_ask_for_the_model(
+    helm4: Helm, server: Server, tmp_path: Path, options: str, key: str
 ) -> None:
-    keys = {"apiKeys": {"enabled": True, "keys": [f"{KEYS[0]}{option}", KEYS[1]]}}
+    keys = {"apiKeys": {"enabled": True, "keys": [f"{KEYS[0]}{options}", KEYS[1]]}}
 
     assert hook_of(helm4, tmp_path, keys).run(server.url).returncode == 0
-    assert server.keys == [KEYS[0]]
+    assert server.keys == [key]
+
+
+def test_without_a_key_for_the_model_it_says_so(
+    helm4: Helm, server: Server, tmp_path: Path
+) -> None:
+    keys = {"apiKeys": {"enabled": True, "keys": [f"{KEYS[0]} models=resnet50"]}}
+    done = hook_of(helm4, tmp_path, keys).run(server.url)
+
+    assert done.returncode == 1
+    assert "no key is for the model shapes" in done.stderr
+    assert KEYS[0] not in done.stderr
+
+
+def test_a_key_whose_quota_is_used_up_is_tried_again(
+    helm4: Helm, server: Server, tmp_path: Path
+) -> None:
+    server.status = 429
+    done = hook_of(helm4, tmp_path).run(server.url, TIMEOUT_S="3")
+
+    assert "no answer in time" in done.stderr
+    assert len(server.bodies) == 2
 
 
 def test_a_model_with_other_labels_may_answer_with_any(

@@ -202,8 +202,13 @@ def wrong(**changes: Any) -> dict[str, Any]:
         pytest.param(
             wrong(parameters={"shared_memory_region": "r"}), "shared memory", id="shared memory"
         ),
-        pytest.param(wrong(parameters={"binary_data_size": 9}), "at most", id="too few bytes"),
-        pytest.param(wrong(parameters={"binary_data_size": True}), "number", id="no size"),
+        pytest.param(
+            wrong(data=None, parameters={"binary_data_size": 9}), "at most", id="too few bytes"
+        ),
+        pytest.param(wrong(data=None, parameters={"binary_data_size": True}), "number", id="size"),
+        pytest.param(
+            wrong(parameters={"binary_data_size": 0}), "both 'data' and", id="contents twice"
+        ),
         pytest.param(
             {"json": as_json(A, outputs=[{"name": "logits"}])}, "no output logits", id="an output"
         ),
@@ -312,6 +317,21 @@ def test_keys_and_a_drain_are_heeded(tmp_path: Path) -> None:
     site.config = replace(site.config, api_keys=None)
     site.lifecycle.stopping = True
     assert refusal(site.client().post(INFER, json=as_json(A)))[:2] == (503, "shutting_down")
+
+
+def test_a_key_is_for_its_own_models_only(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("0123456789abcdef models=n\n")
+    site = Site()
+    site.config = replace(site.config, api_keys=ApiKeys(tmp_path / "keys"))
+    headers = {"X-API-Key": "0123456789abcdef"}
+
+    response = site.client().post(INFER, data=b"no JSON", headers=headers)
+
+    assert refusal(response) == (
+        403,
+        "forbidden",
+        "the API key is not for the model m, but for n",
+    )
 
 
 def test_workers_that_do_not_number_classes_are_not_asked_for_labels(site: Site) -> None:

@@ -68,6 +68,26 @@ def test_all_queues_are_read_in_one_round_trip(
     assert reads <= 3
 
 
+def test_the_memory_of_redis_and_its_limit_are_read(shared_redis: RedisServer) -> None:
+    monitor, db = monitor_of(shared_redis), shared_redis.client()
+
+    def read() -> tuple[int, int]:
+        snapshot = monitor.snapshots()[QUEUE]
+        assert isinstance(snapshot, Snapshot)
+        return snapshot.redis_bytes, snapshot.redis_bytes_limit
+
+    used, limit = read()
+    db.set("filler", bytes(4 * 2**20), ex=60)
+    db.config_set("maxmemory", 2**30)
+    try:
+        fuller, changed = read()
+    finally:
+        db.config_set("maxmemory", 0)
+
+    assert (limit, changed) == (0, 2**30)
+    assert used + 4 * 2**20 <= fuller
+
+
 def test_the_run_stays_the_same_while_redis_remembers(
     shared_redis: RedisServer, make_queue: QueueMaker
 ) -> None:

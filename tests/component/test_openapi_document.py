@@ -44,6 +44,13 @@ def _document(site: Site) -> dict[str, Any]:
     return found
 
 
+def _document_with_keys(directory: Path) -> dict[str, Any]:
+    (directory / "keys").write_text(f"{KEY}\n")
+    site = Site()
+    site.config = replace(CONFIG, api_keys=ApiKeys(directory / "keys"))
+    return _document(site)
+
+
 def _codes(operation: dict[str, Any]) -> set[tuple[int, str]]:
     """Return status and code of every error that a call is said to answer."""
     found = set()
@@ -56,12 +63,36 @@ def _codes(operation: dict[str, Any]) -> set[tuple[int, str]]:
     return found
 
 
-def test_every_error_of_the_contract_is_described(document: dict[str, Any]) -> None:
+LIMITED = (429, "rate_limited")
+
+
+@pytest.mark.parametrize("has_keys", [False, True])
+def test_every_error_of_the_contract_is_described(
+    document: dict[str, Any], tmp_path: Path, has_keys: bool
+) -> None:
     elsewhere = {(404, "not_found"), (404, "unknown_version"), (405, "method_not_allowed")}
+    if has_keys:
+        document = _document_with_keys(tmp_path)
+    else:
+        elsewhere |= {LIMITED}
 
     assert _codes(document["paths"]["/predict"]["post"]) == {*CONTRACT.values()} - elsewhere
     infer = document["paths"]["/v2/models/{model}/infer"]["post"]
     assert _codes(infer) == {*CONTRACT.values()} - (elsewhere - {(404, "unknown_version")})
+
+
+def test_every_call_with_pictures_says_when_to_come_again_to_one_over_its_quota(
+    tmp_path: Path,
+) -> None:
+    document = _document_with_keys(tmp_path)
+    calls = [each["post"] for each in document["paths"].values() if "post" in each]
+    header = document["components"]["headers"]["Retry-After"]
+
+    assert len(calls) == 3
+    assert header["required"]
+    for call in calls:
+        told = call["responses"]["429"]["headers"]["Retry-After"]
+        assert told == {"$ref": "#/components/headers/Retry-After"}
 
 
 def test_every_error_of_the_contract_stands_in_the_page_on_http() -> None:
@@ -139,11 +170,7 @@ def test_pages_of_other_origins_may_send_every_header_that_is_described() -> Non
 
 
 def test_a_key_is_described_where_one_is_needed(document: dict[str, Any], tmp_path: Path) -> None:
-    (tmp_path / "keys").write_text(f"{KEY}\n")
-    site = Site()
-    site.config = replace(CONFIG, api_keys=ApiKeys(tmp_path / "keys"))
-
-    asked = _document(site)["paths"]["/predict"]["post"]["security"]
+    asked = _document_with_keys(tmp_path)["paths"]["/predict"]["post"]["security"]
 
     assert asked == [{"bearer": []}, {"header": []}]
     assert document["paths"]["/predict"]["post"]["security"] == []

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from tests.memory_queue import MemoryMonitor, MemoryQueue
 
-from imageserve.errors import QueueUnavailable
+from imageserve.errors import QueueError, QueueUnavailable
 from imageserve.models.entries import ModelEntry
 from imageserve.predictions import Outputs, Prediction
 from imageserve.preparation import Preparation
@@ -46,6 +46,7 @@ class Bench:
                 ),
             },
             MemoryMonitor(self.busy, self.idle),
+            Limits(100, 10**9),
         )
         for number in range(4):
             priority = "background" if number > 1 else ""
@@ -98,6 +99,8 @@ def test_the_status_shows_backlog_workers_and_expected_wait(bench: Bench) -> Non
                 "capacity_per_s": 200.0,
                 "web_capacity_per_s": 61.67,
                 "dead": 1,
+                "queue_bytes": 4 * 224 * 320 * 3,
+                **LIMITS,
                 "workers": [
                     worker("w-1", "ready", 1_500),
                     worker("w-2", "stopping", 0),
@@ -113,11 +116,21 @@ def test_the_status_shows_backlog_workers_and_expected_wait(bench: Bench) -> Non
                 "capacity_per_s": 0,
                 "web_capacity_per_s": None,
                 "dead": 0,
+                "queue_bytes": 0,
+                **LIMITS,
                 "workers": [],
             },
         },
         "redis": "ok",
     }
+
+
+LIMITS = {
+    "queue_limit": 100,
+    "queue_bytes_limit": 10**9,
+    "redis_bytes": None,
+    "redis_bytes_limit": None,
+}
 
 
 def worker(name: str, state: str, last_seen_ms: int) -> dict[str, Any]:
@@ -188,7 +201,7 @@ def test_the_models_say_what_is_served_under_whatever_name(
         info = WorkerInfo(f"w-{number}", "pictures", (8, 8, 3), 1, {1: 1.0}, "ready", "node")
         queue.heartbeat(replace(info, runtime=runtime))
 
-    model = Overview({"pictures": entry}, MemoryMonitor(queue)).models()["pictures"]
+    model = Overview({"pictures": entry}, MemoryMonitor(queue), Limits()).models()["pictures"]
 
     assert (model["runtime"], model["stand_in"]) == shown
 
@@ -196,7 +209,7 @@ def test_the_models_say_what_is_served_under_whatever_name(
 def test_the_models_show_the_preparation_that_counts_now() -> None:
     queue = QueueWithOutages("q", lambda: 1_760_000_000_000)
     entry = ModelEntry("m", queue.name, None)
-    overview = Overview({"m": entry}, MemoryMonitor(queue))
+    overview = Overview({"m": entry}, MemoryMonitor(queue), Limits())
 
     def shown() -> tuple[Any, ...]:
         model = overview.models()["m"]
@@ -236,6 +249,9 @@ def test_the_metrics_have_the_values_of_the_status(bench: Bench) -> None:
             "imageserve_capacity_per_second": 200.0,
             "imageserve_web_capacity_per_second": 61.67,
             "imageserve_workers": 1,
+            "imageserve_queue_limit": 100,
+            "imageserve_queue_bytes": 4 * 224 * 320 * 3,
+            "imageserve_queue_bytes_limit": 10**9,
         },
         ("idle", "idle_queue"): {
             "imageserve_queue_length": 0,
@@ -245,6 +261,9 @@ def test_the_metrics_have_the_values_of_the_status(bench: Bench) -> None:
             "imageserve_queue_dead": 0,
             "imageserve_capacity_per_second": 0,
             "imageserve_workers": 0,
+            "imageserve_queue_limit": 100,
+            "imageserve_queue_bytes": 0,
+            "imageserve_queue_bytes_limit": 10**9,
         },
     }
 
@@ -266,3 +285,40 @@ def test_without_redis_no_values_are_shown(bench: Bench) -> None:
     assert bench.overview.status() == {"models": {}, "redis": "unavailable"}
     assert bench.overview.readings() == {}
     assert bench.overview.models()["idle"]["queue"] == "idle_queue"
+
+
+# -- how full a queue is ---------------------------------------------------------------------------
+
+REDIS = ("imageserve_redis_bytes", "imageserve_redis_bytes_limit")
+QUEUE = ("imageserve_queue_bytes", "imageserve_queue_bytes_limit", "imageserve_queue_limit")
+
+
+class WithRedis(MemoryMonitor):
+    """Says, too, how much memory the Redis uses, as a `Monitor` of a real one does."""
+
+    def snapshots(self) -> dict[str, Snapshot | QueueError]:
+        return {
+            name: replace(each, redis_bytes=3 * 2**20, redis_bytes_limit=2**29)
+            for name, each in super().snapshots().items()
+            if isinstance(each, Snapshot)
+        }
+
+
+def gauges(bench: Bench, monitor: MemoryMonitor, own: Preparation | None) -> dict[str, float]:
+    entry = ModelEntry("idle", "idle_queue", own)
+    (found,) = Overview({"idle": entry}, monitor, Limits(100, 10**9)).readings().values()
+    return {name: found[name] for name in (*QUEUE, *REDIS) if name in found}
+
+
+def test_the_gauges_say_how_full_a_queue_and_its_redis_are(bench: Bench) -> None:
+    job = Job("job", "idle", (8, 8, 3), 1, "reply", "trace", 1000)
+    bench.idle.enqueue(job, bytes(192), 60_000, Limits())
+    found = gauges(bench, WithRedis(bench.idle), Preparation((8, 8)))
+
+    assert [found[name] for name in QUEUE] == [192, 10**9, 100]
+    assert [found[name] for name in REDIS] == [3 * 2**20, 2**29]
+
+
+def test_what_is_not_known_has_no_gauge(bench: Bench) -> None:
+    """No worker has said yet how pictures are prepared, and the Redis has no limit."""
+    assert gauges(bench, MemoryMonitor(bench.idle), None).keys() == set(QUEUE[1:])

@@ -29,6 +29,7 @@ from imageserve.errors import (
     NotAnImage,
     QueueFull,
     QueueUnavailable,
+    RateLimited,
     RedisUnavailable,
     RequestError,
     TimedOut,
@@ -44,6 +45,7 @@ from imageserve.queue.admission import Admission, EnqueueCode, Limits
 from imageserve.queue.consumer import Lease
 from imageserve.queue.listener import Breaker, Tickets
 from imageserve.queue.producer import Producer, ProducerConfig
+from imageserve.queue.quota import Quota
 from imageserve.queue.snapshot import Snapshot, WorkerInfo
 from imageserve.queue.wire import (
     LOST,
@@ -60,8 +62,10 @@ from imageserve.web import predict as module
 from imageserve.web.decoder_process import Task
 from imageserve.web.decoders import Decoders
 from imageserve.web.greenlets import Wait
+from imageserve.web.keys_file import ANYBODY, Caller
 from imageserve.web.options import ClassifyOptions
-from imageserve.web.predict import Answer, ClientGone, Predictor
+from imageserve.web.outcomes import Answer
+from imageserve.web.predict import ClientGone, Predictor
 from imageserve.web.submission import FIRST_PAUSE_S, Picture
 
 SIZE = (8, 8)
@@ -755,6 +759,52 @@ def test_a_job_that_is_not_let_in_is_refused_at_once_with_a_time_to_come_back(
     assert isinstance(answer, kind)
     assert said in answer.message
     assert answer.retry_after_s == 5, "nothing is known of the workers"
+
+
+TEAM_A = Caller(name="team-a", quota=Quota("team-a", 0.01, 2))
+
+
+def test_pictures_beyond_the_quota_of_a_key_are_refused_each_by_itself(bench: Bench) -> None:
+    request = bench.begin(A, B, C, A, caller=TEAM_A)
+    bench.answer_all(2)
+
+    answers = done(request)
+
+    assert labels(answers) == [label(A), label(B), "rate_limited", "rate_limited"]
+    error = answers[2]
+    assert isinstance(error, RateLimited)
+    assert error.message == "the key team-a may send 0.01 pictures a second, and 2 at once"
+    assert error.retry_after_s == 100
+    assert len(bench.queue.limits) == 2, "the others were neither decoded nor sent"
+
+
+def test_what_is_known_to_be_over_its_quota_is_refused_by_its_head(bench: Bench) -> None:
+    options = ClassifyOptions("m", 5, LONG_S, "t-1", caller=TEAM_A)
+    bench.predictor.check(options)
+    request = bench.begin(A, B, caller=TEAM_A)
+    bench.answer_all(2)
+    done(request)
+
+    with pytest.raises(RateLimited, match="team-a"):
+        bench.predictor.check(options)
+    bench.predictor.check(replace(options, caller=ANYBODY))
+    # It says nothing of the model, and the autoscaler hears nothing of it.
+    assert bench.queue.snapshot().stats.get("rejected", 0) == 0
+    with pytest.raises(UnknownModel):
+        bench.predictor.check(replace(options, model="other"))
+
+
+@pytest.mark.parametrize("lost", [LOST, "model_changed"])
+def test_a_picture_that_is_sent_again_is_not_counted_again(bench: Bench, lost: str) -> None:
+    request = bench.begin(A, caller=replace(TEAM_A, quota=Quota("team-a", 0.01, 1)))
+    if lost == LOST:
+        _lose(bench)
+    else:
+        bench.answer_all(1, **changed((4, 6)))
+    bench.answer_all(1)
+
+    assert labels(done(request)) == [label(A, SIZE if lost == LOST else (4, 6))]
+    assert [limits.quota and limits.quota.name for limits in bench.queue.limits] == ["team-a", None]
 
 
 def test_the_limits_of_the_settings_reach_the_queue(bench: Bench) -> None:

@@ -29,6 +29,7 @@ from imageserve.queue.admission import EnqueueCode, Limits
 from imageserve.queue.consumer import Lease
 from imageserve.queue.monitor import Monitor
 from imageserve.queue.producer import JobRequest, Producer, ProducerConfig, connect_producers
+from imageserve.queue.quota import Quota
 from imageserve.queue.redis.connection import COMMAND_TIMEOUT_S, RedisAccess, connect
 from imageserve.queue.self_test import check_server
 from imageserve.queue.wire import Finished, Job, Result, ResultError
@@ -62,7 +63,8 @@ def a_job(job_id: str, reply: str = "") -> Job:
 
 
 def put(queue: RedisQueue, job_id: str, reply: str = "") -> EnqueueCode:
-    return queue.enqueue(a_job(job_id, reply), b"\0\0\0", 60_000, Limits()).code
+    limits = Limits(quota=Quota("team-a", 50, 100))
+    return queue.enqueue(a_job(job_id, reply), b"\0\0\0", 60_000, limits).code
 
 
 def finish(queue: RedisQueue, job_id: str, reply: str = "") -> list[bool]:

@@ -12,6 +12,7 @@ import pytest
 import redis
 from tests.queues import RedisQueue
 from tests.redis_server import (
+    DroppingProxy,
     Executable,
     QueueMaker,
     RedisSentinel,
@@ -334,6 +335,36 @@ def test_callers_beyond_the_last_connection_wait_for_one(
     client.connection_pool.disconnect()
     assert errors == []
     assert len([each for each in connected if each["cmd"] == "blpop"]) <= 2
+
+
+# An address that leads to another server.
+
+
+def test_connections_to_a_master_that_became_a_replica_are_given_up(
+    redis_server: RedisServer, tmp_path: Path, make_queue: QueueMaker
+) -> None:
+    """A managed Redis does that: the old master lives on, and refuses every write for ever."""
+    new = RedisServer(redis_server.executable, tmp_path / "new")
+    proxy = DroppingProxy(redis_server.port)
+    try:
+        new.start()
+        queue = make_queue(proxy.url)
+        queue.enqueue(JOB, b"\0\0\0", 60_000, Limits())
+        queue.wait(0.01)  # Now each of its three clients has a connection.
+        queue.claim(1, Lease(), redelivered=False)
+        redis_server.client().replicaof("127.0.0.1", str(new.port))
+        # The address leads to the old one for a while yet.
+        for call in (lambda: queue.wait(0.01), lambda: queue.claim(1, Lease(), redelivered=False)):
+            with pytest.raises(QueueUnavailable, match="replica"):
+                call()
+        proxy.server_port = new.port
+
+        assert queue.enqueue(JOB, b"\0\0\0", 60_000, Limits()).code is EnqueueCode.ACCEPTED
+        queue.wait(0.01)
+        assert len(queue.claim(1, Lease(), redelivered=False).entries) == 1
+    finally:
+        proxy.close()
+        new.stop()
 
 
 # Connections that fail.

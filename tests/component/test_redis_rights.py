@@ -20,6 +20,7 @@ from imageserve.queue.consumer import Consumer, Lease
 from imageserve.queue.keys import Keys
 from imageserve.queue.monitor import FirstJobWaiter, Monitor
 from imageserve.queue.producer import JobRequest, Producer, ProducerConfig
+from imageserve.queue.quota import Quota
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.rights import ROLES, acl_rules
 from imageserve.queue.self_test import check_server
@@ -60,7 +61,8 @@ def web(stage: Stage) -> None:
     self_test.EvictionWatch(stage.access, QUEUE).look()
     replies = stage.listen(stage.server, stage.queue, access=stage.access)
     producer = Producer(stage.queue, replies.tickets[QUEUE], replies.breaker, ProducerConfig())
-    request = JobRequest("m", Preparation((1, 1)), 1, "trace")
+    quota = Quota("team-a", 50, 100)
+    request = JobRequest("m", Preparation((1, 1)), 1, "trace", quota=quota)
     ticket = producer.submit(request, b"rgb", 60_000, threading.Event())
     stage.server.client().execute_command("CLIENT", "KILL", "TYPE", "pubsub")
     eventually(lambda: not replies.connected, "a lost connection")

@@ -32,7 +32,6 @@ from imageserve.queue.consumer import Consumer, Lease
 from imageserve.queue.producer import ProducerConfig
 from imageserve.queue.snapshot import Snapshot, WorkerInfo
 from imageserve.queue.wire import Job, Result
-from imageserve.tracing import NO_TRACER
 from imageserve.web.api_keys import ApiKeys
 from imageserve.web.app import create_app
 from imageserve.web.classify import WebConfig
@@ -102,7 +101,6 @@ class Site:
         self.other = WebQueue("other_queue")
         self.config = CONFIG
         self.page = NO_PAGE
-        self.tracer = NO_TRACER
         self.lifecycle = Lifecycle(ready=True)
 
     def app(self) -> Flask:
@@ -117,7 +115,7 @@ class Site:
             for name, entry in entries.items()
         }
         monitor = MemoryMonitor(self.queue, self.other)
-        predictor = Predictor(models, POLICY, tracer=self.tracer)
+        predictor = Predictor(models, POLICY)
         return create_app(predictor, monitor, self.config, self.lifecycle, self.page)
 
     def client(self) -> FlaskClient:
@@ -613,6 +611,30 @@ def test_a_job_has_the_lower_priority_of_key_and_header(
         assert site.client().post("/predict", data=A, headers=headers).status_code == 200
 
     assert [job.priority for job in site.queue.sent] == [expected]
+
+
+def test_a_key_is_for_its_own_models_only(
+    site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "keys").write_text(f"{KEY} name=team-a models=n,o\n")
+    site.config = replace(CONFIG, api_keys=ApiKeys(tmp_path / "keys"))
+    client, headers = site.client(), {"X-API-Key": KEY}
+    caplog.set_level(logging.INFO)
+
+    for query in ("", "?model=m"):
+        body = BytesIO(A)
+        response = client.post(
+            f"/predict{query}", input_stream=body, content_length=len(A), headers=headers
+        )
+        assert code(response) == (403, "forbidden")
+        message = response.get_json()["error"]["message"]
+        assert message == "the API key is not for the model m, but for n, o"
+        assert body.tell() == 0, "it is refused by its head"
+    assert code(client.post("/predict?model=n", headers=headers)) == (400, "no_image")
+    assert code(client.post("/predict?model=o", headers=headers)) == (404, "unknown_model")
+
+    assert {line["key"] for line in request_lines(caplog)} == {"team-a"}
+    assert KEY not in caplog.text
 
 
 def test_another_priority_is_refused(site: Site) -> None:

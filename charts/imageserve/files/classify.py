@@ -1,7 +1,8 @@
 """Posts a picture of a star until it gets its labels; the ``helm test`` hook of the chart.
 
 It runs in the web image and uses nothing but Python itself, so that it tests the release from
-outside. ``LABEL`` is the label that must come first; without it any labels will do.
+outside. ``LABEL`` is the label that must come first; without it any labels will do. ``MODEL`` is
+the model that answers.
 """
 
 import json
@@ -21,12 +22,22 @@ def headers() -> dict[str, str]:
     keys_file = os.environ.get("API_KEYS_FILE")
     if not keys_file:
         return {"Content-Type": "image/jpeg"}
-    lines = (line.strip() for line in Path(keys_file).read_text().splitlines())
-    key = next(line for line in lines if line and not line.startswith("#"))
-    first, *options = key.split()
-    if options and "=" in options[0]:
-        key = first
-    return {"Content-Type": "image/jpeg", "X-API-Key": key}
+    return {"Content-Type": "image/jpeg", "X-API-Key": key_for(os.environ["MODEL"], keys_file)}
+
+
+def key_for(model: str, keys_file: str) -> str:
+    """Return the first key that may ask for a model."""
+    lines = map(str.strip, Path(keys_file).read_text().split("\n"))
+    for line in lines:
+        if not line or line.startswith("#"):
+            continue
+        key, *options = line.split()
+        if not (options and "=" in options[0]):
+            return line  # A key may have spaces.
+        its = next((each[7:] for each in options if each.startswith("models=")), model)
+        if model in its.split(","):
+            return key
+    sys.exit(f"{keys_file}: no key is for the model {model}")
 
 
 def classify(url: str) -> list[dict[str, Any]]:
@@ -43,7 +54,7 @@ def classify(url: str) -> list[dict[str, Any]]:
             return predictions
     except urllib.error.HTTPError as error:
         text = f"{error.code} {error.read(500).decode(errors='replace').strip()}"
-        if error.code < 500:
+        if error.code < 500 and error.code != 429:
             sys.exit(f"{url}: {text}")
         raise OSError(text) from error
 

@@ -3,12 +3,10 @@
 import argparse
 from collections.abc import Mapping, Sequence
 
-from imageserve.cli.web import refuse_early, restart_prepared
+from imageserve.cli.web import check_keys, refuse_early, restart_prepared
 from imageserve.config.settings import Settings
 from imageserve.errors import SettingsError
 from imageserve.logger import setup_logging
-from imageserve.tracing import check_tracing
-from imageserve.web.api_keys import read_api_keys
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -32,8 +30,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
     if options.prepared:
         GrpcProcess(settings).run()
-    check_tracing(settings)
-    read_api_keys(settings.api_keys_file)
+    check_keys(settings)
     refuse_early(settings)
     # One process with many threads: few arenas, or each thread keeps memory of its own.
     restart_prepared("grpc", {"MALLOC_ARENA_MAX": "2", **environ})

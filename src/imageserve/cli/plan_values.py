@@ -108,13 +108,10 @@ def _redis(plan: Plan) -> dict[str, Any]:
         return {"enabled": False, "external": {"cluster": {"enabled": True, "nodes": nodes}}}
     if not plan.place.logged:
         return {"enabled": False, "external": {"host": "redis.example.com"}}
-    memory = size_text(redis.maxmemory)
+    memory = size_text(2 * redis.maxmemory)  # A rewrite of the append-only file copies.
     found: dict[str, Any] = {
-        "maxmemory": memory,
-        "resources": {
-            "requests": {"cpu": 1, "memory": memory},
-            "limits": {"memory": size_text(2 * redis.maxmemory)},
-        },
+        "maxmemory": size_text(redis.maxmemory),
+        "resources": {"requests": {"cpu": 1, "memory": memory}, "limits": {"memory": memory}},
         "persistence": {"size": size_text(4 * redis.maxmemory)},
     }
     if redis.connections > MAX_CLIENTS:

@@ -14,7 +14,6 @@ from imageserve.config.reader import number
 from imageserve.config.settings import Settings
 from imageserve.errors import QueueError, QueueForbidden, SettingsError
 from imageserve.logger import setup_logging
-from imageserve.tracing import check_tracing
 from imageserve.web.api_keys import read_api_keys
 from imageserve.web.lifecycle import (
     DrainFlag,
@@ -46,13 +45,21 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
         WebServer(settings).run()
         return 0
-    check_tracing(settings)
-    read_api_keys(settings.api_keys_file)
+    check_keys(settings)
     refuse_early(settings)
     metrics_dir = create_metrics_dir(run_dir(settings))
     # prometheus_client needs a directory that all web processes share.
     restart_prepared("web", {**environ, "PROMETHEUS_MULTIPROC_DIR": str(metrics_dir)})
     return 0
+
+
+def check_keys(settings: Settings) -> None:
+    """Raise SettingsError where the API keys cannot be used; warn of models not served here."""
+    # Imported here: `imageserve drain` needs no models.
+    from imageserve.models.entries import model_entries
+
+    if keys := read_api_keys(settings.api_keys_file):
+        keys.warn_of_models(model_entries(settings))
 
 
 def refuse_early(settings: Settings) -> None:

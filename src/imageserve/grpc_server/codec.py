@@ -77,7 +77,7 @@ def write_response(
     for tensor in tensors:
         fields = written.outputs.add(name=tensor.name, datatype=tensor.datatype, shape=tensor.shape)
         if is_raw:
-            written.raw_output_contents.append(tensor.raw)
+            written.raw_output_contents.append(tensor.raw())
         elif tensor.datatype == BYTES:
             fields.contents.bytes_contents.extend(tensor.elements)
         else:

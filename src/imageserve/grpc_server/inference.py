@@ -16,8 +16,8 @@ from imageserve.web.answers import timings, version_header
 from imageserve.web.assembly import Assembly
 from imageserve.web.inference_pages import InferencePages
 from imageserve.web.options import ClassifyOptions
+from imageserve.web.outcomes import Answer
 from imageserve.web.parameters import infer_options
-from imageserve.web.predict import Answer
 from imageserve.web.upload import UploadLimits, checked
 
 ONLY_REST = ("model_configuration", "statistics")
@@ -65,14 +65,14 @@ class Inference:
         pending.message = b""  # It is in memory twice.
         request = read_request(message, self._limits.max_images)
         pending.call.pictures = len(request.pictures)
-        model = pending.call.model = self._predictor.model(message.model_name or None).entry.name
+        model = self._predictor.model(message.model_name or None).entry.name
         head = ClassifyOptions(
             model=model,
             top=1,
             timeout_s=pending.timeout_s,
             trace=pending.call.request_id,
-            context=pending.call.context,
-            priority=pending.priority,
+            priority=pending.caller.priority,
+            caller=pending.caller,
             version=message.model_version,
         )
         answers = self._answers(request, infer_options(request, head), pending)

@@ -2,14 +2,18 @@
 
 import struct
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Protocol
 
 from imageserve.errors import Busy, RequestError
 from imageserve.inference.contract import BYTES, FP32
 from imageserve.inference.request import AskedOutput, InferRequest
-from imageserve.predictions import FLOAT_BYTES, Prediction, floats
+from imageserve.predictions import FLOAT_BYTES, PIECE, Prediction, floats
+
+Pause = Callable[[], None]
+"""Is called after each `PIECE` of what is long."""
 
 
 class Answered(Protocol):
@@ -20,6 +24,10 @@ class Answered(Protocol):
 
     @property
     def vector(self) -> bytes: ...
+
+
+def _no_pause() -> None:
+    """Nobody waits meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,12 +42,16 @@ class OutputTensor:
     data: bytes = b""
     """Of an FP32 tensor: its numbers, little-endian, row by row."""
 
-    @property
-    def raw(self) -> bytes:
-        """Its contents as bytes."""
+    def raw(self, pause: Pause = _no_pause) -> bytes:
+        """Return its contents as bytes."""
         if self.datatype != BYTES:
             return self.data
-        return b"".join(struct.pack("<I", len(each)) + each for each in self.elements)
+        parts: list[bytes] = []
+        for start in range(0, len(self.elements), PIECE):
+            piece = self.elements[start : start + PIECE]
+            parts.append(b"".join(struct.pack("<I", len(each)) + each for each in piece))
+            pause()
+        return b"".join(parts)
 
     @property
     def numbers(self) -> "array[float]":
@@ -47,19 +59,21 @@ class OutputTensor:
         return floats(self.data)
 
 
-def output_tensors(request: InferRequest, answers: Sequence[Answered]) -> list[OutputTensor]:
+def output_tensors(
+    request: InferRequest, answers: Sequence[Answered], pause: Pause = _no_pause
+) -> list[OutputTensor]:
     """Return the outputs that a request asks for, a row for each picture.
 
     Raises Busy where the rows differ in length: two versions of the model have answered.
     """
-    return [_output(asked, answers) for asked in request.outputs]
+    return [_output(asked, answers, pause) for asked in request.outputs]
 
 
-def _output(asked: AskedOutput, answers: Sequence[Answered]) -> OutputTensor:
+def _output(asked: AskedOutput, answers: Sequence[Answered], pause: Pause) -> OutputTensor:
     if asked.classes:
-        rows = [_classes(answer, asked.classes) for answer in answers]
+        rows = [_classes(answer, asked.classes, pause) for answer in answers]
         _check_even([len(row) for row in rows])
-        elements = tuple(each for row in rows for each in row)
+        elements = tuple(chain.from_iterable(rows))
         return OutputTensor(asked.name, BYTES, (len(rows), len(rows[0])), elements)
     vectors = [answer.vector for answer in answers]
     _check_even([len(vector) for vector in vectors])
@@ -67,12 +81,14 @@ def _output(asked: AskedOutput, answers: Sequence[Answered]) -> OutputTensor:
     return OutputTensor(asked.name, FP32, shape, data=b"".join(vectors))
 
 
-def _classes(answer: Answered, most: int) -> list[bytes]:
+def _classes(answer: Answered, most: int, pause: Pause) -> list[bytes]:
     """Return ``value:index:label`` of the likeliest labels, best first."""
-    return [
-        f"{each.probability}:{each.index}:{each.label}".encode()
-        for each in answer.predictions[:most]
-    ]
+    asked, texts = answer.predictions[:most], []
+    for start in range(0, len(asked), PIECE):
+        piece = asked[start : start + PIECE]
+        texts += [f"{each.probability}:{each.index}:{each.label}".encode() for each in piece]
+        pause()
+    return texts
 
 
 def _check_even(lengths: Sequence[int]) -> None:

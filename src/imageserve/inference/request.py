@@ -4,8 +4,6 @@ A wire gives tensors, with its own way to write their contents; all that is chec
 checked here. Every function raises a RequestError whose sentence says what is allowed.
 """
 
-import base64
-import binascii
 import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -44,9 +42,6 @@ second of processor. Bytes have no such limit."""
 
 MOST_ID = 1024
 """Characters of a request's own id, which its answer repeats."""
-
-PIECE = 2**18
-"""Characters of base64 that are decoded at once: a millisecond or two. A multiple of 4."""
 
 MOST_CLASSES = 100_000
 """What ``classification`` may ask for; no model has as many labels."""
@@ -177,16 +172,15 @@ def _elements(name: str, raw: bytes) -> Iterator[bytes]:
 
 
 def from_values(
-    name: str, datatype: str, shape: tuple[int, ...], values: Any, pause: Callable[[], None]
+    name: str, datatype: str, shape: tuple[int, ...], values: Any, read: Callable[[Any], bytes]
 ) -> InputTensor:
-    """Return a tensor from its contents as JSON has them, flat or nested: files are base64.
+    """Return a tensor from its contents as JSON has them, flat or nested.
 
-    ``pause`` is called every few milliseconds while files are decoded.
+    ``read`` returns the file that a value is the base64 of; it may raise ValueError and TypeError.
     """
     flat = _flat(values)
     if datatype == BYTES:
-        files = (_from_base64(each, pause) for each in flat)
-        return InputTensor(name, datatype, shape, files)
+        return InputTensor(name, datatype, shape, (_file(each, read) for each in flat))
     if datatype != UINT8:
         return InputTensor(name, datatype, shape)  # It will be refused.
     return InputTensor(name, datatype, shape, data=octets(name, flat))
@@ -210,22 +204,14 @@ def _flat(values: Any) -> list[Any]:
     return flat
 
 
-def _from_base64(text: Any, pause: Callable[[], None]) -> bytes:
+def _file(value: Any, read: Callable[[Any], bytes]) -> bytes:
     try:
-        return b"".join(_decoded(text, pause))
-    except (binascii.Error, TypeError, ValueError) as error:
+        return read(value)
+    except (TypeError, ValueError) as error:
         raise BadParameter(
             "in JSON a picture is the base64 of its file; or send its bytes after the JSON, with "
             "the parameter binary_data_size and the header Inference-Header-Content-Length"
         ) from error
-
-
-def _decoded(text: Any, pause: Callable[[], None]) -> Iterator[bytes]:
-    if not isinstance(text, str) or "=" in text[:-2]:  # Padding would end a piece, too.
-        raise ValueError("no base64")
-    for start in range(0, len(text), PIECE):
-        yield base64.b64decode(text[start : start + PIECE], validate=True)
-        pause()
 
 
 # -- checks ---------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ not be read is an error and never 0: a zero would take pods away.
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any, cast
 
 from imageserve.errors import QueueError
@@ -55,31 +56,38 @@ class Monitor:
         """Read the queues of one node in one round trip."""
         pipeline = queues[0].client.pipeline(transaction=False)
         pipeline.info("server")
+        pipeline.info("memory")
         for queue in queues:
             # EVAL and not EVALSHA: a script that is missing would cost a second round trip.
             names = queue.keys.of_snapshot()
             pipeline.eval(SNAPSHOT.source, len(names), *names, queue.keys.pixels(""))
         try:
             with redis_errors("INFO"):
-                server, *replies = pipeline.execute(raise_on_error=False)
-                if isinstance(server, Exception):
-                    raise server
+                server, memory, *replies = pipeline.execute(raise_on_error=False)
+                for each in (server, memory):
+                    if isinstance(each, Exception):
+                        raise each
         except QueueError as error:
             return dict.fromkeys((queue.name for queue in queues), error)
-        run = str(server.get("run_id", ""))
+        facts = {**server, **memory}
         return {
-            queue.name: self._snapshot(queue.name, reply, run)
+            queue.name: self._snapshot(queue.name, reply, facts)
             for queue, reply in zip(queues, replies, strict=True)
         }
 
-    def _snapshot(self, queue: str, reply: Any, run: str) -> Snapshot | QueueError:
+    def _snapshot(self, queue: str, reply: Any, facts: Mapping[str, Any]) -> Snapshot | QueueError:
         read = self._queues[queue]
         try:
             with read.errors():
                 if isinstance(reply, Exception):
                     SNAPSHOT.add_place(reply, read.keys.of_snapshot(), "EVAL")
                     raise reply
-            return self._runs[queue].noted(decode_snapshot(reply, run))
+            snapshot = replace(
+                decode_snapshot(reply, str(facts.get("run_id", ""))),
+                redis_bytes=int(facts.get("used_memory", 0)),
+                redis_bytes_limit=int(facts.get("maxmemory", 0)),
+            )
+            return self._runs[queue].noted(snapshot)
         except QueueError as error:
             return error
 

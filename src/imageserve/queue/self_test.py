@@ -19,6 +19,7 @@ from imageserve.queue.admission import EnqueueCode, Limits
 from imageserve.queue.consumer import ConsumerStore, Lease
 from imageserve.queue.keys import Keys
 from imageserve.queue.producer import ProducerStore
+from imageserve.queue.quota import Quota
 from imageserve.queue.redis.connection import COMMAND_TIMEOUT_S, RedisAccess, connect, redis_errors
 from imageserve.queue.redis.queue import RedisQueue
 from imageserve.queue.snapshot import WorkerInfo
@@ -32,6 +33,9 @@ MAXMEMORY_SHARE = 0.6
 
 TTL_MS = 60_000
 """Deadline and lease of the self-test's jobs. Where that is too short, the test is tried again."""
+
+
+_QUOTA = Quota("selftest", 1000, 1000)
 
 
 def check_server(access: RedisAccess, queue: str, queue_bytes_limit: int) -> None:
@@ -85,7 +89,7 @@ def _run_scripts(access: RedisAccess, keys: Keys) -> None:
     producer = ProducerStore(access, keys.queue, connections=1, keys=keys)
     consumer = ConsumerStore(access, keys.queue, connections=1, keys=keys)
     own = [key(each) for each in ids for key in (keys.nonce, keys.pixels, keys.result)]
-    names = [*keys.types(), *own]
+    names = [*keys.types(), *own, keys.quota(_QUOTA.name)]
     try:
         _try_subscribing(producer)
         _jobs_through(producer, consumer, ids)
@@ -124,7 +128,7 @@ def _jobs_through(producer: ProducerStore, consumer: ConsumerStore, ids: Sequenc
     jobs = [Job(each, "selftest", (1, 1, 3), 1, reply, "selftest", TTL_MS) for each in ids]
     jobs[-1] = replace(jobs[-1], priority=BACKGROUND)
     for job, times in zip(jobs, (1, 3, 2, 1), strict=True):
-        admission = producer.enqueue(job, b"\0\0\0", times * TTL_MS, Limits())
+        admission = producer.enqueue(job, b"\0\0\0", times * TTL_MS, Limits(quota=_QUOTA))
         # The own retry: the reply to the first try was lost.
         _expect(admission.code in (EnqueueCode.ACCEPTED, EnqueueCode.OWN_RETRY), "enqueue")
     consumer.wait(0.1)

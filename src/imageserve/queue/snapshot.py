@@ -111,6 +111,10 @@ class Snapshot:
     """What is known of the jobs in the queue's list."""
     kept: str = ""
     """What ``{Q}:preparation`` holds; see `imageserve.queue.preparations`."""
+    redis_bytes: int = 0
+    """Memory that its Redis uses; only a `Monitor` reads it and the next one."""
+    redis_bytes_limit: int = 0
+    """``maxmemory`` of its Redis; 0 where it has none, or does not say."""
 
     @property
     def background(self) -> int:

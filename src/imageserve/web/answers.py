@@ -5,15 +5,12 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from imageserve.errors import BadParameter, RequestError
-from imageserve.predictions import FLOAT_BYTES, LABELS, floats
+from imageserve.predictions import FLOAT_BYTES, LABELS, PIECE, floats
 from imageserve.web.edge import HARMLESS_TEXT, error_body
-from imageserve.web.predict import Answer
+from imageserve.web.outcomes import Answer
 
 MOST_IN_JSON = 2**18
 """Most numbers of an answer in JSON: they take 5 MB, and a fifth of a second of processor."""
-
-PIECE = 2000
-"""Numbers, or labels, that are written at once: one or two milliseconds."""
 
 
 def as_json(

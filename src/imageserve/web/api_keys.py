@@ -3,35 +3,22 @@
 Only digests of the keys are kept, and a request is compared with all of them: so neither the memory
 nor the response times of a process reveal a key.
 
-A line is ``KEY``, or ``KEY name=value ...`` with options of that key.
+What its lines say, ``web.keys_file`` reads.
 """
 
-import hashlib
 import hmac
 import logging
-import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
-from typing import NamedTuple
 
 from imageserve.errors import Forbidden, SettingsError, Unauthorized
-from imageserve.queue.wire import BACKGROUND
+from imageserve.web.keys_file import Caller, Key, digest_of, parse_keys
 
 log = logging.getLogger(__name__)
 
 CHECK_FILE_S = 5.0
 """Seconds between two checks of the file: a changed Secret is read without a restart."""
-
-SHORTEST_KEY = 16
-
-PRIORITIES = {"priority=interactive": "", f"priority={BACKGROUND}": BACKGROUND}
-"""The options that a key may have."""
-
-
-class _Key(NamedTuple):
-    digest: bytes
-    priority: str
 
 
 class ApiKeys:
@@ -53,22 +40,34 @@ class ApiKeys:
             raise SettingsError(f"API_KEYS_FILE: {path} holds no key")
         self._keys = keys
 
-    def priority(self, authorization: str, api_key: str) -> str:
+    def caller(self, authorization: str, api_key: str) -> Caller:
         """Accept the headers ``Authorization: Bearer KEY`` or ``X-API-Key: KEY``.
 
-        Return the priority of the key. Raises Unauthorized where there is none, Forbidden where it
-        is not in the file.
+        Return whose key it is. Raises Unauthorized where there is none, Forbidden where it is not
+        in the file.
         """
         self._reload()
         key = _presented(authorization, api_key)
         if key is None:
             raise Unauthorized("an API key is needed: Authorization: Bearer KEY, or X-API-Key: KEY")
-        digest = _digest(key)
-        matches = [key for key in self._keys if hmac.compare_digest(digest, key.digest)]
+        digest = digest_of(key)
+        matches = [key.caller for key in self._keys if hmac.compare_digest(digest, key.digest)]
         if not matches:
             raise Forbidden("the API key is not valid")
-        # Of a key that is there twice the lower one counts.
-        return max(key.priority for key in matches)
+        # Of a key that is there twice the lower priority counts.
+        return max(matches, key=lambda caller: caller.priority)
+
+    def warn_of_models(self, served: Collection[str]) -> None:
+        """Log which lines name a model that is not served here; another pod may serve it."""
+        for key in self._keys:
+            if not key.caller.models <= {*served}:
+                log.warning(
+                    "API_KEYS_FILE: %s, line %d: its models= names one that is not served here; "
+                    "served are %s",
+                    self._path,
+                    key.line,
+                    ", ".join(served),
+                )
 
     def _reload(self) -> None:
         """Read the file again if it has changed; keep the old keys if it cannot be read."""
@@ -102,7 +101,7 @@ def read_api_keys(path: str | None) -> ApiKeys | None:
     return ApiKeys(Path(path)) if path else None
 
 
-def _read(path: Path) -> tuple[list[_Key], list[str]]:
+def _read(path: Path) -> tuple[list[Key], list[str]]:
     """Return the keys of a file, and what is wrong with lines that cannot be keys.
 
     Raises SettingsError where the file cannot be read.
@@ -111,39 +110,7 @@ def _read(path: Path) -> tuple[list[_Key], list[str]]:
         text = path.read_text(encoding="utf-8-sig")  # Some editors begin a file with a BOM.
     except (OSError, ValueError) as error:
         raise SettingsError(f"API_KEYS_FILE: {path} cannot be read: {error}") from error
-    keys, wrong = [], []
-    for number, line in enumerate(text.split("\n"), start=1):
-        stripped = line.strip(" \t\r")
-        if stripped and not stripped.startswith("#"):
-            try:
-                keys.append(_key(stripped))
-            except ValueError as error:
-                wrong.append(f"line {number}: {error}")
-    return keys, wrong
-
-
-def _key(line: str) -> _Key:
-    """Read one line. Raises ValueError, without any of its text, which is a secret."""
-    first, *options = re.split("[ \t]+", line)
-    if not (options and "=" in options[0]):  # A key may have spaces.
-        first, options = line, []
-    if strange := re.search("[^ -~]", first):
-        raise ValueError(
-            f"U+{ord(strange[0]):04X} cannot be in a key; use letters, digits and signs of ASCII"
-        )
-    if len(first) < SHORTEST_KEY:
-        raise ValueError(f"a key has fewer than {SHORTEST_KEY} characters")
-    for word, option in enumerate(options, start=2):
-        if option not in PRIORITIES:
-            known = " and ".join(PRIORITIES)
-            raise ValueError(f"word {word} is no option of a key; known are {known}")
-    if len(options) > 1:
-        raise ValueError("the priority is given twice")
-    return _Key(_digest(first), PRIORITIES[options[0]] if options else "")
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+    return parse_keys(text)
 
 
 def _presented(authorization: str, api_key: str) -> str | None:

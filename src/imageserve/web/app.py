@@ -80,7 +80,7 @@ def create_app(
     """
     app = Application(Classify(predictor, config, lifecycle), config.upload)
     entries = {name: served.entry for name, served in predictor.models.items()}
-    _add_overview(app, Overview(entries, monitor))
+    _add_overview(app, Overview(entries, monitor, config.queue))
     _add_inference(app, InferencePages(entries, monitor, config.upload.max_images), lifecycle)
     _add_page(app, page)
     _add_probes(app, lifecycle)

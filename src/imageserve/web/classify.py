@@ -10,30 +10,24 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from imageserve import metrics
 from imageserve.config.settings import Settings
 from imageserve.errors import Busy, RequestError, ShuttingDown
+from imageserve.queue.admission import Limits
 from imageserve.web.answers import timings, version_header
 from imageserve.web.api_keys import ApiKeys, read_api_keys
-from imageserve.web.calls import (
-    Call,
-    Reply,
-    begin,
-    bug_reply,
-    error_reply,
-    finish,
-    gone_reply,
-    record_request,
-)
+from imageserve.web.calls import Call, Reply, begin, bug_reply, error_reply, finish, gone_reply
 from imageserve.web.edge import age_s
 from imageserve.web.greenlets import Wait, watch_hang_up
+from imageserve.web.keys_file import ANYBODY, Caller
 from imageserve.web.lifecycle import Lifecycle
 from imageserve.web.options import ClassifyOptions
+from imageserve.web.outcomes import Answer
 from imageserve.web.parameters import DEFAULT_TOP, checked_priority, checked_timeout_s
-from imageserve.web.predict import Answer, ClientGone, Predictor
+from imageserve.web.predict import ClientGone, Predictor
 from imageserve.web.submission import Picture
 from imageserve.web.upload import UploadAccount, UploadLimits, UploadMemory
 
@@ -53,6 +47,8 @@ class WebConfig:
     memory_bytes: int
     api_keys: ApiKeys | None = None
     """Who may send pictures; None: everybody."""
+    queue: Limits = field(default_factory=Limits)
+    """Of each queue: for the pages that show how full it is."""
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "WebConfig":
@@ -71,6 +67,7 @@ class WebConfig:
             slots=settings.web_slots,
             memory_bytes=settings.web_memory_bytes,
             api_keys=read_api_keys(settings.api_keys_file),
+            queue=Limits(settings.queue_limit, settings.queue_bytes_limit),
         )
 
 
@@ -142,8 +139,7 @@ class Classify:
 
     def answer(self, environ: Environ, door: Door) -> Reply:
         """Return the answer to a WSGI request. Raises nothing."""
-        tracer = self._predictor.tracer
-        call = begin(environ, environ["PATH_INFO"], tracer)
+        call = begin(environ, environ["PATH_INFO"])
         try:
             reply = self._answer(environ, door, call)
         except RequestError as error:
@@ -156,25 +152,24 @@ class Classify:
             reply = bug_reply(log, error, call)
         draining = self._lifecycle.draining
         reply.headers += finish(log, call, door.name, reply.status, draining=draining)
-        record_request(tracer, call, reply.status)
         return reply
 
     def _answer(self, environ: Environ, door: Door, call: Call) -> Reply:
         if self._lifecycle.stopping:
             raise ShuttingDown("this server is about to stop", retry_after_s=1)
-        predictor, priority = self._predictor, self._priority(environ)
+        predictor, caller = self._predictor, self._caller(environ)
+        call.key = caller.name
         self._slots.check()
         # The header only lowers what the key has.
-        priority = checked_priority(environ.get("HTTP_X_PRIORITY")) or priority
+        priority = checked_priority(environ.get("HTTP_X_PRIORITY")) or caller.priority
         timeout_s = checked_timeout_s(
             environ.get("HTTP_X_REQUEST_TIMEOUT"), self._config.request_timeout_s
         )
         head = ClassifyOptions(
-            None, DEFAULT_TOP, timeout_s, call.request_id, call.context, priority=priority
+            None, DEFAULT_TOP, timeout_s, call.request_id, priority=priority, caller=caller
         )
         options = door.options(environ, head)
         predictor.check(options)
-        call.model = predictor.model(options.model).entry.name
         if priority:  # By its head alone, the key unknown, it may have seemed more urgent.
             predictor.line.check(options.asked(time.monotonic()))
         with self._memory.account() as account:
@@ -192,12 +187,12 @@ class Classify:
                 answers = self._answers(order, environ, waited_s)
                 return _noted(answers, order, call)
 
-    def _priority(self, environ: Environ) -> str:
-        """Return the priority of the key that a request presents."""
+    def _caller(self, environ: Environ) -> Caller:
+        """Return who presents a key."""
         if self._config.api_keys is None:
-            return ""
+            return ANYBODY
         presented = environ.get("HTTP_AUTHORIZATION", ""), environ.get("HTTP_X_API_KEY", "")
-        return self._config.api_keys.priority(*presented)
+        return self._config.api_keys.caller(*presented)
 
     def _answers(self, order: Order, environ: Environ, waited_s: float) -> Answers:
         wait = Wait()

@@ -19,31 +19,27 @@ from imageserve.inference.request import (
     InputTensor,
     check_tensor,
     check_tensors,
-    check_values,
     checked_classes,
     from_raw,
     from_values,
     infer_request,
 )
-from imageserve.queue.fields import is_text, json_object
+from imageserve.predictions import PIECE
+from imageserve.queue.fields import is_text
 from imageserve.web import calls
-from imageserve.web.answers import MOST_IN_JSON, PIECE
-from imageserve.web.calls import Reply, json_reply, reply_of
+from imageserve.web.answers import MOST_IN_JSON
+from imageserve.web.calls import Reply, reply_of
 from imageserve.web.classify import Answers, Environ, Order
 from imageserve.web.edge import infer_path
 from imageserve.web.greenlets import Turn
+from imageserve.web.json_body import JsonBody
 from imageserve.web.options import ClassifyOptions
+from imageserve.web.outcomes import Answer
 from imageserve.web.parameters import INFERENCE_HEADER as LENGTH
 from imageserve.web.parameters import infer_options
-from imageserve.web.predict import Answer
 from imageserve.web.upload import UploadAccount, UploadLimits, UploadReader, checked
 
 _ENVIRON = "HTTP_INFERENCE_HEADER_CONTENT_LENGTH"
-
-MOST_QUOTES = 2**14
-MOST_JSON_BYTES = 2**21
-"""What JSON may have, and outside its texts: to read such bytes takes ten times as long as to read
-those of a text, and a process serves nobody meanwhile."""
 
 
 class InferDoor:
@@ -102,20 +98,19 @@ def read_request(
     if length == 0 and header_length is not None:
         tensor = from_raw(IMAGE, BYTES, (1, 1), body)
         return infer_request("", [tensor], [], {}, limits.max_images), frozenset()
-    text = body if length == len(body) else body[:length]
-    _check_cost(text)
     try:
-        fields = json_object(text)
+        read = JsonBody(body if length == len(body) else body[:length], pause)
     except ValueError as error:
         raise BadRequest(
             f"the body is no JSON object of the inference protocol ({error}); pictures as bytes "
             f"come after the JSON, whose length the header {LENGTH} says, or alone, with 0"
         ) from error
+    fields = read.fields
     its_id, parameters = _text(fields, "id", ""), _parameters(fields, "the request")
     outputs = _objects(fields, "outputs", optional=True)
     request = infer_request(
         its_id,
-        _inputs(_objects(fields, "inputs"), body, length, pause),
+        _inputs(_objects(fields, "inputs"), body, length, read),
         [_asked(each) for each in outputs],
         parameters,
         limits.max_images,
@@ -137,22 +132,8 @@ def _length(told_length: str | None, body: int) -> int:
     return int(told_length)
 
 
-def _check_cost(text: bytes) -> None:
-    """Refuse JSON that would take long to read."""
-    check_values(text.count(b","))
-    if len(text) <= MOST_JSON_BYTES:
-        return
-    # With quotes in a text nobody knows what is outside of it.
-    is_cheap = text.count(b'"') <= MOST_QUOTES and b'\\"' not in text
-    if not is_cheap or sum(map(len, text.split(b'"')[::2])) > MOST_JSON_BYTES:
-        raise BadParameter(
-            f"JSON may have {MOST_JSON_BYTES} bytes besides its texts: send tensors as bytes "
-            "after it"
-        )
-
-
 def _inputs(
-    inputs: Sequence[Mapping[str, Any]], body: bytes, start: int, pause: Callable[[], None]
+    inputs: Sequence[Mapping[str, Any]], body: bytes, start: int, read: JsonBody
 ) -> list[InputTensor]:
     tensors = []
     for each in inputs:
@@ -166,8 +147,13 @@ def _inputs(
                     f"the input {told(name, 40)} needs 'data', or the parameter binary_data_size "
                     "and its bytes after the JSON"
                 )
-            tensors.append(from_values(name, datatype, shape, each["data"], pause))
+            tensors.append(from_values(name, datatype, shape, each["data"], read.file))
             continue
+        if each.get("data") is not None:
+            raise BadParameter(
+                f"the input {told(name, 40)} has both 'data' and the parameter binary_data_size: "
+                "send one of them"
+            )
         if type(size) is not int or not 0 <= size <= len(body) - start:
             raise BadParameter(
                 f"binary_data_size of {told(name, 40)} must be the number of its bytes, at most "
@@ -239,45 +225,45 @@ def _reply(answers: Answers, request: InferRequest, as_bytes: frozenset[str], mo
     if error := error_of(answers):
         raise error
     good = [answer for answer in answers if isinstance(answer, Answer)]
-    tensors = output_tensors(request, good)
+    pause = Turn().give
+    tensors = output_tensors(request, good, pause)
     versions = dict.fromkeys(version_name(answer.version) for answer in good)
     head = {"model_name": model, "model_version": ", ".join(versions)}
     if request.id:
         head["id"] = request.id
-    outputs, raws, pause = [], [], Turn().give
-    for tensor in tensors:
+    parts, raws = [f'{json.dumps(head)[:-1]}, "outputs": ['.encode()], []
+    for number, tensor in enumerate(tensors):
         told_of: dict[str, Any] = {
             "name": tensor.name,
             "datatype": tensor.datatype,
             "shape": tensor.shape,
         }
+        parts.append(b", " if number else b"")
         if tensor.name in as_bytes:
-            raws.append(tensor.raw)
+            raws.append(tensor.raw(pause))
             told_of["parameters"] = {"binary_data_size": len(raws[-1])}
-            outputs.append(json.dumps(told_of))
+            parts.append(json.dumps(told_of).encode())
         else:
-            data = ", ".join(_pieces(tensor, pause))
-            outputs.append(f'{json.dumps(told_of)[:-1]}, "data": [{data}]}}')
-    text = f'{json.dumps(head)[:-1]}, "outputs": [{", ".join(outputs)}]}}'
+            parts.append(f'{json.dumps(told_of)[:-1]}, "data": ['.encode())
+            parts += [*_pieces(tensor, pause), b"]}"]
+    parts.append(b"]}")
     if not raws:
-        return json_reply(text)
-    header = text.encode()
-    reply = reply_of(b"".join([header, *raws]), calls.BYTES)
-    reply.headers.append((LENGTH, str(len(header))))
+        return reply_of(b"".join([*parts, b"\n"]), calls.JSON)
+    reply = reply_of(b"".join([*parts, *raws]), calls.BYTES)
+    reply.headers.append((LENGTH, str(sum(map(len, parts)))))
     return reply
 
 
-def _pieces(tensor: OutputTensor, pause: Callable[[], None]) -> Iterator[str]:
+def _pieces(tensor: OutputTensor, pause: Callable[[], None]) -> Iterator[bytes]:
     """Yield the values of a tensor as JSON, a few milliseconds of them at a time."""
-    if tensor.datatype == BYTES:
-        values: Sequence[Any] = [each.decode() for each in tensor.elements]
-    else:
-        values = tensor.numbers
+    values: Sequence[Any] = tensor.elements if tensor.datatype == BYTES else tensor.numbers
     if len(values) > MOST_IN_JSON:
         raise BadParameter(
             f"{len(values)} numbers are more than the {MOST_IN_JSON} that JSON may have: ask for "
             "bytes, by the parameter binary_data, or send fewer pictures at once"
         )
     for start in range(0, len(values), PIECE):
-        yield json.dumps(list(values[start : start + PIECE]))[1:-1]
+        piece = values[start : start + PIECE]
+        shown = [each.decode() for each in piece] if tensor.datatype == BYTES else list(piece)
+        yield f"{', ' if start else ''}{json.dumps(shown)[1:-1]}".encode()
         pause()

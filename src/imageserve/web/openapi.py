@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from imageserve import __version__
-from imageserve.errors import MethodNotAllowed, NotFound, UnknownVersion
+from imageserve.errors import MethodNotAllowed, NotFound, RateLimited, RequestError, UnknownVersion
 from imageserve.web import openapi_inference as inference
 from imageserve.web.calls import BYTES
 from imageserve.web.openapi_parts import (
@@ -94,7 +94,9 @@ _KEYS = {
 
 
 def _predict(served: Served) -> Operation:
-    elsewhere = (NotFound, UnknownVersion, MethodNotAllowed)
+    elsewhere: list[type[RequestError]] = [NotFound, UnknownVersion, MethodNotAllowed]
+    if not served.needs_key:
+        elsewhere.append(RateLimited)
     return {
         "operationId": "predict",
         "summary": "Classify one picture, or several",

@@ -6,6 +6,7 @@ from typing import Any
 from imageserve.errors import (
     MethodNotAllowed,
     NotFound,
+    RateLimited,
     RedisUnavailable,
     RequestError,
     UnknownModel,
@@ -243,7 +244,7 @@ def _infer(name: str, summary: str, security: Security) -> Operation:
     # JSON, and behind it the outputs that were asked for as bytes.
     told["content"][OCTETS] = {}
     told["headers"][LENGTH] = {"$ref": f"#/components/headers/{LENGTH}"}
-    elsewhere = (NotFound, MethodNotAllowed)
+    elsewhere = [NotFound, MethodNotAllowed, *([] if security else [RateLimited])]
     kinds = [kind for kind in all_errors() if kind not in elsewhere]
     return {
         "operationId": name,

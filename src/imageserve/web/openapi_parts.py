@@ -106,6 +106,7 @@ def _error(status: HTTPStatus, meanings: Mapping[str, str], shape: Shape) -> dic
     description = "\n".join(f"- `{code}`: {meaning}" for code, meaning in meanings.items())
     more = {
         HTTPStatus.UNAUTHORIZED: ["WWW-Authenticate"],
+        HTTPStatus.TOO_MANY_REQUESTS: ["Retry-After"],
         HTTPStatus.SERVICE_UNAVAILABLE: ["Retry-After"],
     }
     return answer(description, shape(meanings), *more.get(status, []))

@@ -115,6 +115,11 @@ def _status() -> dict[str, Schema]:
         capacity_per_s=NUMBER,
         web_capacity_per_s=or_null(NUMBER),
         dead=COUNT,
+        queue_limit=COUNT,
+        queue_bytes=or_null(COUNT),
+        queue_bytes_limit=COUNT,
+        redis_bytes=or_null(COUNT),
+        redis_bytes_limit=or_null(COUNT),
         workers=many(ref("Worker")),
     )
     return {

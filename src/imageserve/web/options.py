@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 from imageserve.predictions import LABELS
-from imageserve.queue.quota import Quota
 from imageserve.queue.wire import BACKGROUND
-from imageserve.trace_context import TraceContext, log_ids
 from imageserve.web.decode_order import Asked
+from imageserve.web.keys_file import ANYBODY, Caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,25 +17,17 @@ class ClassifyOptions:
     timeout_s: float
     trace: str
     """The id of the HTTP request."""
-    context: TraceContext | None = None
-    """Its span."""
     least: float = 0.0
     """Labels of a lower probability are not asked for."""
     output: str = LABELS
     """One of `LABELS` and `VECTORS`."""
     priority: str = ""
     """`BACKGROUND`, or ""."""
-    quota: Quota | None = None
-    """What the caller's key may send to each queue; None: as much as it likes."""
     version: str = ""
     """The only version of the model that may answer, by `version_name`; "" for any."""
     classes: bool = False
     """Whether the labels must come with the numbers of their classes; with a vector, too."""
-
-    @property
-    def ids(self) -> dict[str, str]:
-        """What every line of the log about it says."""
-        return log_ids(self.trace, self.context)
+    caller: Caller = ANYBODY
 
     def asked(self, arrived: float) -> Asked:
         """Return the place in the line of one that came at this time of `time.monotonic`."""

@@ -9,6 +9,7 @@ from imageserve.metrics import Readings
 from imageserve.models.entries import ModelEntry
 from imageserve.models.stand_in import RUNTIME, is_stand_in
 from imageserve.preparation import Preparation
+from imageserve.queue.admission import Limits
 from imageserve.queue.monitor import Monitor
 from imageserve.queue.outputs import given_by_all
 from imageserve.queue.preparations import in_force
@@ -18,9 +19,10 @@ from imageserve.queue.snapshot import Snapshot, WorkerInfo
 class Overview:
     """Reads the queue of each model."""
 
-    def __init__(self, entries: Mapping[str, ModelEntry], monitor: Monitor) -> None:
+    def __init__(self, entries: Mapping[str, ModelEntry], monitor: Monitor, limits: Limits) -> None:
         self._entries = entries
         self._monitor = monitor
+        self._limits = limits
 
     def models(self) -> dict[str, dict[str, Any]]:
         """Return what is served under each name (None: unknown)."""
@@ -31,15 +33,35 @@ class Overview:
         """Return the state of each queue, without those that could not be read."""
         snapshots = self._snapshots()
         return {
-            "models": {name: _status(snapshot) for name, snapshot in snapshots.items()},
+            "models": {
+                name: {**_status(snapshot), **self._filling(name, snapshot)}
+                for name, snapshot in snapshots.items()
+            },
             "redis": "ok" if len(snapshots) == len(self._entries) else "unavailable",
         }
 
     def readings(self) -> Readings:
         """Return the queues' gauges, without queues that could not be read."""
         return {
-            (name, self._entries[name].queue): _gauges(snapshot)
+            (name, self._entries[name].queue): {
+                **_gauges(snapshot),
+                **_known({f"imageserve_{k}": v for k, v in self._filling(name, snapshot).items()}),
+            }
             for name, snapshot in self._snapshots().items()
+        }
+
+    def _filling(self, name: str, snapshot: Snapshot) -> dict[str, int | None]:
+        """Return how full a queue and its Redis are, and their limits; None: not known."""
+        entry = self._entries[name]
+        preparation = in_force(snapshot, entry.name, entry.preparation)
+        # As ENQUEUE counts: by the bytes that a picture has now.
+        each = preparation.bytes if isinstance(preparation, Preparation) else None
+        return {
+            "queue_limit": self._limits.max_jobs,
+            "queue_bytes": None if each is None else snapshot.backlog * each,
+            "queue_bytes_limit": self._limits.max_bytes,
+            "redis_bytes": snapshot.redis_bytes or None,
+            "redis_bytes_limit": snapshot.redis_bytes_limit or None,
         }
 
     def _snapshots(self) -> dict[str, Snapshot]:
@@ -50,7 +72,7 @@ class Overview:
 
 
 def _gauges(snapshot: Snapshot) -> dict[str, float]:
-    gauges = {
+    gauges: dict[str, float | None] = {
         "imageserve_queue_length": snapshot.waiting,
         "imageserve_queue_background": snapshot.background,
         "imageserve_queue_in_flight": snapshot.in_flight,
@@ -60,6 +82,10 @@ def _gauges(snapshot: Snapshot) -> dict[str, float]:
         "imageserve_web_capacity_per_second": _rounded(snapshot.web_capacity_per_s),
         "imageserve_workers": len(snapshot.tables),
     }
+    return _known(gauges)
+
+
+def _known(gauges: Mapping[str, float | None]) -> dict[str, float]:
     return {name: value for name, value in gauges.items() if value is not None}
 
 

@@ -13,34 +13,31 @@ from dataclasses import dataclass
 from imageserve import metrics
 from imageserve.decoding import DecodingPolicy, open_picture
 from imageserve.errors import (
-    Busy,
     QueueError,
     QueueRefused,
     QueueUnavailable,
     RequestError,
     TimedOut,
 )
-from imageserve.inference.contract import version_name
 from imageserve.models.entries import ModelEntry
-from imageserve.predictions import FEW_LABELS, LABELS, SCORES, Prediction
+from imageserve.predictions import FEW_LABELS, LABELS, SCORES
 from imageserve.preparation import Pixels, Preparation
 from imageserve.queue.listener import Ticket
 from imageserve.queue.producer import JobRequest, Producer
 from imageserve.queue.quota import Quota
-from imageserve.queue.wire import WOULD_TIME_OUT, Result, ResultError
-from imageserve.tracing import NO_TRACER, Tracer
+from imageserve.queue.wire import WOULD_TIME_OUT, ResultError
 from imageserve.web.decoder_process import Task
 from imageserve.web.decoders import Decoders
 from imageserve.web.greenlets import Wait
 from imageserve.web.line import DecodeLine
 from imageserve.web.options import ClassifyOptions
+from imageserve.web.outcomes import Answer, count, count_for, unfit_answer
 from imageserve.web.refusals import (
     check_version,
     fitting,
     given_back,
     not_admitted,
     not_classified,
-    other_version,
     redis_unavailable,
     unknown_model,
     wrong_model,
@@ -52,20 +49,6 @@ log = logging.getLogger(__name__)
 
 LOOP_S = 0.015
 """Processor time: what may take longer is decoded off the event loop, where it delays no probe."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """One picture's labels, best first, and where the time went, in ms."""
-
-    predictions: tuple[Prediction, ...]
-    decode_ms: float
-    queue_ms: float
-    model_ms: float
-    version: str = ""
-    """The version of the model that answered; empty where its worker does not say."""
-    vector: bytes = b""
-    """As `Result` has it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +74,6 @@ class Predictor:
         decoding: DecodingPolicy,
         line: DecodeLine | None = None,
         decoders: Decoders | None = None,
-        tracer: Tracer = NO_TRACER,
     ) -> None:
         """``line``: the one of this process; by default one of its own.
 
@@ -101,7 +83,6 @@ class Predictor:
         self.decoding = decoding
         self.line = line or DecodeLine()
         self.decoders = decoders
-        self.tracer = tracer
 
     def model(self, name: str | None) -> ServedModel:
         """Return a served model, by default the first.
@@ -117,10 +98,18 @@ class Predictor:
     def check(self, options: ClassifyOptions) -> None:
         """Say, before an upload is read, what cannot be answered.
 
-        Raises UnknownModel, UnknownVersion, BadParameter, Busy and RateLimited.
+        Raises UnknownModel, Forbidden, UnknownVersion, BadParameter, Busy and RateLimited.
         """
+        try:
+            self._check(options)
+        except RequestError as error:
+            count_for(options.caller, error)
+            raise
+
+    def _check(self, options: ClassifyOptions) -> None:
         served = self.model(options.model)
         name = served.entry.name
+        options.caller.check_model(name)
         if options.version:
             check_version(options.version, name, served.producer.versions(name))
         # Workers that give the scores number their classes as well.
@@ -128,7 +117,7 @@ class Predictor:
         try:
             if needed != LABELS:
                 served.producer.check_output(name, needed)
-            served.producer.check_quota(options.quota)
+            served.producer.check_quota(options.caller.quota)
         except QueueRefused as refusal:
             raise not_admitted(refusal, name) from refusal
 
@@ -147,7 +136,8 @@ class Predictor:
         served = self.model(options.model)
         answers = _Request(self, served, options, wait, age_s).answers(pictures)
         for answer in answers:
-            _count(served.entry.name, answer)
+            count(answer, served.entry.name)
+            count_for(options.caller, answer)
         return answers
 
 
@@ -168,7 +158,6 @@ class _Request:
         self._decoding = predictor.decoding
         self._line = predictor.line
         self._decoders = predictor.decoders
-        self._tracer = predictor.tracer
         self._entry = served.entry
         self._producer = served.producer
         self._room = served.room
@@ -179,15 +168,12 @@ class _Request:
         self._asked = options.asked(self._came)
         self._guest = Guest(self._asked.deadline, wait)
         self._slots: list[_Slot] = []
-        self._index = 0
-        """The picture in hand."""
         self._later = 0
         """Pictures of this request that come after the one in hand."""
 
     def answers(self, pictures: Sequence[Picture | RequestError]) -> list[Answer | RequestError]:
         try:
-            for self._index, picture in enumerate(pictures):
-                self._later = len(pictures) - self._index - 1
+            for self._later, picture in zip(range(len(pictures))[::-1], pictures, strict=True):
                 self._slots.append(self._submit(picture))
             self._wait_for_results()
             self._note_time()
@@ -213,7 +199,7 @@ class _Request:
         if isinstance(picture, RequestError):
             return picture
         try:
-            return self._send(picture, None, self._options.quota)
+            return self._send(picture, None, self._options.caller.quota)
         except RequestError as error:
             return _without_frames(error)
 
@@ -256,8 +242,6 @@ class _Request:
             pixels = self._decode(picture, preparation)
             decoded_at = time.monotonic()
             metrics.decode_seconds.observe(decoded_at - began)
-            about = {"imageserve.picture": self._index, "imageserve.bytes": len(picture)}
-            self._tracer.note("decode", self._options.context, began, about)
         ticket = self._queue(model, preparation, pixels, quota)
         decode_ms = 1000 * (decoded_at - began)
         return Submission(picture, ticket, decode_ms, model, preparation, decoded_at)
@@ -288,15 +272,7 @@ class _Request:
         asked, want = self._options, self._want
         top = 1 if want and not asked.classes else asked.top
         request = JobRequest(
-            model,
-            preparation,
-            top,
-            asked.trace,
-            asked.least,
-            want,
-            asked.priority,
-            asked.context,
-            quota,
+            model, preparation, top, asked.trace, asked.least, want, asked.priority, quota=quota
         )
         return self._producer.submit(request, pixels, timeout_ms, self._wait.wake)
 
@@ -321,7 +297,6 @@ class _Request:
                 pause_s = 0.0 if slot.goes_at_once else slot.pauses.next()
                 slot.again_at = time.monotonic() + pause_s
             if slot.again_at <= time.monotonic():
-                self._index = index
                 self._slots[index] = self._resubmitted(slot)
         now = time.monotonic()
         due = [slot.again_at or now for slot in self._submitted() if slot.must_go_again]
@@ -354,8 +329,7 @@ class _Request:
                 self._producer.read_stored(self._open())
             self._producer.cancel(self._open())
         except QueueError as error:
-            fields = self._options.ids
-            log.warning("jobs could not be cancelled: %s", error, extra={"fields": fields})
+            log.warning("jobs could not be cancelled: %s", error)
             for index, slot in enumerate(self._slots):
                 if isinstance(slot, Submission) and slot.ticket.result is None:
                     self._producer.forget(slot.ticket)
@@ -382,7 +356,7 @@ class _Request:
 
     def _not_classified(self, error: ResultError, slot: Submission) -> RequestError:
         if error.code != WOULD_TIME_OUT:
-            return not_classified(error, self._options.ids)
+            return not_classified(error)
         asked = self._options
         shortest_s = self._producer.shortest_timeout_s(asked.priority)
         return given_back(asked.timeout_s, shortest_s, slot.decoded_at - self._came)
@@ -397,7 +371,7 @@ class _Request:
             return TimedOut("no result came in time; the job is cancelled")
         if result.error is not None:
             return self._not_classified(result.error, slot)
-        if unfit := _unfit(result, asked):
+        if unfit := unfit_answer(result, asked):
             return unfit
         labels = result.predictions
         if asked.least:  # Workers give one label at least, those of 0.1.0 all.
@@ -410,29 +384,6 @@ class _Request:
             result.version,
             result.vector,
         )
-
-
-# -- answers and errors --------------------------------------------------------------------------
-
-
-def _count(model: str, answer: Answer | RequestError) -> None:
-    outcome = answer.code if isinstance(answer, RequestError) else "ok"
-    metrics.labelled(metrics.pictures_total, model, outcome).inc()
-    if isinstance(answer, Answer):
-        metrics.labelled(metrics.queue_seconds, model).observe(answer.queue_ms / 1000)
-
-
-def _unfit(result: Result, asked: ClassifyOptions) -> RequestError | None:
-    """Return the error for an answer of another worker than was asked for, as in a rollout."""
-    if asked.version and version_name(result.version) != asked.version:
-        return other_version(asked.version)
-    lacks_classes = asked.classes and any(each.index is None for each in result.predictions)
-    if lacks_classes or (asked.output != LABELS and not result.vector):
-        what = "numbers of its classes" if lacks_classes else asked.output
-        return Busy(
-            f"a worker that gives no {what} took the picture; send it again", retry_after_s=1
-        )
-    return None
 
 
 def _without_frames(error: RequestError) -> RequestError:

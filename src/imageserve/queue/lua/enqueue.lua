@@ -79,17 +79,21 @@ if code < 0 and code ~= -6 then                         -- full: drop up to 64 e
     code, backlog = verdict()
   end
 end
--- By the quota: when it is whole again, should this job be accepted, and us until the next one, or this one, may come.
--- What is kept never asks for more than a burst: its rate may have been a slower one, or the clock gone back.
-local whole_us, wait_us = 0, 0
+-- The quota: us of it that are used, should this job be accepted, and us until this one, or then the next one, may come.
+-- What is kept is never more than a burst: its rate may have been a slower one, or the clock gone back.
+local used_us, wait_us, is_more = 0, 0, false
 if code == 0 and burst > 0 then
-  local kept_us = tonumber(redis.call('GET', KEYS[9]) or 0) or 0
-  local all_us = burst * interval_us
-  whole_us = math.min(math.max(kept_us, now_us), now_us + all_us) + interval_us
-  wait_us = whole_us - now_us - all_us
+  local kept_us, all_us = (tonumber(redis.call('GET', KEYS[9]) or 0) or 0) - now_us, burst * interval_us
+  is_more = kept_us > all_us
+  used_us = math.min(math.max(kept_us, 0), all_us) + interval_us
+  wait_us = used_us - all_us
   if wait_us > 0 then code = -7 else wait_us = wait_us + interval_us end
 end
 local wait_ms = math.floor(math.max(0, wait_us) / 1000)
+local function keep(us)
+  local ttl_ms = math.min(tonumber(ARGV[15]), math.ceil(us / 1000))
+  redis.call('SET', KEYS[9], string.format('%.0f', now_us + us), 'PX', string.format('%.0f', ttl_ms))
+end
 if code == 0 then
   local stored = redis.pcall('SET', KEYS[3], ARGV[1], 'PX', ARGV[4])
   if stored.err and not string.find(stored.err, 'OOM', 1, true) then return stored end
@@ -98,14 +102,14 @@ end
 if code == -6 then return {code, backlog, 0} end
 if code < 0 then
   redis.call('UNLINK', KEYS[4])                         -- this write frees, so the next one may run at maxmemory
-  if code == -7 then return {code, backlog, wait_ms} end  -- not counted: no worker more is needed for it
+  if code == -7 then                                    -- not counted as demand: no worker more is needed for it
+    if is_more then keep(used_us - interval_us) end
+    return {code, backlog, wait_ms}
+  end
   redis.call('HINCRBY', KEYS[7], 'rejected', 1)
   return {code, backlog, 0}
 end
-if burst > 0 then
-  local ttl_ms = math.min(tonumber(ARGV[15]), math.ceil((whole_us - now_us) / 1000))
-  redis.call('SET', KEYS[9], string.format('%.0f', whole_us), 'PX', string.format('%.0f', ttl_ms))
-end
+if burst > 0 then keep(used_us) end
 insert_at(KEYS[1], length, rank, entry)
 redis.call('HINCRBY', KEYS[7], 'accepted', 1)
 redis.call('ZADD', KEYS[8], now, ARGV[10])
