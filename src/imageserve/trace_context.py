@@ -70,6 +70,12 @@ class Span:
     """The code of the error that it ended with; empty where there is none."""
 
 
+def log_ids(request_id: str, context: TraceContext | None) -> dict[str, str]:
+    """Return the fields that every line of the log about a request has."""
+    ids = {"request_id": request_id}
+    return ids if context is None else {**ids, "trace_id": context.trace_id}
+
+
 def read_context(traceparent: str | None, tracestate: str | None = None) -> TraceContext | None:
     """Return what the headers say; None where they say nothing, or nothing that can be read.
 

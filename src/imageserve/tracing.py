@@ -12,14 +12,14 @@ import random
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, Protocol
 from urllib.parse import urlsplit
 
 from imageserve import metrics
 from imageserve.config.settings import Settings
 from imageserve.errors import SettingsError
-from imageserve.trace_context import Span, TraceContext
+from imageserve.trace_context import Span, TraceContext, Value
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,15 @@ class Tracer:
     def record(self, span: Span) -> None:
         """Keep a span to send it soon; never waits. One that is not sampled is dropped."""
 
+    def note(
+        self,
+        name: str,
+        parent: TraceContext | None,
+        began: float,
+        attributes: Mapping[str, Value],
+    ) -> None:
+        """Record a part of a recorded span that ends now; ``began``: by `time.monotonic`."""
+
     def close(self, within_s: float) -> None:
         """Send what waits, but return within this time."""
 
@@ -82,6 +91,17 @@ class RecordingTracer(Tracer):
     def record(self, span: Span) -> None:
         if span.context.sampled:
             self._sender.keep(span)
+
+    def note(
+        self,
+        name: str,
+        parent: TraceContext | None,
+        began: float,
+        attributes: Mapping[str, Value],
+    ) -> None:
+        if parent is not None and parent.sampled:
+            context, now_s = parent.child(_new_id(16)), time.time()
+            self.record(Span(name, context, parent, wall_s(began), now_s, attributes))
 
     def close(self, within_s: float) -> None:
         self._sender.close(within_s)

@@ -12,7 +12,7 @@ from gunicorn.config import Config
 from imageserve import metrics
 from imageserve.errors import Busy
 from imageserve.web import edge
-from imageserve.web.edge import age_s, is_picture, refuse
+from imageserve.web.edge import age_s, is_picture, refuse, request_id
 
 BUSY = Busy("too much", retry_after_s=7)
 NEXT = b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n"
@@ -21,7 +21,8 @@ NEXT = b"GET /next HTTP/1.1\r\nHost: a\r\n\r\n"
 def is_kept(request: Any, sock: socket.socket, *, draining: bool = False) -> bool:
     """Refuse it; return whether the connection goes on."""
     try:
-        refuse(request, sock, BUSY, draining=draining)
+        ids = {"request_id": request_id(dict(request.headers).get("X-REQUEST-ID"))}
+        refuse(request, sock, BUSY, ids, draining=draining)
     except StopIteration:
         return False
     return True

@@ -32,6 +32,7 @@ from imageserve.queue.consumer import Consumer, Lease
 from imageserve.queue.producer import ProducerConfig
 from imageserve.queue.snapshot import Snapshot, WorkerInfo
 from imageserve.queue.wire import Job, Result
+from imageserve.tracing import NO_TRACER
 from imageserve.web.api_keys import ApiKeys
 from imageserve.web.app import create_app
 from imageserve.web.classify import WebConfig
@@ -101,6 +102,7 @@ class Site:
         self.other = WebQueue("other_queue")
         self.config = CONFIG
         self.page = NO_PAGE
+        self.tracer = NO_TRACER
         self.lifecycle = Lifecycle(ready=True)
 
     def app(self) -> Flask:
@@ -115,7 +117,7 @@ class Site:
             for name, entry in entries.items()
         }
         monitor = MemoryMonitor(self.queue, self.other)
-        predictor = Predictor(models, POLICY)
+        predictor = Predictor(models, POLICY, tracer=self.tracer)
         return create_app(predictor, monitor, self.config, self.lifecycle, self.page)
 
     def client(self) -> FlaskClient:

@@ -7,11 +7,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import pytest
+from tests.spans import CALLER, UNSAMPLED, KeptSpans
 
 from imageserve import metrics, tracing
 from imageserve.config.settings import Settings
 from imageserve.errors import SettingsError
-from imageserve.trace_context import Span, TraceContext
+from imageserve.trace_context import Span
 from imageserve.tracing import (
     BATCH,
     NO_TRACER,
@@ -22,22 +23,7 @@ from imageserve.tracing import (
     open_tracer,
 )
 
-CALLER = TraceContext("a" * 32, "b" * 16, sampled=True, state="v=1")
-UNSAMPLED = replace(CALLER, sampled=False)
 SPAN = Span("request", CALLER, None, 1.0, 2.0, {})
-
-
-class Kept:
-    """Keeps spans in a list."""
-
-    def __init__(self) -> None:
-        self.spans: list[Span] = []
-
-    def keep(self, span: Span) -> None:
-        self.spans.append(span)
-
-    def close(self, within_s: float) -> None:
-        del within_s
 
 
 def lost(reason: str) -> float:
@@ -57,7 +43,7 @@ def test_without_a_tracer_what_callers_send_is_passed_on_and_nothing_is_recorded
 
 
 def test_a_span_of_a_sampled_caller_is_its_child() -> None:
-    tracer = RecordingTracer(0.0, Kept())
+    tracer = RecordingTracer(0.0, KeptSpans())
     found = tracer.begin(CALLER)
     assert found is not None
     assert found.span_id != CALLER.span_id
@@ -66,7 +52,7 @@ def test_a_span_of_a_sampled_caller_is_its_child() -> None:
 
 
 def test_an_unsampled_caller_is_passed_on_as_it_came() -> None:
-    kept = Kept()
+    kept = KeptSpans()
     tracer = RecordingTracer(1.0, kept)
     assert tracer.begin(UNSAMPLED) is UNSAMPLED
     assert not tracer.records(UNSAMPLED)
@@ -75,21 +61,21 @@ def test_an_unsampled_caller_is_passed_on_as_it_came() -> None:
 
 
 def test_without_a_caller_the_share_decides() -> None:
-    assert RecordingTracer(0.0, Kept()).begin(None) is None
-    found = RecordingTracer(1.0, Kept()).begin(None)
+    assert RecordingTracer(0.0, KeptSpans()).begin(None) is None
+    found = RecordingTracer(1.0, KeptSpans()).begin(None)
     assert found is not None
     assert found.sampled
     assert found.random
 
 
 def test_spans_have_ids_of_their_own() -> None:
-    tracer = RecordingTracer(1.0, Kept())
+    tracer = RecordingTracer(1.0, KeptSpans())
     roots = [tracer.root() for _ in range(100)]
     assert len({root.trace_id for root in roots}) == len({root.span_id for root in roots}) == 100
 
 
 def test_a_sampled_span_is_kept() -> None:
-    kept = Kept()
+    kept = KeptSpans()
     RecordingTracer(0.0, kept).record(SPAN)
     assert kept.spans == [SPAN]
 

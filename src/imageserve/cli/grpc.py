@@ -7,6 +7,7 @@ from imageserve.cli.web import check_keys, refuse_early, restart_prepared
 from imageserve.config.settings import Settings
 from imageserve.errors import SettingsError
 from imageserve.logger import setup_logging
+from imageserve.tracing import check_tracing
 
 
 def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
     if options.prepared:
         GrpcProcess(settings).run()
+    check_tracing(settings)
     check_keys(settings)
     refuse_early(settings)
     # One process with many threads: few arenas, or each thread keeps memory of its own.

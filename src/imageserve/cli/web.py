@@ -14,6 +14,7 @@ from imageserve.config.reader import number
 from imageserve.config.settings import Settings
 from imageserve.errors import QueueError, QueueForbidden, SettingsError
 from imageserve.logger import setup_logging
+from imageserve.tracing import check_tracing
 from imageserve.web.api_keys import read_api_keys
 from imageserve.web.lifecycle import (
     DrainFlag,
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
         WebServer(settings).run()
         return 0
+    check_tracing(settings)
     check_keys(settings)
     refuse_early(settings)
     metrics_dir = create_metrics_dir(run_dir(settings))

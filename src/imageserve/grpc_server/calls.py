@@ -18,7 +18,9 @@ from imageserve.errors import BadRequest, Busy, RequestError, UploadTooSlow
 from imageserve.grpc_server.messages import SERVICE, Fields
 from imageserve.grpc_server.statuses import Metadata, metadata_of, status_of
 from imageserve.queue.wire import BACKGROUND
-from imageserve.web.calls import Call, Headers, bug_error, finish
+from imageserve.trace_context import read_context
+from imageserve.tracing import NO_TRACER, Tracer
+from imageserve.web.calls import Call, Headers, bug_error, finish, record_request
 from imageserve.web.classify import Slots, WebConfig
 from imageserve.web.decode_order import Asked
 from imageserve.web.edge import request_id
@@ -66,9 +68,10 @@ Take = Callable[[Call, Context], Awaitable[Fields]]
 class Calls:
     """Takes calls, and has them answered in threads."""
 
-    def __init__(self, config: WebConfig, line: DecodeLine) -> None:
+    def __init__(self, config: WebConfig, line: DecodeLine, tracer: Tracer = NO_TRACER) -> None:
         self._config = config
         self._line = line
+        self._tracer = tracer
         self._slots = Slots(config.slots)
         self._memory = UploadMemory(config.memory_bytes)
         self._requests = ThreadPoolExecutor(config.slots, "request")
@@ -93,7 +96,7 @@ class Calls:
                 pending.timeout_s = self._left_s(context)
                 return await _in_thread(self._requests, answer, pending)
 
-        return self._handler(PICTURES, name, take)
+        return self._handler(PICTURES, name, take, self._tracer)
 
     def at_once(self, name: str, answer: Answer) -> grpc.RpcMethodHandler:
         """Return the handler of a method that asks nobody: it is answered on the event loop."""
@@ -160,11 +163,14 @@ class Calls:
         finally:
             self._slow_messages -= 1
 
-    def _handler(self, endpoint: str, name: str, take: Take) -> grpc.RpcMethodHandler:
+    def _handler(
+        self, endpoint: str, name: str, take: Take, tracer: Tracer = NO_TRACER
+    ) -> grpc.RpcMethodHandler:
         async def serve(_: object, context: Context) -> Fields:
             self.in_hand += 1
             try:
-                return await _served(endpoint, name, take, context)
+                call = _call(name, context, tracer)
+                return await _served(endpoint, call, take, context, tracer)
             finally:
                 self.in_hand -= 1
 
@@ -182,11 +188,25 @@ async def _in_thread(threads: ThreadPoolExecutor, answer: Answer, pending: Pendi
         raise
 
 
-async def _served(endpoint: str, name: str, take: Take, context: Context) -> Fields:
-    """Answer one call, and count and log it."""
+def _call(name: str, context: Context, tracer: Tracer) -> Call:
+    """Take note of a call."""
     sent = dict(context.invocation_metadata())
     its_id = request_id(sent.get("x-request-id"))
     call = Call("gRPC", f"/{SERVICE}/{name}", its_id, body_read=True, began=time.monotonic())
+    call.parent = read_context(_joined(context, "traceparent"), _joined(context, "tracestate"))
+    call.context = tracer.begin(call.parent)
+    return call
+
+
+def _joined(context: Context, name: str) -> str:
+    """Return a value of the metadata as HTTP has it that is sent several times."""
+    return ",".join(value for key, value in context.invocation_metadata() if key == name)
+
+
+async def _served(
+    endpoint: str, call: Call, take: Take, context: Context, tracer: Tracer
+) -> Fields:
+    """Answer one call, and count, log and record it."""
     try:
         response = await take(call, context)
     except RequestError as error:
@@ -194,15 +214,18 @@ async def _served(endpoint: str, name: str, take: Take, context: Context) -> Fie
     except asyncio.CancelledError:
         call.error_code = "client_gone"
         finish(log, call, endpoint, 499, draining=False)
+        record_request(tracer, call, 499, "grpc")
         raise
     except Exception as error:
         failed = bug_error(log, error, call)
     else:
         headers = finish(log, call, endpoint, 200, draining=False)
+        record_request(tracer, call, 200, "grpc")
         context.set_trailing_metadata(_metadata(headers))
         return response
     call.error_code = failed.code
     headers = finish(log, call, endpoint, int(failed.status), draining=False)
+    record_request(tracer, call, int(failed.status), "grpc")
     metadata = (*metadata_of(failed), *_metadata(headers))
     return await context.abort(status_of(failed), failed.message, metadata)  # It raises.
 

@@ -65,12 +65,13 @@ class Inference:
         pending.message = b""  # It is in memory twice.
         request = read_request(message, self._limits.max_images)
         pending.call.pictures = len(request.pictures)
-        model = self._predictor.model(message.model_name or None).entry.name
+        model = pending.call.model = self._predictor.model(message.model_name or None).entry.name
         head = ClassifyOptions(
             model=model,
             top=1,
             timeout_s=pending.timeout_s,
             trace=pending.call.request_id,
+            context=pending.call.context,
             priority=pending.caller.priority,
             caller=pending.caller,
             version=message.model_version,

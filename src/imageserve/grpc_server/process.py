@@ -15,6 +15,7 @@ from imageserve.grpc_server.messages import methods
 from imageserve.grpc_server.server import Server
 from imageserve.probes import ProbeServer, state_answer
 from imageserve.stop_signals import STOP_SIGNALS, end_process
+from imageserve.tracing import open_tracer
 from imageserve.web.assembly import assemble
 from imageserve.web.classify import WebConfig
 from imageserve.web.lifecycle import Lifecycle
@@ -22,6 +23,8 @@ from imageserve.web.lifecycle import Lifecycle
 log = logging.getLogger(__name__)
 
 BEAT_S = 0.5
+FLUSH_S = 1.0
+"""Time for the last spans of the process."""
 HUNG_S = 60.0
 """An event loop that gives no sign of life for so long hangs."""
 
@@ -33,11 +36,13 @@ class GrpcProcess:
         self._settings = settings
         self._lifecycle = Lifecycle(server_pid=os.getpid())
         self._line = ThreadLine()
+        self._tracer = open_tracer(settings, "grpc")
         self._beat_at = time.monotonic()
 
     def run(self) -> NoReturn:
         """Serve until SIGTERM or SIGINT, and end this process."""
         asyncio.run(self._run())
+        self._tracer.close(FLUSH_S)
         log.info("stopped")
         end_process()
 
@@ -47,9 +52,9 @@ class GrpcProcess:
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         methods()  # What is missing is told before anybody is served.
         settings = self._settings
-        parts = assemble(settings, self._lifecycle, self._line, processes=1)
+        parts = assemble(settings, self._lifecycle, self._line, 1, self._tracer)
         config = WebConfig.from_settings(settings)
-        calls = Calls(config, self._line)
+        calls = Calls(config, self._line, self._tracer)
         inference = Inference(parts, config.upload, self._is_ready)
         server = Server(settings, calls, inference.handlers(calls))
         self._serve_probes()

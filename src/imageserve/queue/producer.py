@@ -10,8 +10,9 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from imageserve.errors import QueueError, QueueRefused, QueueUnavailable
 from imageserve.preparation import Preparation
@@ -29,7 +30,7 @@ from imageserve.queue.snapshot import (
     retry_after_s,
 )
 from imageserve.queue.wire import Job, encode_open_job, encoding_of
-from imageserve.trace_context import TraceContext
+from imageserve.trace_context import TraceContext, log_ids
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +39,8 @@ NONCE_EXTRA_MS = 60_000
 
 REMOVED_AT_ONCE, MOST_READ_BYTES = 16, 2**18
 """Results that were read are removed once there are so many, or so many bytes of vectors."""
+
+NO_IDS: Mapping[str, str] = MappingProxyType({})
 
 ID_TRIES = 3
 """Tries to find an unused job id, or to queue a job whose pixels Redis forgot."""
@@ -199,7 +202,7 @@ class Producer:
         try:
             found = self.admission.preparation(model, own)
         except QueueUnavailable as error:
-            self._note_outage(error)
+            self._note_outage("a queue could not be looked at", error)
             raise
         if isinstance(found, Preparation):
             return found
@@ -224,7 +227,7 @@ class Producer:
         try:
             self.admission.look()
         except QueueUnavailable as error:
-            self._note_outage(error)
+            self._note_outage("a queue could not be looked at", error)
             raise
         except QueueError as error:
             log.warning("admission is left to Redis: %s", error)
@@ -288,16 +291,17 @@ class Producer:
         try:
             admission = self._store.enqueue(job, pixels, timeout_ms, limits)
         except QueueError as error:
-            self._note_outage(error)
+            ids = log_ids(job.trace, job.context)
+            self._note_outage("a picture could not be queued", error, ids)
             raise QueueUnavailable(str(error)) from error
         self.breaker.succeeded()
         if limits.quota is not None:
             self._waits.note(limits.quota, asked_at, admission.wait_ms)
         return admission
 
-    def _note_outage(self, error: QueueError) -> None:
+    def _note_outage(self, what: str, error: QueueError, ids: Mapping[str, str] = NO_IDS) -> None:
         self.breaker.trip()
-        log.warning("a picture could not be queued: %s", error)
+        log.warning("%s: %s", what, error, extra={"fields": ids})
 
     def _refused(self, admission: Admission, timeout_ms: int, priority: str) -> QueueRefused:
         """Return the refusal, with the seconds after which another try makes sense."""

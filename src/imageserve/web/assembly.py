@@ -10,6 +10,7 @@ from imageserve.models.entries import model_entries
 from imageserve.queue.monitor import Monitor
 from imageserve.queue.producer import Producer, ProducerConfig, connect_producers
 from imageserve.queue.redis.connection import RedisAccess
+from imageserve.tracing import Tracer
 from imageserve.web.capacity import CapacityTeller
 from imageserve.web.decoders import Decoders
 from imageserve.web.lifecycle import Lifecycle, queue_names, start_first_contact
@@ -29,7 +30,7 @@ class Assembly:
 
 
 def assemble(
-    settings: Settings, lifecycle: Lifecycle, line: DecodeLine, processes: int
+    settings: Settings, lifecycle: Lifecycle, line: DecodeLine, processes: int, tracer: Tracer
 ) -> Assembly:
     """Build the parts, and start their threads. After a fork: a Redis client must never cross one.
 
@@ -43,7 +44,7 @@ def assemble(
     monitor = Monitor(access, queue_names(settings), connections=settings.web_slots)
     producers = _producers(settings, access)
     CapacityTeller(list(producers.values()), line, lifecycle, processes).start()
-    return Assembly(_predictor(settings, producers, line), monitor)
+    return Assembly(_predictor(settings, producers, line, tracer), monitor)
 
 
 def _producers(settings: Settings, access: RedisAccess) -> dict[str, Producer]:
@@ -52,7 +53,7 @@ def _producers(settings: Settings, access: RedisAccess) -> dict[str, Producer]:
 
 
 def _predictor(
-    settings: Settings, producers: Mapping[str, Producer], line: DecodeLine
+    settings: Settings, producers: Mapping[str, Producer], line: DecodeLine, tracer: Tracer
 ) -> Predictor:
     entries = model_entries(settings)
     places = Places(settings.web_slots // 2)
@@ -67,4 +68,4 @@ def _predictor(
     }
     decoding = DecodingPolicy.from_settings(settings)
     log.info(resizer_in_use(decoding))
-    return Predictor(models, decoding, line, Decoders(decoding, settings.decode_s))
+    return Predictor(models, decoding, line, Decoders(decoding, settings.decode_s), tracer)

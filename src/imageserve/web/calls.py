@@ -12,6 +12,8 @@ from typing import Any
 from imageserve import metrics
 from imageserve.errors import RequestError
 from imageserve.logger import write
+from imageserve.trace_context import Span, TraceContext, Value, log_ids, read_context
+from imageserve.tracing import NO_TRACER, Tracer, wall_s
 from imageserve.web.edge import error_body, request_id
 from imageserve.web.upload import has_body
 
@@ -55,13 +57,27 @@ class Call:
     version: str = ""
     key: str = ""
     """The name of the caller's API key."""
+    model: str = ""
+    """The name of the model, once it is known."""
+    parent: TraceContext | None = None
+    """The span of its caller."""
+    context: TraceContext | None = None
+    """Its own span; that of its caller where it is not recorded."""
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """What every line of the log about it says."""
+        return log_ids(self.request_id, self.context)
 
 
-def begin(environ: Mapping[str, Any], path: str) -> Call:
+def begin(environ: Mapping[str, Any], path: str, tracer: Tracer = NO_TRACER) -> Call:
     """Take note of a WSGI request."""
     its_id = request_id(environ.get("HTTP_X_REQUEST_ID"))
     method = environ["REQUEST_METHOD"]
-    return Call(method, path, its_id, not has_body(environ), time.monotonic())
+    call = Call(method, path, its_id, not has_body(environ), time.monotonic())
+    call.parent = read_context(environ.get("HTTP_TRACEPARENT"), environ.get("HTTP_TRACESTATE"))
+    call.context = tracer.begin(call.parent)
+    return call
 
 
 def finish(
@@ -82,13 +98,44 @@ def finish(
     return headers
 
 
+def record_request(tracer: Tracer, call: Call, status: int, protocol: str = "http") -> None:
+    """Record the span of a request that is answered, if it is sampled."""
+    if call.context is None or not tracer.records(call.context):
+        return
+    told: dict[str, Value] = {
+        "imageserve.request_id": call.request_id,
+        "imageserve.key": call.key,
+        "imageserve.model": call.model,
+        "imageserve.model_version": call.version,
+        "imageserve.pictures": call.pictures or 0,
+        "error.type": call.error_code,
+    }
+    if protocol == "http":
+        told |= {"http.request.method": call.method, "url.path": call.path}
+        told |= {"http.response.status_code": status}
+    else:
+        told |= {"rpc.system": protocol, "rpc.method": call.path.strip("/")}
+    tracer.record(
+        Span(
+            "request",
+            call.context,
+            call.parent,
+            wall_s(call.began),
+            time.time(),
+            {name: value for name, value in told.items() if value != ""},
+            kind="server",
+            error=call.error_code if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "",
+        )
+    )
+
+
 def _log(log: logging.Logger, call: Call, status: int, total_ms: float) -> None:
     # Probes and dashboards ask all the time; their lines would hide those of pictures.
     level = logging.DEBUG if call.method == "GET" else logging.INFO
     if not log.isEnabledFor(level):
         return
     fields = {
-        "request_id": call.request_id,
+        **call.ids,
         "method": call.method,
         "path": call.path,
         "status": status,
@@ -123,11 +170,7 @@ def gone_reply(call: Call) -> Reply:
 
 def bug_error(log: logging.Logger, error: Exception, call: Call) -> RequestError:
     """Log an error that nobody expected, and return what its client is told."""
-    log.critical(
-        "bug while answering a request",
-        exc_info=error,
-        extra={"fields": {"request_id": call.request_id}},
-    )
+    log.critical("bug while answering a request", exc_info=error, extra={"fields": call.ids})
     return RequestError("the server has failed; the request id finds it in its log")
 
 

@@ -19,7 +19,16 @@ from imageserve.errors import Busy, RequestError, ShuttingDown
 from imageserve.queue.admission import Limits
 from imageserve.web.answers import timings, version_header
 from imageserve.web.api_keys import ApiKeys, read_api_keys
-from imageserve.web.calls import Call, Reply, begin, bug_reply, error_reply, finish, gone_reply
+from imageserve.web.calls import (
+    Call,
+    Reply,
+    begin,
+    bug_reply,
+    error_reply,
+    finish,
+    gone_reply,
+    record_request,
+)
 from imageserve.web.edge import age_s
 from imageserve.web.greenlets import Wait, watch_hang_up
 from imageserve.web.keys_file import ANYBODY, Caller
@@ -139,7 +148,8 @@ class Classify:
 
     def answer(self, environ: Environ, door: Door) -> Reply:
         """Return the answer to a WSGI request. Raises nothing."""
-        call = begin(environ, environ["PATH_INFO"])
+        tracer = self._predictor.tracer
+        call = begin(environ, environ["PATH_INFO"], tracer)
         try:
             reply = self._answer(environ, door, call)
         except RequestError as error:
@@ -152,6 +162,7 @@ class Classify:
             reply = bug_reply(log, error, call)
         draining = self._lifecycle.draining
         reply.headers += finish(log, call, door.name, reply.status, draining=draining)
+        record_request(tracer, call, reply.status)
         return reply
 
     def _answer(self, environ: Environ, door: Door, call: Call) -> Reply:
@@ -166,10 +177,17 @@ class Classify:
             environ.get("HTTP_X_REQUEST_TIMEOUT"), self._config.request_timeout_s
         )
         head = ClassifyOptions(
-            None, DEFAULT_TOP, timeout_s, call.request_id, priority=priority, caller=caller
+            None,
+            DEFAULT_TOP,
+            timeout_s,
+            call.request_id,
+            call.context,
+            priority=priority,
+            caller=caller,
         )
         options = door.options(environ, head)
         predictor.check(options)
+        call.model = predictor.model(options.model).entry.name
         if priority:  # By its head alone, the key unknown, it may have seemed more urgent.
             predictor.line.check(options.asked(time.monotonic()))
         with self._memory.account() as account:

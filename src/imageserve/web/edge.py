@@ -72,8 +72,11 @@ def check_host(req: Any) -> None:
         raise BadRequest("the header Host is not a host name with or without a port")
 
 
-def as_request_error(exc: BaseException) -> RequestError:
-    """Return what a client is told of any error below the application."""
+def as_request_error(exc: BaseException, ids: Mapping[str, str]) -> RequestError:
+    """Return what a client is told of any error below the application.
+
+    ``ids``: what the log says of its request.
+    """
     if isinstance(exc, RequestError):
         return exc
     if isinstance(exc, errors.LimitRequestLine):
@@ -86,7 +89,7 @@ def as_request_error(exc: BaseException) -> RequestError:
         if refused := _transfer_encoding(exc):
             return refused
         return BadRequest(f"this is not an HTTP request that can be served: {_sentence(exc)}")
-    log.error("error below the application", exc_info=exc)
+    log.error("error below the application", exc_info=exc, extra={"fields": ids})
     return RequestError("the server has failed")
 
 
@@ -211,21 +214,21 @@ def refuse(
     req: Any,
     sock: Any,
     error: Busy | WouldTimeOut,
+    ids: Mapping[str, str],
     *,
     draining: bool,
     more: Mapping[str, str] = NO_HEADERS,
 ) -> None:
     """Answer a request of which only the head was read, with ``more`` headers.
 
-    The next request of the connection then begins where this one ends. Raises StopIteration where
-    the connection cannot be kept.
+    The next request of the connection then begins where this one ends. ``ids``: what the log says
+    of it, as `Call.ids` has it. Raises StopIteration where the connection cannot be kept.
     """
-    headers = dict(req.headers)
-    its_id = request_id(headers.get("X-REQUEST-ID"))
-    kept = not draining and _can_be_kept(req, headers)
+    its_id = ids["request_id"]
+    kept = not draining and _can_be_kept(req, dict(req.headers))
     endpoint = "predict" if req.path == PREDICT else "infer"
     _refused_total[endpoint, error.code].inc()
-    log.debug("refused early", extra={"fields": {"request_id": its_id}})
+    log.debug("refused early", extra={"fields": ids})
     sock.sendall(raw_response(error, its_id, path=req.path, close=not kept, more=more))
     if not (kept and _discard_body(req.body.reader, sock)):
         raise StopIteration
@@ -261,7 +264,8 @@ ANY = "*"
 _ALLOWED = {
     "Access-Control-Allow-Methods": "GET, HEAD, POST",
     "Access-Control-Allow-Headers": "Authorization, Content-Type, "
-    "Inference-Header-Content-Length, X-API-Key, X-Priority, X-Request-Id, X-Request-Timeout",
+    "Inference-Header-Content-Length, traceparent, tracestate, X-API-Key, X-Priority, "
+    "X-Request-Id, X-Request-Timeout",
     "Access-Control-Max-Age": "600",
 }
 _EXPOSED = (

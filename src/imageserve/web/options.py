@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from imageserve.predictions import LABELS
 from imageserve.queue.wire import BACKGROUND
+from imageserve.trace_context import TraceContext, log_ids
 from imageserve.web.decode_order import Asked
 from imageserve.web.keys_file import ANYBODY, Caller
 
@@ -17,6 +18,8 @@ class ClassifyOptions:
     timeout_s: float
     trace: str
     """The id of the HTTP request."""
+    context: TraceContext | None = None
+    """Its span."""
     least: float = 0.0
     """Labels of a lower probability are not asked for."""
     output: str = LABELS
@@ -28,6 +31,11 @@ class ClassifyOptions:
     classes: bool = False
     """Whether the labels must come with the numbers of their classes; with a vector, too."""
     caller: Caller = ANYBODY
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """What every line of the log about it says."""
+        return log_ids(self.trace, self.context)
 
     def asked(self, arrived: float) -> Asked:
         """Return the place in the line of one that came at this time of `time.monotonic`."""

@@ -39,7 +39,8 @@ class Parameter:
     place: Literal["query", "header"]
     meaning: str
     schema: Mapping[str, Any]
-    """Its values, as JSON Schema has it. All others are refused; the request id alone is not."""
+    """Its values, as JSON Schema has it. All others are refused; but a request id and a trace
+    context are never."""
 
 
 TOP = Parameter(
@@ -86,10 +87,24 @@ REQUEST_ID = Parameter(
     "`._:/+=@-`; else the server makes one.",
     {"type": "string"},
 )
+TRACEPARENT = Parameter(
+    "traceparent",
+    "header",
+    "Where the request stands in a trace of its caller (W3C Trace Context). Its trace id stands in "
+    "the log. Where it is sampled, and the server sends spans, they are parts of that trace. One "
+    "that is malformed counts as left out.",
+    {"type": "string"},
+)
+TRACESTATE = Parameter(
+    "tracestate",
+    "header",
+    "What vendors add to `traceparent`. It is passed on.",
+    {"type": "string"},
+)
 INFERENCE_HEADER = "Inference-Header-Content-Length"
 """Of the Open Inference Protocol: the bytes of JSON before the tensors of a body."""
 
-PARAMETERS = (TOP, MIN, OUTPUT, MODEL, TIMEOUT, PRIORITY, REQUEST_ID)
+PARAMETERS = (TOP, MIN, OUTPUT, MODEL, TIMEOUT, PRIORITY, REQUEST_ID, TRACEPARENT, TRACESTATE)
 
 _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 """A number that is not negative, as programs write it: 0.3, 1, 1e-05."""

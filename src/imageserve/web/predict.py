@@ -26,6 +26,7 @@ from imageserve.queue.listener import Ticket
 from imageserve.queue.producer import JobRequest, Producer
 from imageserve.queue.quota import Quota
 from imageserve.queue.wire import WOULD_TIME_OUT, ResultError
+from imageserve.tracing import NO_TRACER, Tracer
 from imageserve.web.decoder_process import Task
 from imageserve.web.decoders import Decoders
 from imageserve.web.greenlets import Wait
@@ -74,6 +75,7 @@ class Predictor:
         decoding: DecodingPolicy,
         line: DecodeLine | None = None,
         decoders: Decoders | None = None,
+        tracer: Tracer = NO_TRACER,
     ) -> None:
         """``line``: the one of this process; by default one of its own.
 
@@ -83,6 +85,7 @@ class Predictor:
         self.decoding = decoding
         self.line = line or DecodeLine()
         self.decoders = decoders
+        self.tracer = tracer
 
     def model(self, name: str | None) -> ServedModel:
         """Return a served model, by default the first.
@@ -158,6 +161,7 @@ class _Request:
         self._decoding = predictor.decoding
         self._line = predictor.line
         self._decoders = predictor.decoders
+        self._tracer = predictor.tracer
         self._entry = served.entry
         self._producer = served.producer
         self._room = served.room
@@ -168,12 +172,15 @@ class _Request:
         self._asked = options.asked(self._came)
         self._guest = Guest(self._asked.deadline, wait)
         self._slots: list[_Slot] = []
+        self._index = 0
+        """The picture in hand."""
         self._later = 0
         """Pictures of this request that come after the one in hand."""
 
     def answers(self, pictures: Sequence[Picture | RequestError]) -> list[Answer | RequestError]:
         try:
-            for self._later, picture in zip(range(len(pictures))[::-1], pictures, strict=True):
+            for self._index, picture in enumerate(pictures):
+                self._later = len(pictures) - self._index - 1
                 self._slots.append(self._submit(picture))
             self._wait_for_results()
             self._note_time()
@@ -242,6 +249,8 @@ class _Request:
             pixels = self._decode(picture, preparation)
             decoded_at = time.monotonic()
             metrics.decode_seconds.observe(decoded_at - began)
+            about = {"imageserve.picture": self._index, "imageserve.bytes": len(picture)}
+            self._tracer.note("decode", self._options.context, began, about)
         ticket = self._queue(model, preparation, pixels, quota)
         decode_ms = 1000 * (decoded_at - began)
         return Submission(picture, ticket, decode_ms, model, preparation, decoded_at)
@@ -272,7 +281,15 @@ class _Request:
         asked, want = self._options, self._want
         top = 1 if want and not asked.classes else asked.top
         request = JobRequest(
-            model, preparation, top, asked.trace, asked.least, want, asked.priority, quota=quota
+            model,
+            preparation,
+            top,
+            asked.trace,
+            asked.least,
+            want,
+            asked.priority,
+            asked.context,
+            quota,
         )
         return self._producer.submit(request, pixels, timeout_ms, self._wait.wake)
 
@@ -297,6 +314,7 @@ class _Request:
                 pause_s = 0.0 if slot.goes_at_once else slot.pauses.next()
                 slot.again_at = time.monotonic() + pause_s
             if slot.again_at <= time.monotonic():
+                self._index = index
                 self._slots[index] = self._resubmitted(slot)
         now = time.monotonic()
         due = [slot.again_at or now for slot in self._submitted() if slot.must_go_again]
@@ -329,7 +347,8 @@ class _Request:
                 self._producer.read_stored(self._open())
             self._producer.cancel(self._open())
         except QueueError as error:
-            log.warning("jobs could not be cancelled: %s", error)
+            fields = self._options.ids
+            log.warning("jobs could not be cancelled: %s", error, extra={"fields": fields})
             for index, slot in enumerate(self._slots):
                 if isinstance(slot, Submission) and slot.ticket.result is None:
                     self._producer.forget(slot.ticket)
@@ -356,7 +375,7 @@ class _Request:
 
     def _not_classified(self, error: ResultError, slot: Submission) -> RequestError:
         if error.code != WOULD_TIME_OUT:
-            return not_classified(error)
+            return not_classified(error, self._options.ids)
         asked = self._options
         shortest_s = self._producer.shortest_timeout_s(asked.priority)
         return given_back(asked.timeout_s, shortest_s, slot.decoded_at - self._came)

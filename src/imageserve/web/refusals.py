@@ -115,8 +115,8 @@ def given_back(timeout_s: float, shortest_s: float | None, spent_s: float) -> Wo
     return WouldTimeOut(shortest_s, retry_after_s=min(60, max(1, wait_s)))
 
 
-def not_classified(error: ResultError) -> RequestError:
-    """Return the error for a job whose result has no labels."""
+def not_classified(error: ResultError, ids: Mapping[str, str]) -> RequestError:
+    """Return the error for a job whose result has no labels; ``ids``: of its request."""
     if error.code == "model_failed":
         return ModelFailed(error.message)
     if error.code == "timed_out":
@@ -129,7 +129,11 @@ def not_classified(error: ResultError) -> RequestError:
         # A rollout is under way, and this picture met the wrong side of it each time.
         return Busy("the model is being changed; send the picture again", retry_after_s=1)
     if error.code != UNREADABLE:
-        log.error("a result has an error that this version does not know: %.40r", error.code)
+        log.error(
+            "a result has an error that this version does not know: %.40r",
+            error.code,
+            extra={"fields": ids},
+        )
     return Busy("the answer cannot be read; send the picture again", retry_after_s=1)
 
 

@@ -32,6 +32,9 @@ from gunicorn.workers.ggevent import GeventWorker
 from imageserve import metrics
 from imageserve.config.settings import Settings
 from imageserve.errors import Busy, WouldTimeOut
+from imageserve.trace_context import log_ids, read_context
+from imageserve.tracing import NO_TRACER, open_tracer
+from imageserve.web.calls import begin, record_request
 from imageserve.web.connection import Connection, HeadWait, Waits
 from imageserve.web.edge import (
     LINE_BYTES,
@@ -44,6 +47,7 @@ from imageserve.web.edge import (
     is_picture,
     raw_response,
     refuse,
+    request_id,
 )
 from imageserve.web.greenlets import install_error_log, install_poll
 from imageserve.web.lifecycle import DrainFlag, Lifecycle, create_drain_flag, run_dir
@@ -66,6 +70,9 @@ ACCEPTED_AT_ONCE = 64
 """While connections wait for longer than this, one more is accepted in each turn of the event loop
 than in the one before, up to this many. A burst must not go to the process that comes first."""
 
+FLUSH_S = 1.0
+"""Time for the last spans of a process that ends."""
+
 SEND_EXTRA_S = 1.0
 """A client must read its answer within UPLOAD_TIMEOUT_S and this."""
 
@@ -79,6 +86,8 @@ class WebServer(BaseApplication):  # type: ignore[misc]
         self.lifecycle = Lifecycle()
         self.line = DecodeLine()
         """Each web process has a copy of both, from its fork on."""
+        self.tracer = NO_TRACER
+        """That of a web process, once it has loaded the application."""
         self._probe_port: ProbePort | None = None
         super().__init__()
 
@@ -99,7 +108,8 @@ class WebServer(BaseApplication):  # type: ignore[misc]
         # Imported here: the master must not load Flask and the Redis client.
         from imageserve.web.wsgi import create_application
 
-        application = create_application(self.settings, self.lifecycle, self.line)
+        self.tracer = open_tracer(self.settings, "web")
+        application = create_application(self.settings, self.lifecycle, self.line, self.tracer)
         self.application = application
         # What is loaded stays. To look through it for garbage, again and again, takes 30 ms each
         # time, in which no client is served.
@@ -217,7 +227,10 @@ class Worker(GeventWorker):  # type: ignore[misc]
         module.StreamServer = Listener
         RequestParser.mesg_class = Head
         self.cfg: Any = PlainConfig(self.cfg)
-        super().run()
+        try:
+            super().run()
+        finally:
+            self.app.tracer.close(FLUSH_S)
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         self.app.lifecycle.stopping = True
@@ -263,8 +276,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         sock.settimeout(self._upload_timeout_s + SEND_EXTRA_S)
         try:
             if busy := self._busy(req, sock):
-                draining = self.app.lifecycle.draining
-                refuse(req, sock, busy, draining=draining, more=self._cors_headers(req))
+                self._refuse(req, sock, busy)
                 return True
             if is_picture(req):
                 self._classify(req, sock)
@@ -297,6 +309,17 @@ class Worker(GeventWorker):  # type: ignore[misc]
         if close:
             raise StopIteration
 
+    def _refuse(self, req: Any, sock: Any, error: Busy | WouldTimeOut) -> None:
+        """Answer a picture by its head alone. Raises StopIteration as `_classify` does."""
+        tracer = self.app.tracer
+        call = begin(environ_of(req, sock), req.path, tracer)
+        call.error_code = error.code
+        more, draining = self._cors_headers(req), self.app.lifecycle.draining
+        try:
+            refuse(req, sock, error, call.ids, draining=draining, more=more)
+        finally:
+            record_request(tracer, call, int(error.status))
+
     def _busy(self, req: Any, sock: Any) -> Busy | WouldTimeOut | None:
         """Return why a picture is refused by its head: it would be late."""
         # As in `load`.
@@ -324,15 +347,18 @@ class Worker(GeventWorker):  # type: ignore[misc]
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
         """Answer a request that did not reach the application."""
-        error = as_request_error(exc)
+        headers = dict(getattr(req, "headers", ()))
+        its_id = request_id(headers.get("X-REQUEST-ID"))
+        ids = log_ids(its_id, read_context(headers.get("TRACEPARENT")))
+        error = as_request_error(exc, ids)
         exc.__traceback__ = None  # It keeps what was received of the head in memory.
         client.end()
         try:
             client.drop_held()
             path = getattr(req, "path", None) or ""
-            client.sendall(raw_response(error, path=path, more=self._cors_headers(req)))
+            client.sendall(raw_response(error, its_id, path=path, more=self._cors_headers(req)))
         except OSError:
-            log.debug("the client did not wait for its error: %s", exc)
+            log.debug("the client did not wait for its error: %s", exc, extra={"fields": ids})
             return
         if not self._is_crowded:
             client.linger()
