@@ -1,5 +1,9 @@
 """README, CHANGELOG and docs match the code."""
 
+import contextlib
+import functools
+import io
+import itertools
 import os
 import re
 import subprocess
@@ -9,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import imageserve
+from imageserve.cli import COMMANDS, main
 from imageserve.config.settings import table
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,13 +87,55 @@ def _make_targets(line: str) -> list[str]:
     return re.findall(r"\bmake ([a-z][a-z0-9-]*)", line.partition(" #")[0])
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_relative_link_leads_to_a_file(document: Path) -> None:
-    prose = _CODE.sub("", document.read_text(encoding="utf-8"))
-    links = re.findall(r"\]\(<?([^)>\s]+)>?(?: \"[^\"]*\")?\)|^\[[^\]]+\]: (\S+)", prose, re.M)
-    targets = [(inline or below).partition("#")[0] for inline, below in links]
-    relative = [target for target in targets if target and not re.match(r"[a-z]+:", target)]
+@functools.cache
+def _sections(page: Path) -> set[str]:
+    """Return the sections of a page, as pages on the web name them."""
+    titles = re.findall(r"^#+ (.*)$", _FENCED.sub("", page.read_text("utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in titles}
 
-    missing = [target for target in relative if not (document.parent / target).exists()]
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_relative_link_leads_to_a_file_and_to_a_section_of_it(document: Path) -> None:
+    prose = _CODE.sub("", document.read_text(encoding="utf-8"))
+    found = re.findall(r"\]\(<?([^)>\s]+)>?(?: \"[^\"]*\")?\)|^\[[^\]]+\]: (\S+)", prose, re.M)
+    links = [inline or below for inline, below in found]
+
+    missing = []
+    for link in (each for each in links if not re.match(r"[a-z]+:", each)):
+        target, _, section = link.partition("#")
+        path = document.parent / target if target else document
+        if not path.exists() or (path.suffix == ".md" and section not in {"", *_sections(path)}):
+            missing.append(link)
 
     assert not missing
+
+
+def _calls(document: Path) -> list[list[str]]:
+    """Return the words of each call of imageserve in the blocks and spans of a page's code."""
+    code = "\n".join(_CODE.findall(document.read_text(encoding="utf-8"))).replace("\\\n", " ")
+    found = re.findall(r"(?<![\w/.-])imageserve (?! )([^\n`|;&#>()]*)", code)
+    return [each.split() for each in found]
+
+
+@functools.cache
+def _help(command: tuple[str, ...]) -> str:
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said), contextlib.suppress(SystemExit):
+        main([*command, "--help"])
+    return said.getvalue()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_option_of_imageserve_that_a_page_names_is_one(document: Path) -> None:
+    unknown = []
+    for words in _calls(document):
+        command = tuple(itertools.takewhile(re.compile(r"[a-z]+$").match, words[:2]))
+        if command[:1] not in {(name,) for name in COMMANDS}:
+            continue
+        while len(command) > 1 and f"imageserve {' '.join(command)} " not in _help(command):
+            command = command[:-1]
+        options = {each.partition("=")[0] for each in words if re.match("--[a-z]", each)}
+        known = set(re.findall(r"--[a-z0-9-]+", _help(command)))
+        unknown += [(*command, each) for each in options - known]
+
+    assert unknown == []
