@@ -165,7 +165,7 @@ def cut_power(arena: Arena) -> list[Verdict]:
 def _lose_the_last_second(arena: Arena) -> None:
     # A rewrite within this second would leave another file to be cut.
     arena.stack.redis.client().config_set("auto-aof-rewrite-percentage", 0)
-    file = _append_only_file(arena.stack.redis.directory)
+    file = append_only_file(arena.stack.redis.directory)
     safe_bytes = file.stat().st_size
     arena.rest(1.0)
     arena.stack.redis.kill()
@@ -180,7 +180,7 @@ def _start_redis(arena: Arena) -> None:
     arena.wait(lambda: arena.witness.ledger.life > life, "the witness is back")
 
 
-def _append_only_file(directory: Path) -> Path:
+def append_only_file(directory: Path) -> Path:
     """Return the file that Redis appends to: from version 7 on the newest of several."""
     return max(directory.rglob("*.aof*"), key=_written_at)
 

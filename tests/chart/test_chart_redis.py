@@ -14,6 +14,7 @@ from tests.chart.objects import PodTemplate, of_kind, pod_templates, the
 from tests.chart.situations import PASSWORD
 from tests.redis_server import Executable, eventually, free_port
 
+MEBI = 2**20
 SECRET_WORD = "a password, with spaces"
 VALUES: dict[str, Any] = {"redis": {"extraConfig": ["slowlog-max-len 64", "maxclients 500"]}}
 
@@ -69,6 +70,35 @@ def test_it_is_set_up_as_the_values_say(port: int) -> None:
     assert said["save"] == ""
     assert said["slowlog-max-len"] == "64"
     assert said["maxclients"] == "500"
+
+
+@pytest.mark.parametrize(
+    ("redis", "expected"),
+    [
+        pytest.param({}, 512 * MEBI, id="of the defaults"),
+        pytest.param({"requests": {"memory": "900Mi"}}, 450 * MEBI, id="of the request"),
+        pytest.param(
+            {"requests": {"memory": None}, "limits": {"memory": "3Gi"}},
+            1536 * MEBI,
+            id="Kubernetes requests what the limit is",
+        ),
+    ],
+)
+def test_half_of_the_memory_that_is_requested_is_for_data(
+    helm4: Helm, redis: dict[str, Any], expected: int
+) -> None:
+    objects = helm4.render({"redis": {"resources": redis}}, PASSWORD)
+    config = the(objects, "ConfigMap", "imageserve-redis")["data"]["redis.conf"]
+
+    assert f"\nmaxmemory {expected}\n" in config
+
+
+def test_a_maxmemory_that_is_given_counts(helm4: Helm) -> None:
+    objects = helm4.render({"redis": {"maxmemory": "500Mi"}}, PASSWORD)
+
+    config = the(objects, "ConfigMap", "imageserve-redis")["data"]["redis.conf"]
+
+    assert f"\nmaxmemory {500 * MEBI}\n" in config
 
 
 def test_a_client_without_the_password_is_refused(port: int) -> None:

@@ -250,6 +250,7 @@ OTHERS: dict[str, Any] = {
     "web.autoscaling.behavior": {"scaleUp": {"selectPolicy": "Min"}},
     "redis.persistence.accessModes": ["ReadWriteOncePod"],
     "redis.extraConfig": ["slowlog-max-len 64"],
+    "redis.maxmemory": "1500Mi",
     "redis.external.maxmemory": "1Mi",
     "redis.external.sentinel.nodes": ["other:26379"],
     "redis.external.cluster.nodes": ["other:6379"],

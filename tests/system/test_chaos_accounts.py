@@ -17,7 +17,7 @@ from bench.chaos.arena import QUICK
 from bench.chaos.load import Record
 from bench.chaos.run import Report, demands
 from bench.chaos.surroundings import ALL, BY_NAME
-from bench.chaos.tables import guarantees, numbers
+from bench.chaos.tables import failovers, guarantees, numbers
 from bench.chaos.witness import EVENTS, Ledger, Witness
 from tests.redis_server import RedisServer, eventually, running
 
@@ -214,6 +214,23 @@ def test_latencies_are_told_apart_by_the_fault() -> None:
     assert seen.p99_out_ms == pytest.approx(100)
 
 
+def answer(intended: float, done: float) -> Record:
+    return Record(intended, intended, done, Outcome.GOOD, 200, "", False, "")
+
+
+def test_an_outage_is_the_longest_time_without_an_answer_while_something_was_broken() -> None:
+    answers = [answer(9.0, 9.5), answer(10.2, 10.7), answer(9.9, 14.0), answer(30.0, 30.1)]
+    more = evidence(*answers, record("refused", 503, "redis_unavailable", retry=True))
+    seen = account(replace(more, faults=[(9.4, 14.5), (29.9, 30.4)]))
+
+    assert seen.outage_s == pytest.approx(14.0 - 10.7)
+    assert (seen.late, seen.without_an_end) == (1, 0)
+
+
+def test_what_was_run_in_vain_or_twice_is_counted() -> None:
+    assert account(replace(evidence(record("good")), runs=3)).runs_too_many == 2
+
+
 @pytest.mark.parametrize(
     ("latencies_s", "share", "expected_ms"),
     [([], 0.5, None), ([0.2], 0.99, 200), ([0.1, 0.2, 0.3, 0.4], 0.5, 200)],
@@ -290,6 +307,17 @@ def test_an_attack_that_lacks_a_right_is_told_and_fails_only_a_run_that_must_be_
 def test_the_numbers_are_those_of_the_account() -> None:
     row = numbers([report(record("good"), record("refused", 503, "busy", retry=True))])
     assert "| kill-web |    2 |        0 |        1 |    0 |" in row
+
+
+def test_what_an_outage_of_redis_costs_is_a_table_of_its_own() -> None:
+    seen = account(evidence(record("good"), record("failed", 504, "timed_out")))
+    done = {"failovers": 2, "changes of places": 1}
+    of_redis = Report(BY_NAME["move-endpoint"], seen, done, ())
+
+    row = next(line for line in failovers([report(), of_redis]).splitlines() if "move" in line)
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[:8] == ["move-endpoint", "3", "2", "1", "0", "1", "0", "1.5"]
+    assert failovers([report()]) == ""
 
 
 @pytest.mark.parametrize(
