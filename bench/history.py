@@ -18,17 +18,22 @@ class NotInHistory(Exception):
     """There is no git, no repository, or no such commit in it (a shallow clone)."""
 
 
+def unpack(commit: str, folder: str, directory: Path) -> Path:
+    """Write a folder of a commit below ``directory``; return its path. Raises NotInHistory."""
+    tar_file = _git("archive", "--format=tar", commit, folder)
+    directory.mkdir(parents=True, exist_ok=True)
+    # Not tarfile: the first releases of Python 3.11 extract without a filter only.
+    subprocess.run(["tar", "-x", "-C", str(directory)], input=tar_file, check=True)
+    return directory / folder
+
+
 def unpack_source(commit: str, directory: Path) -> Path:
     """Write the ``src`` of a commit below ``directory``; return its path.
 
     Raises NotInHistory, and RuntimeError where programs would import another imageserve all the
     same.
     """
-    tar_file = _git("archive", "--format=tar", commit, "src")
-    directory.mkdir(parents=True, exist_ok=True)
-    # Not tarfile: the first releases of Python 3.11 extract without a filter only.
-    subprocess.run(["tar", "-x", "-C", str(directory)], input=tar_file, check=True)
-    source = directory / "src"
+    source = unpack(commit, "src", directory)
     for each in (source, SOURCE):
         if not (found := imported_from(each)).is_relative_to(each.resolve()):
             raise RuntimeError(f"PYTHONPATH={each} imports {found}")

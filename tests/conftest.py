@@ -5,12 +5,13 @@ machine has. A missing one is a skip at home and a failure where ``CI=true``.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
-from bench.history import NotInHistory, unpack_source
+from bench.history import NotInHistory, unpack, unpack_source
 from tests.chart.helm import PROGRAMS, Helm
 from tests.kubernetes_api import KubernetesApi, rules_of, serving
 from tests.redis_server import (
@@ -103,7 +104,20 @@ def kubernetes_api(autoscaler_chart: list[dict[str, Any]]) -> Iterator[Kubernete
 @pytest.fixture(scope="session")
 def old_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Unpack the source of the release; skip the test where the history does not hold it."""
-    try:
+    with _history():
         return unpack_source(RELEASE, tmp_path_factory.mktemp("release"))
+
+
+@pytest.fixture(scope="session")
+def old_chart(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Unpack the chart of the release, as `old_source` does with the source."""
+    with _history():
+        return unpack(RELEASE, "charts/imageserve", tmp_path_factory.mktemp("release"))
+
+
+@contextmanager
+def _history() -> Iterator[None]:
+    try:
+        yield
     except NotInHistory as error:
         pytest.skip(f"release 0.1.0 ({RELEASE}) is not in the history of this checkout: {error}")
