@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help install run demo-imagenet test check check-security test-clients test-torch test-e2e manifests format bench bench-peers chaos sizing fuzz mutants train lock clean python
+.PHONY: help install environments run demo-imagenet test check check-security test-clients test-torch test-e2e manifests format bench bench-peers chaos sizing fuzz mutants train lock clean python
 
 help:  ## list all commands
 	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/:/' | awk -F: '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -56,9 +56,10 @@ TORCH := torch==2.13.0 torchvision==0.28.0 timm==1.0.31 transformers==4.57.6 opt
 	@touch $@
 
 # Environments beside $(VENV), for programs whose pins do not go with ours: a real S3 server, checkov, clients of others.
+# Of what is in them little is imported: pip need not compile all of it.
 .venv-%/stamp: locks/%.txt | python
 	test -x .venv-$*/bin/python || $(PYTHON) -m venv .venv-$*
-	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check $(NO_DEPS) --require-hashes -r $<
+	.venv-$*/bin/python -m pip install --quiet --disable-pip-version-check --no-compile $(NO_DEPS) --require-hashes -r $<
 	@touch $@
 .venv-mlserver/stamp: NO_DEPS := --no-deps
 
@@ -68,6 +69,9 @@ REDOCLY := tests/clients/redocly
 	cp $(REDOCLY)/package.json $(REDOCLY)/package-lock.json .venv-node/
 	PATH="$(CURDIR)/.venv-node/bin:$$PATH" npm --prefix .venv-node ci --silent --no-audit --no-fund
 	@touch $@
+
+CLIENTS := $(patsubst %,.venv-%/stamp,tritonclient kserve schemathesis mlserver) .venv-node/redocly.stamp
+environments: .venv-security/stamp $(CLIENTS)
 
 install: $(VENV)/dev.stamp .venv-s3/stamp .venv-schemathesis/stamp  ## install everything into .venv
 
@@ -93,8 +97,7 @@ check: $(VENV)/dev.stamp  ## formatting, lint, import walls, types, sizes, spell
 check-security: $(VENV)/dev.stamp .venv-security/stamp  ## check chart and images with checkov
 	CHECKOV=$(CURDIR)/.venv-security/bin/checkov $(BIN)/python -m pytest tests/chart/test_checkov.py
 
-CLIENTS := tritonclient kserve schemathesis
-test-clients: $(VENV)/dev.stamp $(CLIENTS:%=.venv-%/stamp) .venv-mlserver/stamp .venv-node/redocly.stamp  ## test with clients and judges that others wrote: tritonclient, kserve, schemathesis, redocly
+test-clients: $(VENV)/dev.stamp $(CLIENTS)  ## test with clients and judges that others wrote: tritonclient, kserve, schemathesis, redocly
 	$(BIN)/python -m pytest tests/clients $(ARGS)
 
 test-torch: .venv-torch/stamp  ## test Keras on PyTorch, and models and pixels of PyTorch's libraries, in a separate environment

@@ -76,7 +76,12 @@ def test_no_state_of_the_web_processes_delays_it_and_none_of_them_holds_its_port
 
 def test_a_port_that_is_taken_stops_the_server_and_is_named() -> None:
     with socket.create_server(("", 0)) as taken:
-        ended = run("web", WEB_PROBE_PORT=str(taken.getsockname()[1]), WEB_PORT=str(free_port()))
+        ended = run(
+            "web",
+            WEB_PROBE_PORT=str(taken.getsockname()[1]),
+            WEB_PORT=str(free_port()),
+            REDIS_URL=f"redis://127.0.0.1:{free_port()}",
+        )
     assert ended.returncode == 1
     assert "WEB_PROBE_PORT" in ended.stderr.splitlines()[-1]
     assert "Traceback" not in ended.stderr

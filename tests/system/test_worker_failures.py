@@ -183,8 +183,8 @@ def test_a_batch_that_outlasts_the_time_to_stop_is_answered_by_its_worker(
     pause_all(stack)
     with in_background([partial(stack.http.predict, p.data) for p in pictures]) as futures:
         leaver = caught_in_the_middle(stack)
-        leaver.resume()
         leaver.send(signal.SIGTERM)
+        leaver.resume()
         stack.wait_for(lambda: b'"stopping"' in b"".join(stack.worker_infos()), "it has noticed")
         leaver.pause()
         time.sleep(1.1)  # Longer than SHUTDOWN_S.
