@@ -38,6 +38,22 @@ _KINDS = {
 }
 
 
+class _Reason(logging.Filter):
+    """Keeps what the exporter logs of each try: here it is told once for an outage."""
+
+    text = ""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        # Its last line says that it gave up; those before say why.
+        if record.levelno < logging.ERROR or not self.text:
+            self.text = record.getMessage()
+        return False
+
+
+_reason = _Reason()
+"""One for all: the first filter of a logger that says no is the last one asked."""
+
+
 class Exporter:
     """Sends spans of one process."""
 
@@ -55,16 +71,15 @@ class Exporter:
         # What people say in the SDK's variables comes last.
         self._resource = Resource(own).merge(OTELResourceDetector().detect())
         self._scope = InstrumentationScope("imageserve", __version__)
-        self._reason = _Reason()
-        logging.getLogger(trace_exporter.__name__).addFilter(self._reason)
+        logging.getLogger(trace_exporter.__name__).addFilter(_reason)
 
     def export(self, spans: Sequence[Span]) -> str:
         """Send spans; return why that failed, "" where it did not."""
-        self._reason.text = ""
+        _reason.text = ""
         result = self._exporter.export([self._readable(span) for span in spans])
         if result is SpanExportResult.SUCCESS:
             return ""
-        return self._reason.text or "the exporter does not say why"
+        return _reason.text or "the exporter does not say why"
 
     def _readable(self, span: Span) -> ReadableSpan:
         status = Status(StatusCode.ERROR, span.error) if span.error else Status()
@@ -81,9 +96,9 @@ class Exporter:
             links=[Link(_span_context(each, is_remote=True)) for each in span.links],
             kind=_KINDS[span.kind],
             status=status,
-            start_time=round(span.start_s * 1e9),
+            start_time=_nanoseconds(span.start_s),
             # Two clocks may have been asked for the ends.
-            end_time=round(max(span.start_s, span.end_s) * 1e9),
+            end_time=_nanoseconds(max(span.start_s, span.end_s)),
             instrumentation_scope=self._scope,
         )
 
@@ -98,20 +113,13 @@ def _span_context(context: TraceContext, *, is_remote: bool = False) -> SpanCont
     )
 
 
+def _nanoseconds(seconds: float) -> int:
+    """Return a time of this century: of that, a float has microseconds, and no more."""
+    return round(seconds * 1e6) * 1000
+
+
 def _value(value: Value) -> Value:
     if not isinstance(value, str):
         return value
     # Half characters cannot be encoded: all spans of a batch would be lost.
     return value[:MOST_TEXT].encode("utf-8", "replace").decode()
-
-
-class _Reason(logging.Filter):
-    """Keeps what the exporter logs of each try: here it is told once for an outage."""
-
-    text = ""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        # Its last line says that it gave up; those before say why.
-        if record.levelno < logging.ERROR or not self.text:
-            self.text = record.getMessage()
-        return False

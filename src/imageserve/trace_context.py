@@ -7,7 +7,7 @@ absent: it is never an error of a request. https://www.w3.org/TR/trace-context-2
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 MOST_STATE, MOST_MEMBERS = 512, 32
 """Most characters and members of a ``tracestate``; a longer one is dropped."""
@@ -18,13 +18,14 @@ _TRACEPARENT = re.compile(
 )
 _SAMPLED, _RANDOM = 1, 2
 
-_MEMBER = re.compile(
-    r"[a-z0-9][a-z0-9_\-*/@]{0,255}=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
+_KEY = r"[a-z0-9][a-z0-9_\-*/@]{0,255}"
+_VALUE = r"[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
+_TRACESTATE = re.compile(
+    rf"{_KEY}={_VALUE}(?:(?:[ \t]*,)+[ \t]*{_KEY}={_VALUE}){{0,{MOST_MEMBERS - 1}}}"
 )
 
 
-@dataclass(frozen=True, slots=True)
-class TraceContext:
+class TraceContext(NamedTuple):
     """A span, as other processes know it."""
 
     trace_id: str
@@ -96,13 +97,5 @@ def read_context(traceparent: str | None, tracestate: str | None = None) -> Trac
 
 def _state(tracestate: str) -> str:
     """Return a ``tracestate`` as it is passed on; "" where it is too long or malformed."""
-    members = [each for part in tracestate.split(",") if (each := part.strip(" \t"))]
-    keys = {each.partition("=")[0] for each in members}
-    state = ",".join(members)
-    is_right = (
-        len(state) <= MOST_STATE
-        and len(members) <= MOST_MEMBERS
-        and len(keys) == len(members)
-        and all(map(_MEMBER.fullmatch, members))
-    )
-    return state if is_right else ""
+    state = tracestate.strip(" \t,")
+    return state if len(state) <= MOST_STATE and _TRACESTATE.fullmatch(state) else ""

@@ -86,8 +86,7 @@ def test_whatever_is_sent_what_comes_out_is_well_formed(sent: str, state: str | 
     assert found.span_id in sent
     assert int(found.trace_id, 16) != 0 != int(found.span_id, 16)
     assert len(found.state) <= MOST_STATE
-    assert found.state.isascii()
-    assert found.state.isprintable() or found.state == ""
+    assert re.fullmatch("[\t -~]*", found.state)
     assert read_context(found.traceparent, found.state) == found
 
 
@@ -96,13 +95,13 @@ def test_whatever_is_sent_what_comes_out_is_well_formed(sent: str, state: str | 
     [
         ("a=1", "a=1"),
         pytest.param("a=1,b=2", "a=1,b=2", id="in its order"),
-        pytest.param(" a=1 ,\tb=2,, ", "a=1,b=2", id="space and empty members"),
+        pytest.param(" ,a=1 ,\tb=2,, ", "a=1 ,\tb=2", id="space and empty members"),
+        pytest.param("a=1,,b=2", "a=1,,b=2", id="an empty member between"),
         pytest.param("fw529a3039@dt=FfffffK;x,a/b-c_d*e=:", "fw529a3039@dt=FfffffK;x,a/b-c_d*e=:"),
         pytest.param("a=", "", id="no value"),
         pytest.param("=1", "", id="no key"),
         pytest.param("a", "", id="no member"),
         pytest.param("A=1", "", id="capitals"),
-        pytest.param("a=1,a=2", "", id="a key twice"),
         pytest.param("a=\u00e9", "", id="not ASCII"),
         pytest.param("a=1\nb", "", id="a line end"),
         pytest.param("a=b=c", "", id="an equals sign in a value"),

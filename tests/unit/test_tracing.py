@@ -47,7 +47,7 @@ def test_a_span_of_a_sampled_caller_is_its_child() -> None:
     found = tracer.begin(CALLER)
     assert found is not None
     assert found.span_id != CALLER.span_id
-    assert replace(found, span_id=CALLER.span_id) == CALLER
+    assert found._replace(span_id=CALLER.span_id) == CALLER
     assert tracer.records(found)
 
 

@@ -102,12 +102,12 @@ def record_request(tracer: Tracer, call: Call, status: int, protocol: str = "htt
     """Record the span of a request that is answered, if it is sampled."""
     if call.context is None or not tracer.records(call.context):
         return
-    told: dict[str, Value] = {
+    told: dict[str, Value | None] = {
         "imageserve.request_id": call.request_id,
         "imageserve.key": call.key,
         "imageserve.model": call.model,
         "imageserve.model_version": call.version,
-        "imageserve.pictures": call.pictures or 0,
+        "imageserve.pictures": call.pictures,
         "error.type": call.error_code,
     }
     if protocol == "http":
@@ -122,7 +122,7 @@ def record_request(tracer: Tracer, call: Call, status: int, protocol: str = "htt
             call.parent,
             wall_s(call.began),
             time.time(),
-            {name: value for name, value in told.items() if value != ""},
+            {name: value for name, value in told.items() if value not in (None, "")},
             kind="server",
             error=call.error_code if status >= HTTPStatus.INTERNAL_SERVER_ERROR else "",
         )
