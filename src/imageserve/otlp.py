@@ -45,7 +45,9 @@ class _Reason(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         # Its last line says that it gave up; those before say why.
-        if record.levelno < logging.ERROR or not self.text:
+        if record.levelno < logging.ERROR and isinstance(record.args, tuple):
+            self.text = str(record.args[0])  # Without how soon it tries again.
+        elif not self.text:
             self.text = record.getMessage()
         return False
 
