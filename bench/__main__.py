@@ -23,6 +23,7 @@ from bench.overload_rounds import measure_overload
 from bench.overload_tables import overload_sections
 from bench.peers.reasons import why
 from bench.plan import Plan, say
+from bench.quotas import quotas_section
 from bench.redis_ceiling import ceiling_section
 from bench.report import Section, percent, write_between_markers
 from bench.serving import latency_section, measure, throughput_section
@@ -38,6 +39,7 @@ PARTS = {
     "h": f"overload beside {BEFORE}",
     "i": f"instructions per picture beside {BEFORE}; needs valgrind",
     "j": "the Open Inference Protocol beside /predict",
+    "k": "one key and its quota on two web servers, and what a quota costs ENQUEUE",
 }
 QUICK = Plan(rounds=1, seconds=2.0, is_quick=True)
 BESIDE = Plan(rounds=LEAST_ROUNDS)
@@ -171,6 +173,7 @@ _MEASURED: dict[str, Callable[[Plan], list[Section]]] = {
     "h": lambda plan: [overload_section(plan)],
     "i": lambda plan: [instructions_section(plan)],
     "j": lambda plan: [doors_section(plan)],
+    "k": lambda plan: [quotas_section(plan)],
 }
 
 
