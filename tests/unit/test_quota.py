@@ -15,8 +15,10 @@ class Bench:
         self.now = 1000.0
         self.waits = QuotaWaits(lambda: self.now)
 
-    def told(self, wait_ms: int, quota: Quota = QUOTA, *, ago_s: float = 0) -> None:
-        self.waits.note(quota, self.now - ago_s, wait_ms)
+    def told(
+        self, wait_ms: int, quota: Quota = QUOTA, *, ago_s: float = 0, is_refused: bool = True
+    ) -> None:
+        self.waits.note(quota, self.now - ago_s, wait_ms, is_refused=is_refused)
 
     def retry_after_s(self, quota: Quota = QUOTA) -> int:
         """Return what a picture would be told; 0 where it would be sent."""
@@ -76,9 +78,50 @@ def test_a_long_wait_is_told_whole_and_believed_for_a_while(bench: Bench) -> Non
 
 def test_a_reply_that_allows_the_next_one_takes_nothing_back(bench: Bench) -> None:
     bench.told(2500)
-    bench.told(0)
+    bench.told(0, is_refused=False)
 
     assert bench.retry_after_s() == 3
+
+
+def refused_for_ms(bench: Bench) -> int:
+    """Return how long pictures are refused from now on, and let that time pass."""
+    began = bench.now
+    while bench.retry_after_s():
+        bench.now += 0.001
+    return round(1000 * (bench.now - began))
+
+
+def test_a_process_that_is_refused_again_and_again_lets_some_gather(bench: Bench) -> None:
+    waited = []
+    for _ in range(8):
+        bench.told(20)
+        waited.append(refused_for_ms(bench))
+
+    # One picture in 20 ms: none more, 1, 3, 7 ...; to the end of the second that clients are told.
+    assert waited == pytest.approx([20, 40, 80, 160, 320, 640, 1000, 1000], abs=2)
+    bench.told(0, is_refused=False)
+    bench.told(20)
+    assert refused_for_ms(bench) == pytest.approx(20, abs=2)
+
+
+@pytest.mark.parametrize(("burst", "most_ms"), [(1, 20), (2, 30), (9, 100)])
+def test_no_more_than_half_of_the_burst_gathers(bench: Bench, burst: int, most_ms: int) -> None:
+    quota = replace(QUOTA, burst=burst)
+    for _ in range(9):
+        bench.told(20, quota)
+        began = bench.now
+        while bench.retry_after_s(quota):
+            bench.now += 0.001
+
+    assert 1000 * (bench.now - began) == pytest.approx(most_ms, abs=2)
+
+
+def test_pictures_that_were_on_their_way_are_one_refusal(bench: Bench) -> None:
+    bench.now += 1
+    for ago_s in (0.004, 0.003, 0.002, 0.001):
+        bench.told(20, ago_s=ago_s)
+
+    assert refused_for_ms(bench) == pytest.approx(19, abs=2)
 
 
 def test_the_refusal_names_key_rate_and_burst() -> None:

@@ -296,7 +296,8 @@ class Producer:
             raise QueueUnavailable(str(error)) from error
         self.breaker.succeeded()
         if limits.quota is not None:
-            self._waits.note(limits.quota, asked_at, admission.wait_ms)
+            is_refused = admission.code is EnqueueCode.RATE_LIMITED
+            self._waits.note(limits.quota, asked_at, admission.wait_ms, is_refused=is_refused)
         return admission
 
     def _note_outage(self, what: str, error: QueueError, ids: Mapping[str, str] = NO_IDS) -> None:

@@ -49,27 +49,58 @@ class Quota:
         return QueueRefused(RATE_LIMITED, 0, retry_after_s=max(1, math.ceil(wait_s)), why=why)
 
 
+@dataclass(slots=True)
+class _Wait:
+    """What is known of one quota, by the clock of `QuotaWaits`."""
+
+    quota: Quota
+    asked_at: float = -math.inf
+    until: float = -math.inf
+    """When the next picture may come."""
+    refused: int = 0
+    """How often in a row a picture was refused that came when it might."""
+
+
 class QuotaWaits:
     """From when on the queue takes pictures of each quota again, as ENQUEUE told this process.
 
     The time counts from before the call, and others' pictures only put it off: where a picture is
-    refused by it, ENQUEUE would refuse it too.
+    refused by it, ENQUEUE would refuse it too. But many processes are told the same time, and for
+    the one picture that may come then each would decode one. So a process that is refused again
+    then waits until some may come, twice as many each time: at most half of the burst, so none is
+    lost, and at most to the end of the second for which its clients are told to wait.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._until: dict[str, tuple[Quota, float, float]] = {}
-        """By name: since when it is known, and when the next picture may come."""
+        self._waits: dict[str, _Wait] = {}
+        """By the name of the quota."""
 
-    def note(self, quota: Quota, asked_at: float, wait_ms: int) -> None:
-        """Take note of a reply to a call of ``asked_at``, by the clock."""
-        if wait_ms > 0:
-            self._until[quota.name] = quota, asked_at, asked_at + wait_ms / 1000
+    def note(self, quota: Quota, asked_at: float, wait_ms: int, *, is_refused: bool) -> None:
+        """Take note of the reply to a call of ``asked_at``, by the clock."""
+        wait = self._waits.get(quota.name)
+        if wait is None or wait.quota != quota:
+            if not wait_ms:
+                return
+            wait = self._waits[quota.name] = _Wait(quota)
+        if not is_refused:
+            wait.refused = 0
+        elif asked_at >= wait.until:  # Others were on their way when the first one was refused.
+            wait.refused = min(20, wait.refused + 1)
+        if wait_ms:
+            wait.asked_at = asked_at
+            wait.until = asked_at + wait_ms / 1000 + _gathering_s(wait, wait_ms / 1000)
 
     def check(self, quota: Quota) -> None:
-        """Raise QueueRefused where ENQUEUE would refuse a picture for its quota."""
-        known, asked_at, until = self._until.get(quota.name, (None, 0.0, 0.0))
-        now = self._clock()
+        """Raise QueueRefused where a picture is not to be sent, because of its quota."""
+        wait, now = self._waits.get(quota.name), self._clock()
         # A name that has another rate since, as after a change of the file, is asked about anew.
-        if known == quota and now < min(until, asked_at + TRUST_S):
-            raise quota.refusal(until - now)
+        if wait and wait.quota == quota and now < min(wait.until, wait.asked_at + TRUST_S):
+            raise quota.refusal(wait.until - now)
+
+
+def _gathering_s(wait: _Wait, wait_s: float) -> float:
+    """Return how much longer a process waits than for the next picture."""
+    quota = wait.quota
+    pictures = min(2.0 ** max(0, wait.refused - 1) - 1, (quota.burst - 1) / 2)
+    return min(pictures / quota.rate, math.ceil(wait_s) - wait_s)
