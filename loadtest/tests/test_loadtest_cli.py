@@ -302,7 +302,7 @@ def test_a_search_finds_the_highest_rate_that_holds(tmp_path: Path, capsys: Capt
     assert "80.0/s: goodput" in capsys.readouterr().err
 
 
-def test_it_waits_for_the_target(tmp_path: Path) -> None:
+def test_it_waits_for_the_target_and_says_so(tmp_path: Path, capsys: Capture) -> None:
     with serving(PICTURES) as server:
         ready = server.pages.pop("/readyz")
         threading.Timer(0.5, lambda: server.pages.update({"/readyz": ready})).start()
@@ -310,6 +310,9 @@ def test_it_waits_for_the_target(tmp_path: Path) -> None:
         status, result = result_of(tmp_path / "r.json", server.url, *SHORT)
 
     assert (status, result.counts.good) == (0, 20)
+    told = capsys.readouterr().err
+    assert told.count(f"{server.url} is not ready (") == 1
+    assert "waiting for 60 s at most" in told
 
 
 def test_a_target_that_does_not_become_ready_is_named(capsys: Capture) -> None:

@@ -3,9 +3,11 @@
 import csv
 import io
 import json
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.faulty_server import FaultyServer, answer, refusal, serving
@@ -63,6 +65,22 @@ def test_a_folder_without_pictures_and_a_pattern_without_files_are_told(
     assert classify("*.bmp", "b.jpg") == 1
     assert "*.bmp: [Errno 2] No such file" in capsys.readouterr().err
     assert len(server.asked) == 1
+
+
+def test_a_folder_that_goes_away_meanwhile_does_not_stop_it(
+    server: FaultyServer, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+
+    def scan(path: Any = ".") -> Any:
+        if str(path).endswith("below"):
+            raise FileNotFoundError(2, "No such file or directory", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+
+    assert classify(".") == 0
+    assert sorted(body.decode() for *_, body in server.asked) == ["a.PNG", "b.jpg"]
 
 
 def test_a_picture_from_standard_input(

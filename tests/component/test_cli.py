@@ -172,10 +172,11 @@ def test_a_service_whose_log_is_json_says_so_in_json(command: str) -> None:
         ["models", "bench", "--rounds", "0"],
         ["models", "bench", "--seconds", "-1"],
         ["autoscaler", "explain", "--seconds", "nan"],
+        ["doctor", "--url", "localhost:8000"],
     ],
     ids=" ".join,
 )
-def test_a_number_that_cannot_be_is_refused_with_what_can(
+def test_a_value_that_cannot_be_is_refused_with_what_can(
     arguments: list[str], capsys: Capture
 ) -> None:
     *_, option, value = arguments
@@ -185,7 +186,7 @@ def test_a_number_that_cannot_be_is_refused_with_what_can(
 
     assert ended.value.code == 2
     said = capsys.readouterr().err
-    assert f"argument {option}: must be a " in said
+    assert f"argument {option}: must be a" in said
     assert f"(it is '{value}')" in said
 
 
@@ -823,6 +824,34 @@ def test_run_refuses_addresses_that_cannot_be_had_before_anything_starts(
     assert started == []
 
 
+@pytest.mark.parametrize(
+    ("environ", "said"),
+    [
+        ({"REDIS_URL": "localhost:6379"}, "REDIS_URL cannot be used: it must begin with"),
+        ({"REDIS_URL": "rediss://h", "REDIS_CA_FILE": "/nowhere"}, "REDIS_CA_FILE"),
+        ({"API_KEYS_FILE": __file__}, "a key has fewer than 16 characters"),
+        ({"MODEL": "/nowhere"}, "the model folder /nowhere does not exist: correct its path"),
+        ({"MODEL": "/nowhere/a.onnx"}, "/nowhere/a.onnx does not exist: correct its path"),
+        ({"MODEL_RUNTIME": "onnx"}, "MODEL_RUNTIME=onnx needs shapes exported"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_run_refuses_what_its_programs_would_refuse_again_and_again(
+    environ: dict[str, str],
+    said: str,
+    started: list[Child],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: Capture,
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+
+    assert run() == 1
+
+    assert said in capsys.readouterr().err
+    assert started == []
+
+
 def test_run_gives_redis_no_port_that_another_program_gets(
     started: list[Child], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -880,8 +909,8 @@ def test_run_says_where_to_go_once_a_picture_would_be_answered(
     monkeypatch.setattr(run_command, "time", _Pauses(pauses.append))
     site.body = lambda: states.pop(0)
 
-    redis = "redis://127.0.0.1:6390/0 LLEN image_queue"
-    run_command._announce("127.0.0.1", site.port, redis, has_page=True, grpc_port=8001)
+    queue = "redis://127.0.0.1:6390/0", "image_queue"
+    run_command._announce("127.0.0.1", site.port, queue, has_page=True, grpc_port=8001)
 
     said = capsys.readouterr().err
     assert len(pauses) == 3
@@ -889,6 +918,7 @@ def test_run_says_where_to_go_once_a_picture_would_be_answered(
     assert "curl -F image=@" in said
     assert "LLEN image_queue" in said
     assert "gRPC clients: 127.0.0.1:8001" in said
+    assert f"REDIS_URL=redis://127.0.0.1:6390/0 imageserve doctor --url {site.url}" in said
 
 
 class _Pauses:

@@ -131,7 +131,8 @@ def test_check_compares_an_exported_model_where_its_source_is_beside_it(
     [
         pytest.param(["stand-in"], "a stand-in classifies nothing", id="a stand-in"),
         pytest.param(["resnet5000"], "did you mean resnet50", id="an unknown name"),
-        pytest.param(["mine.keras"], "has no labels", id="no labels"),
+        pytest.param(["mine.keras"], "mine.keras does not exist: correct its path", id="no file"),
+        pytest.param(["tests/keras_2.keras"], "has no labels", id="no labels"),
         pytest.param(["shapes", "--input-size", "64"], "set the input size to 96x96", id="size"),
         pytest.param(["shapes", "--input-size", "x"], "INPUT_SIZE: must be HEIGHT", id="no size"),
         pytest.param(["shapes", "--pictures", "/nowhere"], "holds no pictures", id="pictures"),

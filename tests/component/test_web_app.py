@@ -420,6 +420,18 @@ def test_unknown_paths_and_methods_get_an_error_of_the_same_shape(
     assert code(client.open(path, method=method)) == expected
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "said"),
+    [("GET", "/predict", "allowed is POST"), ("POST", "/healthz", "allowed is GET")],
+)
+def test_a_wrong_method_is_told_the_right_one(
+    client: FlaskClient, method: str, path: str, said: str
+) -> None:
+    message = client.open(path, method=method).get_json()["error"]["message"]
+
+    assert message == f"{method} is not allowed at {path}; {said}"
+
+
 def test_head_is_get_without_a_body(client: FlaskClient) -> None:
     response = client.head("/healthz")
 

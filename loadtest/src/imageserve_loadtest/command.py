@@ -67,7 +67,7 @@ def _list(data: Data) -> int:
 
 
 async def _run(plan: Plan, options: argparse.Namespace, on_record: OnRecord) -> Result:
-    async with session(plan) as prepared:
+    async with session(plan, lambda text: print(text, file=sys.stderr)) as prepared:
         # The collector skips what exists now: scanning thousands of pictures again and again takes
         # time in which nothing is sent.
         gc.collect()

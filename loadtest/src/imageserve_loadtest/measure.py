@@ -90,14 +90,14 @@ class Session:
         self._good: Sequence[Picture] = ()
         self._broken: Sequence[Picture] = ()
 
-    async def prepare(self, client: Client) -> None:
-        """Wait for the target, and get the pictures.
+    async def prepare(self, client: Client, tell: Callable[[str], None]) -> None:
+        """Wait for the target, which ``tell`` is told, and get the pictures.
 
         Raises:
             TargetError: it does not become ready, or does not say what is needed.
             PicturesError: the pictures cannot be used.
         """
-        await self._pages.wait_ready(self._plan.wait_s)
+        await self._pages.wait_ready(self._plan.wait_s, tell)
         self.model = await self._pages.model(self._plan.model)
         source = PictureSource(self.scenario, self.model, self._plan.images)
         learn = partial(self._learn, client) if self._plan.learn else None
@@ -283,7 +283,7 @@ class _RunFacts:
 
 
 @asynccontextmanager
-async def session(plan: Plan) -> AsyncIterator[Session]:
+async def session(plan: Plan, tell: Callable[[str], None]) -> AsyncIterator[Session]:
     """Prepare a target and its pictures. Raises what ``Session.prepare`` raises."""
     query = f"?model={quote(plan.model, safe='')}" if plan.model else ""
     requests = Requests(plan.address, plan.api_key, query, plan.priority)
@@ -296,7 +296,7 @@ async def session(plan: Plan) -> AsyncIterator[Session]:
     await client.resolve()
     prepared = Session(plan, requests, TargetPages(client, requests))
     try:
-        await prepared.prepare(client)
+        await prepared.prepare(client, tell)
         yield prepared
     finally:
         client.close()

@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,21 +71,26 @@ class TargetPages:
         self._client = client
         self._requests = requests
 
-    async def wait_ready(self, timeout_s: float) -> None:
+    async def wait_ready(self, timeout_s: float, tell: Callable[[str], None]) -> None:
         """Wait until ``/readyz`` answers 200; do not ask at all where the time-out is 0.
+
+        ``tell`` is told once what it waits for, where it has to.
 
         Raises:
             TargetError: it did not within the time-out.
         """
         loop = asyncio.get_running_loop()
         end_s = loop.time() + timeout_s
+        url, is_told = self._requests.address.url, False
         while timeout_s:
             problem = await self._readiness_problem()
             if not problem:
                 return
             if loop.time() >= end_s:
-                url = self._requests.address.url
                 raise TargetError(f"{url} is not ready after {timeout_s:g} s: {problem}")
+            if not is_told:
+                tell(f"{url} is not ready ({problem}): waiting for {timeout_s:g} s at most")
+                is_told = True
             await asyncio.sleep(min(_POLL_S, timeout_s))
 
     async def model(self, name: str | None) -> ModelFacts:

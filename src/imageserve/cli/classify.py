@@ -4,6 +4,7 @@ import argparse
 import csv
 import glob
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -92,8 +93,9 @@ def _names(argument: str) -> Iterator[str]:
     path = Path(argument)
     found: list[str] = []
     if path.is_dir():
-        below = (file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES)
-        found = [str(file) for file in below if file.is_file()]
+        # What nobody may read, and what goes away meanwhile, is left out.
+        below = (Path(folder, name) for folder, _, names in os.walk(path) for name in names)
+        found = [str(file) for file in below if file.suffix.lower() in SUFFIXES and file.is_file()]
         if not found:
             raise ImageserveError(f"{argument} has no pictures ({', '.join(SUFFIXES)})")
     elif glob.has_magic(argument) and not path.exists():
@@ -143,7 +145,9 @@ def _stop_without_server(outcome: "Outcome") -> None:
     """Raise ImageserveError where no server answered, or another one."""
     from imageserve.client import NotImageserve, Unreachable
 
-    if isinstance(outcome.error, Unreachable | NotImageserve):
+    if isinstance(outcome.error, Unreachable):
+        raise ImageserveError(f"{outcome.error.message} (--url names another server)")
+    if isinstance(outcome.error, NotImageserve):
         raise ImageserveError(outcome.error.message)
 
 

@@ -10,7 +10,8 @@ from http.client import HTTPException
 from typing import TypeVar
 from urllib.request import ProxyHandler, build_opener
 
-from imageserve.cli.extras import add_cluster_options, missing
+from imageserve.cli.extras import add_cluster_options, argument, missing
+from imageserve.config.reader import matching
 from imageserve.config.settings import Settings
 from imageserve.doctor.advice import ADVICE, in_order
 from imageserve.doctor.cluster_rules import cluster_findings
@@ -61,7 +62,11 @@ def _parser() -> argparse.ArgumentParser:
         "critical. Settings come from the environment; give it those of the web server.",
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.add_argument("--url", help="the web server (default: one on this machine, if it runs)")
+    parser.add_argument(
+        "--url",
+        type=argument(matching(r"https?://\S+", "an address that begins with http:// or https://")),
+        help="the web server (default: one on this machine, if it runs)",
+    )
     parser.add_argument("--release", default="imageserve", help="release (default imageserve)")
     add_cluster_options(parser)
     return parser

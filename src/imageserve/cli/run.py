@@ -22,7 +22,10 @@ from imageserve.config.settings import Settings
 from imageserve.errors import SettingsError
 from imageserve.logger import setup_logging
 from imageserve.models.entries import model_entries
+from imageserve.models.source import find_source
+from imageserve.queue.redis.connection import RedisAccess, connect
 from imageserve.supervisor import Child, Supervisor
+from imageserve.web.api_keys import read_api_keys
 
 SAMPLE = Path("loadtest/images/star-1.jpg")
 
@@ -63,6 +66,7 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
             raise ModuleNotFoundError(name=library)
     settings = Settings.from_env(environ)
     setup_logging(settings.log_level, "text")
+    check_settings(settings)
     port = options.port or settings.web_port
     wanted = {"--port": port, "--grpc": options.grpc, "WEB_PROBE_PORT": settings.web_probe_port}
     ports = {option: number for option, number in wanted.items() if number}
@@ -81,8 +85,8 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
             grpc = Child("grpc", _imageserve("grpc"), {**local, **own}, web_stops_within_s)
             children.append(grpc)
         has_page = Settings.from_env(local).web_page
-        redis = f"{local['REDIS_URL']} LLEN {settings.image_queue}"
-        announced = (reachable(options.host), port, redis, has_page, options.grpc)
+        queue = local["REDIS_URL"], settings.image_queue
+        announced = (reachable(options.host), port, queue, has_page, options.grpc)
         threading.Thread(target=_announce, args=announced, daemon=True).start()
         Supervisor(children).run()
     return 0
@@ -90,6 +94,17 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
 def _imageserve(command: str) -> list[str]:
     return [sys.executable, "-m", "imageserve", command]
+
+
+def check_settings(settings: Settings) -> None:
+    """Raise ImageserveError for what no program could start with: it would be restarted for ever.
+
+    On a cluster a model may come later than its worker; here nobody brings it.
+    """
+    connect(RedisAccess.from_settings(settings), key="", retries=0, timeout_s=1, connections=1)
+    read_api_keys(settings.api_keys_file)
+    for entry in model_entries(settings).values():
+        find_source(entry.network, entry.labels, settings.model_runtime, entry.given)
 
 
 def check_ports(host: str, ports: Mapping[str, int]) -> None:
@@ -140,9 +155,11 @@ def reachable(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-def _announce(host: str, port: int, redis: str, has_page: bool, grpc_port: int | None) -> None:
+def _announce(
+    host: str, port: int, queue: tuple[str, str], has_page: bool, grpc_port: int | None
+) -> None:
     """Print the addresses as soon as each model has a worker."""
-    url = f"http://{host}:{port}"
+    url, (redis_url, name) = f"http://{host}:{port}", queue
     while not _has_worker(url):
         time.sleep(0.2)
     sample = SAMPLE if SAMPLE.is_file() else "picture.jpg"
@@ -152,7 +169,8 @@ def _announce(host: str, port: int, redis: str, has_page: bool, grpc_port: int |
         "",
         f"  curl -F image=@{sample} {url}/predict",
         f"  curl {url}/status",
-        f"  redis-cli -u {redis}",
+        f"  redis-cli -u {redis_url} LLEN {name}",
+        f"  REDIS_URL={redis_url} imageserve doctor --url {url}",
         *([f"  gRPC clients: {host}:{grpc_port}"] if grpc_port else []),
         "",
         "Ctrl-C stops everything.",

@@ -199,6 +199,9 @@ def _models_in(folder: Path) -> dict[str, Path]:
 
 
 def _no_labels(path: Path) -> ModelLoadError:
+    with file_errors(path):
+        if not path.exists():
+            return ModelLoadError(f"{path} does not exist: correct its path")
     return ModelLoadError(
         f"{path} has no labels: name a labels file, one label a line in class order "
         f"(MODEL_LABELS), or put {LABELS_FILES[0]} into the model's folder"

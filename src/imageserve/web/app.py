@@ -203,13 +203,19 @@ def _add_errors(app: Flask) -> None:
         return _response(bug_reply(log, error, g.call))
 
 
+_IMPLIED = {"HEAD", "OPTIONS"}
+"""Methods that come with others."""
+
+
 def _from_werkzeug(error: HTTPException) -> RequestError:
     if error.code == 404 and speaks_v2(request.path):
         return not_served(request.path)
     if error.code == 404:
         return NotFound(f"there is nothing at {told(request.path, 200)}")
     if error.code == 405:
-        return MethodNotAllowed(f"{request.method} is not allowed at {told(request.path, 200)}")
+        others = " or ".join(sorted({*(getattr(error, "valid_methods", None) or ())} - _IMPLIED))
+        where = told(request.path, 200)
+        return MethodNotAllowed(f"{request.method} is not allowed at {where}; allowed is {others}")
     if error.code is not None and error.code < 500:
         return BadRequest(error.description or "the request cannot be understood")
     return RequestError("the request could not be served")
