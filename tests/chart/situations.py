@@ -56,6 +56,7 @@ ALL_ON: dict[str, Any] = {
     "commonLabels": {"team": "vision"},
     "image": {"registry": "registry.test:5000/team", "pullSecrets": ["registry"]},
     "apiKeys": {"enabled": True, "keys": KEYS},
+    "tracing": {"endpoint": "http://collector.monitoring:4318", "share": 0.25},
     "web": {
         "corsOrigins": ["https://app.test", "http://localhost:3000"],
         "grpc": {"enabled": True, "port": 9001},

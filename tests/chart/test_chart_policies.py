@@ -309,15 +309,38 @@ def test_where_the_api_of_the_cluster_is_can_be_narrowed(helm4: Helm) -> None:
     assert not release.may(pod, INTERNET, 6443)
 
 
-@pytest.mark.parametrize("name", ["dns", "externalRedis", "weights"])
+@pytest.mark.parametrize(
+    ("endpoint", "port"),
+    [
+        ("http://collector.monitoring:4318", 4318),
+        ("https://traces.test/v1/traces", 443),
+        ("http://traces.test", 80),
+        ("http://[2001:db8::1]:4318", 4318),
+    ],
+)
+def test_the_collector_of_traces_is_reached_by_those_that_make_them(
+    helm4: Helm, endpoint: str, port: int
+) -> None:
+    values = {"tracing": {"endpoint": endpoint}}
+    release = Release(helm4.render(values, PASSWORD, namespace=NS))
+
+    for pod in release.all("web", "model"):
+        assert release.may(pod, INTRANET, port)
+        assert not release.may(pod, INTRANET, 4317)
+    for pod in release.all("redis", "test"):
+        assert not release.may(pod, INTRANET, port)
+
+
+@pytest.mark.parametrize("name", ["dns", "externalRedis", "weights", "tracing"])
 def test_where_pods_may_call_can_be_narrowed(helm4: Helm, name: str) -> None:
     situations: dict[str, Any] = {
         "dns": {},
         "externalRedis": {"redis": {"enabled": False, "external": {"host": "h"}}},
         "weights": {"models": {"shapes": {"network": "resnet50"}}},
+        "tracing": {"tracing": {"endpoint": "http://collector:4318"}},
     }
     to = {"networkPolicy": {name: {"to": [{"ipBlock": {"cidr": "198.51.100.0/24"}}]}}}
-    port = {"dns": 53, "externalRedis": 6379, "weights": 443}[name]
+    port = {"dns": 53, "externalRedis": 6379, "weights": 443, "tracing": 4318}[name]
     password = {} if name == "externalRedis" else PASSWORD
     release = Release(helm4.render(situations[name], to, password, namespace=NS))
     (model,) = release.all("model")

@@ -140,6 +140,25 @@ def test_the_web_server_accepts_the_keys_that_were_given(helm4: Helm, tmp_path: 
         keys.caller("Bearer another-key-of-somebody", "")
 
 
+def test_what_makes_spans_knows_the_collector(helm4: Helm, tmp_path: Path) -> None:
+    traced = {"tracing": {"endpoint": "http://collector:4318", "share": 0.25}}
+    values = (traced, {"web": {"grpc": {"enabled": True}}}, PASSWORD)
+    objects = helm4.render(*values)
+    makers = ("web", "grpc", "worker")
+    found = [each for program in makers for each in programs(objects, program)]
+    (autoscaler,) = programs(objects, "autoscaler")
+
+    assert len(found) == 3
+    for each in found:
+        settings = settings_of(*each, objects, tmp_path)
+        assert (settings.traces_endpoint, settings.traces_share) == ("http://collector:4318", 0.25)
+    assert settings_of(*autoscaler, objects, tmp_path).traces_endpoint == ""
+
+
+def test_without_a_collector_nothing_says_a_word_of_traces(helm4: Helm) -> None:
+    assert "TRACES" not in helm4.text(PASSWORD, {"tracing": {"share": 1}})
+
+
 def test_workers_see_no_api_key(helm4: Helm) -> None:
     objects = helm4.render({"apiKeys": {"enabled": True, "keys": KEYS}}, PASSWORD)
 

@@ -210,6 +210,8 @@ OTHERS: dict[str, Any] = {
     "image.pullPolicy": "Always",
     "log.level": "debug",
     "log.format": "text",
+    "tracing.endpoint": "https://other.test/v1/traces",
+    "tracing.share": 0.5,
     "limits.imageFormats": ["png"],
     "modelDefaults.inputSize": 96,
     "autoscaling.mode": "none",

@@ -38,13 +38,19 @@
   value: {{ .Values.log.format }}
 {{- end -}}
 
-{{/* Shared by web and model pods: Redis, models, logging. */}}
+{{/* Shared by web and model pods: Redis, models, traces, logging. */}}
 {{- define "imageserve.sharedEnv" -}}
 {{ include "imageserve.redisClientEnv" . }}
 - name: MODELS_FILE
   value: /etc/imageserve/models.yaml
 - name: QUEUE_BYTES_LIMIT
   value: {{ include "imageserve.size" .Values.limits.queueBytesLimit | quote }}
+{{- with .Values.tracing.endpoint }}
+- name: TRACES_ENDPOINT
+  value: {{ . | quote }}
+- name: TRACES_SHARE
+  value: {{ include "imageserve.number" $.Values.tracing.share | quote }}
+{{- end }}
 {{ include "imageserve.logEnv" . }}
 {{- end -}}
 

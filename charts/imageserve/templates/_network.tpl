@@ -47,6 +47,21 @@
 {{- end -}}
 {{- end -}}
 
+{{/* The collector of traces, on the port that its address names or means. */}}
+{{- define "imageserve.egressToCollector" -}}
+{{- with .Values.tracing.endpoint -}}
+{{- $address := urlParse . -}}
+{{- $port := regexFind "[0-9]+$" (regexFind ":[0-9]+$" $address.host) -}}
+- ports:
+    - port: {{ $port | default (ternary 443 80 (eq $address.scheme "https")) }}
+      protocol: TCP
+  {{- with $.Values.networkPolicy.tracing.to }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+{{- end -}}
+{{- end -}}
+
 {{/* "true" if the check of an external Redis is rendered. */}}
 {{- define "imageserve.hasRedisCheck" -}}
 {{- if not (or .Values.redis.enabled .Values.manifests (not (dig "check" "enabled" true .Values.redis.external))) -}}true{{- end -}}
