@@ -220,18 +220,19 @@ class MemoryQueue(RedisQueue):
             token = token or secrets.token_hex(8)
             held = [leased.entry for leased in self._leases.values() if leased.token == token]
             if again and held:
-                alone = entry_id(held[-1]) in self._attempts
-                return self._leased(token, now, lease, held, 0, [], redelivered=alone)
+                lost = self._attempts.get(entry_id(held[-1]) or "", 0)
+                return self._leased(token, now, lease, held, [], [], lost=lost)
             dead: list[str] = []
-            late = 0
+            late: list[str] = []
             self._reap(now, lease, dead)
             if redelivered and self._retry:
                 ended = expected_end(now, pace, 1)
                 taken, late = self._take(self._retry, 1, now, ended, dead)
                 if taken:
-                    return self._leased(token, now, lease, taken, late, dead, redelivered=True)
+                    lost = self._attempts[entry_id(taken[0]) or ""]
+                    return self._leased(token, now, lease, taken, late, dead, lost=max(1, lost))
             if len(self._waiting) < min_depth:
-                return self._leased(token, now, lease, [], late, dead, redelivered=False)
+                return self._leased(token, now, lease, [], late, dead)
             ended = expected_end(now, pace, min(n, len(self._waiting)))
             both_wait = 0 < self._boundary < len(self._waiting)
             tenth, expired = self._take(self._tenth(n), n, now, ended, dead)
@@ -240,7 +241,7 @@ class MemoryQueue(RedisQueue):
             if both_wait and taken:
                 self._stats["shared"] += len(taken)
             expired += more + late
-            return self._leased(token, now, lease, taken, expired, dead, redelivered=False)
+            return self._leased(token, now, lease, taken, expired, dead)
 
     def _tenth(self, n: int) -> deque[str]:
         """Take out the background jobs whose turn is in this claim, where both classes wait."""
@@ -267,9 +268,9 @@ class MemoryQueue(RedisQueue):
 
     def _take(
         self, source: deque[str], n: int, now: int, ended: float, dead: list[str]
-    ) -> tuple[list[str], int]:
+    ) -> tuple[list[str], list[str]]:
         taken: dict[str, str] = {}
-        expired = 0
+        expired: list[str] = []
         while source and len(taken) < n:
             entry = source.popleft()
             job_id = entry_id(entry)
@@ -278,13 +279,13 @@ class MemoryQueue(RedisQueue):
                 dead.append(entry)
             elif is_expired(entry, now) or 0 < deadline_of(entry) < ended:
                 self._attempts.pop(job_id, None)
-                expired += 1
+                expired.append(entry)
                 for _, job in readable([] if is_expired(entry, now) else [entry]):
                     code = WOULD_TIME_OUT if "preparation" in entry_fields(entry) else "busy"
                     self._store_one(result_of_error(job, code, "it would be late"))
             elif job_id not in self._leases:
                 taken.setdefault(job_id, entry)
-        self._stats["expired"] += expired
+        self._stats["expired"] += len(expired)
         return list(taken.values()), expired
 
     def _leased(
@@ -293,16 +294,16 @@ class MemoryQueue(RedisQueue):
         now: int,
         lease: Lease,
         entries: list[str],
-        expired: int,
+        expired: list[str],
         dead: list[str],
         *,
-        redelivered: bool,
+        lost: int = 0,
     ) -> Claim:
         self._stats["dead"] += len(dead)
         for entry in entries:
             job_id = entry_id(entry) or ""
             self._leases[job_id] = _Leased(token, entry, now + lease.lease_ms)
-        return Claim(token, now, tuple(entries), expired, tuple(dead), redelivered)
+        return Claim(token, now, tuple(entries), tuple(expired), tuple(dead), lost)
 
     def wait(self, block_s: float) -> None:
         with self._changed:

@@ -554,7 +554,7 @@ def test_a_job_whose_waiter_was_killed_before_it_claimed_comes_with_the_next_cla
         assert process.wait(20) == -9
     assert entries(client, KEYS.hold) == ["a"]
     taken = queue.claim(32, HELD, redelivered=False)
-    assert (ids(taken), taken.redelivered) == (["a", "b"], False)
+    assert (ids(taken), taken.lost) == (["a", "b"], 0)
 
 
 def test_all_jobs_of_a_killed_worker_are_recovered_and_run_alone(
@@ -567,7 +567,7 @@ def test_all_jobs_of_a_killed_worker_are_recovered_and_run_alone(
         queue.claim(32, HELD, redelivered=redelivered) for redelivered in (True, True, False, True)
     ]
     assert [ids(each) for each in taken] == [["a"], ["b"], ["d"], ["c"]]
-    assert [each.redelivered for each in taken] == [True, True, False, True]
+    assert [each.lost for each in taken] == [1, 1, 0, 1]
 
 
 def test_no_job_is_lost_or_done_twice_while_workers_are_killed_at_random(

@@ -17,6 +17,7 @@ from imageserve.models.stand_in import StandIn, stand_in_class, stand_in_label
 from imageserve.predictions import Prediction
 from imageserve.preparation import Preparation
 from imageserve.queue.wire import Job
+from imageserve.trace_context import TraceContext
 from imageserve.worker.batch import Images, Outcome, Task
 from imageserve.worker.runner import Runner
 
@@ -128,13 +129,27 @@ def test_a_failing_batch_is_halved_not_run_one_by_one() -> None:
     assert model.calls == [8, 4, 4, 2, 1, 1, 2]
 
 
-def test_a_failing_picture_is_logged_with_its_job_and_request(
+CONTEXT = TraceContext("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", sampled=False)
+
+
+def test_a_failing_picture_is_logged_with_its_job_request_and_trace(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    Runner(Recording(), 2).run(tasks(2, (1,)))
+    good, bad = tasks(2, (1,))
+    traced = replace(bad, job=replace(bad.job, context=CONTEXT))
 
-    (line,) = [record for record in caplog.records if record.exc_info]
-    assert vars(line)["fields"] == {"job": "job-1", "request_id": "trace-1"}
+    Runner(Recording(), 2).run([good, traced])
+
+    halved, failed = [vars(record)["fields"] for record in caplog.records]
+    model = {"model": "recording", "version": "1"}
+    request = {"job": "job-1", "request_id": "trace-1", "trace_id": CONTEXT.trace_id}
+    assert failed == {**model, **request}
+    assert halved == {
+        **model,
+        "ids": ["job-0", "job-1"],
+        "request_ids": ["trace-0", "trace-1"],
+        "trace_ids": ["", CONTEXT.trace_id],
+    }
     assert "halving" in caplog.text
 
 

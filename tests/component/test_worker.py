@@ -30,6 +30,7 @@ from imageserve.queue.consumer import Claim, Consumer, Lease
 from imageserve.queue.redis import connection
 from imageserve.queue.snapshot import WorkerInfo
 from imageserve.queue.wire import WOULD_TIME_OUT, Job, Result, decode_job
+from imageserve.trace_context import TraceContext
 from imageserve.worker import loop
 from imageserve.worker.loop import Worker, WorkerConfig
 from imageserve.worker.runner import Runner
@@ -38,6 +39,8 @@ SHAPE = (2, 2, 3)
 BATCH_SIZE = 4
 HOUR_MS = 3_600_000
 CROP = Preparation(SHAPE[:2], resize="crop", interpolation="bicubic")
+CONTEXT = TraceContext("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", sampled=False)
+"""Its caller's trace, of which no spans are recorded."""
 
 
 class GatedModel(LabelsOnly):
@@ -634,6 +637,92 @@ def test_a_job_that_lost_its_worker_again_is_given_up_with_a_result(
     ]
     assert "1 jobs were given up" in caplog.text or "2 jobs were given up" in caplog.text
     assert bench.model.calls == 0
+
+
+# -- what its log says of jobs --------------------------------------------------------------------
+
+
+def about(*names: str) -> dict[str, Any]:
+    """What a line says of these jobs."""
+    requests = [f"trace-{name}" for name in names]
+    named = {
+        "ids": list(names),
+        "request_ids": requests,
+        "trace_ids": [CONTEXT.trace_id] * len(names),
+    }
+    return {"model": "gated", "version": "1", **named}
+
+
+def test_the_line_of_a_batch_names_requests_and_traces(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    bench.send("a", "b", context=CONTEXT)
+
+    bench.start()
+
+    eventually(lambda: lines(caplog, "batch"), "its line")
+    (line,) = lines(caplog, "batch")
+    assert about("a", "b").items() <= line.items()
+    assert line["attempt"] == 1
+
+
+def test_without_a_trace_no_line_speaks_of_one(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    bench.send("a")
+
+    bench.start()
+
+    eventually(lambda: lines(caplog, "batch"), "its line")
+    assert lines(caplog, "batch")[0]["request_ids"] == ["trace-a"]
+    assert "trace_ids" not in lines(caplog, "batch")[0]
+
+
+def test_jobs_that_are_given_up_or_dropped_are_named(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    bench.send("killer", context=CONTEXT)
+    _lose_its_worker(bench)
+    _lose_its_worker(bench)
+    bench.queue.push(encode_job(bench.job("late", context=CONTEXT, deadline=bench.now - 1)))
+
+    bench.start()
+
+    given_up = "1 jobs were given up: each lost its worker again"
+    dropped = "1 jobs were dropped: their answers would have come too late"
+    eventually(lambda: lines(caplog, given_up) and lines(caplog, dropped), "both lines")
+    assert lines(caplog, given_up) == [about("killer")]
+    assert lines(caplog, dropped) == [about("late")]
+
+
+def test_jobs_that_are_given_back_or_whose_lease_is_lost_are_named(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    bench.model.gate.clear()
+    first = [f"first-{n}" for n in range(BATCH_SIZE)]
+    second = [f"second-{n}" for n in range(BATCH_SIZE)]
+    bench.send(*first, *second, context=CONTEXT)
+    worker = bench.worker(lease=Lease(HOUR_MS, max_attempts=9))
+    worker._consumer.leases._lease_ms = 30
+    bench.start(worker)
+    eventually(lambda: bench.queue.snapshot().in_flight == 2 * BATCH_SIZE, "the look ahead")
+
+    for name in first:
+        bench.queue._leases.pop(name)
+    lost = f"lost the lease of a batch of {BATCH_SIZE}"
+    eventually(lambda: lines(caplog, lost), "the warning")
+    worker.stop()
+    bench.model.gate.set()
+    bench.stop(worker)
+
+    assert lines(caplog, lost) == [about(*first)]
+    assert lines(caplog, f"gave {BATCH_SIZE} jobs back") == [about(*second)]
+    (batch,) = lines(caplog, "batch")
+    assert (batch["late"], batch["late_ids"]) == (BATCH_SIZE, first)
 
 
 # -- leases ---------------------------------------------------------------------------------------

@@ -11,11 +11,13 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 from typing import Any, TypeVar
 
 from imageserve import metrics
 from imageserve.errors import QueueError, QueueUnavailable
+from imageserve.queue.job_log import fields_of
 from imageserve.queue.keys import GUARD_MS
 from imageserve.queue.leases import LeaseKeeper
 from imageserve.queue.preparations import encode_kept
@@ -68,12 +70,12 @@ class Claim:
     """Redis time of the claim, ms."""
     entries: tuple[str, ...] = ()
     """Jobs as they were queued, JSON."""
-    expired: int = 0
+    expired: tuple[str, ...] = ()
     """Jobs dropped because their deadline had passed, or would have before their end."""
     dead: tuple[str, ...] = ()
     """Jobs given up and answered."""
-    redelivered: bool = False
-    """Its worker died when this job last ran, so it runs alone."""
+    lost: int = 0
+    """How often the one job has lost its worker, so that it runs alone; 0 for other jobs."""
 
 
 def new_token() -> str:
@@ -121,8 +123,8 @@ class ConsumerStore(RedisQueue):
         for size, ms in sorted(pace.bucket_ms.items()):
             args += [size, round(ms)]
         with self.errors():
-            now, entries, expired, dead, alone = CLAIM(self.once, self.keys.of_claim(), args)
-        return Claim(token, now, texts(entries), len(expired), texts(dead), bool(alone))
+            now, entries, expired, dead, lost = CLAIM(self.once, self.keys.of_claim(), args)
+        return Claim(token, now, texts(entries), texts(expired), texts(dead), int(lost))
 
     def wait(self, block_s: float) -> None:
         """Block until a job may be there, or ``block_s`` seconds have passed."""
@@ -218,17 +220,21 @@ class Batch:
     now: int
     """Redis time of the claim, ms."""
     jobs: tuple[ClaimedJob, ...]
-    redelivered: bool
-    """One job whose worker died when it last ran."""
+    lost: int = 0
+    """How often its one job has lost its worker; 0 where there is none such."""
     claimed_at: float = field(default_factory=time.monotonic)
 
     @property
     def ids(self) -> list[str]:
         return [claimed.job.id for claimed in self.jobs]
 
+    def about(self) -> dict[str, Any]:
+        """Return what log lines say of it."""
+        return self.consumer.about([claimed.job for claimed in self.jobs])
+
     def started(self) -> None:
         """Start the patience of its lease again: the model starts on it now."""
-        self.consumer.leases.hold(self.token, self.ids)
+        self.consumer.leases.hold(self.token, self.ids, self.about)
 
     def finish(
         self, finished: Sequence[Finished], counts: Mapping[str, int] = NO_COUNTS
@@ -240,7 +246,7 @@ class Batch:
         """
         self.consumer.leases.ending(self.token)
         kept = self.consumer.persist(
-            lambda: self.consumer.store.finish(self.token, finished, counts)
+            lambda: self.consumer.store.finish(self.token, finished, counts), self.about
         )
         self.consumer.leases.drop(self.token)
         return kept
@@ -248,7 +254,7 @@ class Batch:
     def release(self) -> None:
         """Give all jobs back to their place in the queue, unstarted."""
         self.consumer.leases.ending(self.token)
-        self.consumer.persist(lambda: self.consumer.store.release(self.token, self.ids))
+        self.consumer.persist(lambda: self.consumer.store.release(self.token, self.ids), self.about)
         self.consumer.leases.drop(self.token)
 
 
@@ -261,6 +267,8 @@ class Consumer:
         self.leases = LeaseKeeper(store, lease.lease_ms)
         self.stopping = threading.Event()
         self.connection = RedisBackoff(self.stopping)
+        self.version = ""
+        """The version of the model that serves, for log lines."""
         self._model = model
         self._lease = lease
         self._redelivered = False
@@ -292,18 +300,24 @@ class Consumer:
         # A pace that is wrong would drop all: then the next batch is run, and measured.
         pace = UNKNOWN_PACE if self._dropped_all else pace
         claim = self._claim(n, redelivered=self._redelivered, min_depth=min_depth, pace=pace)
+        claimed_at = time.monotonic()
         self._count_dropped(claim)
-        self._dropped_all = claim.expired > 0 and not claim.entries
+        self._dropped_all = bool(claim.expired) and not claim.entries
         jobs = _jobs(claim.entries)
         if not jobs:
             return None
         ids = [job.id for job in jobs]
-        pixels = self.persist(lambda: self.store.pixels(ids, room))
+        pixels = self.persist(lambda: self.store.pixels(ids, room), partial(self.about, jobs))
         if pixels is None:
             return None
-        self.leases.hold(claim.token, ids)
         claimed = tuple(ClaimedJob(job, data) for job, data in zip(jobs, pixels, strict=True))
-        return Batch(self, claim.token, claim.now, claimed, claim.redelivered)
+        batch = Batch(self, claim.token, claim.now, claimed, claim.lost, claimed_at)
+        self.leases.hold(claim.token, ids, batch.about)
+        return batch
+
+    def about(self, jobs: Sequence[Job | UnsupportedJob]) -> dict[str, Any]:
+        """Return what log lines say of jobs that were claimed."""
+        return {"model": self._model, "version": self.version, **fields_of(jobs)}
 
     def _claim(
         self, n: int, *, redelivered: bool, min_depth: int, pace: Pace = UNKNOWN_PACE
@@ -350,12 +364,20 @@ class Consumer:
     def _count_dropped(self, claim: Claim) -> None:
         """Count what a claim dropped. It was answered in the same step."""
         if claim.dead:
-            log.error("%d jobs were given up: each lost its worker again", len(claim.dead))
+            fields = self.about([job for _, job in readable(claim.dead)])
+            text = "%d jobs were given up: each lost its worker again"
+            log.error(text, len(claim.dead), extra={"fields": fields})
+        if claim.expired:
+            fields = self.about([job for _, job in readable(claim.expired)])
+            text = "%d jobs were dropped: their answers would have come too late"
+            log.info(text, len(claim.expired), extra={"fields": fields})
         metrics.jobs_total.labels(self._model, "dead").inc(len(claim.dead))
-        metrics.jobs_total.labels(self._model, "expired").inc(claim.expired)
+        metrics.jobs_total.labels(self._model, "expired").inc(len(claim.expired))
 
-    def persist(self, action: Callable[[], T]) -> T | None:
+    def persist(self, action: Callable[[], T], about: Callable[[], Mapping[str, Any]]) -> T | None:
         """Try until it is done, through outages of Redis; None where that was not possible.
+
+        ``about`` returns what the log says of the jobs that it is done for.
 
         There is one try at least, however late after SIGTERM it begins. Safe for FINISH: it changes
         nothing where the lease is lost meanwhile, or where it was done and only the reply was lost.
@@ -369,7 +391,7 @@ class Consumer:
                     return None
             except QueueError as error:
                 # Another try would fail as well. The lease ends and another worker takes over.
-                log.error("Redis refuses a command: %s", error)
+                log.error("Redis refuses a command: %s", error, extra={"fields": about()})
                 return None
             else:
                 self.connection.succeeded()

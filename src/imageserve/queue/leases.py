@@ -3,8 +3,9 @@
 import logging
 import threading
 import time
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 from imageserve.errors import QueueError
 
@@ -22,6 +23,15 @@ class Leases(Protocol):
         """Renew leases; returns how many are still held. Raises QueueError."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    ids: Sequence[str]
+    since: float
+    """When its patience began, on the monotonic clock."""
+    about: Callable[[], Mapping[str, Any]]
+    """Returns what log lines say of the jobs."""
+
+
 class LeaseKeeper:
     """Renews each held claim three times per lease."""
 
@@ -29,7 +39,7 @@ class LeaseKeeper:
         self.patience_s = LEAST_PATIENCE_S
         self._store = store
         self._lease_ms = lease_ms
-        self._held: dict[str, tuple[Sequence[str], float]] = {}
+        self._held: dict[str, _Held] = {}
         self._ending: set[str] = set()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="leases", daemon=True)
@@ -44,9 +54,14 @@ class LeaseKeeper:
         """Derive the patience from the slowest known batch."""
         self.patience_s = max(LEAST_PATIENCE_S, PATIENCE_FACTOR * slowest_ms / 1000)
 
-    def hold(self, token: str, ids: Sequence[str]) -> None:
-        """Renew from now on. A second call, when the model starts, restarts the patience."""
-        self._held[token] = ids, time.monotonic()
+    def hold(
+        self, token: str, ids: Sequence[str], about: Callable[[], Mapping[str, Any]] = dict
+    ) -> None:
+        """Renew from now on. A second call, when the model starts, restarts the patience.
+
+        ``about`` returns what log lines say of the jobs.
+        """
+        self._held[token] = _Held(ids, time.monotonic(), about)
 
     def ending(self, token: str) -> None:
         """Renew without a word: its end is being stored, and the reply to that says how it went.
@@ -61,22 +76,24 @@ class LeaseKeeper:
 
     def _run(self) -> None:
         while not self._stopped.wait(self._lease_ms / 3000):
-            for token, (ids, since) in list(self._held.items()):
+            for token, held in list(self._held.items()):
                 try:
-                    self._renew(token, ids, since)
+                    self._renew(token, held)
                 # This loop must never end: without it each long batch would run twice.
                 except Exception:
                     log.critical("bug while renewing a lease", exc_info=True)
 
-    def _renew(self, token: str, ids: Sequence[str], since: float) -> None:
-        if time.monotonic() - since > self.patience_s and token not in self._ending:
-            log.error("a batch of %d hangs: its jobs go to another worker", len(ids))
+    def _renew(self, token: str, held: _Held) -> None:
+        if time.monotonic() - held.since > self.patience_s and token not in self._ending:
+            text = "a batch of %d hangs: its jobs go to another worker"
+            log.error(text, len(held.ids), extra={"fields": held.about()})
             self.drop(token)
             return
         try:
-            if self._store.extend(token, ids, self._lease_ms) == 0 and token in self._held:
+            if self._store.extend(token, held.ids, self._lease_ms) == 0 and token in self._held:
                 if token not in self._ending:
-                    log.warning("lost the lease of a batch of %d", len(ids))
+                    text = "lost the lease of a batch of %d"
+                    log.warning(text, len(held.ids), extra={"fields": held.about()})
                 self.drop(token)
         except QueueError as error:
             # The main loop reports the outage; leases may survive it.

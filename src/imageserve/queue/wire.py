@@ -93,6 +93,8 @@ class UnsupportedJob:
     result_ttl_ms: int
     reason: str
     ts: int = 0
+    trace: str = ""
+    context: TraceContext | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +269,8 @@ def _unsupported(job_id: str, fields: Mapping[str, Any], reason: str) -> Unsuppo
         result_ttl_ms=ttl_ms if ttl_ms is not None and is_count(ttl_ms) else 60_000,
         reason=reason,
         ts=int(ts) if ts is not None and is_amount(ts) else 0,
+        trace=_text_or_none(fields, "trace"),
+        context=_context(fields),
     )
 
 

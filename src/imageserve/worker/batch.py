@@ -201,22 +201,27 @@ def report(
     """Count the jobs of a finished batch and log one line; ``kept`` is False for a lost lease."""
     for counter, count in Counter(j.counter for j in compress(finished, kept)).items():
         metrics.jobs_total.labels(model, counter).inc(count)
-    late = list(kept).count(False)
-    metrics.leases_lost_total.labels(model).inc(late)
+    late = [job.id for job, own in zip(finished, kept, strict=True) if not own]
+    metrics.leases_lost_total.labels(model).inc(len(late))
+    about = work.batch.about()
+    name, serving = about.pop("model"), about.pop("version")
     log.info(
         "batch",
         extra={
             "fields": {
-                "model": model,
-                "version": next((j.result.version for j in finished if j.result.version), ""),
+                "model": name,
+                # The model may have changed since.
+                "version": next((j.result.version for j in finished if j.result.version), serving),
                 "jobs": len(finished),
                 "run": len(work.tasks),
-                "solo": work.batch.redelivered,
+                "solo": work.batch.lost > 0,
+                "attempt": work.batch.lost + 1,
                 "queue_ms": round(max((j.result.queue_ms for j in finished), default=0), 1),
                 "model_ms": busy_ms,
                 "failed": sum(job.counter == "failed" for job in finished),
-                "late": late,
-                "ids": [job.id for job in finished],
+                "late": len(late),
+                **about,
+                **({"late_ids": late} if late else {}),
             }
         },
     )

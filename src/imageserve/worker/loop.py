@@ -19,7 +19,7 @@ from time import monotonic
 from imageserve import metrics
 from imageserve.errors import QueueError, QueueUnavailable
 from imageserve.preparation import Preparation
-from imageserve.queue.consumer import Consumer
+from imageserve.queue.consumer import Batch, Consumer
 from imageserve.queue.self_test import EvictionWatch
 from imageserve.queue.snapshot import HEARTBEAT_S, WorkerInfo
 from imageserve.worker.batch import (
@@ -140,11 +140,11 @@ class Worker:
             self._timing.ended()
             finish = partial(self._finish, work, outcomes, started_at)
             if prefetched.result():
-                redis_thread.submit(_logging_bugs, finish)
+                redis_thread.submit(_logging_bugs, finish, work.batch)
                 upcoming = prefetched
             else:
                 # The model has nothing to do: a change of threads would only delay the answer.
-                _logging_bugs(finish)
+                _logging_bugs(finish, work.batch)
                 upcoming = redis_thread.submit(self._next_work)
 
     @property
@@ -206,6 +206,7 @@ class Worker:
 
     def _adopt(self) -> None:
         self._consumer.leases.set_slowest_ms(self.runner.times.slowest_ms)
+        self._consumer.version = self.runner.version
         metrics.model_info.labels(self.name, self.runner.version).set(1)
         metrics.batch_limit.labels(self.name).set(self.runner.batch_size)
 
@@ -271,14 +272,16 @@ class Worker:
         busy_ms = round(busy_time_ms(outcomes))
         kept = work.batch.finish(finished, counts_of(outcomes))
         if kept is None:
-            log.error("%d results could not be stored", len(finished))
+            fields = work.batch.about()
+            log.error("%d results could not be stored", len(finished), extra={"fields": fields})
             return
         self._timing.told(started_at, busy_ms)
         report(self.name, work, finished, kept, busy_ms)
 
     def _give_back(self, work: Work) -> None:
         work.batch.release()
-        log.info("gave %d jobs back", len(work.batch.jobs))
+        fields = work.batch.about()
+        log.info("gave %d jobs back", len(work.batch.jobs), extra={"fields": fields})
 
     def _info(self, state: str) -> WorkerInfo:
         # The autoscaler removes pods that compute nothing first.
@@ -305,13 +308,14 @@ class Worker:
         )
 
 
-def _logging_bugs(finish: Callable[[], None]) -> None:
+def _logging_bugs(finish: Callable[[], None], batch: Batch) -> None:
     """Finish a batch; a bug in that must neither end the worker nor vanish in a future."""
     try:
         finish()
     # The batch's leases end, and another worker takes its jobs.
     except Exception:
-        log.critical("bug while finishing a batch", exc_info=True)
+        fields = batch.about()
+        log.critical("bug while finishing a batch", exc_info=True, extra={"fields": fields})
 
 
 class Heartbeat:

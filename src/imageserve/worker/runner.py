@@ -10,6 +10,7 @@ way down would outlast the batch's lease.
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +20,7 @@ from imageserve.errors import ModelOutOfMemory
 from imageserve.models.foreign import foreign
 from imageserve.models.model import Model
 from imageserve.predictions import Asked, Prediction
+from imageserve.queue.job_log import fields_of, fields_of_one
 from imageserve.worker.batch import Images, Outcome, Task
 
 log = logging.getLogger(__name__)
@@ -176,16 +178,17 @@ class Runner:
         except ModelOutOfMemory:
             if len(tasks) == 1:
                 return [self._failure("out of memory", began)]
-            self._limit(self.times.bucket(len(tasks)) // 2)
+            self._limit(self.times.bucket(len(tasks)) // 2, tasks)
             self._one_by_one = True
             return self._halves(tasks, block)
         # Whatever a model may raise on a picture: it must harm only that picture.
         except Exception as error:
             if len(tasks) == 1:
-                fields = {"job": tasks[0].job.id, "request_id": tasks[0].job.trace}
-                log.exception("the model fails on a picture", extra={"fields": fields})
+                fields = fields_of_one(tasks[0].job)
+                log.exception("the model fails on a picture", extra=self._about(fields))
                 return [self._failure(f"the model failed: {type(error).__name__}", began)]
-            log.warning("a batch of %d failed (%s): halving it", len(tasks), foreign(error))
+            text = "a batch of %d failed (%s): halving it"
+            log.warning(text, len(tasks), foreign(error), extra=self._about(_named(tasks)))
             return self._halves(tasks, block)
         model_ms = (self._clock() - began) * 1000
         return [
@@ -201,9 +204,13 @@ class Runner:
     def _failure(self, reason: str, began: float) -> Outcome:
         return Outcome((), reason, (self._clock() - began) * 1000, 1, self.version)
 
-    def _limit(self, batch_size: int) -> None:
+    def _about(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        return {"fields": {"model": self.name, "version": self.version, **fields}}
+
+    def _limit(self, batch_size: int, tasks: Sequence[Task]) -> None:
         fitting = max(size for size in self.times.sizes if size <= batch_size)
-        log.warning("out of memory: batches are limited to %d from now on", fitting)
+        text = "out of memory: batches are limited to %d from now on"
+        log.warning(text, fitting, extra=self._about(_named(tasks)))
         self.times.shrink(fitting)
         metrics.batch_limit.labels(self.name).set(fitting)
 
@@ -252,6 +259,10 @@ class Runner:
         metrics.batch_size.labels(self.name).observe(n)
         metrics.batch_padding.labels(self.name).inc(bucket - n)
         metrics.model_seconds.labels(self.name).observe(seconds)
+
+
+def _named(tasks: Sequence[Task]) -> dict[str, Any]:
+    return fields_of(task.job for task in tasks)
 
 
 def _row(vectors: Vectors, wanted: str, place: int) -> bytes:

@@ -6,8 +6,8 @@
 --      8 the same claim was sent before and its reply was lost (1/0)  9 prefix of result keys  10 prefix of pixel keys
 --      11 ms from now until its results are told, without the time of the batch itself; then (size, ms)* of batches, with
 --      rising sizes (none: unknown)
--- Returns {now, jobs, expired, dead, solo}; solo is 1 if the one job is a redelivered one. A worker passes
--- ARGV 6 = 1 in at most every second claim, so that redelivered jobs never starve the others.
+-- Returns {now, jobs, expired, dead, lost}; lost is how often the one job, a redelivered one, has lost its worker, else 0.
+-- A worker passes ARGV 6 = 1 in at most every second claim, so that redelivered jobs never starve the others.
 local wrong = wrong_type({'list', 'list', 'list', 'zset', 'hash', 'hash', [8] = 'hash', [9] = 'zset'})
 if wrong then return wrong end
 local t = redis.call('TIME'); local now = t[1] * 1000 + math.floor(t[2] / 1000)
@@ -18,23 +18,24 @@ local function give_up(entry, job, reason)
   bury(KEYS[7], entry, reason, now)
   settle(job, ARGV[9], ARGV[10], 'model_failed', reason)
 end
-local function answer(solo)
+local function answer(lost)
   if both_wait and #out > 0 then redis.call('HINCRBY', KEYS[8], 'shared', #out) end
   if #out > 0 then for _, key in ipairs({KEYS[4], KEYS[5], KEYS[9]}) do redis.call('PEXPIRE', key, ARGV[5]) end end
   if #expired > 0 then redis.call('HINCRBY', KEYS[8], 'expired', #expired) end
   if #dead > 0 then redis.call('HINCRBY', KEYS[8], 'dead', #dead) end
-  return {now, out, expired, dead, solo}
+  return {now, out, expired, dead, lost}
 end
+local function losses(id) return tonumber(redis.call('HGET', KEYS[6], id) or 0) or 0 end
 if ARGV[8] == '1' then                                  -- what it took then is still leased to it, and nobody works on it
   redis.call('HDEL', KEYS[5], '')                       -- starts with a write that frees, see extend.lua
-  local held, solo = redis.call('HGETALL', KEYS[5]), 0
+  local held, times = redis.call('HGETALL', KEYS[5]), 0
   for i = 1, #held, 2 do
     if string.sub(held[i + 1], 1, #token) == token then
-      out[#out + 1] = string.sub(held[i + 1], #token + 1); solo = redis.call('HEXISTS', KEYS[6], held[i])
+      out[#out + 1] = string.sub(held[i + 1], #token + 1); times = losses(held[i])
       redis.call('ZADD', KEYS[4], now + lease, held[i])
     end
   end
-  if #out > 0 then return answer(solo) end
+  if #out > 0 then return answer(times) end
 end
 local lost = redis.call('ZRANGEBYSCORE', KEYS[4], '-inf', now, 'LIMIT', 0, 32)
 for _, id in ipairs(lost) do
@@ -84,12 +85,13 @@ local function take(list)
     end
   end
   if #leases > 0 then redis.call('ZADD', KEYS[4], unpack(leases)); redis.call('HSET', KEYS[5], unpack(records)) end
+  return ids[1]
 end
 if ARGV[6] == '1' and redis.call('EXISTS', KEYS[3]) == 1 then   -- a redelivered job runs alone
   expect(1)
   for _ = 1, 8 do
     local popped = redis.call('LPOP', KEYS[3], 1); if not popped then break end
-    take(popped); if #out > 0 then return answer(1) end
+    local id = take(popped); if #out > 0 then return answer(math.max(1, losses(id))) end
   end
 end
 local length = redis.call('LLEN', KEYS[1])
