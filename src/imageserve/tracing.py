@@ -130,7 +130,11 @@ Export = Callable[[Sequence[Span]], str]
 
 
 class Sender:
-    """Sends spans from a thread, a few at once."""
+    """Sends spans from a thread, a few at once.
+
+    The SDK's `BatchSpanProcessor` does not tell what it loses, logs each batch, and starts threads
+    in every process that is forked.
+    """
 
     def __init__(self, export: Export, most_waiting: int = MOST_WAITING) -> None:
         """Start the thread. Call this after a fork, never before."""

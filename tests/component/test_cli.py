@@ -211,7 +211,26 @@ LIBRARIES = ("gevent", "grpc", "gunicorn", "httpx2", "kubernetes", "numpy")
 def test_a_command_without_its_extra_says_what_to_install(
     arguments: list[str], said: str, tmp_path: Path
 ) -> None:
-    absent = f"import sys; sys.modules.update(dict.fromkeys({LIBRARIES}))\n"
+    told = run_without(LIBRARIES, arguments, tmp_path)
+
+    assert said in told
+
+
+@pytest.mark.parametrize("role", ["web", "grpc"])
+def test_an_endpoint_for_traces_without_the_extra_says_what_to_install(
+    role: str, tmp_path: Path
+) -> None:
+    told = run_without(["opentelemetry"], [role], tmp_path, TRACES_ENDPOINT="http://collector:4318")
+
+    assert "TRACES_ENDPOINT: OpenTelemetry is not installed" in told
+    assert "pip install 'imageserve[tracing]'" in told
+
+
+def run_without(
+    libraries: Sequence[str], arguments: list[str], tmp_path: Path, **settings: str
+) -> str:
+    """Run a command that ends with an error, not a traceback; return what it says."""
+    absent = f"import sys; sys.modules.update(dict.fromkeys({[*libraries]}))\n"
     (tmp_path / "sitecustomize.py").write_text(absent)  # Python imports it when it starts.
     paths = [str(tmp_path), *filter(None, sys.path)]
     environ = {
@@ -221,6 +240,7 @@ def test_a_command_without_its_extra_says_what_to_install(
         "LOG_FORMAT": "text",
         "SCALING_FILE": str(tmp_path / "scaling.yaml"),
         "RUN_DIR": str(tmp_path / "run"),
+        **settings,
     }
     (tmp_path / "scaling.yaml").write_text("{}\n")
 
@@ -234,8 +254,8 @@ def test_a_command_without_its_extra_says_what_to_install(
     )
 
     assert done.returncode in (1, 3), done.stderr  # 3: the doctor's, as Redis is away too
-    assert said in done.stdout + done.stderr
     assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
 
 
 def test_a_missing_module_of_our_own_is_a_bug_and_keeps_its_traceback(
