@@ -8,14 +8,20 @@ import subprocess
 import sys
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from gunicorn.http.parser import RequestParser
+from gunicorn.workers import ggevent
+from gunicorn.workers.ggevent import GeventWorker
 
 from imageserve import metrics
 from imageserve.config.settings import Settings
 from imageserve.web import server, wsgi
 from imageserve.web.lifecycle import DrainFlag, Lifecycle
 from imageserve.web.server import (
+    FLUSH_S,
     Listener,
     Logger,
     WebServer,
@@ -129,6 +135,25 @@ def test_the_collector_does_not_look_through_what_was_loaded(
         assert gc.get_freeze_count() > 10_000
     finally:
         gc.unfreeze()
+
+
+def test_a_process_that_ends_sends_its_last_spans(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ended(_: GeventWorker) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(GeventWorker, "run", ended)
+    # What it changes is for its own process.
+    monkeypatch.setattr(ggevent, "StreamServer", ggevent.StreamServer)
+    monkeypatch.setattr(RequestParser, "mesg_class", RequestParser.mesg_class)
+    closed: list[float] = []
+    worker: Any = Worker.__new__(Worker)
+    worker.app = SimpleNamespace(tracer=SimpleNamespace(close=closed.append))
+    worker.cfg = WebServer(Settings()).cfg
+
+    with pytest.raises(SystemExit):
+        worker.run()
+
+    assert closed == [FLUSH_S]
 
 
 def test_gunicorns_own_variables_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

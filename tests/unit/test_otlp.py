@@ -3,13 +3,12 @@
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from tests.collector import Collector, collecting, values
 from tests.spans import CALLER
 
 from imageserve import __version__
@@ -23,21 +22,19 @@ Sent = Callable[..., Any]
 
 
 @pytest.fixture
-def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
-    """Export spans; return the message that the collector would get."""
+def collector() -> Iterator[Collector]:
+    with collecting() as made:
+        yield made
+
+
+@pytest.fixture
+def sent(collector: Collector) -> Sent:
+    """Export spans; return the message that the collector got."""
 
     def send(*spans: Span) -> Any:
-        messages: list[Any] = []
-
-        def export(data: bytes) -> Any:
-            messages.append(ExportTraceServiceRequest.FromString(data))
-            return SimpleNamespace(success=True)
-
-        exporter = Exporter("http://collector:4318/v1/traces", "imageserve-web")
-        monkeypatch.setattr(exporter._exporter._client, "export", export)
+        exporter = Exporter(f"{collector.url}/v1/traces", "imageserve-web")
         assert exporter.export(spans) == ""
-        (message,) = messages
-        return message
+        return collector.messages.pop()
 
     return send
 
@@ -46,10 +43,6 @@ def spans_of(message: Any) -> Sequence[Any]:
     (resource,) = message.resource_spans
     (scope,) = resource.scope_spans
     return list(scope.spans)
-
-
-def values(attributes: Any) -> dict[str, Any]:
-    return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in attributes}
 
 
 def test_a_span_has_its_ids_its_times_and_its_kind(sent: Sent) -> None:
@@ -127,16 +120,43 @@ def test_the_process_says_what_it_is_and_the_variables_of_the_sdk_have_the_last_
     assert found["service.version"] == __version__
 
 
-def test_a_failure_says_why_and_writes_no_line(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+# -- a collector that does not take them -----------------------------------------------------------
+
+
+@pytest.fixture
+def impatient(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> Exporter:
+    exporter = Exporter(f"{collector.url}/v1/traces", "imageserve-web")
+    monkeypatch.setattr(exporter._exporter._client, "_compute_backoff", lambda _: 0.01)
+    return exporter
+
+
+def test_a_collector_that_is_away_is_told_and_no_line_is_written(
+    impatient: Exporter, collector: Collector, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
-    exporter = Exporter(f"http://127.0.0.1:{port}/v1/traces", "imageserve-web")
-    monkeypatch.setattr(exporter._exporter._client, "_compute_backoff", lambda _: 0.01)
+    collector.socket.close()
 
-    told = exporter.export([SPAN])
+    told = impatient.export([SPAN])
+
     assert "Connection refused" in told
     assert "retrying" not in told
     assert caplog.records == []
+
+
+def test_a_collector_that_answers_with_an_error_is_asked_again_and_then_told(
+    impatient: Exporter, collector: Collector
+) -> None:
+    collector.status = 503
+    assert impatient.export([SPAN]) == "Service Unavailable"
+    assert collector.asked == 6
+    collector.status = 404
+    assert impatient.export([SPAN]).endswith("code: 404, reason: Not Found")
+
+
+def test_a_collector_that_hangs_is_given_up(
+    collector: Collector, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collector.answers.clear()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.2")
+    exporter = Exporter(f"{collector.url}/v1/traces", "imageserve-web")
+    assert "timeout" in exporter.export([SPAN])
