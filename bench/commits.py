@@ -7,7 +7,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from bench.client import Form
+from bench.closed_loop import Form
 from bench.difference import Figure, comparison, is_worse, rule
 from bench.history import SOURCE, NotInHistory, name_of, name_of_working_tree, unpack_source
 from bench.load import Demand, Run, measured

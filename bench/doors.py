@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from bench.client import Form
+from bench.closed_loop import Form
 from bench.load import Demand, Run, measured
 from bench.picture import photo_jpeg
 from bench.plan import Plan, say

@@ -29,7 +29,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from bench import sampler
-from bench.client import Form, picture_request
+from bench.closed_loop import Form, picture_request
 from bench.commits import THIS, sources
 from bench.history import NotInHistory, name_of
 from bench.machine import describe

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from bench.client import DRAIN_S, Counts, Form
+from bench.closed_loop import DRAIN_S, Counts, Form
 from bench.plan import Plan
 from bench.processes import python
 
@@ -136,7 +136,7 @@ def load(
 
 def _command(target: Target, demand: Demand, plan: Plan, picture: Path) -> Sequence[str]:
     numbers = (target.web_port, demand.clients, plan.warm_up_s, plan.seconds)
-    return python("-m", "bench.client", *map(str, numbers), str(picture), *demand.options())
+    return python("-m", "bench.closed_loop", *map(str, numbers), str(picture), *demand.options())
 
 
 def _expect(line: str, word: str) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from bench.client import Client, Form, picture_request
+from bench.closed_loop import Client, Form, picture_request
 from imageserve_loadtest.schedule import POISSON, RateSegment, instants
 
 BURSTS = "bursts"

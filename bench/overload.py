@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.client import picture_request
+from bench.closed_loop import picture_request
 from bench.load import Demand, Run, load
 from bench.open_loop import BURSTS, Kind, Offer, Outcomes, as_json
 from bench.peers.systems import OURS, System, in_turns, start_ours

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import redis
 
-from bench.client import multipart_request
+from bench.closed_loop import multipart_request
 from bench.processes import START_S, Bed, Process, free_port, python, redis_server, wait_until
 
 QUEUE = "image_queue"

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bench.client import Form, picture_request
+from bench.closed_loop import Form, picture_request
 from bench.peers import triton
 from bench.peers.environments import installed
 from bench.processes import ROOT, Bed, Process, free_port, wait_until

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from bench import open_loop
-from bench.client import Form, Load, picture_request
+from bench.closed_loop import Form, Load, picture_request
 from bench.open_loop import BURSTS, Kind, Offer, OpenLoop, Outcomes, judge, schedule
 from bench.overload import SLOW
 from bench.peers import triton

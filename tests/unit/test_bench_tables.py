@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from bench.before import BEFORE, counts_section, steady
 from bench.before import section as before_section
-from bench.client import Counts, Form
+from bench.closed_loop import Counts, Form
 from bench.commits import THAT, THIS
 from bench.doors import section as doors_section
 from bench.instructions import ALL, MODEL_ROLE, ROLES

@@ -1,9 +1,9 @@
 """A closed loop of HTTP clients in one process: each posts a picture, waits, posts it again.
 
 It runs as a process of its own, so that its CPU time is counted separately:
-``python -m bench.client PORT CLIENTS WARM_UP_S SECONDS PICTURE``; ``--help`` lists the options. It
-prints ``begin`` and ``end`` around the time that counts, then one line of JSON. One thread, raw
-sockets, requests that are built once: it costs a tenth of what an HTTP library would.
+``python -m bench.closed_loop PORT CLIENTS WARM_UP_S SECONDS PICTURE``; ``--help`` lists the
+options. It prints ``begin`` and ``end`` around the time that counts, then one line of JSON. One
+thread, raw sockets, requests that are built once: it costs a tenth of what an HTTP library would.
 """
 
 import argparse
@@ -367,7 +367,7 @@ def main(arguments: list[str]) -> None:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m bench.client")
+    parser = argparse.ArgumentParser(prog="python -m bench.closed_loop")
     parser.add_argument("port", type=int)
     parser.add_argument("clients", type=int)
     parser.add_argument("warm_up_s", type=float)

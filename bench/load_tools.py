@@ -1,4 +1,4 @@
-"""``python -m bench.clients``: is our load test's measure right? Other people's beside it, by hand.
+"""``python -m bench.load_tools``: is our load test's measure right? Others beside it, by hand.
 
 One service (two web processes, the stand-in) is put under the same load in turns by
 ``imageserve loadtest``, wrk, hey, h2load and perf_analyzer: first a closed loop of so many clients,
@@ -11,7 +11,7 @@ that is not there is left out, with a word:
     debootstrap --variant=minbase --include=python3-venv trixie /tmp/trixie
     chroot /tmp/trixie python3 -m venv /opt/pa
     chroot /tmp/trixie /opt/pa/bin/pip install perf-analyzer==2.60.0
-    python -m bench.clients --perf-analyzer "chroot /tmp/trixie /opt/pa/bin/perf_analyzer"
+    python -m bench.load_tools --perf-analyzer "chroot /tmp/trixie /opt/pa/bin/perf_analyzer"
 
   It runs as root there, and its files go below the root's ``/tmp``.
 """
@@ -266,7 +266,7 @@ def _table(seen: Mapping[str, Sequence[Seen]]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m bench.clients",
+        prog="python -m bench.load_tools",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
