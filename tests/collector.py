@@ -1,115 +1,131 @@
-"""A collector of spans: OTLP over HTTP on loopback, read by OpenTelemetry's own messages."""
+"""A collector of traces on loopback: it reads what exporters of OpenTelemetry send to it."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, cast
 
-from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
+    ExportTraceServiceRequest,
+    ExportTraceServiceResponse,
+)
+from opentelemetry.proto.common.v1.common_pb2 import KeyValue
+from opentelemetry.proto.trace.v1.trace_pb2 import Span as WireSpan
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 
-@dataclass(frozen=True, slots=True)
-class Received:
-    """A span, as it came."""
+@dataclass(frozen=True)
+class SeenSpan:
+    """A span as it came."""
 
     service: str
     name: str
-    trace_id: str
-    span_id: str
-    parent_id: str
-    """Empty for a root."""
-    start_ns: int
-    end_ns: int
+    trace: str
+    """Ids are hexadecimal digits; "" for none."""
+    id: str
+    parent: str
+    start_s: float
+    end_s: float
     attributes: dict[str, Any]
     links: tuple[tuple[str, str], ...]
-    """Trace and span ids."""
-    is_error: bool
+    """Trace and span."""
+    failed: bool
+    state: str = ""
 
 
-class Collector(ThreadingHTTPServer):
-    """Keeps what it gets. It can also answer with an error, or not at all."""
-
-    daemon_threads = True
-    request_queue_size = 64
+class Collector:
+    """Notes the spans that it gets. It can be made to refuse them, or to hang."""
 
     def __init__(self) -> None:
-        self.messages: list[Any] = []
-        """ExportTraceServiceRequest, each."""
-        self.asked = 0
         self.status = 200
-        self.answers = threading.Event()
-        """Cleared, it hangs."""
-        self.answers.set()
-        super().__init__(("127.0.0.1", 0), _Handler)
-        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.requests = 0
+        self.released = threading.Event()
+        """While it is not set, nobody gets an answer."""
+        self.released.set()
+        self._spans: list[SeenSpan] = []
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server.daemon_threads = True
 
     @property
-    def spans(self) -> list[Received]:
-        return [span for message in list(self.messages) for span in _received(message)]
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
 
-    def named(self, name: str) -> list[Received]:
+    @property
+    def spans(self) -> list[SeenSpan]:
+        return list(self._spans)
+
+    def named(self, name: str) -> list[SeenSpan]:
         return [span for span in self.spans if span.name == name]
 
-    def of_trace(self, trace_id: str) -> list[Received]:
-        return [span for span in self.spans if span.trace_id == trace_id]
+    def of(self, trace: str) -> list[SeenSpan]:
+        return [span for span in self.spans if span.trace == trace]
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing: a client may have given up."""
+    @contextmanager
+    def running(self) -> Iterator["Collector"]:
+        thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        try:
+            yield self
+        finally:
+            self.released.set()
+            self._server.shutdown()
+            self._server.server_close()
+            thread.join()
 
+    def _handler(self) -> type[BaseHTTPRequestHandler]:
+        collector = self
 
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    server: Collector
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                collector.requests += 1
+                collector.released.wait()
+                if collector.status == 200:
+                    assert self.path == "/v1/traces"
+                    collector._spans += read(body)
+                answer = ExportTraceServiceResponse().SerializeToString()
+                self.send_response(collector.status)
+                self.send_header("Content-Type", "application/x-protobuf")
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
 
-    def do_POST(self) -> None:
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        self.server.asked += 1
-        self.server.answers.wait()
-        if self.server.status == 200:
-            self.server.messages.append(ExportTraceServiceRequest.FromString(body))
-        self.send_response(self.server.status)
-        self.send_header("Content-Length", "0")
-        self.end_headers()
+            def log_message(self, format: str, *args: object) -> None:
+                """Say nothing."""
 
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing."""
-
-
-def _received(message: Any) -> Iterator[Received]:
-    for resource in message.resource_spans:
-        service = values(resource.resource.attributes)["service.name"]
-        for span in (span for scope in resource.scope_spans for span in scope.spans):
-            yield Received(
-                service,
-                span.name,
-                span.trace_id.hex(),
-                span.span_id.hex(),
-                span.parent_span_id.hex(),
-                span.start_time_unix_nano,
-                span.end_time_unix_nano,
-                values(span.attributes),
-                tuple((link.trace_id.hex(), link.span_id.hex()) for link in span.links),
-                span.status.code == span.status.STATUS_CODE_ERROR,
-            )
+        return Handler
 
 
-def values(attributes: Any) -> dict[str, Any]:
-    """Return attributes as plain values."""
-    return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in attributes}
+def read(body: bytes) -> list[SeenSpan]:
+    """Return the spans of one request of an exporter."""
+    request = ExportTraceServiceRequest.FromString(body)
+    return [
+        _seen(span, str(_values(part.resource.attributes).get("service.name", "")))
+        for part in request.resource_spans
+        for scope in part.scope_spans
+        for span in scope.spans
+    ]
 
 
-@contextmanager
-def collecting() -> Iterator[Collector]:
-    """Run a collector."""
-    collector = Collector()
-    thread = threading.Thread(target=collector.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
-        yield collector
-    finally:
-        collector.answers.set()
-        collector.shutdown()
-        thread.join()
-        collector.server_close()
+def _seen(span: WireSpan, service: str) -> SeenSpan:
+    return SeenSpan(
+        service=service,
+        name=span.name,
+        trace=span.trace_id.hex(),
+        id=span.span_id.hex(),
+        parent=span.parent_span_id.hex(),
+        start_s=span.start_time_unix_nano / 1e9,
+        end_s=span.end_time_unix_nano / 1e9,
+        attributes=_values(span.attributes),
+        links=tuple((link.trace_id.hex(), link.span_id.hex()) for link in span.links),
+        failed=span.status.code == Status.STATUS_CODE_ERROR,
+        state=span.trace_state,
+    )
+
+
+def _values(pairs: Iterable[KeyValue]) -> dict[str, Any]:
+    return {
+        pair.key: getattr(pair.value, cast(str, pair.value.WhichOneof("value"))) for pair in pairs
+    }

@@ -5,10 +5,12 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.collector import Collector, collecting, values
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+from tests.collector import Collector
 from tests.spans import CALLER
 
 from imageserve import __version__
@@ -22,19 +24,21 @@ Sent = Callable[..., Any]
 
 
 @pytest.fixture
-def collector() -> Iterator[Collector]:
-    with collecting() as made:
-        yield made
-
-
-@pytest.fixture
-def sent(collector: Collector) -> Sent:
-    """Export spans; return the message that the collector got."""
+def sent(monkeypatch: pytest.MonkeyPatch) -> Sent:
+    """Export spans; return the message that the collector would get."""
 
     def send(*spans: Span) -> Any:
-        exporter = Exporter(f"{collector.url}/v1/traces", "imageserve-web")
+        messages: list[Any] = []
+
+        def export(data: bytes) -> Any:
+            messages.append(ExportTraceServiceRequest.FromString(data))
+            return SimpleNamespace(success=True)
+
+        exporter = Exporter("http://collector:4318/v1/traces", "imageserve-web")
+        monkeypatch.setattr(exporter._exporter._client, "export", export)
         assert exporter.export(spans) == ""
-        return collector.messages.pop()
+        (message,) = messages
+        return message
 
     return send
 
@@ -43,6 +47,10 @@ def spans_of(message: Any) -> Sequence[Any]:
     (resource,) = message.resource_spans
     (scope,) = resource.scope_spans
     return list(scope.spans)
+
+
+def values(attributes: Any) -> dict[str, Any]:
+    return {each.key: getattr(each.value, each.value.WhichOneof("value")) for each in attributes}
 
 
 def test_a_span_has_its_ids_its_times_and_its_kind(sent: Sent) -> None:
@@ -124,17 +132,28 @@ def test_the_process_says_what_it_is_and_the_variables_of_the_sdk_have_the_last_
 
 
 @pytest.fixture
+def collector() -> Iterator[Collector]:
+    with Collector().running() as running:
+        yield running
+
+
+@pytest.fixture
 def impatient(collector: Collector, monkeypatch: pytest.MonkeyPatch) -> Exporter:
-    exporter = Exporter(f"{collector.url}/v1/traces", "imageserve-web")
+    exporter = Exporter(f"{collector.address}/v1/traces", "imageserve-web")
     monkeypatch.setattr(exporter._exporter._client, "_compute_backoff", lambda _: 0.01)
     return exporter
+
+
+def test_a_collector_gets_what_was_sent(collector: Collector, impatient: Exporter) -> None:
+    assert impatient.export([SPAN, SPAN]) == ""
+    assert [span.id for span in collector.spans] == [OWN.span_id] * 2
 
 
 def test_a_collector_that_is_away_is_told_and_no_line_is_written(
     impatient: Exporter, collector: Collector, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)
-    collector.socket.close()
+    collector._server.socket.close()
 
     told = impatient.export([SPAN])
 
@@ -148,7 +167,7 @@ def test_a_collector_that_answers_with_an_error_is_asked_again_and_then_told(
 ) -> None:
     collector.status = 503
     assert impatient.export([SPAN]) == "Service Unavailable"
-    assert collector.asked == 6
+    assert collector.requests == 6
     collector.status = 404
     assert impatient.export([SPAN]).endswith("code: 404, reason: Not Found")
 
@@ -156,7 +175,7 @@ def test_a_collector_that_answers_with_an_error_is_asked_again_and_then_told(
 def test_a_collector_that_hangs_is_given_up(
     collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    collector.answers.clear()
+    collector.released.clear()
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "0.2")
-    exporter = Exporter(f"{collector.url}/v1/traces", "imageserve-web")
+    exporter = Exporter(f"{collector.address}/v1/traces", "imageserve-web")
     assert "timeout" in exporter.export([SPAN])
