@@ -154,7 +154,7 @@ class Unauthorized(RequestError):
 
 
 class Forbidden(RequestError):
-    """The request has an API key that is not valid."""
+    """The API key is not valid, or not for this model."""
 
     code = "forbidden"
     status = HTTPStatus.FORBIDDEN

@@ -70,8 +70,11 @@ def test_what_passes_is_sent_again_as_the_same_request(
     assert PATIENCE_S > told[0] > told[1] > told[2] > 0
 
 
-def test_the_wait_that_the_server_asks_for_is_kept(server: FaultyServer, client: Client) -> None:
-    server.script.append(refusal(503, "queue_full", Retry_After="1"))
+@pytest.mark.parametrize(("status", "code"), [(503, "queue_full"), (429, "rate_limited")])
+def test_the_wait_that_the_server_asks_for_is_kept(
+    server: FaultyServer, client: Client, status: int, code: str
+) -> None:
+    server.script.append(refusal(status, code, Retry_After="1"))
     client.classify(b"")
     (first, *_), (second, *_) = server.asked
     assert second - first >= 1

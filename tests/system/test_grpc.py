@@ -298,7 +298,10 @@ def test_without_a_slot_a_call_is_told_when_to_come_again(stack: Stack, caller: 
 def test_keys_are_asked_for_and_large_messages_counted(stack: Stack, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     other = "x" * 20
-    keys.write_text(f"{KEY}\n{SLOW_KEY} priority=background\n{other} name=a models=other\n")
+    keys.write_text(
+        f"{KEY}\n{SLOW_KEY} priority=background name=slow rate=0.01 burst=3\n"
+        f"{other} name=a models=other\n"
+    )
     picture = sample(1)
     little = dict.fromkeys(("WEB_MEMORY_BYTES", "MAX_BODY_BYTES", "MAX_IMAGE_BYTES"), "1MiB")
     with serving(stack, API_KEYS_FILE=str(keys), **little) as (_, caller):
@@ -326,6 +329,24 @@ def test_keys_are_asked_for_and_large_messages_counted(stack: Stack, tmp_path: P
         assert caller.call("ModelInfer", request, metadata=(sent,))
         for each in calls:
             each.cancel()
+
+
+def test_a_key_over_its_quota_is_told_when_to_come_again(stack: Stack, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(f"{KEY} name=team-a rate=0.01 burst=2\n")
+    request, sent = infer_request(sample(1).data), ("x-api-key", KEY)
+    with serving(stack, API_KEYS_FILE=str(tmp_path / "keys")) as (server, caller):
+        for _ in range(2):
+            assert caller.call("ModelInfer", request, metadata=(sent,))
+        for _ in range(2):  # By ENQUEUE, and by what it has told.
+            error = refusal(caller, "ModelInfer", request, metadata=(sent,))
+            assert (error.status, error.code) == ("RESOURCE_EXHAUSTED", "rate_limited")
+            assert "the key team-a may send 0.01 pictures a second" in error.message
+            wait_s = int(error.metadata["retry-after"])
+            assert 90 <= wait_s <= 100
+            assert error.metadata["grpc-retry-pushback-ms"] == str(1000 * wait_s)
+        text = Client(server.metrics_port).get("/metrics").text
+        assert 'imageserve_key_pictures_total{key="team-a",outcome="rate_limited"} 2.0' in text
+        assert {line["key"] for line in server.lines("request")} == {"team-a"}
 
 
 class Balancer:

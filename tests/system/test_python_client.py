@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from tests.pictures import photo
+from tests.promtool import promtool
 from tests.system.samples import label_of, samples
 from tests.system.stack import STAND_IN, Stack, clean_environment, running
 
@@ -23,6 +25,7 @@ from imageserve.client import (
     BadRequest,
     Client,
     Forbidden,
+    RateLimited,
     TooLarge,
     Unauthorized,
     UnknownModel,
@@ -30,13 +33,16 @@ from imageserve.client import (
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "clients.md"
 KEY = "a-key-of-this-test"
+SLOW_KEY, STOPPED_KEY = "a-slow-key-of-this-test", "a-stopped-key-of-this-test"
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory, redis_program: str) -> Iterator[Stack]:
     directory = tmp_path_factory.mktemp("client")
     keys = directory / "keys"
-    keys.write_text(f"{KEY}\n")
+    keys.write_text(
+        f"{KEY}\n{SLOW_KEY} name=slow rate=2 burst=1\n{STOPPED_KEY} name=stopped rate=0.001\n"
+    )
     model = f"{STAND_IN},embedding=12"
     with running(directory, redis_program, MODEL=model, API_KEYS_FILE=str(keys)) as stack:
         yield stack
@@ -103,6 +109,29 @@ def test_the_errors_of_the_server_have_their_classes(stack: Stack, client: Clien
         other.classify(picture)
     with Client(url_of(stack), api_key="wrong") as other, pytest.raises(Forbidden):
         other.classify(picture)
+
+
+def test_a_key_over_its_quota_waits_as_it_is_told(stack: Stack) -> None:
+    picture = samples(1)[0]
+    with Client(url_of(stack), api_key=SLOW_KEY) as slow:
+        began = time.monotonic()
+        labels = [slow.classify(picture.data).predictions[0].label for _ in range(3)]
+        assert labels == 3 * [picture.label]
+        assert time.monotonic() - began > 1.0, "two pictures a second, the first at once"
+    with Client(url_of(stack), api_key=STOPPED_KEY) as stopped:
+        assert stopped.classify(picture.data).predictions[0].label == picture.label
+        for _ in range(2):  # By ENQUEUE, and by what it has told.
+            with pytest.raises(RateLimited, match="the key stopped may send") as raised:
+                stopped.classify(picture.data)
+            assert 900 < (raised.value.retry_after_s or 0) <= 1000
+    assert not [line for line in stack.web.lines() if "-key-of-this-test" in line]
+    names = [line.get("key") for line in stack.web.lines("request") if line.get("status") == 429]
+    assert {"slow", "stopped"} == {*names}
+    text = stack.http.get("/metrics").text
+    assert promtool("check", "metrics", text=text) == ""
+    assert 'imageserve_key_pictures_total{key="stopped",outcome="ok"} 1.0' in text
+    assert 'imageserve_key_pictures_total{key="stopped",outcome="rate_limited"} 2.0' in text
+    assert "-key-of-this-test" not in text
 
 
 def test_many_pictures_get_their_own_labels(client: Client) -> None:

@@ -24,6 +24,7 @@ from imageserve.client import (
     NotImageserve,
     Options,
     Outcome,
+    RateLimited,
     Result,
     ServerFailed,
     TimedOut,
@@ -128,6 +129,7 @@ def test_every_code_of_the_server_has_its_class() -> None:
         "unauthorized": Unauthorized,
         "forbidden": Forbidden,
         "unknown_model": UnknownModel,
+        "rate_limited": RateLimited,
         "timed_out": TimedOut,
         "upload_too_slow": TimedOut,
         "internal": ServerFailed,
@@ -135,7 +137,7 @@ def test_every_code_of_the_server_has_its_class() -> None:
     seen = set()
     for kind in subclasses(errors.RequestError):
         error = error_of(kind.status, refusal(kind.code))
-        by_status = Unavailable if kind.status in (429, 503) else BadRequest
+        by_status = Unavailable if kind.status == 503 else BadRequest
         wanted = BadPicture if kind.code == "unsupported_encoding" else by_status
         assert type(error) is expected.get(kind.code, wanted), kind.code
         assert (error.code, error.status, error.request_id) == (kind.code, kind.status, "sent")
@@ -144,6 +146,7 @@ def test_every_code_of_the_server_has_its_class() -> None:
         seen.add(kind.code)
     assert set(expected) - {"internal"} <= seen
     assert type(error_of(503, refusal("new"))) is Unavailable
+    assert type(error_of(429, refusal("new"))) is Unavailable
     assert type(error_of(500, refusal("internal"))) is ServerFailed
     assert type(error_of(418, refusal("new"))) is BadRequest
 

@@ -52,11 +52,15 @@ class Unauthorized(ClientError):
 
 
 class Forbidden(ClientError):
-    """The API key is not valid."""
+    """The API key is not valid, or not for this model."""
 
 
 class Unavailable(ClientError):
     """The server took no picture as long as there was time."""
+
+
+class RateLimited(Unavailable):
+    """The API key was over its quota as long as there was time."""
 
 
 class TimedOut(ClientError):
@@ -87,6 +91,7 @@ _BY_CODE: dict[str, type[ClientError]] = {
     "unknown_model": UnknownModel,
     "unauthorized": Unauthorized,
     "forbidden": Forbidden,
+    "rate_limited": RateLimited,
     "timed_out": TimedOut,
     "upload_too_slow": TimedOut,
 }
