@@ -352,7 +352,7 @@ def test_a_key_is_asked_for_where_one_is_needed(
     chromium: Browser, stack: Stack, files: list[Path], tmp_path: Path
 ) -> None:
     keys = tmp_path / "keys"
-    keys.write_text(KEY)
+    keys.write_text(f"{KEY} name=me rate=0.5 burst=2")
     with another_web_server(stack, tmp_path, API_KEYS_FILE=str(keys)) as port:
         page = Page(chromium, port)
         page.open()
@@ -363,7 +363,7 @@ def test_a_key_is_asked_for_where_one_is_needed(
         field = chromium.driver.find_element(By.CSS_SELECTOR, "#key-text")
         field.send_keys("some-other-key-of-mine", Keys.ENTER)
         page.until("document.querySelector('.state').textContent === 'The API key is not valid.'")
-        assert chromium.text("#key-note") == "The server does not know this key."
+        assert chromium.text("#key-note") == "The server refuses this key; the picture says why."
         assert page.barriers() == []
         field.clear()
         field.send_keys(KEY, Keys.ENTER)
@@ -376,6 +376,10 @@ def test_a_key_is_asked_for_where_one_is_needed(
         page.open()
         page.choose(files[0])
         assert page.answers(1)[0]["labels"][0] == label(files[0]), "the tab has kept the key"
+        page.choose(*files[:3])
+        said = "The key me may send 0.5 pictures a second, and 2 at once. The picture is sent again"
+        page.until(f"document.body.innerText.includes('{said}')")
+        assert [card["failed"] for card in page.answers(4)] == 4 * [False]
         assert page.complaints() == []
 
 

@@ -273,8 +273,9 @@ class Settings:
         None,
         existing_file,
         "File with the keys that may call `/predict`, one a line, of 16 or more ASCII characters; "
-        "`#` starts a comment. `KEY priority=background`: what that key sends goes behind all "
-        "else. It is read again when it changes. Without it no key is needed.",
+        "`#` starts a comment. Options behind a key: `name=`, `rate=` and `burst=` (its quota), "
+        "`models=`, `priority=background`. It is read again when it changes. Without it no key is "
+        "needed.",
     )
     cors_origins: frozenset[str] = setting(
         frozenset(),

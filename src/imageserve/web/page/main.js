@@ -209,7 +209,7 @@ function askForKey(code) {
   const isFirst = $("#key").hidden;
   $("#key").hidden = false;
   $("#key-note").textContent = code === "forbidden"
-    ? "The server does not know this key."
+    ? "The server refuses this key; the picture says why."
     : "This server answers only requests that carry a key. This tab keeps it until you close it.";
   if (isFirst || document.activeElement === document.body) $("#key-text").focus();
 }

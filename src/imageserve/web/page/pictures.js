@@ -196,7 +196,7 @@ export class Sender {
     }
     const { code, text } = problem(reply.status, reply.responseText);
     const pause = Number(header("Retry-After"));
-    if (reply.status === 503 && pause > 0 && performance.now() + 1000 * pause < until) {
+    if ([429, 503].includes(reply.status) && pause > 0 && performance.now() + 1000 * pause < until) {
       picture.say(`${text} The picture is sent again in ${pause} s.`);
       return pause;
     }
