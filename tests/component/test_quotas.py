@@ -402,12 +402,15 @@ class Sender:
 
     def __init__(self, queue: RedisQueue, patch: pytest.MonkeyPatch) -> None:
         self.asked = 0
+        self.reply_takes_s = 0.0
         self._now = 1000.0
         enqueue = queue.enqueue
 
         def counted(*args: Any) -> Admission:
             self.asked += 1
-            return enqueue(*args)
+            admission = enqueue(*args)
+            self._now += self.reply_takes_s
+            return admission
 
         patch.setattr(queue, "enqueue", counted)
         tickets = MemoryQueue("image_queue", lambda: 0).tickets
@@ -444,6 +447,18 @@ def test_what_it_knows_is_believed_for_a_while_and_then_asked_anew(sender: Sende
         sender.send()
 
     assert sender.send(after_s=4.9)[0] == "rate_limited"
+    assert sender.asked == 3
+    sender.send(after_s=0.2)
+    assert sender.asked == 4
+
+
+def test_what_it_knows_counts_from_before_the_call(sender: Sender) -> None:
+    # The script may have run at its beginning.
+    sender.reply_takes_s = 3.0
+    for _ in range(3):
+        sender.send()
+
+    assert sender.send(after_s=1.9)[0] == "rate_limited"
     assert sender.asked == 3
     sender.send(after_s=0.2)
     assert sender.asked == 4
