@@ -86,7 +86,7 @@ def test_a_small_network_answers_as_plain_keras_does(name: str) -> None:
     assert isinstance(model, KerasModel)
     assert (model.name, model.version, model.classes) == (name, "random", 1000)
     assert network.count_params() == NETWORKS[name].parameters
-    expected = network.predict_on_batch(scaled)
+    expected = network(scaled, training=False)
     np.testing.assert_allclose(model.scores(images), expected, rtol=1e-3, atol=1e-7)
     assert [len(answer) for answer in model.predict(images, top=5)] == [5, 5]
 
@@ -130,7 +130,7 @@ def test_an_efficientnet_answers_from_a_file_as_it_does_with_imagenet(
     expected = scaled_stem(imagenet)(numbers)
     np.testing.assert_allclose(scaled_stem(inner)(numbers), expected, rtol=1e-5, atol=1e-5)
     np.testing.assert_allclose(
-        model.scores(images), imagenet.predict_on_batch(numbers), rtol=1e-3, atol=1e-7
+        model.scores(images), imagenet(numbers, training=False), rtol=1e-3, atol=1e-7
     )
     # Keras would have left the second scaling out; a file without it is served without it.
     plain = keras.applications.EfficientNetB0(weights=fetched.path)
