@@ -9,6 +9,7 @@ import importlib.util
 import os
 import platform
 import re
+import secrets
 import shutil
 import signal
 import socket
@@ -46,11 +47,18 @@ def eventually(condition: Callable[[], object], what: str, timeout_s: float = PA
         time.sleep(0.002)
 
 
+_PORTS = range(10_000, 20_000)
+"""Below the ports that the system gives to connections: one of those would take the port of a
+server that is started again. Buses of clusters are 10,000 higher."""
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a free port, at random: others start servers at the same time."""
+    while True:
+        port = secrets.choice(_PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass(frozen=True)
@@ -329,8 +337,6 @@ class RedisCluster:
 def _port_with_bus() -> int:
     while True:
         port = free_port()
-        if port + 10_000 > 65_535:
-            continue
         with socket.socket() as bus, suppress(OSError):
             bus.bind(("127.0.0.1", port + 10_000))
             return port

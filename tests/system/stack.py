@@ -213,6 +213,10 @@ class Stack:
             assert self.web.alive, self.web.output()
             return self.http.status_of("/readyz") == 200
 
+        def all_listen() -> bool:
+            assert self.web.alive, self.web.output()
+            return self.listeners() >= processes
+
         def all_ready() -> bool:
             return {
                 reply.status for reply in at_once([partial(self.http.get, "/readyz")] * 16)
@@ -221,7 +225,7 @@ class Stack:
         eventually(ready, "the web server is ready", START_S)
         # Each process listens for results by itself, and has its own first contact with Redis.
         processes = int(self.env.get("WEB_PROCESSES", "2"))
-        eventually(lambda: self.listeners() >= processes, "all web processes listen", START_S)
+        eventually(all_listen, "all web processes listen", START_S)
         eventually(all_ready, "all web processes are ready", START_S)
 
     def listeners(self) -> int:
