@@ -18,10 +18,10 @@ from imageserve.autoscaler import loop
 from imageserve.autoscaler.kubernetes import connect
 from imageserve.autoscaler.lease import Leadership
 from imageserve.autoscaler.loop import Autoscaler, SizedModel
+from imageserve.autoscaler.policy import Policy
 from imageserve.autoscaler.scaler import ModelScaler
 from imageserve.autoscaler.scaling_file import ModelScaling, Scaling
 from imageserve.autoscaler.shared_budget import SharedBudget, shared_budget
-from imageserve.autoscaler.sizing import Policy
 from imageserve.errors import QueueError, QueueUnavailable
 from imageserve.probes import ProbeServer
 from imageserve.queue.monitor import FirstJobWaiter, Monitor

@@ -14,10 +14,10 @@ from imageserve.autoscaler.foresight import Foresight
 from imageserve.autoscaler.kubernetes import connect
 from imageserve.autoscaler.lease import Leadership
 from imageserve.autoscaler.memory import STEP_S, Memory, Step
+from imageserve.autoscaler.policy import Policy
 from imageserve.autoscaler.scaler import STALE_S, ModelScaler
 from imageserve.autoscaler.scaler_status import Mode
 from imageserve.autoscaler.scaling_file import ModelScaling
-from imageserve.autoscaler.sizing import Policy
 from imageserve.errors import QueueError, QueueUnavailable
 from imageserve.queue.snapshot import Snapshot, WorkerInfo
 

@@ -19,10 +19,10 @@ from tests.redis_server import (
 from imageserve.autoscaler.kubernetes import connect
 from imageserve.autoscaler.lease import Leadership
 from imageserve.autoscaler.loop import Autoscaler, SizedModel
+from imageserve.autoscaler.policy import Policy
 from imageserve.autoscaler.scaler import ModelScaler
 from imageserve.autoscaler.scaler_status import Mode
 from imageserve.autoscaler.scaling_file import ModelScaling
-from imageserve.autoscaler.sizing import Policy
 from imageserve.errors import QueueError
 from imageserve.queue.monitor import FirstJobWaiter, Monitor
 from imageserve.queue.redis.connection import RedisAccess

@@ -19,6 +19,7 @@ from imageserve.autoscaler.cluster import (
     pause_of,
     room_in_rollout,
 )
+from imageserve.autoscaler.decision import Action, Decision, Observation
 from imageserve.autoscaler.load import average_table
 from imageserve.autoscaler.pod_start import StartStamps, pod_start
 from imageserve.autoscaler.scaler import (
@@ -28,7 +29,6 @@ from imageserve.autoscaler.scaler import (
     observation,
 )
 from imageserve.autoscaler.scaler_status import EventReason, ScalerStatus, reason_of
-from imageserve.autoscaler.sizing import Action, Decision, Observation
 from imageserve.errors import (
     ClusterConflict,
     ClusterError,

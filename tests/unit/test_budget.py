@@ -8,16 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from imageserve.autoscaler.budget import TURN_S, Budget, Claim, Claims, allot, claim_of
+from imageserve.autoscaler.decision import Action, Cause, Decision, Observation
 from imageserve.autoscaler.load import Arrivals, demand
 from imageserve.autoscaler.policy import Policy
-from imageserve.autoscaler.sizing import (
-    Action,
-    Cause,
-    Decision,
-    Observation,
-    State,
-    size,
-)
+from imageserve.autoscaler.sizing import State, size
 
 POLICY = Policy(
     min_replicas=0, max_replicas=20, target_utilization=0.5, scale_down_max_fraction=0.25

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from redis.crc import key_slot
 
 from imageserve import measured
+from imageserve.autoscaler.decision import Observation
 from imageserve.autoscaler.policy import Policy
-from imageserve.autoscaler.sizing import Observation, State, size
+from imageserve.autoscaler.sizing import State, size
 from imageserve.cli.plan_values import values_of
 from imageserve.errors import ImageserveError
 from imageserve.plan import (

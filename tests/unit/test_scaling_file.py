@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from imageserve.autoscaler.lease import Timing
+from imageserve.autoscaler.policy import Policy
 from imageserve.autoscaler.scaling_file import ModelScaling, read_scaling_file
-from imageserve.autoscaler.sizing import Policy
 from imageserve.errors import SettingsError
 
 SHAPES = {

@@ -6,17 +6,10 @@ from typing import Any, cast
 
 import pytest
 
+from imageserve.autoscaler.decision import Action, Cause, Decision, Foreseen, Observation
 from imageserve.autoscaler.load import Arrivals, capacity_per_s, demand
-from imageserve.autoscaler.sizing import (
-    Action,
-    Cause,
-    Decision,
-    Foreseen,
-    Observation,
-    Policy,
-    State,
-    size,
-)
+from imageserve.autoscaler.policy import Policy
+from imageserve.autoscaler.sizing import State, size
 from imageserve.errors import SettingsError
 
 TEN_A_SECOND = {1: 200.0, 8: 800.0, 16: 1600.0}

@@ -8,15 +8,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from imageserve.autoscaler.sizing import (
-    Action,
-    Decision,
-    Foreseen,
-    Observation,
-    Policy,
-    State,
-    size,
-)
+from imageserve.autoscaler.decision import Action, Decision, Foreseen, Observation
+from imageserve.autoscaler.policy import Policy
+from imageserve.autoscaler.sizing import State, size
 
 TABLE = {1: 100.0, 8: 380.0, 32: 1340.0}
 

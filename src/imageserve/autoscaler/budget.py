@@ -7,17 +7,10 @@ they answer most pictures in time. docs/autoscaling.md explains the rule.
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from imageserve.autoscaler.decision import Cause, Decision, Observation, action_of
 from imageserve.autoscaler.load import Demand, demand
 from imageserve.autoscaler.policy import Policy
-from imageserve.autoscaler.sizing import (
-    Cause,
-    Decision,
-    Observation,
-    State,
-    action_of,
-    after_a_step_down,
-    busy_pods,
-)
+from imageserve.autoscaler.sizing import State, after_a_step_down, busy_pods
 
 STAY = 1.25
 """A pod that is there counts this much more than one that would first have to start: else two

@@ -4,10 +4,10 @@ import logging
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from imageserve.autoscaler.decision import Foreseen
 from imageserve.autoscaler.forecast import Expected, Forecast, lead_s
 from imageserve.autoscaler.memory import STEP_S, STEPS, Memory, Recording, decode_memory
 from imageserve.autoscaler.policy import Policy
-from imageserve.autoscaler.sizing import Foreseen
 from imageserve.errors import QueueError
 
 log = logging.getLogger(__name__)

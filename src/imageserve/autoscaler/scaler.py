@@ -18,6 +18,7 @@ from imageserve.autoscaler.cluster import (
     pause_of,
     room_in_rollout,
 )
+from imageserve.autoscaler.decision import Cause, Decision, Foreseen, Observation, action_of
 from imageserve.autoscaler.foresight import Counted, Foresight
 from imageserve.autoscaler.lease import Leadership
 from imageserve.autoscaler.load import average_table, capacity_per_s
@@ -25,15 +26,7 @@ from imageserve.autoscaler.pod_start import start_facts
 from imageserve.autoscaler.scaler_status import EventReason, ScalerEvents, ScalerStatus, reason_of
 from imageserve.autoscaler.scaling_file import ModelScaling
 from imageserve.autoscaler.shared_budget import SharedBudget
-from imageserve.autoscaler.sizing import (
-    Cause,
-    Decision,
-    Foreseen,
-    Observation,
-    State,
-    action_of,
-    size,
-)
+from imageserve.autoscaler.sizing import State, size
 from imageserve.backoff import Backoff
 from imageserve.errors import (
     ClusterConflict,

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from imageserve import metrics
 from imageserve.autoscaler.budget import Share
 from imageserve.autoscaler.cluster import Deployment
+from imageserve.autoscaler.decision import Decision, Observation
 from imageserve.autoscaler.lease import Leadership
-from imageserve.autoscaler.sizing import Decision, Observation
 from imageserve.errors import ClusterError
 
 if TYPE_CHECKING:

@@ -10,13 +10,14 @@ from typing import Any
 
 from imageserve.autoscaler.budget import Claim, Share, allot, claim_of
 from imageserve.autoscaler.cluster import Deployment, PodSummary, PodWatch, pause_of
+from imageserve.autoscaler.decision import Decision, Observation
 from imageserve.autoscaler.foresight import foresight_of
 from imageserve.autoscaler.load import Arrivals, capacity_per_s
 from imageserve.autoscaler.pod_start import start_facts
 from imageserve.autoscaler.scaler import observation
 from imageserve.autoscaler.scaler_status import for_people
 from imageserve.autoscaler.scaling_file import ModelScaling, read_scaling_file
-from imageserve.autoscaler.sizing import Decision, Observation, State, size
+from imageserve.autoscaler.sizing import State, size
 from imageserve.cli.extras import add_cluster_options, argument, chosen
 from imageserve.config.reader import number
 from imageserve.config.settings import Settings

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Protocol, TypeVar
 
-from imageserve.autoscaler.sizing import Policy
+from imageserve.autoscaler.policy import Policy
 from imageserve_loadtest.simulator.scalers import FixedFleet, Imageserve, Keda, Scaler
 from imageserve_loadtest.simulator.simulation import Outcome, Setting, Simulation
 from imageserve_loadtest.simulator.trace import Trace

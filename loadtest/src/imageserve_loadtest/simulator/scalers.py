@@ -7,9 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from imageserve.autoscaler.budget import Budget, claim_of
+from imageserve.autoscaler.decision import Foreseen, Observation
 from imageserve.autoscaler.foresight import Counted, foresight_of
 from imageserve.autoscaler.load import capacity_per_s
-from imageserve.autoscaler.sizing import Foreseen, Observation, Policy, State, size
+from imageserve.autoscaler.policy import Policy
+from imageserve.autoscaler.sizing import State, size
 
 BucketMs = Mapping[int, float]
 """Milliseconds of one model call by batch size."""

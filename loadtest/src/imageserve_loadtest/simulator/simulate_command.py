@@ -8,7 +8,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
-from imageserve.autoscaler.sizing import Policy
+from imageserve.autoscaler.policy import Policy
 from imageserve.errors import ImageserveError, SettingsError
 from imageserve_loadtest import plots
 from imageserve_loadtest.simulator.budget_comparison import (
