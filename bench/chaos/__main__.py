@@ -14,7 +14,7 @@ from bench.chaos.arena import FULL, QUICK, Scale
 from bench.chaos.run import NotRun, Report, run
 from bench.chaos.scenarios import Scenario
 from bench.chaos.surroundings import ALL, BY_NAME
-from bench.chaos.tables import failovers, guarantees, method, numbers
+from bench.chaos.tables import guarantees, method, numbers, outages
 from bench.machine import describe
 from bench.plan import say
 from bench.processes import redis_server
@@ -37,10 +37,15 @@ def main(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # Run the clean-up.
     began = time.monotonic()
     reports, not_run = _run_all(given.chosen, given.scale, given.seed)
-    text = _text(reports, not_run, given, (time.monotonic() - began) / 60)
-    print(text)
+    run = _run_in_words(given, (time.monotonic() - began) / 60)
+    parts = {
+        "chaos": f"{run}\n\n{guarantees(reports, not_run)}\n\n{numbers(reports)}",
+        "outages": f"{run}\n\n{table}" if (table := outages(reports)) else "",
+    }
+    print("\n\n".join(filter(None, parts.values())))
     if given.markdown is not None:
-        write_between_markers(given.markdown, text, "chaos")
+        for marker, text in parts.items():
+            write_between_markers(given.markdown, text, marker)
     held = all(report.holds for report in reports) and not (given.all_must_run and not_run)
     return 0 if held else 1
 
@@ -106,18 +111,10 @@ def _tell(report: Report) -> None:
             say(f"  MISSED {verdict.target}: {verdict.measured}")
 
 
-def _text(
-    reports: Sequence[Report], not_run: Sequence[NotRun], given: Given, minutes: float
-) -> str:
+def _run_in_words(given: Given, minutes: float) -> str:
     size = f"{given.scale.name} size, seed {given.seed}, {minutes:.1f} minutes"
-    parts = [
-        f"Machine: {describe()}.",
-        f"{datetime.now(UTC):%Y-%m-%d}, {size}. {method(given.scale)}",
-        guarantees(reports, not_run),
-        numbers(reports),
-        failovers(reports),
-    ]
-    return "\n\n".join(filter(None, parts))
+    when = f"{datetime.now(UTC):%Y-%m-%d}, {size}. {method(given.scale)}"
+    return f"Machine: {describe()}.\n\n{when}"
 
 
 if __name__ == "__main__":

@@ -19,7 +19,6 @@ from tests.redis_server import (
 
 MASTER = "chaos"
 DOWN_AFTER_MS = 1000
-NODE_TIMEOUT_MS = 2000
 QUEUE = "image_queue"
 _SENTINELS, _QUORUM = 3, 2
 _PATIENCE_S = 60.0

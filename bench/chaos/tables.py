@@ -87,7 +87,7 @@ def numbers(reports: Sequence[Report]) -> str:
     return str(Section("Numbers", header, [_row(report) for report in reports], [], notes))
 
 
-def failovers(reports: Sequence[Report]) -> str:
+def outages(reports: Sequence[Report]) -> str:
     """Return what each kind of outage of Redis costs its clients; empty where there was none."""
     header = (
         "scenario",
@@ -102,7 +102,7 @@ def failovers(reports: Sequence[Report]) -> str:
         "results forgotten",
         "runs too many",
     )
-    rows = [_outages(report) for report in reports if report.scenario.ends_redis]
+    rows = [_outage_row(report) for report in reports if report.scenario.ends_redis]
     notes = [
         "refused: 503, each with Retry-After. no end: requests that were neither answered nor "
         f"refused so. after {LATE_S:g} s: answers that took longer. silence: the longest time in "
@@ -112,10 +112,10 @@ def failovers(reports: Sequence[Report]) -> str:
     return str(Section("Outages of Redis", header, rows, [], notes)) if rows else ""
 
 
-def _outages(report: Report) -> list[str]:
+def _outage_row(report: Report) -> list[str]:
     seen, done = report.account, report.done
-    outages = sum(done.get(what, 0) for what in ("restarts", "failovers", "changes of places"))
-    counts = (outages, seen.sent, seen.answered, seen.refused, seen.without_an_end, seen.late)
+    ends = sum(done.get(what, 0) for what in ("restarts", "failovers", "changes of places"))
+    counts = (ends, seen.sent, seen.answered, seen.refused, seen.without_an_end, seen.late)
     lost = (seen.forgotten, seen.run_again, seen.runs_too_many)
     return [report.scenario.name, *map(str, counts), f"{seen.outage_s:.1f}", *map(str, lost)]
 

@@ -17,7 +17,7 @@ from bench.chaos.arena import QUICK
 from bench.chaos.load import Record
 from bench.chaos.run import Report, demands
 from bench.chaos.surroundings import ALL, BY_NAME
-from bench.chaos.tables import failovers, guarantees, numbers
+from bench.chaos.tables import guarantees, numbers, outages
 from bench.chaos.witness import EVENTS, Ledger, Witness
 from tests.redis_server import RedisServer, eventually, running
 
@@ -314,10 +314,10 @@ def test_what_an_outage_of_redis_costs_is_a_table_of_its_own() -> None:
     done = {"failovers": 2, "changes of places": 1}
     of_redis = Report(BY_NAME["move-endpoint"], seen, done, ())
 
-    row = next(line for line in failovers([report(), of_redis]).splitlines() if "move" in line)
+    row = next(line for line in outages([report(), of_redis]).splitlines() if "move" in line)
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[:8] == ["move-endpoint", "3", "2", "1", "0", "1", "0", "1.5"]
-    assert failovers([report()]) == ""
+    assert outages([report()]) == ""
 
 
 @pytest.mark.parametrize(
