@@ -104,6 +104,18 @@ def test_a_process_that_is_refused_again_and_again_lets_some_gather(bench: Bench
     assert refused_for_ms(bench) == pytest.approx(20, abs=2)
 
 
+def test_a_rate_of_more_than_one_in_a_millisecond_gathers_too(bench: Bench) -> None:
+    quick, waited = Quota("team-a", 2000, 5000), []
+    for _ in range(9):
+        bench.told(0, quick)
+        began = bench.now
+        while bench.retry_after_s(quick):
+            bench.now += 0.0005
+        waited.append(1000 * (bench.now - began))
+
+    assert waited == pytest.approx([0, 0.5, 1.5, 3.5, 7.5, 15.5, 31.5, 63.5, 127.5], abs=0.6)
+
+
 @pytest.mark.parametrize(("burst", "most_ms"), [(1, 20), (2, 30), (9, 100)])
 def test_no_more_than_half_of_the_burst_gathers(bench: Bench, burst: int, most_ms: int) -> None:
     quota = replace(QUOTA, burst=burst)

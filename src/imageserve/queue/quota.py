@@ -80,14 +80,14 @@ class QuotaWaits:
         """Take note of the reply to a call of ``asked_at``, by the clock."""
         wait = self._waits.get(quota.name)
         if wait is None or wait.quota != quota:
-            if not wait_ms:
+            if not (wait_ms or is_refused):
                 return
             wait = self._waits[quota.name] = _Wait(quota)
         if not is_refused:
             wait.refused = 0
         elif asked_at >= wait.until:  # Others were on their way when the first one was refused.
             wait.refused = min(20, wait.refused + 1)
-        if wait_ms:
+        if wait_ms or is_refused:  # Of a quick rate the wait may be less than one.
             wait.asked_at = asked_at
             wait.until = asked_at + wait_ms / 1000 + _gathering_s(wait, wait_ms / 1000)
 
@@ -103,4 +103,4 @@ def _gathering_s(wait: _Wait, wait_s: float) -> float:
     """Return how much longer a process waits than for the next picture."""
     quota = wait.quota
     pictures = min(2.0 ** max(0, wait.refused - 1) - 1, (quota.burst - 1) / 2)
-    return min(pictures / quota.rate, math.ceil(wait_s) - wait_s)
+    return min(pictures / quota.rate, max(1, math.ceil(wait_s)) - wait_s)
