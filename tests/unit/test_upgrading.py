@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import yaml
 from tests.chart import values_file
+from tests.chart.helm import CHART, ROOT
 
 from imageserve.config.settings import table, variables
 
-ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "upgrading.md").read_text(encoding="utf-8")
 CODE = set(re.findall(r"`([^`\n]+)`", PAGE))
 SETTINGS: dict[str, str] = json.loads(
@@ -76,12 +76,28 @@ def test_the_values_that_are_named_exist(title: str) -> None:
     assert [path for path in paths if at(values_file.values(), path) is GONE] == []
 
 
-def test_each_metric_that_is_new_or_gone_is_named(old_source: Path) -> None:
-    old, new = (
-        set(re.findall(r'"(imageserve_[a-z_]+)"', (path / "imageserve/metrics.py").read_text()))
-        for path in (old_source, ROOT / "src")
-    )
-    named = {*CODE, *(f"imageserve_autoscaler{each[1:]}" for each in CODE if each[0] == "…")}
-
+def found(pattern: str, *files: Path) -> set[str]:
+    """Return what stands in one of two files alone: that of 0.1.0, and the one of today."""
+    old, new = (set(re.findall(pattern, each.read_text(encoding="utf-8"))) for each in files)
     assert old
-    assert (old ^ new) - named == set()
+    return old ^ new
+
+
+def test_each_metric_and_error_code_that_is_new_or_gone_is_named(old_source: Path) -> None:
+    named = {*CODE, *(f"imageserve_autoscaler{each[1:]}" for each in CODE if each[0] == "…")}
+    metrics, errors = (
+        (old_source / "imageserve" / name, ROOT / "src" / "imageserve" / name)
+        for name in ("metrics.py", "errors.py")
+    )
+
+    changed = found(r'"(imageserve_[a-z_]+)"', *metrics) | found(r'code = "(\w+)"', *errors)
+
+    assert changed - named == set()
+
+
+def test_each_alert_that_is_new_or_gone_is_named(old_chart: Path) -> None:
+    rules = Path("templates", "prometheusrule.yaml")
+
+    changed = found(r'"alert" "(\w+)"', old_chart / rules, CHART / rules)
+
+    assert changed - CODE == set()
