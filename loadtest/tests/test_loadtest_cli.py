@@ -332,7 +332,7 @@ def test_the_priority_is_sent_where_one_is_given(tmp_path: Path) -> None:
         assert all(call.head.count(b"\r\nX-Priority: background\r\n") == count for call in calls)
 
 
-@pytest.mark.parametrize("line", ["s3cret", "s3cret priority=background"])
+@pytest.mark.parametrize("line", ["s3cret", "s3cret name=a rate=0.5 models=m"])
 @pytest.mark.parametrize("how", ["environment", "file"])
 def test_the_api_key_is_sent(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str, line: str

@@ -100,14 +100,25 @@ def test_the_inference_protocol_has_its_own_shape(site: Site) -> None:
     client = site.client()
     headers = {"X-API-Key": KEY}
 
-    together = client.post(INFER, json=as_json(A, B, A), headers=headers)
+    assert client.post(INFER, json=as_json(A), headers=headers).status_code == 200
+
+    together = client.post(INFER, json=as_json(A, B), headers=headers)
     by_head = client.post(INFER, data=b"no JSON", headers=headers)
 
-    for response, said in ((together, f"picture 2: {SAID}"), (by_head, SAID)):
+    for response, said in ((together, f"picture 1: {SAID}"), (by_head, SAID)):
         assert response.status_code == 429
         assert response.get_json()["code"] == "rate_limited"
         assert response.get_json()["error"] == said
         assert 90 <= int(response.headers["Retry-After"]) <= 100
+
+
+def test_what_is_answered_whole_and_is_more_than_the_burst_is_told_so(site: Site) -> None:
+    response = site.client().post(INFER, json=as_json(A, B, A), headers={"X-API-Key": KEY})
+
+    assert response.status_code == 413
+    assert response.get_json()["code"] == "too_many_images"
+    assert response.get_json()["error"] == "the key team-a may send 2 pictures at once, not 3"
+    assert not site.queue.sent
 
 
 def test_a_quota_is_of_one_name_and_one_queue(site: Site, tmp_path: Path) -> None:

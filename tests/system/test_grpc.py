@@ -335,6 +335,9 @@ def test_a_key_over_its_quota_is_told_when_to_come_again(stack: Stack, tmp_path:
     (tmp_path / "keys").write_text(f"{KEY} name=team-a rate=0.01 burst=2\n")
     request, sent = infer_request(sample(1).data), ("x-api-key", KEY)
     with serving(stack, API_KEYS_FILE=str(tmp_path / "keys")) as (server, caller):
+        too_many = infer_request(*3 * [sample(1).data])
+        error = refusal(caller, "ModelInfer", too_many, metadata=(sent,))
+        assert (error.status, error.code) == ("INVALID_ARGUMENT", "too_many_images")
         for _ in range(2):
             assert caller.call("ModelInfer", request, metadata=(sent,))
         for _ in range(2):  # By ENQUEUE, and by what it has told.

@@ -1,6 +1,7 @@
 """API keys: which requests are let in, and how the file is read."""
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from imageserve.errors import Forbidden, SettingsError, Unauthorized
 from imageserve.queue.quota import Quota
 from imageserve.web.api_keys import CHECK_FILE_S, ApiKeys, read_api_keys
-from imageserve.web.keys_file import ANYBODY, Caller
+from imageserve.web.keys_file import ANYBODY, Caller, parse_keys
 
 FIRST = "first-key-0123456789"
 SECOND = "second-key-0123456789"
@@ -268,6 +269,19 @@ def test_a_line_that_names_a_model_that_is_not_served_is_told(
 
     (line,) = caplog.messages
     assert "line 2: its models= names one that is not served here; served are m, o" in line
+
+
+def test_the_example_in_the_document_is_a_keys_file() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "operations.md").read_text()
+    (example,) = re.findall(r"^```\n(# the shop.*?)^```", document, re.M | re.S)
+
+    keys, wrong = parse_keys(example)
+
+    assert wrong == []
+    shop = Caller("shop", quota=Quota("shop", 100.0, 200))
+    night = Caller("night", "background", Quota("night", 100.0, 100))
+    archive = Caller("archive", "", Quota("archive", 50.0, 100), frozenset({"resnet50"}))
+    assert [key.caller for key in keys] == [shop, shop, archive, night]
 
 
 def test_a_caller_may_ask_for_its_own_models_only() -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from imageserve.errors import Forbidden, told
+from imageserve.errors import Forbidden, TooManyImages, told
 from imageserve.queue.quota import LEAST_RATE, Quota
 from imageserve.queue.wire import BACKGROUND
 
@@ -41,6 +41,16 @@ class Caller:
             allowed = ", ".join(sorted(self.models))
             raise Forbidden(
                 f"the API key is not for the model {told(name, 80)}, but for {told(allowed, 400)}"
+            )
+
+    def check_burst(self, pictures: int) -> None:
+        """Raise TooManyImages where its quota never takes so many at once.
+
+        For requests that are answered as a whole or not at all: they would be over it each time.
+        """
+        if self.quota and pictures > self.quota.burst:
+            raise TooManyImages(
+                f"the key {self.name} may send {self.quota.burst} pictures at once, not {pictures}"
             )
 
 
