@@ -5,6 +5,7 @@ nothing else.
 """
 
 import itertools
+import re
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from imageserve.predictions import Prediction
 from imageserve.queue.admission import EnqueueCode, Limits
 from imageserve.queue.consumer import Lease
 from imageserve.queue.keys import GUARD_MS, Keys
+from imageserve.queue.rights import ROLES
 from imageserve.queue.wire import (
     BACKGROUND,
     Finished,
@@ -196,3 +198,15 @@ def test_the_head_is_the_oldest_that_old_web_processes_sent(
     seen = both.queue.snapshot()
     (job,) = (decode_job(each) for each in both.queue.claim(1, HELD, redelivered=False).entries)
     assert seen.oldest_ms == seen.now - job.ts
+
+
+def test_the_rights_of_today_are_enough_for_their_scripts(old_source: Path) -> None:
+    """So they may be given before the upgrade, as docs/upgrading.md says."""
+    scripts = sorted((old_source / "imageserve/jobs/lua").glob("*.lua"))
+    called = {each.stem: set(re.findall(r"call\('(\w+)'", each.read_text())) for each in scripts}
+
+    allowed = {role: set(ROLES[role].all_commands) for role in ROLES}
+
+    assert all(called.values())
+    assert set().union(*called.values()) <= allowed["web"] & allowed["worker"]
+    assert called["snapshot"] <= allowed["autoscaler"] & allowed["operator"]
