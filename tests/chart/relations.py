@@ -110,7 +110,11 @@ def _references_of(obj: Object) -> Iterator[str]:
         if last == "service" and isinstance(value, dict) and obj["kind"] == "Ingress":
             port = value["port"]
             yield f"Service/{value['name']}:{port.get('name', port.get('number'))}"
-        if obj["kind"] == "HTTPRoute" and len(path) > 1 and path[-2] == "backendRefs":
+        if (
+            obj["kind"] in ("HTTPRoute", "GRPCRoute")
+            and len(path) > 1
+            and path[-2] == "backendRefs"
+        ):
             yield f"Service/{value['name']}:{value['port']}"
         if obj["kind"] == "Ingress" and last == "secretName":
             yield f"Secret/{value}"
@@ -344,6 +348,7 @@ def _selectors(obj: Object) -> Iterator[Object]:
 NAMESPACED = {
     "ConfigMap",
     "Deployment",
+    "GRPCRoute",
     "HTTPRoute",
     "HorizontalPodAutoscaler",
     "Ingress",

@@ -22,6 +22,7 @@ _CUSTOM = {
     ("monitoring.coreos.com/v1", "PodMonitor"): "podmonitor",
     ("monitoring.coreos.com/v1", "PrometheusRule"): "prometheusrule",
     ("gateway.networking.k8s.io/v1", "HTTPRoute"): "httproute",
+    ("gateway.networking.k8s.io/v1", "GRPCRoute"): "grpcroute",
     ("keda.sh/v1alpha1", "ScaledObject"): "scaledobject",
     ("keda.sh/v1alpha1", "TriggerAuthentication"): "triggerauthentication",
 }

@@ -15,6 +15,7 @@ APIS = (
     "monitoring.coreos.com/v1/PrometheusRule",
     "gateway.networking.k8s.io/v1",
     "gateway.networking.k8s.io/v1/HTTPRoute",
+    "gateway.networking.k8s.io/v1/GRPCRoute",
     "keda.sh/v1alpha1",
     "keda.sh/v1alpha1/ScaledObject",
     "keda.sh/v1alpha1/TriggerAuthentication",
@@ -144,6 +145,17 @@ ALL_ON: dict[str, Any] = {
         "enabled": True,
         "parentRefs": [{"name": "gateway", "namespace": "gateways", "sectionName": "https"}],
         "hostnames": ["pictures.test"],
+        "filters": [
+            {
+                "type": "ResponseHeaderModifier",
+                "responseHeaderModifier": {"set": [{"name": "X-A", "value": "b"}]},
+            }
+        ],
+    },
+    "grpcRoute": {
+        "enabled": True,
+        "parentRefs": [{"name": "gateway", "namespace": "gateways", "sectionName": "https"}],
+        "hostnames": ["grpc.pictures.test"],
         "filters": [
             {
                 "type": "ResponseHeaderModifier",

@@ -330,13 +330,42 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"apiKeys": {"existingSecret": "s"}}, "apiKeys: keys are set, but apiKeys.enabled is false"),
     ({"apiKeys": {"keys": ["sixteen-or-longer"]}}, "keys are set, but apiKeys.enabled is false"),
     ({"httpRoute": {"enabled": True}, "checkApis": False}, "httpRoute.enabled needs"),
+    (
+        {"grpcRoute": {"enabled": True}, "web": {"grpc": {"enabled": True}}, "checkApis": False},
+        "grpcRoute.enabled needs grpcRoute.parentRefs",
+    ),
+    (
+        {"grpcRoute": {"enabled": True, "parentRefs": [{"name": "g"}]}, "checkApis": False},
+        "grpcRoute.enabled needs web.grpc.enabled",
+    ),
     *(
         (
-            {kind: {"enabled": True, **more}},
+            {
+                "httpRoute": {"enabled": True, "parentRefs": [{"name": "g", **listener}], **http},
+                "grpcRoute": {"enabled": True, "parentRefs": [{"name": "g"}], **grpc},
+                "web": {"grpc": {"enabled": True}},
+                "checkApis": False,
+            },
+            "a listener accepts only one of two routes with a host name in common",
+        )
+        for listener, http, grpc in (
+            ({}, {}, {}),
+            ({"sectionName": "https"}, {"hostnames": ["a.test"]}, {}),
+            ({}, {"hostnames": ["a.test", "b.test"]}, {"hostnames": ["b.test"]}),
+        )
+    ),
+    *(
+        (
+            {kind: {"enabled": True, **more}, "web": {"grpc": {"enabled": True}}},
             f"{kind}.enabled: the cluster does not have {api}",
         )
         for kind, api, more in (
             ("httpRoute", "gateway.networking.k8s.io/v1", {"parentRefs": [{"name": "g"}]}),
+            (
+                "grpcRoute",
+                "gateway.networking.k8s.io/v1/GRPCRoute",
+                {"parentRefs": [{"name": "g"}]},
+            ),
             ("serviceMonitor", "monitoring.coreos.com/v1", {}),
             ("podMonitor", "monitoring.coreos.com/v1", {}),
             ("prometheusRule", "monitoring.coreos.com/v1", {}),

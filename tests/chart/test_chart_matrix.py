@@ -97,6 +97,15 @@ FLAWS = [
         },
         id="wrong value in a custom kind",
     ),
+    pytest.param(
+        {
+            "apiVersion": "gateway.networking.k8s.io/v1",
+            "kind": "GRPCRoute",
+            "metadata": METADATA,
+            "spec": {"parentRefs": [{"name": "g"}], "rules": [{"timeouts": {"request": "1s"}}]},
+        },
+        id="a field of another kind of route",
+    ),
 ]
 
 

@@ -261,6 +261,11 @@ OTHERS: dict[str, Any] = {
     "httpRoute.parentRefs": [{"name": "other"}],
     "httpRoute.matches": [{"path": {"type": "PathPrefix", "value": "/"}}],
     "httpRoute.filters": [{"type": "URLRewrite", "urlRewrite": {"hostname": "h.test"}}],
+    "grpcRoute.parentRefs": [{"name": "other"}],
+    "grpcRoute.matches": [{"method": {"service": "other.Service"}}],
+    "grpcRoute.filters": [
+        {"type": "ExtensionRef", "extensionRef": {"group": "g", "kind": "K", "name": "n"}}
+    ],
     "apiKeys.keys": ["another-key-of-somebody"],
     "networkPolicy.dns.ports": [5353],
     "networkPolicy.weights.ports": [8443],
