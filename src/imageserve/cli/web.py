@@ -14,7 +14,6 @@ from imageserve.config.reader import number
 from imageserve.config.settings import Settings
 from imageserve.errors import QueueError, QueueForbidden, SettingsError
 from imageserve.logger import setup_logging
-from imageserve.tracing import check_tracing
 from imageserve.web.api_keys import read_api_keys
 from imageserve.web.lifecycle import (
     DrainFlag,
@@ -46,6 +45,9 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
         WebServer(settings).run()
         return 0
+    # Imported here, too: `imageserve drain` counts nothing.
+    from imageserve.tracing import check_tracing
+
     check_tracing(settings)
     check_keys(settings)
     refuse_early(settings)
