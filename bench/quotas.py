@@ -1,7 +1,6 @@
 """Part (k): two web servers that hold one key to its quota, and what that costs ENQUEUE."""
 
 import http.client
-import statistics
 import threading
 import time
 import uuid
@@ -200,7 +199,6 @@ def section(held: Held, costs: Mapping[str, Sequence[float]]) -> Section:
             f"{CLIENTS} clients without patience on each of two web servers of two processes, "
             f"for {held.seconds:.1f} s. A refused client comes again after "
             f"{1000 * REFUSED_PAUSE_S:.0f} ms. ENQUEUE with {PIXELS_BYTES // 1000} KB of pixels "
-            f"and up to {JOBS} jobs that wait; without a quota it is "
-            f"{number(statistics.median(costs['no quota']))} us."
+            f"and up to {JOBS} jobs that wait."
         ],
     )
