@@ -7,11 +7,12 @@ with `--once`.
 
 import argparse
 import json
+import os
 import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -28,7 +29,7 @@ SYSTEM = "tests/system"
 _PYTEST = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["tool"][
     "pytest"
 ]
-_OTHERS = [path for path in _PYTEST["ini_options"]["testpaths"] if path != SYSTEM]
+_OTHERS = [path for path in reversed(_PYTEST["ini_options"]["testpaths"]) if path != SYSTEM]
 
 _UNTIMED = (
     "bad_models",
@@ -46,15 +47,36 @@ _UNTIMED = (
     "several_models",
     "starting",
 )
-"""System tests that judge answers, not times."""
-_BESIDE_OTHERS = [f"{SYSTEM}/test_{name}.py" for name in _UNTIMED]
+"""System tests that judge answers, not times: beside tests that calculate, too."""
+_ALONE = (
+    "cluster",
+    "decoder_processes",
+    "sizing_proof",
+    "web_under_pressure",
+    "who_goes_first",
+)
+"""System tests that judge times, or need both processors."""
+
+
+def _system(names: Iterable[str]) -> list[str]:
+    return [f"{SYSTEM}/test_{name}.py" for name in names]
+
+
+def _all_but(paths: Iterable[str]) -> list[str]:
+    return [SYSTEM, *(f"--ignore={path}" for path in paths)]
+
+
+_FILES = ("--dist", "loadfile")
 
 GROUPS = (
-    ["-n", "2", "--dist", "loadfile", *_OTHERS, *_BESIDE_OTHERS],
-    [SYSTEM, *(f"--ignore={path}" for path in _BESIDE_OTHERS)],
+    # In this order: short files come last, so that all processes end together.
+    ["-n", "3", *_FILES, "--no-loadscope-reorder", *_system(_UNTIMED), *_OTHERS],
+    ["-n", "2", *_FILES, *_all_but(_system(_UNTIMED + _ALONE))],
+    _system(_ALONE),
 )
-"""What pytest is given, one process after the other: two files at once, then the other system tests
-alone. Those put whole systems under load, which another test beside them would slow down."""
+"""What pytest is given, one process after the other, for two processors: tests that calculate or
+wait for servers, three files at once; system tests that wait, most of their time, for leases and
+outages to end, two at once; and those that others would slow down."""
 
 Outcome = Literal["passed", "skipped", "failed"]
 _FROM_BEST = ("passed", "skipped", "failed")
@@ -145,8 +167,13 @@ def run(arguments: Sequence[str]) -> Run:
     with tempfile.TemporaryDirectory(prefix="ci-tests-") as directory:
         path = Path(directory) / "outcomes.json"
         command = [sys.executable, __file__, "--record", str(path), "--", *arguments]
-        status = subprocess.run(command, check=False).returncode
+        status = subprocess.run(command, env=_environment(), check=False).returncode
         return Run(status, json.loads(path.read_text()) if path.exists() else {})
+
+
+def _environment() -> dict[str, str]:
+    """Tests start hundreds of processes: none shall compile our modules again."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
 def say(text: str) -> None:

@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 import textwrap
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -51,6 +53,10 @@ GONE_THE_SECOND_TIME = """
             COUNT.touch()
             raise RuntimeError("broken")
 """
+COMPILES_ONCE = """
+    def test_{name}():
+        assert not sys.dont_write_bytecode
+"""
 ENDS_PYTEST = """
     def test_{name}():
         os._exit(1)
@@ -60,7 +66,7 @@ ENDS_PYTEST = """
 def ran(directory: Path, *tests: str) -> tuple[int, list[str]]:
     """Run a file made of these tests, in this order; return exit status and output."""
     made = [textwrap.dedent(test.format(name=number)) for number, test in enumerate(tests)]
-    return ran_file(directory, "import os, pathlib, pytest\n" + "".join(made))
+    return ran_file(directory, "import os, pathlib, pytest, sys\n" + "".join(made))
 
 
 def ran_file(directory: Path, text: str, *options: str) -> tuple[int, list[str]]:
@@ -125,15 +131,32 @@ def test_once_is_once(tmp_path: Path) -> None:
     assert not any("ci-tests" in line for line in said)
 
 
-def test_the_groups_hold_each_test_once_and_the_worst_status_counts() -> None:
-    others, (system, *ignored) = GROUPS
-    assert system == "tests/system"
-    assert "tests/unit" in others
-    assert system not in others
-    beside = [each for each in others if each.startswith(f"{system}/")]
-    assert ignored == [f"--ignore={path}" for path in beside]
-    root = TOOL.parents[1]
-    assert beside == [path for path in beside if (root / path).is_file()]
+def test_no_process_compiles_our_modules_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONDONTWRITEBYTECODE", "1")
+    status, _ = ran(tmp_path, COMPILES_ONCE)
+    assert status == 0
+
+
+def test_the_groups_hold_each_test_once() -> None:
+    files: Counter[Path] = Counter()
+    for group in GROUPS:
+        ignored = [path for _, is_one, path in (e.partition("--ignore=") for e in group) if is_one]
+        files.update(files_of(group) - files_of(ignored))
+    tests = files_of(["tests/unit", "tests/component", "tests/chart", "tests/system"])
+    assert tests <= files.keys()
+    assert set(files.values()) == {1}
+
+
+def files_of(paths: Iterable[str]) -> set[Path]:
+    """Return the files of tests that pytest would find there; options are left out."""
+    there = [TOOL.parents[1] / each for each in paths if "/" in each and "=" not in each]
+    assert all(path.exists() for path in there)
+    return {file for path in there for file in [path, *path.glob("test_*.py")] if file.is_file()}
+
+
+def test_the_worst_status_of_the_groups_counts() -> None:
     both = together([Run(0, {"a": "passed"}), Run(1, {"b": "failed"})])
     assert both == Run(1, {"a": "passed", "b": "failed"})
     assert both.failed == ["b"]
@@ -141,10 +164,7 @@ def test_the_groups_hold_each_test_once_and_the_worst_status_counts() -> None:
 
 def test_no_two_files_of_tests_have_one_name() -> None:
     # Without packages pytest imports them by their names alone.
-    root = TOOL.parents[1]
-    paths = [root / each for each in [*GROUPS[0], "tests/system"] if (root / each).exists()]
-    files = {file for path in paths for file in [path, *path.glob("test_*.py")] if file.is_file()}
-    names = [file.name for file in files]
+    names = [file.name for file in files_of([*GROUPS[0], "tests/system"])]
     assert sorted(names) == sorted(set(names))
 
 
