@@ -51,6 +51,7 @@ _UNTIMED = (
 _ALONE = (
     "cluster",
     "decoder_processes",
+    "keys_on_two_pods",
     "sizing_proof",
     "web_under_pressure",
     "who_goes_first",
