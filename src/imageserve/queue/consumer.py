@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from imageserve import metrics
 from imageserve.errors import QueueError, QueueUnavailable
 from imageserve.queue.job_log import fields_of
+from imageserve.queue.job_spans import record_dropped
 from imageserve.queue.keys import GUARD_MS
 from imageserve.queue.leases import LeaseKeeper
 from imageserve.queue.preparations import encode_kept
@@ -41,6 +42,7 @@ from imageserve.queue.snapshot import (
     texts,
 )
 from imageserve.queue.wire import Finished, Job, UnsupportedJob, encode_result, readable
+from imageserve.tracing import NO_TRACER, Tracer
 
 log = logging.getLogger(__name__)
 
@@ -261,7 +263,9 @@ class Batch:
 class Consumer:
     """Claims batches from one queue for one worker."""
 
-    def __init__(self, store: ConsumerStore, model: str, lease: Lease) -> None:
+    def __init__(
+        self, store: ConsumerStore, model: str, lease: Lease, tracer: Tracer = NO_TRACER
+    ) -> None:
         """``model`` is the name under which jobs are counted."""
         self.store = store
         self.leases = LeaseKeeper(store, lease.lease_ms)
@@ -269,6 +273,7 @@ class Consumer:
         self.connection = RedisBackoff(self.stopping)
         self.version = ""
         """The version of the model that serves, for log lines."""
+        self.tracer = tracer
         self._model = model
         self._lease = lease
         self._redelivered = False
@@ -364,13 +369,15 @@ class Consumer:
     def _count_dropped(self, claim: Claim) -> None:
         """Count what a claim dropped. It was answered in the same step."""
         if claim.dead:
-            fields = self.about([job for _, job in readable(claim.dead)])
+            jobs = [job for _, job in readable(claim.dead)]
             text = "%d jobs were given up: each lost its worker again"
-            log.error(text, len(claim.dead), extra={"fields": fields})
+            log.error(text, len(claim.dead), extra={"fields": self.about(jobs)})
+            record_dropped(self.tracer, jobs, claim.now, "model_failed")
         if claim.expired:
-            fields = self.about([job for _, job in readable(claim.expired)])
+            jobs = [job for _, job in readable(claim.expired)]
             text = "%d jobs were dropped: their answers would have come too late"
-            log.info(text, len(claim.expired), extra={"fields": fields})
+            log.info(text, len(claim.expired), extra={"fields": self.about(jobs)})
+            record_dropped(self.tracer, jobs, claim.now)
         metrics.jobs_total.labels(self._model, "dead").inc(len(claim.dead))
         metrics.jobs_total.labels(self._model, "expired").inc(len(claim.expired))
 

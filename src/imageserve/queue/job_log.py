@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from imageserve.queue.wire import Job, UnsupportedJob
+from imageserve.trace_context import log_ids
 
 
 def fields_of(jobs: Iterable[Job | UnsupportedJob]) -> dict[str, Any]:
@@ -19,5 +20,4 @@ def fields_of(jobs: Iterable[Job | UnsupportedJob]) -> dict[str, Any]:
 
 def fields_of_one(job: Job) -> dict[str, Any]:
     """Return the same of a single job."""
-    fields = {"job": job.id, "request_id": job.trace}
-    return {**fields, "trace_id": job.context.trace_id} if job.context else fields
+    return {"job": job.id, **log_ids(job.trace, job.context)}

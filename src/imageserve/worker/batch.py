@@ -80,6 +80,8 @@ class Outcome:
     """The version of the model."""
     vector: bytes = b""
     """What the task wants, as `Result` has it."""
+    began: float = 0.0
+    """When that call began, on the clock of `Batch.claimed_at`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from imageserve.worker.batch import (
 )
 from imageserve.worker.reload import Reloader
 from imageserve.worker.runner import Runner
+from imageserve.worker.spans import Ended, record_batch
 from imageserve.worker.stand_by import StandBy
 from imageserve.worker.timing import Timing
 
@@ -271,12 +272,15 @@ class Worker:
         finished = work.finished(outcomes, started_at, self.name)
         busy_ms = round(busy_time_ms(outcomes))
         kept = work.batch.finish(finished, counts_of(outcomes))
+        stored_at = monotonic()
         if kept is None:
             fields = work.batch.about()
             log.error("%d results could not be stored", len(finished), extra={"fields": fields})
-            return
-        self._timing.told(started_at, busy_ms)
-        report(self.name, work, finished, kept, busy_ms)
+        else:
+            self._timing.told(started_at, busy_ms)
+            report(self.name, work, finished, kept, busy_ms)
+        ended = Ended(work, outcomes, finished, kept, started_at, stored_at)
+        record_batch(self._consumer.tracer, ended)
 
     def _give_back(self, work: Work) -> None:
         work.batch.release()

@@ -24,6 +24,7 @@ from imageserve.queue.monitor import Monitor
 from imageserve.queue.redis.connection import RedisAccess
 from imageserve.queue.self_test import EvictionWatch, check_server
 from imageserve.stop_signals import end_process, on_stop_signal
+from imageserve.tracing import open_tracer
 from imageserve.worker.loop import Worker, WorkerConfig
 from imageserve.worker.reload import Reloader
 from imageserve.worker.runner import Runner
@@ -33,6 +34,8 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 300.0
 """Between tries to load a model that cannot be loaded; doubled each time."""
+FLUSH_S = 1.0
+"""How long a worker that ends waits for the collector to take its last spans."""
 
 
 class WorkerProcess:
@@ -74,6 +77,7 @@ class WorkerProcess:
         log.info("ready", extra={"fields": fields})
         if not self._stopping.is_set():
             worker.run()
+        consumer.tracer.close(FLUSH_S)
         log.info("stopped")
         end_process()
 
@@ -204,7 +208,7 @@ class WorkerProcess:
         settings = self._settings
         lease = Lease(round(settings.lease_s * 1000), settings.max_attempts)
         store = ConsumerStore(self._access, self._entry.queue, connections=4)
-        return Consumer(store, self._entry.name, lease)
+        return Consumer(store, self._entry.name, lease, open_tracer(settings, "worker"))
 
     def _config(self) -> WorkerConfig:
         host = socket.gethostname()

@@ -192,7 +192,7 @@ class Runner:
             return self._halves(tasks, block)
         model_ms = (self._clock() - began) * 1000
         return [
-            Outcome(labels, None, model_ms, len(tasks), self.version, vector)
+            Outcome(labels, None, model_ms, len(tasks), self.version, vector, began)
             for labels, vector in answers
         ]
 
@@ -202,7 +202,8 @@ class Runner:
         return self._run(tasks[:middle], first) + self._run(tasks[middle:], second)
 
     def _failure(self, reason: str, began: float) -> Outcome:
-        return Outcome((), reason, (self._clock() - began) * 1000, 1, self.version)
+        model_ms = (self._clock() - began) * 1000
+        return Outcome((), reason, model_ms, 1, self.version, began=began)
 
     def _about(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         return {"fields": {"model": self.name, "version": self.version, **fields}}

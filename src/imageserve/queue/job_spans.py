@@ -1,0 +1,44 @@
+"""Spans of jobs: the parts of the span of the request that sent them."""
+
+import time
+from collections.abc import Iterable, Mapping, Sequence
+
+from imageserve.queue.wire import WOULD_TIME_OUT, Job, UnsupportedJob
+from imageserve.trace_context import Span, TraceContext, Value
+from imageserve.tracing import Tracer
+
+
+def record_part(  # noqa: PLR0913 - the facts of a span
+    tracer: Tracer,
+    name: str,
+    job: Job | UnsupportedJob,
+    times: tuple[float, float],
+    *,
+    attributes: Mapping[str, Value],
+    error: str = "",
+    context: TraceContext | None = None,
+    links: Sequence[TraceContext] = (),
+) -> None:
+    """Record a part of a job's way, if the job is sampled.
+
+    ``times``: its begin and end, seconds since 1970. ``context``: its own, where links need that.
+    """
+    own = context or (tracer.begin(job.context) if tracer.records(job.context) else None)
+    if own is not None:
+        facts = {"imageserve.job_id": job.id, **attributes}
+        tracer.record(Span(name, own, job.context, *times, facts, links, "consumer", error))
+
+
+def record_dropped(
+    tracer: Tracer, jobs: Iterable[Job | UnsupportedJob], now: int, error: str = ""
+) -> None:
+    """Record the wait of jobs that a claim has answered without running them.
+
+    ``now``: when that was, Redis time in ms. Without an ``error`` they were late.
+    """
+    end_s = time.time()
+    for job in jobs:
+        start_s = end_s - max(0, now - job.ts) / 1000
+        is_over = isinstance(job, Job) and job.deadline <= now
+        code = error or ("timed_out" if is_over else WOULD_TIME_OUT)
+        record_part(tracer, "queue", job, (start_s, end_s), attributes={}, error=code)
