@@ -38,14 +38,15 @@ class SeenSpan:
 class Collector:
     """Notes the spans that it gets. It can be made to refuse them, or to hang."""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0) -> None:
+        """``port``: 0 for any that is free."""
         self.status = 200
         self.requests = 0
         self.released = threading.Event()
         """While it is not set, nobody gets an answer."""
         self.released.set()
         self._spans: list[SeenSpan] = []
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), self._handler())
         self._server.daemon_threads = True
 
     @property
