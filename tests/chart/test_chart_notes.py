@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 from typing import Any
 
 import pytest
@@ -101,6 +102,21 @@ def test_an_external_redis_needs_no_advice_on_its_volume(helm4: Helm) -> None:
 def commands(notes: str) -> list[str]:
     """Return the lines that the user should type."""
     return [line.strip() for line in notes.splitlines() if line.startswith("   ") and line.strip()]
+
+
+def test_the_key_of_the_example_is_sent_without_its_options(helm4: Helm) -> None:
+    keys = [f"{KEYS[0]} name=team-a rate=0.5 models=shapes priority=background", KEYS[1]]
+    notes = helm4.notes({"apiKeys": {"enabled": True, "keys": keys}}, PASSWORD)
+    (filters,) = re.findall(r"base64 -d \| (.*?)\)", notes)
+
+    found = subprocess.run(
+        ["/bin/sh", "-c", filters],
+        input="\n".join(["# ours", *keys]),
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout == f"{KEYS[0]}\n"
 
 
 # An installation takes no --api-versions.
