@@ -246,11 +246,13 @@ def test_a_collector_that_fails_delays_no_answer_and_what_is_lost_is_counted(
         collector.status = 503
         collector.released.set()
         serves("it answers 503")
-        assert len(worker.lines("spans are lost")) == 1
+        stack.wait_for(lambda: stack.web.lines("spans are lost"), "the web process says so")
+        assert len(worker.lines("spans are lost")) == len(stack.web.lines("spans are lost")) == 1
 
         collector.status = 200
         assert stack.http.predict(sample(20).data).status == 200
         stack.wait_for(lambda: worker.lines("spans are sent again"), "the end of the outage")
+        stack.wait_for(lambda: stack.web.lines("spans are sent again"), "for the web process, too")
         stack.wait_for(lambda: collector.named("request"), "a request")
     roots = [span for span in collector.named("request") if not span.parent]
     assert len({span.trace for span in roots}) == len(collector.named("request"))
