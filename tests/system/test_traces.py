@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 from tests.collector import Collector, SeenSpan
 from tests.inference_protocol import binary_request
+from tests.promtool import promtool
 from tests.redis_server import free_port
 from tests.system.client import Client, at_once, form, in_background
 from tests.system.conftest import MakeStack
@@ -216,6 +217,7 @@ def test_a_killed_worker_leaves_one_run_the_second_and_one_that_stops_sends_its_
 
 def lost_spans(worker: Program) -> float:
     text = Client(worker.metrics_port).get("/metrics").text
+    assert promtool("check", "metrics", text=text) == ""
     rows = [line for line in text.splitlines() if line.startswith("imageserve_spans_lost_total{")]
     return sum(float(row.rpartition(" ")[2]) for row in rows)
 
