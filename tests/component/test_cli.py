@@ -872,6 +872,16 @@ def test_run_refuses_what_its_programs_would_refuse_again_and_again(
     assert started == []
 
 
+def test_run_takes_a_stand_in_for_a_model(
+    started: list[Child], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MODEL", "stand-in:batch_ms=5")
+
+    assert run("--port", str(free_port())) == 0
+
+    assert started
+
+
 def test_run_gives_redis_no_port_that_another_program_gets(
     started: list[Child], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -23,6 +23,7 @@ from imageserve.errors import SettingsError
 from imageserve.logger import setup_logging
 from imageserve.models.entries import model_entries
 from imageserve.models.source import find_source
+from imageserve.models.stand_in import is_stand_in, parse_stand_in
 from imageserve.queue.redis.connection import RedisAccess, connect
 from imageserve.supervisor import Child, Supervisor
 from imageserve.web.api_keys import read_api_keys
@@ -104,6 +105,9 @@ def check_settings(settings: Settings) -> None:
     connect(RedisAccess.from_settings(settings), key="", retries=0, timeout_s=1, connections=1)
     read_api_keys(settings.api_keys_file)
     for entry in model_entries(settings).values():
+        if is_stand_in(entry.network):
+            parse_stand_in(entry.network, entry.given)
+            continue
         find_source(entry.network, entry.labels, settings.model_runtime, entry.given)
 
 
