@@ -368,6 +368,7 @@ def _rendered(helm: Helm, *given: Any) -> str:
         return str(refused)
 
 
+@pytest.mark.timeout(300)
 def test_every_value_has_an_effect(helm4: Helm) -> None:
     paths = leaves()
     with ThreadPoolExecutor(2) as pool:
