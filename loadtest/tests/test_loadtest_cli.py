@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import ssl
@@ -30,6 +31,7 @@ SQUASH = {"resize": "squash", "resize_to": None, "colour": "rgb"}
 PICTURES = generated(40, (SIDE, SIDE), seed=1)
 SHORT = ("--rate", "100", "--arrivals", "constant", "--duration", "0.2", "--quiet")
 """Exactly 20 requests."""
+BEGAN = re.compile(r'"started_at": ?"[^"]+"')
 
 
 @pytest.fixture(autouse=True)
@@ -457,7 +459,12 @@ def test_the_shards_of_several_pods_make_the_whole_load_and_one_report(
         for i, log in enumerate(logs):
             monkeypatch.setenv("JOB_COMPLETION_INDEX", str(i))
             assert main(["loadtest", server.url, *SHORT, "--distinct", "40", "--json", "-"]) == 0
-            log.write_text(f"waiting\n{capsys.readouterr().out}done\n")
+            # Here one runs after the other; pods begin together.
+            said, times = BEGAN.subn(
+                '"started_at": "2026-01-01T00:00:00Z"', capsys.readouterr().out
+            )
+            assert times == 1
+            log.write_text(f"waiting\n{said}done\n")
 
     path = tmp_path / "whole.json"
     status = main(["loadtest", "merge", *map(str, logs), "--json", str(path)])
