@@ -244,6 +244,7 @@ def test_a_job_of_another_version_can_be_answered() -> None:
         result_ttl_ms=60_000,
         reason="job version 2 is not supported, only 1",
         ts=7,
+        trace="trace",
     )
 
 

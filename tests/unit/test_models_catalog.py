@@ -70,9 +70,11 @@ def test_a_stand_in_is_loaded_with_its_options_and_the_size_of_the_settings() ->
     assert (model.name, model.preparation.size, model.classes) == ("stand-in", (96, 48), 1000)
 
 
-def test_a_classifier_file_without_labels_is_refused() -> None:
+def test_a_classifier_file_without_labels_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "flowers.keras"
+    path.touch()
     with pytest.raises(ModelLoadError, match=r"flowers\.keras has no labels: name a labels file"):
-        load_model("flowers.keras", weights="", labels_file=None)
+        load_model(str(path), weights="", labels_file=None)
 
 
 def test_a_missing_labels_file_is_named() -> None:
