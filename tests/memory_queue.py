@@ -97,25 +97,25 @@ class MemoryQueue(RedisQueue):
             if admission.code is not EnqueueCode.ACCEPTED:
                 self._stats["rejected"] += 1
                 return admission
-            accepted, wait_ms = self._count(limits.quota)
+            accepted, wait_ms = self._count(limits.quota, limits.together)
             if not accepted:
                 return Admission(EnqueueCode.RATE_LIMITED, self._backlog(), wait_ms)
             self._accept(job, pixels)
             return Admission(EnqueueCode.ACCEPTED, self._backlog(), wait_ms)
 
-    def _count(self, quota: Quota | None) -> tuple[bool, int]:
+    def _count(self, quota: Quota | None, together: int) -> tuple[bool, int]:
         """Count a job of a quota, if it may come; return when it, or the next one, may, in ms."""
         if quota is None:
             return True, 0
         now_us, all_us = 1000 * self._clock_ms(), quota.burst * quota.interval_us
         kept_us = self.whole_us.get(quota.name, 0) - now_us
         used_us = min(max(kept_us, 0), all_us) + quota.interval_us
-        wait_us = used_us - all_us
+        wait_us = used_us + (together - 1) * quota.interval_us - all_us
         if wait_us > 0:
             self.whole_us[quota.name] = now_us + min(kept_us, all_us)
             return False, wait_us // 1000
         self.whole_us[quota.name] = now_us + used_us
-        return True, max(0, wait_us + quota.interval_us) // 1000
+        return True, max(0, used_us + quota.interval_us - all_us) // 1000
 
     def _accept(self, job: Job, pixels: bytes) -> None:
         self._ids[job.id] = job.deadline + 60_000

@@ -110,6 +110,11 @@ class RequestError(ImageserveError):
         self.message = message
         self.retry_after_s = retry_after_s
 
+    @property
+    def is_worth_another_try(self) -> bool:
+        """Whether the same request may be answered later."""
+        return self.status >= 500 or self.status == HTTPStatus.TOO_MANY_REQUESTS
+
 
 class BadRequest(RequestError):
     """The request cannot be understood; nothing was queued."""

@@ -5,7 +5,6 @@ The promises are held by the in-memory twin and by real servers, like those of `
 
 import json
 import threading
-from collections import defaultdict
 from dataclasses import replace
 from typing import Any, NamedTuple, Protocol
 
@@ -45,8 +44,11 @@ KEYS = Keys("image_queue")
 ACCEPTED, RATE_LIMITED = EnqueueCode.ACCEPTED, EnqueueCode.RATE_LIMITED
 
 
-def offer(queue: RedisQueue, job_id: str, quota: Quota | None = SLOW) -> Admission:
-    return queue.enqueue(a_job(job_id), PIXELS, MINUTE_MS, Limits(quota=quota))
+def offer(
+    queue: RedisQueue, job_id: str, quota: Quota | None = SLOW, together: int = 1
+) -> Admission:
+    limits = Limits(quota=quota, together=together)
+    return queue.enqueue(a_job(job_id), PIXELS, MINUTE_MS, limits)
 
 
 def codes(queue: RedisQueue, *job_ids: str, quota: Quota = SLOW) -> list[EnqueueCode]:
@@ -72,6 +74,18 @@ def test_in_time_one_more_is_taken(bench: Bench) -> None:
 
     bench.lapse(201)
     assert codes(bench.queue, "c", "d", quota=quick) == [ACCEPTED, RATE_LIMITED]
+
+
+def test_of_jobs_that_make_no_sense_alone_the_first_is_taken_where_all_have_room(
+    bench: Bench,
+) -> None:
+    assert offer(bench.queue, "a", together=3) == Admission(ACCEPTED, 1, 0)
+
+    refused = offer(bench.queue, "b", together=3)
+    assert refused.code is RATE_LIMITED
+    assert 90_000 < refused.wait_ms <= 100_000, "two have room, and one more in 100 s"
+    assert offer(bench.queue, "c", together=2) == Admission(ACCEPTED, 2, 0)
+    assert offer(bench.queue, "d").code is ACCEPTED
 
 
 @pytest.mark.parametrize("limits", [Limits(max_jobs=0), Limits(max_bytes=0)], ids=["jobs", "bytes"])
@@ -175,6 +189,7 @@ class Step(NamedTuple):
     one that another limit refuses (full); a while, backwards too; a count that Redis loses."""
     quota: Quota
     ms: int = 0
+    together: int = 1
 
 
 QUOTAS = [
@@ -185,9 +200,10 @@ QUOTAS = [
     Quota("d", LEAST_RATE, 10**6),
 ]
 
+together = st.one_of(st.just(1), st.integers(2, 6))
 steps = st.lists(
     st.one_of(
-        st.builds(Step, st.just("offer"), st.sampled_from(QUOTAS)),
+        st.builds(Step, st.just("offer"), st.sampled_from(QUOTAS), st.just(0), together),
         st.builds(Step, st.sampled_from(["again", "full", "lose"]), st.sampled_from(QUOTAS)),
         st.builds(
             Step,
@@ -204,23 +220,24 @@ class Buckets:
     """What each name has used of its quota, in us: a bucket that drains as time passes."""
 
     def __init__(self) -> None:
-        self.used: dict[str, int] = defaultdict(int)
+        self.used: dict[str, int] = {}
 
-    def offer(self, quota: Quota) -> tuple[EnqueueCode, int]:
-        """Return what is to be answered, with the ms after which the next one may come."""
+    def offer(self, quota: Quota, together: int) -> tuple[EnqueueCode, int]:
+        """Return what is to be answered, with the ms after which the next ones may come."""
         whole = quota.burst * quota.interval_us
-        self.used[quota.name] = min(self.used[quota.name], whole)
-        used = self.used[quota.name] + quota.interval_us
-        code = ACCEPTED if used <= whole else RATE_LIMITED
-        if code is ACCEPTED:
-            self.used[quota.name] = used
-            used += quota.interval_us
-        return code, max(0, used - whole) // 1000
+        if quota.name in self.used:  # What is not there does not grow where the clock goes back.
+            self.used[quota.name] = min(self.used[quota.name], whole)
+        used = self.used.get(quota.name, 0) + quota.interval_us
+        needed = used + (together - 1) * quota.interval_us
+        if needed > whole:
+            return RATE_LIMITED, (needed - whole) // 1000
+        self.used[quota.name] = used
+        return ACCEPTED, max(0, used + quota.interval_us - whole) // 1000
 
     def wait(self, us: int) -> list[str]:
         """Let time pass; return the names whose quotas are whole again."""
-        before = dict(self.used)
-        self.used = defaultdict(int, {n: used - us for n, used in before.items() if used > us})
+        before = self.used
+        self.used = {name: used - us for name, used in before.items() if used > us}
         return list(before.keys() - self.used)
 
 
@@ -233,11 +250,11 @@ def test_any_sequence_accepts_what_the_rate_allows_and_counts_nothing_else(
     now_us, buckets = 1_760_000_000_000_000, Buckets()
     timed.set(now_us)
     with pytest.MonkeyPatch.context() as patch:
-        for number, (what, quota, ms) in enumerate(steps):
+        for number, (what, quota, ms, together) in enumerate(steps):
             job_id = f"job-{number}"
             if what == "offer":
-                answer = offer(timed.queue, job_id, quota)
-                assert (answer.code, answer.wait_ms) == buckets.offer(quota), number
+                answer = offer(timed.queue, job_id, quota, together)
+                assert (answer.code, answer.wait_ms) == buckets.offer(quota, together), number
             elif what == "again":
                 patch.setattr("secrets.token_hex", lambda size: "the nonce of both")
                 offer(timed.queue, job_id, None)

@@ -103,13 +103,36 @@ def test_the_inference_protocol_has_its_own_shape(site: Site) -> None:
     assert client.post(INFER, json=as_json(A), headers=headers).status_code == 200
 
     together = client.post(INFER, json=as_json(A, B), headers=headers)
+    known = client.post(INFER, json=as_json(A, B), headers=headers)
+    # Nothing was counted of them: there is room for one.
+    assert client.post(INFER, json=as_json(B), headers=headers).status_code == 200
     by_head = client.post(INFER, data=b"no JSON", headers=headers)
 
-    for response, said in ((together, f"picture 1: {SAID}"), (by_head, SAID)):
+    for response, said in ((together, f"picture 0: {SAID}"), (known, SAID), (by_head, SAID)):
         assert response.status_code == 429
         assert response.get_json()["code"] == "rate_limited"
         assert response.get_json()["error"] == said
         assert 90 <= int(response.headers["Retry-After"]) <= 100
+
+
+def test_a_form_of_which_no_picture_may_come_is_refused_as_a_whole(site: Site) -> None:
+    assert [send(site.client()).status_code for _ in range(2)] == [200, 200]
+
+    # Another process, which only ENQUEUE tells of it.
+    response = send(site.client(), data=form(A, B))
+
+    assert code(response) == (429, "rate_limited")
+    assert 90 <= int(response.headers["Retry-After"]) <= 100
+
+
+def test_a_request_that_is_answered_whole_sends_nothing_after_a_picture_that_fails(
+    site: Site,
+) -> None:
+    response = site.client().post(INFER, json=as_json(b"no picture", A), headers={"X-API-Key": KEY})
+
+    assert response.status_code == 400
+    assert response.get_json()["error"].startswith("picture 0: ")
+    assert not site.queue.sent
 
 
 def test_what_is_answered_whole_and_is_more_than_the_burst_is_told_so(site: Site) -> None:

@@ -16,14 +16,14 @@ class Bench:
         self.waits = QuotaWaits(lambda: self.now)
 
     def told(
-        self, wait_ms: int, quota: Quota = QUOTA, *, ago_s: float = 0, is_refused: bool = True
+        self, wait_ms: int, quota: Quota = QUOTA, *, ago_s: float = 0, refused: int = 1
     ) -> None:
-        self.waits.note(quota, self.now - ago_s, wait_ms, is_refused=is_refused)
+        self.waits.note(quota, self.now - ago_s, wait_ms, refused)
 
-    def retry_after_s(self, quota: Quota = QUOTA) -> int:
+    def retry_after_s(self, quota: Quota = QUOTA, together: int = 1) -> int:
         """Return what a picture would be told; 0 where it would be sent."""
         try:
-            self.waits.check(quota)
+            self.waits.check(quota, together)
         except QueueRefused as refusal:
             return refusal.retry_after_s
         return 0
@@ -78,9 +78,25 @@ def test_a_long_wait_is_told_whole_and_believed_for_a_while(bench: Bench) -> Non
 
 def test_a_reply_that_allows_the_next_one_takes_nothing_back(bench: Bench) -> None:
     bench.told(2500)
-    bench.told(0, is_refused=False)
+    bench.told(0, refused=0)
 
     assert bench.retry_after_s() == 3
+
+
+def test_where_there_is_no_room_for_several_there_may_be_for_fewer(bench: Bench) -> None:
+    slow = Quota("team-a", 0.5, 8)
+    bench.told(4000, slow, refused=4)
+
+    assert [bench.retry_after_s(slow, each) for each in (1, 2, 3, 4)] == [0, 0, 2, 4]
+    bench.now += 2.1
+    assert [bench.retry_after_s(slow, each) for each in (3, 4, 6)] == [0, 2, 6]
+
+
+def test_what_is_known_of_the_next_one_says_when_several_may_come(bench: Bench) -> None:
+    slow = Quota("team-a", 0.5, 8)
+    bench.told(1500, slow, refused=0)
+
+    assert [bench.retry_after_s(slow, each) for each in (1, 2, 8)] == [2, 4, 16]
 
 
 def refused_for_ms(bench: Bench) -> int:
@@ -99,7 +115,7 @@ def test_a_process_that_is_refused_again_and_again_lets_some_gather(bench: Bench
 
     # One picture in 20 ms: none more, 1, 3, 7 ...; to the end of the second that clients are told.
     assert waited == pytest.approx([20, 40, 80, 160, 320, 640, 1000, 1000], abs=2)
-    bench.told(0, is_refused=False)
+    bench.told(0, refused=0)
     bench.told(20)
     assert refused_for_ms(bench) == pytest.approx(20, abs=2)
 
@@ -126,6 +142,20 @@ def test_no_more_than_half_of_the_burst_gathers(bench: Bench, burst: int, most_m
             bench.now += 0.001
 
     assert 1000 * (bench.now - began) == pytest.approx(most_ms, abs=2)
+
+
+def test_several_that_are_refused_again_and_again_wait_for_no_more_than_the_burst(
+    bench: Bench,
+) -> None:
+    quota = replace(QUOTA, rate=20, burst=16)
+    for _ in range(9):
+        bench.told(400, quota, refused=8)
+        began = bench.now
+        while bench.retry_after_s(quota, 8):
+            bench.now += 0.001
+
+    # 8 of them in 400 ms, and half of those 8 for which there is room besides.
+    assert 1000 * (bench.now - began) == pytest.approx(600, abs=2)
 
 
 def test_pictures_that_were_on_their_way_are_one_refusal(bench: Bench) -> None:

@@ -65,7 +65,6 @@ class Inference:
         pending.message = b""  # It is in memory twice.
         request = read_request(message, self._limits.max_images)
         pending.call.pictures = len(request.pictures)
-        pending.caller.check_burst(len(request.pictures))
         model = pending.call.model = self._predictor.model(message.model_name or None).entry.name
         head = ClassifyOptions(
             model=model,

@@ -67,6 +67,8 @@ class Limits:
     """Of the workers: a job is refused that they would not end in time."""
     quota: Quota | None = None
     """That of the caller; None for a job that is not to be counted."""
+    together: int = 1
+    """Jobs for which the quota must have room: this one and those that make no sense without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +79,8 @@ class Admission:
     backlog: int
     """Jobs that wait or are in work; with `EnqueueCode.WOULD_TIME_OUT`, only those ahead of it."""
     wait_ms: int = 0
-    """After which its quota lets the next job through; 0 for at once, and where none was asked."""
+    """After which its quota lets the next job through, or has room for all that must come together;
+    0 for at once, and where none was asked."""
 
 
 def verdict_of(

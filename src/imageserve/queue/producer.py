@@ -69,6 +69,7 @@ class ProducerStore(RedisQueue):
             quota.interval_us if quota else 0,
             quota.burst if quota else 0,
             LONGEST_COUNT_MS,
+            limits.together,
         ]
         pixels_key = self.keys.pixels(job.id)
         with self.errors():
@@ -130,6 +131,8 @@ class JobRequest:
     """The same."""
     quota: Quota | None = None
     """What its caller may send. None: it is not counted, as where the picture was before."""
+    together: int = 1
+    """See `Limits`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,13 +182,13 @@ class Producer:
             self._count_refused()
             raise self._refused(refusal, timeout_ms, priority)
 
-    def check_quota(self, quota: Quota | None) -> None:
-        """Raise QueueRefused where a quota is known to be used up. Asks nobody: it costs nothing.
+    def check_quota(self, quota: Quota | None, together: int = 1) -> None:
+        """Raise QueueRefused where a quota is known to have no room for so many pictures.
 
-        Where nothing is raised, `submit` may still refuse.
+        Asks nobody: it costs nothing. Where nothing is raised, `submit` may still refuse.
         """
         if quota is not None:
-            self._waits.check(quota)
+            self._waits.check(quota, together)
 
     def shortest_timeout_s(self, priority: str = "") -> float | None:
         """Return the shortest timeout with which a job would be accepted now; None for unknown."""
@@ -246,7 +249,7 @@ class Producer:
         """
         # First: reading the capacity, too, would wait for a Redis that hangs.
         self.breaker.check()
-        limits = replace(self._limits(), quota=request.quota)
+        limits = replace(self._limits(), quota=request.quota, together=request.together)
         for _ in range(ID_TRIES):
             ticket = self._tickets.add(secrets.token_hex(16), wake)
             try:
@@ -296,8 +299,8 @@ class Producer:
             raise QueueUnavailable(str(error)) from error
         self.breaker.succeeded()
         if limits.quota is not None:
-            is_refused = admission.code is EnqueueCode.RATE_LIMITED
-            self._waits.note(limits.quota, asked_at, admission.wait_ms, is_refused=is_refused)
+            refused = limits.together if admission.code is EnqueueCode.RATE_LIMITED else 0
+            self._waits.note(limits.quota, asked_at, admission.wait_ms, refused)
         return admission
 
     def _note_outage(self, what: str, error: QueueError, ids: Mapping[str, str] = NO_IDS) -> None:

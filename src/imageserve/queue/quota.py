@@ -40,6 +40,10 @@ class Quota:
         """The time in which one more may come. Whole numbers, with which Lua reckons exactly."""
         return max(1, round(1e6 / self.rate))
 
+    def interval_s(self, pictures: float) -> float:
+        """Return the time in which so many more may come."""
+        return pictures * self.interval_us / 1e6
+
     def refusal(self, wait_s: float) -> QueueRefused:
         """Return the refusal of a picture that would be accepted after this time."""
         why = (
@@ -65,10 +69,12 @@ class QuotaWaits:
     """From when on the queue takes pictures of each quota again, as ENQUEUE told this process.
 
     The time counts from before the call, and others' pictures only put it off: where a picture is
-    refused by it, ENQUEUE would refuse it too. But many processes are told the same time, and for
-    the one picture that may come then each would decode one. So a process that is refused again
-    then waits until some may come, twice as many each time: at most half of the burst, so none is
-    lost, and at most to the end of the second for which its clients are told to wait.
+    refused by it, ENQUEUE would refuse it too.
+
+    Many processes are told the same time. One picture may come then, but each process would decode
+    one. So a process that is refused a second time waits longer, until 2, 4, 8 ... may come. It
+    waits for half of the burst at most, so that none is lost, and no longer than the whole seconds
+    that `Quota.refusal` tells its clients.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
@@ -76,31 +82,39 @@ class QuotaWaits:
         self._waits: dict[str, _Wait] = {}
         """By the name of the quota."""
 
-    def note(self, quota: Quota, asked_at: float, wait_ms: int, *, is_refused: bool) -> None:
-        """Take note of the reply to a call of ``asked_at``, by the clock."""
+    def note(self, quota: Quota, asked_at: float, wait_ms: int, refused: int) -> None:
+        """Take note of the reply to a call of ``asked_at``, by the clock.
+
+        ``refused``: the pictures for which there was no room; 0 where its picture was accepted.
+        """
         wait = self._waits.get(quota.name)
         if wait is None or wait.quota != quota:
-            if not (wait_ms or is_refused):
+            if not (wait_ms or refused):
                 return
             wait = self._waits[quota.name] = _Wait(quota)
-        if not is_refused:
+        if not refused:
             wait.refused = 0
         elif asked_at >= wait.until:  # Others were on their way when the first one was refused.
             wait.refused = min(20, wait.refused + 1)
-        if wait_ms or is_refused:  # Of a quick rate the wait may be less than one.
+        if wait_ms or refused:  # Of a quick rate the wait may be less than one.
+            wait_s = wait_ms / 1000
             wait.asked_at = asked_at
-            wait.until = asked_at + wait_ms / 1000 + _gathering_s(wait, wait_ms / 1000)
+            wait.until = asked_at + wait_s + _gathering_s(wait, wait_s, refused)
+            wait.until -= quota.interval_s(max(0, refused - 1))
 
-    def check(self, quota: Quota) -> None:
-        """Raise QueueRefused where a picture is not to be sent, because of its quota."""
+    def check(self, quota: Quota, together: int) -> None:
+        """Raise QueueRefused where the quota has no room yet for so many pictures."""
         wait, now = self._waits.get(quota.name), self._clock()
         # A name that has another rate since, as after a change of the file, is asked about anew.
-        if wait and wait.quota == quota and now < min(wait.until, wait.asked_at + TRUST_S):
-            raise quota.refusal(wait.until - now)
+        if wait is None or wait.quota != quota:
+            return
+        until = wait.until + quota.interval_s(together - 1)
+        if now < min(until, wait.asked_at + TRUST_S):
+            raise quota.refusal(until - now)
 
 
-def _gathering_s(wait: _Wait, wait_s: float) -> float:
-    """Return how much longer a process waits than for the next picture."""
+def _gathering_s(wait: _Wait, wait_s: float, refused: int) -> float:
+    """Return how much longer a process waits than it was told."""
     quota = wait.quota
-    pictures = min(2.0 ** max(0, wait.refused - 1) - 1, (quota.burst - 1) / 2)
-    return min(pictures / quota.rate, max(1, math.ceil(wait_s)) - wait_s)
+    pictures = min(2 ** max(0, wait.refused - 1) - 1, max(0, quota.burst - refused) / 2)
+    return min(quota.interval_s(pictures), max(1, math.ceil(wait_s)) - wait_s)

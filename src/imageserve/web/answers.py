@@ -20,16 +20,16 @@ def as_json(
 
     ``pause`` is called every few milliseconds.
 
-    Raises the error of a single picture, and the first server error (5xx) where no picture got an
-    answer: then the whole request is worth sending again, and its status should say so. Raises
+    Raises the error of a single picture. Where no picture got an answer, raises the first error
+    after which the whole request is worth sending again, so that its status says so. Raises
     BadParameter where there are more numbers than JSON may have.
     """
     _check_length(answers)
     if len(answers) == 1:
         return _success(answers[0], output, pause)
-    ours = [a for a in answers if isinstance(a, RequestError) and a.status >= 500]
-    if ours and not any(isinstance(answer, Answer) for answer in answers):
-        raise ours[0]
+    again = [a for a in answers if isinstance(a, RequestError) and a.is_worth_another_try]
+    if again and not any(isinstance(answer, Answer) for answer in answers):
+        raise again[0]
     results = ", ".join(
         json.dumps(error_body(answer))
         if isinstance(answer, RequestError)

@@ -68,7 +68,6 @@ class InferDoor:
         with account.more(2 * _length(told_length, size)):
             request, as_bytes = read_request(body, told_length, self._limits, Turn().give)
         del body  # The pictures are copies of its parts.
-        options.caller.check_burst(len(request.pictures))
         files = [
             _taken(each, self._limits) if isinstance(each, bytes) else each
             for each in request.pictures

@@ -30,6 +30,8 @@ class ClassifyOptions:
     """The only version of the model that may answer, by `version_name`; "" for any."""
     classes: bool = False
     """Whether the labels must come with the numbers of their classes; with a vector, too."""
+    together: int = 1
+    """How many pictures are answered together or not at all; 1 where each is by itself."""
     caller: Caller = ANYBODY
 
     @property

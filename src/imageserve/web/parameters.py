@@ -135,6 +135,7 @@ def infer_options(request: InferRequest, head: ClassifyOptions) -> ClassifyOptio
         output=request.want,
         priority=BACKGROUND if request.is_background else head.priority,
         classes=request.classes > 0,
+        together=len(request.pictures),
     )
 
 

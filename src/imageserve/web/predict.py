@@ -101,7 +101,8 @@ class Predictor:
     def check(self, options: ClassifyOptions) -> None:
         """Say, before an upload is read, what cannot be answered.
 
-        Raises UnknownModel, Forbidden, UnknownVersion, BadParameter, Busy and RateLimited.
+        Raises UnknownModel, Forbidden, UnknownVersion, BadParameter, TooManyImages, Busy and
+        RateLimited.
         """
         try:
             self._check(options)
@@ -113,6 +114,7 @@ class Predictor:
         served = self.model(options.model)
         name = served.entry.name
         options.caller.check_model(name)
+        options.caller.check_burst(options.together)
         if options.version:
             check_version(options.version, name, served.producer.versions(name))
         # Workers that give the scores number their classes as well.
@@ -120,7 +122,7 @@ class Predictor:
         try:
             if needed != LABELS:
                 served.producer.check_output(name, needed)
-            served.producer.check_quota(options.caller.quota)
+            served.producer.check_quota(options.caller.quota, options.together)
         except QueueRefused as refusal:
             raise not_admitted(refusal, name) from refusal
 
@@ -202,9 +204,17 @@ class _Request:
     def _open(self) -> list[Ticket]:
         return [ticket for ticket in self._tickets() if ticket.result is None]
 
+    @property
+    def _together(self) -> int:
+        """How many pictures make no sense without each other: the one in hand and later ones."""
+        return max(1, self._options.together - self._index)
+
     def _submit(self, picture: Picture | RequestError) -> _Slot:
         if isinstance(picture, RequestError):
             return picture
+        before = self._slots[-1] if self._slots else None
+        if self._options.together > 1 and isinstance(before, RequestError):
+            return before  # That is the answer already: what is sent now would be counted in vain.
         try:
             return self._send(picture, None, self._options.caller.quota)
         except RequestError as error:
@@ -236,7 +246,7 @@ class _Request:
         self, picture: Picture, preparation: Preparation | None, quota: Quota | None
     ) -> Submission:
         """Decode and queue one picture, unless the queue is known not to take it."""
-        self._producer.check_quota(quota)
+        self._producer.check_quota(quota, self._together)
         model = self._entry.name
         if preparation is None:
             preparation = self._producer.preparation(model, self._entry.preparation)
@@ -290,6 +300,7 @@ class _Request:
             asked.priority,
             asked.context,
             quota,
+            self._together,
         )
         return self._producer.submit(request, pixels, timeout_ms, self._wait.wake)
 

@@ -5,11 +5,12 @@
 --      6 bytes of this job  7 max bytes of all jobs  8 jobs a second that the workers do (0: unknown)
 --      9 ms that a job takes besides  10 id  11 prefix of pixel keys  12 guard_ms  13 us per job of the quota
 --      14 its burst (0: the job has none, and its key is not touched)  15 ms that a count is kept at most
+--      16 jobs for which the quota must have room now, this one and those that make no sense without it
 -- Returns {code, backlog, ms}: 0 accepted, 1 own retry, -1 full, -2 id collision, -3 no memory, -4 over the
 --      byte limit, -5 cannot be done in time, or makes others late (the backlog is then what is ahead of it),
 --      -6 pixels missing (their SET was refused, or they were deleted since; the caller knows which, and counts the
 --      first with refuse.lua), -7 over its quota, which is asked last and counts what is accepted, nothing else.
---      ms: after which its quota lets the next one through; never more than that, 0 for at once
+--      ms: after which its quota lets the next one through, or has room for those of 16; never more, 0 for at once
 local interval_us, burst = tonumber(ARGV[13]), tonumber(ARGV[14])
 local wrong = wrong_type({[7] = 'hash', [9] = burst > 0 and 'string' or nil}); if wrong then return wrong end
 local have = redis.call('GET', KEYS[3])
@@ -86,8 +87,8 @@ if code == 0 and burst > 0 then
   local kept_us, all_us = (tonumber(redis.call('GET', KEYS[9]) or 0) or 0) - now_us, burst * interval_us
   is_more = kept_us > all_us
   used_us = math.min(math.max(kept_us, 0), all_us) + interval_us
-  wait_us = used_us - all_us
-  if wait_us > 0 then code = -7 else wait_us = wait_us + interval_us end
+  wait_us = used_us + (tonumber(ARGV[16]) - 1) * interval_us - all_us
+  if wait_us > 0 then code = -7 else wait_us = used_us + interval_us - all_us end
 end
 local wait_ms = math.floor(math.max(0, wait_us) / 1000)
 local function keep(us)
