@@ -92,7 +92,7 @@ class Backlog:
                 shape=self._shape,
                 top=5,
                 reply=self._channel,
-                trace="bench",
+                request_id="bench",
                 result_ttl_ms=60_000,
             )
             admission = self._queue.enqueue(job, self._pictures[i % _PICTURES], _TIMEOUT_MS, limits)

@@ -29,6 +29,8 @@ BATCH: Final = 32
 """Spans that are sent at once: under gevent nobody is served while they are encoded."""
 EVERY_S: Final = 1.0
 """How long a span waits for others at most."""
+FLUSH_S: Final = 1.0
+"""Time that a process that ends has for its last spans."""
 
 
 class Tracer:
@@ -62,7 +64,7 @@ class Tracer:
     ) -> None:
         """Record a part of a recorded span that ends now; ``began``: by `time.monotonic`."""
 
-    def close(self, within_s: float) -> None:
+    def close(self, within_s: float = FLUSH_S) -> None:
         """Send what waits, but return within this time."""
 
 
@@ -103,7 +105,7 @@ class RecordingTracer(Tracer):
             context, now_s = parent.child(_new_id(16)), time.time()
             self.record(Span(name, context, parent, wall_s(began), now_s, attributes))
 
-    def close(self, within_s: float) -> None:
+    def close(self, within_s: float = FLUSH_S) -> None:
         self._sender.close(within_s)
 
 

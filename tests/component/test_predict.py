@@ -157,7 +157,7 @@ class Bench:
     ) -> Answers:
         wait = more.pop("wait", None) or Wait()
         options = ClassifyOptions(
-            **{"model": None, "top": 5, "timeout_s": timeout_s, "trace": "t-1", **more}
+            **{"model": None, "top": 5, "timeout_s": timeout_s, "request_id": "t-1", **more}
         )
         return self.predictor.predict(pictures, options, wait)
 
@@ -244,12 +244,12 @@ def test_an_answer_says_where_the_time_went(bench: Bench) -> None:
 
 
 def test_a_job_says_what_is_asked_and_where_the_answer_goes(bench: Bench) -> None:
-    request = bench.begin(A, top=3, trace="request-7")
+    request = bench.begin(A, top=3, request_id="request-7")
 
     (job,) = bench.answer_all(1)
     done(request)
 
-    assert (job.model, job.shape, job.top, job.trace) == ("m", (8, 8, 3), 3, "request-7")
+    assert (job.model, job.shape, job.top, job.request_id) == ("m", (8, 8, 3), 3, "request-7")
     assert job.reply == bench.queue.tickets.channel
     assert 29_000 < job.deadline - job.ts <= 30_000
     assert job.result_ttl_ms == job.deadline - job.ts + 60_000
@@ -992,7 +992,7 @@ def test_in_a_short_outage_requests_wait_undecoded_and_leave_in_order(
     bench.queue.failing = set()
 
     first, second = bench.answer_all(2)
-    assert (first.trace, second.trace) == ("t-1", "t-1")
+    assert (first.request_id, second.request_id) == ("t-1", "t-1")
     assert [labels(done(each)) for each in requests] == [[label(A)], [label(B)]]
     assert decoded.index(B) > max(i for i, each in enumerate(decoded) if each == A)
 

@@ -79,8 +79,8 @@ def proxy(shared_redis: RedisServer) -> Iterator[DroppingProxy]:
     proxy.close()
 
 
-def a_job(job_id: str, *, trace: str = "trace-1") -> Job:
-    return Job(job_id, "resnet50", (2, 2, 3), 5, CHANNEL, trace, 60_000)
+def a_job(job_id: str, *, request_id: str = "request-1") -> Job:
+    return Job(job_id, "resnet50", (2, 2, 3), 5, CHANNEL, request_id, 60_000)
 
 
 def put(queue: RedisQueue, *job_ids: str) -> list[EnqueueCode]:
@@ -304,18 +304,18 @@ def test_only_the_clock_of_redis_counts(queue: RedisQueue, client: "redis.Redis"
     assert lease_end == taken.now + 60_000
 
 
-def test_a_trace_that_resembles_a_deadline_is_not_read_as_one(
+def test_a_request_id_that_resembles_a_deadline_is_not_read_as_one(
     queue: RedisQueue, client: "redis.Redis"
 ) -> None:
     full = Limits(max_jobs=1)
-    for trace in ('"deadline":1', '\\"deadline":1', '","deadline":1,"x":"'):
+    for text in ('"deadline":1', '\\"deadline":1', '","deadline":1,"x":"'):
         client.flushall()
-        assert queue.enqueue(a_job("a", trace=trace), PIXELS, 60_000, full).code == 0
+        assert queue.enqueue(a_job("a", request_id=text), PIXELS, 60_000, full).code == 0
         assert queue.enqueue(a_job("b"), PIXELS, 60_000, full).code is EnqueueCode.FULL
         (entry,) = queue.claim(1, HELD, redelivered=False).entries
         job = decode_job(entry)
         assert isinstance(job, Job)
-        assert job.trace == trace
+        assert job.request_id == text
 
 
 def test_bytes_that_are_no_text_end_on_the_dead_list(

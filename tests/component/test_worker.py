@@ -154,7 +154,13 @@ class Bench:
             self.stop(worker)
 
     def job(self, name: str, **more: Any) -> Job:
-        facts = {"model": "gated", "shape": SHAPE, "top": 1, "trace": f"trace-{name}", **more}
+        facts = {
+            "model": "gated",
+            "shape": SHAPE,
+            "top": 1,
+            "request_id": f"request-{name}",
+            **more,
+        }
         return Job(id=name, reply="reply", result_ttl_ms=HOUR_MS, **facts)
 
     def send(self, *names: str, pixels: bytes | None = None, **more: Any) -> None:
@@ -644,7 +650,7 @@ def test_a_job_that_lost_its_worker_again_is_given_up_with_a_result(
 
 def about(*names: str) -> dict[str, Any]:
     """What a line says of these jobs."""
-    requests = [f"trace-{name}" for name in names]
+    requests = [f"request-{name}" for name in names]
     named = {
         "ids": list(names),
         "request_ids": requests,
@@ -676,7 +682,7 @@ def test_without_a_trace_no_line_speaks_of_one(
     bench.start()
 
     eventually(lambda: lines(caplog, "batch"), "its line")
-    assert lines(caplog, "batch")[0]["request_ids"] == ["trace-a"]
+    assert lines(caplog, "batch")[0]["request_ids"] == ["request-a"]
     assert "trace_ids" not in lines(caplog, "batch")[0]
 
 

@@ -71,7 +71,7 @@ jobs = st.builds(
     shape=st.tuples(sizes, sizes, st.just(3)),
     top=counts,
     reply=texts,
-    trace=texts,
+    request_id=texts,
     result_ttl_ms=counts,
     ts=times,
     deadline=times,
@@ -223,7 +223,7 @@ def test_fields_of_a_later_release_are_ignored() -> None:
 
 
 def test_a_job_without_a_trace_is_still_a_job() -> None:
-    assert decode_job(without(encode_job(JOB), "trace")) == replace(JOB, trace="")
+    assert decode_job(without(encode_job(JOB), "trace")) == replace(JOB, request_id="")
 
 
 @pytest.mark.parametrize("told", [None, 7, "", "no traceparent", {"a": 1}, ["00"]])
@@ -244,7 +244,7 @@ def test_a_job_of_another_version_can_be_answered() -> None:
         result_ttl_ms=60_000,
         reason="job version 2 is not supported, only 1",
         ts=7,
-        trace="trace",
+        request_id="trace",
     )
 
 

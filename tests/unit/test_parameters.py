@@ -129,7 +129,7 @@ def test_a_query_is_read_as_a_whole(
     options = read_options(query, HEAD)
 
     assert (options.top, options.least, options.output) == (top, least, output)
-    assert (options.model, options.timeout_s, options.trace) == (None, 30.0, "id-1")
+    assert (options.model, options.timeout_s, options.request_id) == (None, 30.0, "id-1")
 
 
 @pytest.mark.parametrize("query", [{"top": "3"}, {"min": "0.3"}])

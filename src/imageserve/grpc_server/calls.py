@@ -20,7 +20,7 @@ from imageserve.grpc_server.statuses import Metadata, metadata_of, status_of
 from imageserve.queue.wire import BACKGROUND
 from imageserve.trace_context import read_context
 from imageserve.tracing import NO_TRACER, Tracer
-from imageserve.web.calls import Call, Headers, bug_error, finish, record_request
+from imageserve.web.calls import Call, bug_error, finish, record_request
 from imageserve.web.classify import Slots, WebConfig
 from imageserve.web.decode_order import Asked
 from imageserve.web.edge import request_id
@@ -207,29 +207,25 @@ async def _served(
     endpoint: str, call: Call, take: Take, context: Context, tracer: Tracer
 ) -> Fields:
     """Answer one call, and count, log and record it."""
+
+    def ended(status: int) -> Metadata:
+        headers = finish(log, call, endpoint, status, draining=False)
+        record_request(tracer, call, status, "grpc")
+        return tuple((name.lower(), value) for name, value in headers)
+
     try:
         response = await take(call, context)
     except RequestError as error:
         failed = error.with_traceback(None)  # Its frames hold it, and the upload.
     except asyncio.CancelledError:
         call.error_code = "client_gone"
-        finish(log, call, endpoint, 499, draining=False)
-        record_request(tracer, call, 499, "grpc")
+        ended(499)
         raise
     except Exception as error:
         failed = bug_error(log, error, call)
     else:
-        headers = finish(log, call, endpoint, 200, draining=False)
-        record_request(tracer, call, 200, "grpc")
-        context.set_trailing_metadata(_metadata(headers))
+        context.set_trailing_metadata(ended(200))
         return response
     call.error_code = failed.code
-    headers = finish(log, call, endpoint, int(failed.status), draining=False)
-    record_request(tracer, call, int(failed.status), "grpc")
-    metadata = (*metadata_of(failed), *_metadata(headers))
+    metadata = (*metadata_of(failed), *ended(int(failed.status)))
     return await context.abort(status_of(failed), failed.message, metadata)  # It raises.
-
-
-def _metadata(headers: Headers) -> Metadata:
-    """Return headers of HTTP as gRPC has them."""
-    return tuple((name.lower(), value) for name, value in headers)

@@ -70,7 +70,7 @@ class Inference:
             model=model,
             top=1,
             timeout_s=pending.timeout_s,
-            trace=pending.call.request_id,
+            request_id=pending.call.request_id,
             context=pending.call.context,
             priority=pending.caller.priority,
             caller=pending.caller,

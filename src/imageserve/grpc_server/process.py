@@ -23,8 +23,6 @@ from imageserve.web.lifecycle import Lifecycle
 log = logging.getLogger(__name__)
 
 BEAT_S = 0.5
-FLUSH_S = 1.0
-"""Time for the last spans of the process."""
 HUNG_S = 60.0
 """An event loop that gives no sign of life for so long hangs."""
 
@@ -42,7 +40,7 @@ class GrpcProcess:
     def run(self) -> NoReturn:
         """Serve until SIGTERM or SIGINT, and end this process."""
         asyncio.run(self._run())
-        self._tracer.close(FLUSH_S)
+        self._tracer.close()
         log.info("stopped")
         end_process()
 

@@ -120,8 +120,7 @@ class JobRequest:
     preparation: Preparation
     """What was done to the picture."""
     top: int
-    trace: str
-    """The id of the HTTP request."""
+    request_id: str
     least: float = 0.0
     want: str = ""
     """See `Job`, and so for the one before."""
@@ -278,7 +277,7 @@ class Producer:
             shape=request.preparation.shape,
             top=request.top,
             reply=self._tickets.channel,
-            trace=request.trace,
+            request_id=request.request_id,
             # The result is stored before the deadline and must still be there a while after it.
             result_ttl_ms=timeout_ms + round(self._config.result_ttl_s * 1000),
             encoding=encoding_of(request.preparation),
@@ -294,7 +293,7 @@ class Producer:
         try:
             admission = self._store.enqueue(job, pixels, timeout_ms, limits)
         except QueueError as error:
-            ids = log_ids(job.trace, job.context)
+            ids = log_ids(job.request_id, job.context)
             self._note_outage("a picture could not be queued", error, ids)
             raise QueueUnavailable(str(error)) from error
         self.breaker.succeeded()

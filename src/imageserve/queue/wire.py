@@ -57,8 +57,8 @@ class Job:
     top: int
     reply: str
     """The channel to which the result is published."""
-    trace: str
-    """The id of the HTTP request that sent it."""
+    request_id: str
+    """Of the request that sent it; ``trace`` on the wire, as 0.1.0 has it."""
     result_ttl_ms: int
     encoding: str = ENCODING
     """A key of `ENCODINGS`; it fits the shape."""
@@ -93,7 +93,7 @@ class UnsupportedJob:
     result_ttl_ms: int
     reason: str
     ts: int = 0
-    trace: str = ""
+    request_id: str = ""
     context: TraceContext | None = None
 
 
@@ -172,7 +172,7 @@ def encode_open_job(job: Job) -> str:
         "bytes": job.bytes,
         "top": job.top,
         "reply": job.reply,
-        "trace": job.trace,
+        "trace": job.request_id,
         "result_ttl_ms": job.result_ttl_ms,
     }
     if job.preparation:
@@ -207,7 +207,7 @@ def decode_job(text: str | bytes) -> Job | UnsupportedJob:
         shape=shape_of(fields, "shape"),
         top=fields["top"],
         reply=fields["reply"],
-        trace=_text_or_none(fields, "trace"),
+        request_id=_text_or_none(fields, "trace"),
         result_ttl_ms=fields["result_ttl_ms"],
         encoding=fields["encoding"],
         ts=int(fields["ts"]),
@@ -269,7 +269,7 @@ def _unsupported(job_id: str, fields: Mapping[str, Any], reason: str) -> Unsuppo
         result_ttl_ms=ttl_ms if ttl_ms is not None and is_count(ttl_ms) else 60_000,
         reason=reason,
         ts=int(ts) if ts is not None and is_amount(ts) else 0,
-        trace=_text_or_none(fields, "trace"),
+        request_id=_text_or_none(fields, "trace"),
         context=_context(fields),
     )
 

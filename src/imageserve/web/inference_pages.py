@@ -30,7 +30,7 @@ MISSING: Mapping[str, str] = {
     "systemsharedmemory": "shared memory is not served: send tensors in the request",
     "cudasharedmemory": "shared memory is not served: send tensors in the request",
     "logging": "the log is set up by settings",
-    "trace": "there is no tracing: the header Server-Timing says where the time went",
+    "trace": "tracing is set up by settings; a request is traced if its traceparent is sampled",
 }
 """Parts of the protocol that would change something -> why they are not there."""
 

@@ -16,8 +16,7 @@ class ClassifyOptions:
     model: str | None
     top: int
     timeout_s: float
-    trace: str
-    """The id of the HTTP request."""
+    request_id: str
     context: TraceContext | None = None
     """Its span."""
     least: float = 0.0
@@ -37,7 +36,7 @@ class ClassifyOptions:
     @property
     def ids(self) -> dict[str, str]:
         """What every line of the log about it says."""
-        return log_ids(self.trace, self.context)
+        return log_ids(self.request_id, self.context)
 
     def asked(self, arrived: float) -> Asked:
         """Return the place in the line of one that came at this time of `time.monotonic`."""

@@ -294,7 +294,7 @@ class _Request:
             model,
             preparation,
             top,
-            asked.trace,
+            asked.request_id,
             asked.least,
             want,
             asked.priority,

@@ -70,9 +70,6 @@ ACCEPTED_AT_ONCE = 64
 """While connections wait for longer than this, one more is accepted in each turn of the event loop
 than in the one before, up to this many. A burst must not go to the process that comes first."""
 
-FLUSH_S = 1.0
-"""Time for the last spans of a process that ends."""
-
 SEND_EXTRA_S = 1.0
 """A client must read its answer within UPLOAD_TIMEOUT_S and this."""
 
@@ -230,7 +227,7 @@ class Worker(GeventWorker):  # type: ignore[misc]
         try:
             super().run()
         finally:
-            self.app.tracer.close(FLUSH_S)
+            self.app.tracer.close()
 
     def handle_exit(self, sig: int, frame: Any) -> None:
         self.app.lifecycle.stopping = True

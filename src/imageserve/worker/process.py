@@ -34,8 +34,6 @@ log = logging.getLogger(__name__)
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 2.0, 300.0
 """Between tries to load a model that cannot be loaded; doubled each time."""
-FLUSH_S = 1.0
-"""How long a worker that ends waits for the collector to take its last spans."""
 
 
 class WorkerProcess:
@@ -77,7 +75,7 @@ class WorkerProcess:
         log.info("ready", extra={"fields": fields})
         if not self._stopping.is_set():
             worker.run()
-        consumer.tracer.close(FLUSH_S)
+        consumer.tracer.close()
         log.info("stopped")
         end_process()
 
