@@ -75,7 +75,7 @@ class MemoryQueue(RedisQueue):
         self._dead: deque[dict[str, Any]] = deque(maxlen=1000)
         self._pixels: dict[str, tuple[bytes, int]] = {}
         self._results: dict[str, tuple[Result, int]] = {}
-        self._ids: dict[str, int] = {}
+        self._ids: dict[str, tuple[str, int]] = {}
         self._stats: Counter[str] = Counter()
         self._workers: dict[str, WorkerInfo] = {}
         self._web: dict[str, WebInfo] = {}
@@ -87,8 +87,10 @@ class MemoryQueue(RedisQueue):
     def enqueue(self, job: Job, pixels: bytes, timeout_ms: int, limits: Limits) -> Admission:
         with self._changed:
             now = self._clock_ms()
-            if self._ids.get(job.id, 0) > now:
-                return Admission(EnqueueCode.COLLISION, 0)
+            reply, until = self._ids.get(job.id, ("", 0))
+            if until > now:
+                is_own = reply == job.reply
+                return Admission(EnqueueCode.OWN_RETRY if is_own else EnqueueCode.COLLISION, 0)
             job = replace(job, ts=now, deadline=now + timeout_ms)
             admission = self._admission(job, limits)
             if admission.code is not EnqueueCode.ACCEPTED:
@@ -118,7 +120,7 @@ class MemoryQueue(RedisQueue):
         return True, max(0, used_us + quota.interval_us - all_us) // 1000
 
     def _accept(self, job: Job, pixels: bytes) -> None:
-        self._ids[job.id] = job.deadline + 60_000
+        self._ids[job.id] = job.reply, job.deadline + 60_000
         self._pixels[job.id] = (pixels, job.deadline)
         entry = encode_job(job)
         self._waiting.insert(self._rank(entry), entry)

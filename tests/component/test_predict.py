@@ -997,6 +997,38 @@ def test_in_a_short_outage_requests_wait_undecoded_and_leave_in_order(
     assert decoded.index(B) > max(i for i, each in enumerate(decoded) if each == A)
 
 
+class RepliesLost(UnreliableQueue):
+    """From now on enqueues are carried out, and no reply comes; then Redis is away."""
+
+    def enqueue(self, job: Job, pixels: bytes, timeout_ms: int, limits: Limits) -> Admission:
+        admission = super().enqueue(job, pixels, timeout_ms, limits)
+        if len(self.limits) == 1:
+            self.failing = {"enqueue"}
+            raise QueueUnavailable("no reply")
+        return admission
+
+
+@pytest.mark.parametrize("is_done", [False, True], ids=["waits", "done"])
+def test_what_was_queued_when_an_outage_began_is_queued_and_counted_once(
+    bench: Bench, is_done: bool
+) -> None:
+    bench.queue = RepliesLost()
+    bench.patience_s = LONG_S
+    bench.predictor = bench.make()
+    request = bench.begin(A, caller=replace(TEAM_A, quota=Quota("team-a", 0.01, 1)))
+    eventually(lambda: waiting(bench) == 1, "a request that waits")
+    if is_done:
+        bench.answer_all(1)
+
+    bench.queue.failing = set()
+
+    if not is_done:
+        bench.answer_all(1)
+    assert labels(done(request)) == [label(A)]
+    assert bench.queue.snapshot().stats["accepted"] == 1
+    assert bench.queue.whole_us.keys() == {"team-a"}
+
+
 def test_beyond_the_places_a_request_is_refused_at_once(bench: Bench) -> None:
     outage(bench, LONG_S)
     requests = [bench.begin(A), bench.begin(B)]

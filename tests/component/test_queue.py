@@ -401,7 +401,8 @@ def test_an_expired_job_behind_a_live_head_keeps_its_place(bench: Bench) -> None
 
 def test_a_second_job_with_the_same_id_does_not_touch_the_first(bench: Bench) -> None:
     put(bench, "a")
-    second = bench.queue.enqueue(a_job("a"), b"other pixels", 60_000, Limits())
+    of_another = replace(a_job("a"), reply="another process")
+    second = bench.queue.enqueue(of_another, b"other pixels", 60_000, Limits())
     assert second.code is EnqueueCode.COLLISION
     assert bench.queue.pixels(["a"]) == [PIXELS]
     assert ids(claim(bench)) == ["a"]
@@ -410,8 +411,11 @@ def test_a_second_job_with_the_same_id_does_not_touch_the_first(bench: Bench) ->
 
 def test_an_id_stays_taken_after_its_job_is_done(bench: Bench) -> None:
     put(bench, "a")
+    assert put(bench, "a")[0].code is EnqueueCode.OWN_RETRY
     finish(bench, claim(bench), "a")
-    assert put(bench, "a")[0].code is EnqueueCode.COLLISION
+    assert put(bench, "a")[0].code is EnqueueCode.OWN_RETRY
+    assert ids(claim(bench)) == []
+    assert stats(bench)["accepted"] == 1
 
 
 # Deadlines and cancelling.

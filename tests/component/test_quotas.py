@@ -185,8 +185,8 @@ def timed(
 
 class Step(NamedTuple):
     what: str
-    """A job of a quota (offer); one that is there already, by its nonce and by another one (again);
-    one that another limit refuses (full); a while, backwards too; a count that Redis loses."""
+    """A job of a quota (offer); one that is there already (again); one that another limit refuses
+    (full); a while, backwards too; a count that Redis loses."""
     quota: Quota
     ms: int = 0
     together: int = 1
@@ -249,32 +249,26 @@ def test_any_sequence_accepts_what_the_rate_allows_and_counts_nothing_else(
     timed.empty()
     now_us, buckets = 1_760_000_000_000_000, Buckets()
     timed.set(now_us)
-    with pytest.MonkeyPatch.context() as patch:
-        for number, (what, quota, ms, together) in enumerate(steps):
-            job_id = f"job-{number}"
-            if what == "offer":
-                answer = offer(timed.queue, job_id, quota, together)
-                assert (answer.code, answer.wait_ms) == buckets.offer(quota, together), number
-            elif what == "again":
-                patch.setattr("secrets.token_hex", lambda size: "the nonce of both")
-                offer(timed.queue, job_id, None)
-                again = offer(timed.queue, job_id, quota).code
-                patch.undo()
-                # The twin knows no nonce.
-                assert again is EnqueueCode.OWN_RETRY or isinstance(timed, TimedMemory)
-                assert offer(timed.queue, job_id, quota).code is EnqueueCode.COLLISION
-            elif what == "full":
-                full = Limits(max_jobs=0, quota=quota)
-                refused = timed.queue.enqueue(a_job(job_id), PIXELS, MINUTE_MS, full)
-                assert refused.code is EnqueueCode.FULL
-            elif what == "lose":
-                timed.lose(quota.name)
-                buckets.used.pop(quota.name, None)
-            elif what == "wait":
-                now_us += 1000 * ms
-                timed.set(now_us)
-                for name in buckets.wait(1000 * ms):
-                    timed.lose(name)
+    for number, (what, quota, ms, together) in enumerate(steps):
+        job_id = f"job-{number}"
+        if what == "offer":
+            answer = offer(timed.queue, job_id, quota, together)
+            assert (answer.code, answer.wait_ms) == buckets.offer(quota, together), number
+        elif what == "again":
+            offer(timed.queue, job_id, None)
+            assert offer(timed.queue, job_id, quota).code is EnqueueCode.OWN_RETRY
+        elif what == "full":
+            full = Limits(max_jobs=0, quota=quota)
+            refused = timed.queue.enqueue(a_job(job_id), PIXELS, MINUTE_MS, full)
+            assert refused.code is EnqueueCode.FULL
+        elif what == "lose":
+            timed.lose(quota.name)
+            buckets.used.pop(quota.name, None)
+        elif what == "wait":
+            now_us += 1000 * ms
+            timed.set(now_us)
+            for name in buckets.wait(1000 * ms):
+                timed.lose(name)
 
 
 def test_a_clock_that_goes_back_costs_a_burst_and_never_more(timed: Timed) -> None:

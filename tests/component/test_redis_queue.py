@@ -783,10 +783,9 @@ def test_what_is_refused_for_lack_of_memory_is_counted(
 
 
 def test_a_job_whose_enqueue_is_sent_again_without_memory_keeps_its_pixels(
-    redis_server: RedisServer, make_queue: QueueMaker, monkeypatch: pytest.MonkeyPatch
+    redis_server: RedisServer, make_queue: QueueMaker
 ) -> None:
     queue, client = make_queue(redis_server.url), redis_server.client()
-    monkeypatch.setattr("secrets.token_hex", lambda size: "the nonce of both")
     put(queue, "a")
     client.config_set("maxmemory", 1)
 

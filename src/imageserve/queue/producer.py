@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from imageserve.errors import QueueError, QueueRefused, QueueUnavailable
@@ -54,7 +54,7 @@ class ProducerStore(RedisQueue):
         quota = limits.quota
         names = self.keys.of_enqueue(job.id, quota.name if quota else "")
         args: list[str | int | bytes] = [
-            secrets.token_hex(8),
+            job.reply,  # No other process has it.
             limits.max_jobs,
             timeout_ms,
             timeout_ms + NONCE_EXTRA_MS,
@@ -112,6 +112,10 @@ class ProducerStore(RedisQueue):
             HEARTBEAT(self.client, self.keys.of_web_heartbeat(), args)
 
 
+def new_id() -> str:
+    return secrets.token_hex(16)
+
+
 @dataclass(frozen=True, slots=True)
 class JobRequest:
     """What a client asks for one picture."""
@@ -132,6 +136,8 @@ class JobRequest:
     """What its caller may send. None: it is not counted, as where the picture was before."""
     together: int = 1
     """See `Limits`."""
+    id: str = field(default_factory=new_id)
+    """Of its job: what is sent again with the same one, after an outage, is queued only once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,8 +255,8 @@ class Producer:
         # First: reading the capacity, too, would wait for a Redis that hangs.
         self.breaker.check()
         limits = replace(self._limits(), quota=request.quota, together=request.together)
-        for _ in range(ID_TRIES):
-            ticket = self._tickets.add(secrets.token_hex(16), wake)
+        for number in range(ID_TRIES):
+            ticket = self._tickets.add(new_id() if number else request.id, wake)
             try:
                 job = self._job(ticket.job_id, request, timeout_ms)
                 admission = self._enqueue(job, pixels, timeout_ms, limits)
@@ -258,6 +264,9 @@ class Producer:
             finally:
                 if not ticket.accepted:
                     self._tickets.remove(ticket)
+            if admission.code is EnqueueCode.OWN_RETRY:
+                with contextlib.suppress(QueueError):  # It may be done since.
+                    self.read_stored([ticket])
             if ticket.accepted:
                 return ticket
             if request.quota and admission.code is EnqueueCode.RATE_LIMITED:

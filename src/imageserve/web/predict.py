@@ -23,7 +23,7 @@ from imageserve.models.entries import ModelEntry
 from imageserve.predictions import FEW_LABELS, LABELS, SCORES
 from imageserve.preparation import Pixels, Preparation
 from imageserve.queue.listener import Ticket
-from imageserve.queue.producer import JobRequest, Producer
+from imageserve.queue.producer import JobRequest, Producer, new_id
 from imageserve.queue.quota import Quota
 from imageserve.queue.wire import WOULD_TIME_OUT, ResultError
 from imageserve.tracing import NO_TRACER, Tracer
@@ -176,6 +176,8 @@ class _Request:
         self._slots: list[_Slot] = []
         self._index = 0
         """The picture in hand."""
+        self._job_id = ""
+        """Its job."""
         self._later = 0
         """Pictures of this request that come after the one in hand."""
 
@@ -228,6 +230,7 @@ class _Request:
         ``preparation``: by default the one that its model needs now. ``quota``: None for a picture
         that was accepted before.
         """
+        self._job_id = new_id()
         while True:
             try:
                 with self._room.turn(self._guest):
@@ -301,6 +304,7 @@ class _Request:
             asked.context,
             quota,
             self._together,
+            self._job_id,
         )
         return self._producer.submit(request, pixels, timeout_ms, self._wait.wake)
 

@@ -1,7 +1,8 @@
 -- Accepts a job and puts it in its place in the order, or returns why not. Its pixels must be in p:<id> already, because
 -- a worker may take it at once.
 -- KEYS 1 queue  2 hold  3 id:<id>  4 p:<id>  5 retry  6 leases  7 stats  8 waiting(zset)  9 quota:<name>
--- ARGV 1 nonce  2 max jobs waiting  3 timeout_ms  4 id_ttl_ms  5 job JSON without its closing brace
+-- ARGV 1 nonce, which no other process sends  2 max jobs waiting  3 timeout_ms  4 id_ttl_ms
+--      5 job JSON without its closing brace
 --      6 bytes of this job  7 max bytes of all jobs  8 jobs a second that the workers do (0: unknown)
 --      9 ms that a job takes besides  10 id  11 prefix of pixel keys  12 guard_ms  13 us per job of the quota
 --      14 its burst (0: the job has none, and its key is not touched)  15 ms that a count is kept at most
