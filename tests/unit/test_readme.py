@@ -139,3 +139,19 @@ def test_every_option_of_imageserve_that_a_page_names_is_one(document: Path) -> 
         unknown += [(*command, each) for each in options - known]
 
     assert unknown == []
+
+
+def test_the_map_of_files_has_every_file_and_no_other() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    table = text.partition("## Where is what")[2].partition("\n## ")[0]
+    source = ROOT / "src/imageserve"
+    missing = {file for file in source.rglob("*.py") if file.name != "__init__.py"}
+    for row in re.findall(r"^\| (`.+?) \|", table, re.MULTILINE):
+        first, *more = re.findall(r"`([^`]+)`", row)
+        folders = [source, ROOT, (source / first).parent, (ROOT / first).parent]
+        for name in (first, *more):
+            found = [each for folder in folders for each in folder.glob(name)]
+            assert found, f"docs/architecture.md names {name}, which is not there"
+            missing -= {*found, *(file for each in found for file in each.rglob("*.py"))}
+
+    assert not missing, "docs/architecture.md says nothing of these"
