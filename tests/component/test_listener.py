@@ -3,11 +3,19 @@
 import logging
 import threading
 import time
+from pathlib import Path
 
 import pytest
 from tests.component.conftest import Listen
 from tests.queues import RedisQueue
-from tests.redis_server import PATIENCE_S, QueueMaker, RedisServer, eventually
+from tests.redis_server import (
+    PATIENCE_S,
+    DroppingProxy,
+    QueueMaker,
+    RedisServer,
+    eventually,
+    free_port,
+)
 
 from imageserve.errors import QueueUnavailable
 from imageserve.preparation import Preparation
@@ -269,6 +277,34 @@ def test_listening_begins_as_soon_as_redis_is_there(
     assert not listener.connected
     redis_server.restart()
     eventually(lambda: listener.connected, "a new connection")
+
+
+def test_results_come_from_the_new_master_though_the_old_one_keeps_its_connections(
+    redis_server: RedisServer, tmp_path: Path, make_queue: QueueMaker, listen: Listen
+) -> None:
+    """A managed Redis does that, for maintenance; here the old master hears nothing of the new."""
+    new = RedisServer(redis_server.executable, tmp_path / "new")
+    proxy = DroppingProxy(redis_server.port)
+    try:
+        new.start()
+        queue = make_queue(proxy.url, QUEUE)
+        listener = listen(new, queue, access=RedisAccess(proxy.url))
+        queue.snapshot()
+        redis_server.client().replicaof("127.0.0.1", str(free_port()))
+        with pytest.raises(QueueUnavailable):  # The address still leads to the old one.
+            put(queue, listener, "early")
+        eventually(lambda: not listener.connected, "the listener leaves the replica")
+        proxy.server_port = new.port
+
+        wake = threading.Event()
+        ticket = listener.tickets[QUEUE].add("a", wake)
+        put(queue, listener, "a")
+        work(queue, listener, "a")
+        assert wake.wait(PATIENCE_S)
+        assert ticket.result == a_result("a")
+    finally:
+        proxy.close()
+        new.stop()
 
 
 def subscriptions(caplog: pytest.LogCaptureFixture) -> int:

@@ -4,12 +4,13 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import cast
 
 import pytest
 import redis
 from tests.queues import RedisQueue, monitored
-from tests.redis_server import DroppingProxy, QueueMaker, RedisServer, eventually
+from tests.redis_server import DroppingProxy, QueueMaker, RedisServer, eventually, free_port
 
 from imageserve.autoscaler.foresight import Counted, Foresight
 from imageserve.autoscaler.memory import Memory, Step, decode_memory
@@ -330,3 +331,24 @@ def test_a_memory_that_is_none_is_not_used(
 
     assert "is not used and written anew: it is no memory of arrivals (14 bytes)" in caplog.text
     assert decode_memory(monitor.arrivals(QUEUE)).known == 2
+
+
+def test_the_address_is_asked_again_after_a_replica_answered(
+    redis_server: RedisServer, tmp_path: Path, make_queue: QueueMaker
+) -> None:
+    """Reading is never refused: an old master that lives on would be read for ever."""
+    new = RedisServer(redis_server.executable, tmp_path / "new")
+    proxy = DroppingProxy(redis_server.port)
+    monitor = Monitor(RedisAccess(proxy.url), [QUEUE])
+    try:
+        new.start()
+        put(make_queue(new.url, QUEUE), "a")
+        known(monitor.snapshots()[QUEUE])
+        redis_server.client().replicaof("127.0.0.1", str(free_port()))
+        known(monitor.snapshots()[QUEUE])
+        proxy.server_port = new.port
+        assert known(monitor.snapshots()[QUEUE]).waiting == 1
+    finally:
+        monitor.close()
+        proxy.close()
+        new.stop()

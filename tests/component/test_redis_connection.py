@@ -352,7 +352,7 @@ def test_connections_to_a_master_that_became_a_replica_are_given_up(
         queue.enqueue(JOB, b"\0\0\0", 60_000, Limits())
         queue.wait(0.01)  # Now each of its three clients has a connection.
         queue.claim(1, Lease(), redelivered=False)
-        redis_server.client().replicaof("127.0.0.1", str(new.port))
+        redis_server.client().replicaof("127.0.0.1", str(free_port()))
         # The address leads to the old one for a while yet.
         for call in (lambda: queue.wait(0.01), lambda: queue.claim(1, Lease(), redelivered=False)):
             with pytest.raises(QueueUnavailable, match="replica"):

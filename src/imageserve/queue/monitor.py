@@ -57,18 +57,21 @@ class Monitor:
         pipeline = queues[0].client.pipeline(transaction=False)
         pipeline.info("server")
         pipeline.info("memory")
+        pipeline.info("replication")
         for queue in queues:
             # EVAL and not EVALSHA: a script that is missing would cost a second round trip.
             names = queue.keys.of_snapshot()
             pipeline.eval(SNAPSHOT.source, len(names), *names, queue.keys.pixels(""))
         try:
             with redis_errors("INFO"):
-                server, memory, *replies = pipeline.execute(raise_on_error=False)
-                for each in (server, memory):
+                server, memory, replication, *replies = pipeline.execute(raise_on_error=False)
+                for each in (server, memory, replication):
                     if isinstance(each, Exception):
                         raise each
         except QueueError as error:
             return dict.fromkeys((queue.name for queue in queues), error)
+        if replication.get("role") == "slave":  # The address may lead to the new master next time.
+            queues[0].client.connection_pool.disconnect()
         facts = {**server, **memory}
         return {
             queue.name: self._snapshot(queue.name, reply, facts)

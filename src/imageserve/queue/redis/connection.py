@@ -32,6 +32,7 @@ from imageserve.config.settings import Settings
 from imageserve.errors import QueueError, QueueForbidden, QueueUnavailable
 from imageserve.queue.redis.address import Node, database, nodes, split_address
 from imageserve.queue.redis.cluster import SlotFinder, connection_class
+from imageserve.queue.redis.endpoint import ToMaster, ToMasterTLS
 
 log = logging.getLogger(__name__)
 
@@ -92,33 +93,9 @@ def connect(
         options.pop("socket_keepalive", None)
     else:
         options |= {"host": parts.hostname, "port": parts.port or 6379, "db": database(parts.path)}
-        options["connection_class"] = _ToMasterTLS if "connection_class" in options else _ToMaster
+        options["connection_class"] = ToMasterTLS if "connection_class" in options else ToMaster
     pool = redis.BlockingConnectionPool(max_connections=connections, timeout=timeout_s, **options)
     return _Client(connection_pool=pool)
-
-
-_IS_A_REPLICA = re.compile(r"read ?only (replica|slave)", re.IGNORECASE)
-
-
-class _ToMaster(redis.Connection):
-    """Is closed once its server says that it is a replica now: the address may lead elsewhere.
-
-    Where master and replica change places behind one address, as a managed Redis has it, the old
-    master keeps its connections, and refuses every write for ever.
-    """
-
-    def read_response(self, *args: Any, **options: Any) -> Any:
-        try:
-            return super().read_response(*args, **options)
-        except redis.ResponseError as error:  # Redis 6.2 has no class of its own within a script.
-            if not _IS_A_REPLICA.search(str(error)):
-                raise
-            self.disconnect()  # type: ignore[no-untyped-call]
-            raise redis.ConnectionError(f"the server is a replica now: {error}") from error
-
-
-class _ToMasterTLS(_ToMaster, redis.SSLConnection):
-    """The same through TLS."""
 
 
 class _Client(redis.Redis):

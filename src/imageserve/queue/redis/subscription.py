@@ -28,6 +28,7 @@ def messages(
     with redis_errors(f"SUBSCRIBE {' '.join(channels)}"):
         try:
             connection = client.connection_pool.get_connection()
+            _check_role(connection)
             connection.send_command("SUBSCRIBE", *channels)
             while True:
                 kind, *about = _next_reply(connection)
@@ -35,6 +36,13 @@ def messages(
                     yield kind, *about
         finally:
             client.connection_pool.disconnect()
+
+
+def _check_role(connection: Any) -> None:
+    """A replica takes a subscription, too, and may never hear what is published on the master."""
+    connection.send_command("INFO", "replication")
+    if b"role:slave" in connection.read_response():
+        raise QueueUnavailable("Redis: the server is a replica")
 
 
 def _next_reply(connection: Any) -> Any:
