@@ -24,3 +24,7 @@ class KeptSpans:
 
     def named(self, name: str) -> list[Span]:
         return [span for span in self.spans if span.name == name]
+
+    def one(self, name: str) -> Span:
+        (span,) = self.named(name)
+        return span

@@ -1,6 +1,6 @@
 """Quotas of API keys as clients meet them, through Flask's test client: queue and worker are real.
 
-How ENQUEUE counts is in ``test_quotas.py``.
+How ENQUEUE counts is in ``test_queue_quotas.py``.
 """
 
 import logging

@@ -50,7 +50,7 @@ def test_a_request_is_a_span_of_its_callers_trace_and_its_job_a_part_of_that(
     with traced.worker():
         assert traced.client().post(door, data=body, headers={**HEADERS, **more}).status_code == 200
 
-    (request,) = kept.named("request")
+    request = kept.one("request")
     (job,) = traced.queue.sent
     assert request.parent == CALLER
     assert request.context == job.context == CALLER.child(request.context.span_id)
@@ -75,7 +75,7 @@ def test_each_picture_that_is_decoded_is_a_span_of_its_request(
     with traced.worker():
         traced.client().post("/predict", data=form, headers=HEADERS)
 
-    (request,) = kept.named("request")
+    request = kept.one("request")
     decodes = kept.named("decode")
     assert [span.parent for span in decodes] == [request.context] * 2
     assert [span.context.trace_id for span in decodes] == [CALLER.trace_id] * 2
@@ -114,7 +114,7 @@ def test_without_a_caller_the_share_begins_a_trace(site: Site, kept: KeptSpans) 
     with site.worker():
         site.client().post("/predict", data=A)
 
-    (request,) = kept.named("request")
+    request = kept.one("request")
     assert request.parent is None
     assert [job.context for job in site.queue.sent] == [request.context]
 

@@ -6,46 +6,24 @@ from typing import cast
 
 import numpy as np
 import pytest
+from tests.spans import CALLER, UNSAMPLED, KeptSpans
 
 from imageserve.preparation import Preparation
 from imageserve.queue.consumer import Batch, ClaimedJob, Consumer
 from imageserve.queue.job_spans import record_dropped
 from imageserve.queue.wire import Job, UnsupportedJob
 from imageserve.trace_context import Span, TraceContext
-from imageserve.tracing import NO_TRACER, RecordingTracer
+from imageserve.tracing import NO_TRACER
 from imageserve.worker.batch import Outcome, sort_batch
 from imageserve.worker.spans import Ended, record_batch
 
 NOW_MS = 1_760_000_000_000
 CLAIMED_AT = 100.0
-CALLER = TraceContext("0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331", sampled=True)
-UNSAMPLED = TraceContext(CALLER.trace_id, CALLER.span_id, sampled=False)
-
-
-class Kept:
-    """Keeps spans as what sends them would."""
-
-    def __init__(self) -> None:
-        self.spans: list[Span] = []
-        self.tracer = RecordingTracer(1, self)
-
-    def keep(self, span: Span) -> None:
-        self.spans.append(span)
-
-    def close(self, within_s: float) -> None:
-        """There is nothing to send."""
-
-    def of(self, name: str) -> list[Span]:
-        return [span for span in self.spans if span.name == name]
-
-    def one(self, name: str) -> Span:
-        (span,) = self.of(name)
-        return span
 
 
 @pytest.fixture
-def kept() -> Kept:
-    return Kept()
+def kept() -> KeptSpans:
+    return KeptSpans()
 
 
 def job(name: str, context: TraceContext | None = CALLER, model: str = "m") -> Job:
@@ -76,8 +54,8 @@ def seconds(span: Span) -> tuple[float, float]:
     return round(span.start_s - offset, 1), round(span.end_s - offset, 1)
 
 
-def test_a_job_waits_runs_and_is_replied_to(kept: Kept) -> None:
-    record_batch(kept.tracer, ended(job("a"), outcomes=[ran(101.0)], kept=[True], lost=1))
+def test_a_job_waits_runs_and_is_replied_to(kept: KeptSpans) -> None:
+    record_batch(kept.tracer(), ended(job("a"), outcomes=[ran(101.0)], kept=[True], lost=1))
 
     assert [seconds(kept.one(name)) for name in ("queue", "model", "reply", "batch")] == [
         (98.0, 101.0),
@@ -99,22 +77,22 @@ def test_a_job_waits_runs_and_is_replied_to(kept: Kept) -> None:
     assert not any(span.error for span in kept.spans)
 
 
-def test_each_job_of_a_halved_batch_has_the_times_of_its_own_run(kept: Kept) -> None:
+def test_each_job_of_a_halved_batch_has_the_times_of_its_own_run(kept: KeptSpans) -> None:
     outcomes = [ran(102.0), ran(103.0, error="the model failed: RuntimeError")]
-    record_batch(kept.tracer, ended(job("a"), job("b"), outcomes=outcomes, kept=[True, True]))
+    record_batch(kept.tracer(), ended(job("a"), job("b"), outcomes=outcomes, kept=[True, True]))
 
-    assert [seconds(span) for span in kept.of("model")] == [(102.0, 102.5), (103.0, 103.5)]
-    assert [span.error for span in kept.of("model")] == ["", "model_failed"]
-    assert [span.error for span in kept.of("reply")] == ["", "model_failed"]
+    assert [seconds(span) for span in kept.named("model")] == [(102.0, 102.5), (103.0, 103.5)]
+    assert [span.error for span in kept.named("model")] == ["", "model_failed"]
+    assert [span.error for span in kept.named("reply")] == ["", "model_failed"]
     assert seconds(kept.one("batch")) == (101.0, 103.5)
-    assert list(kept.one("batch").links) == [span.context for span in kept.of("model")]
+    assert list(kept.one("batch").links) == [span.context for span in kept.named("model")]
 
 
-def test_of_a_batch_only_the_sampled_jobs_have_spans(kept: Kept) -> None:
+def test_of_a_batch_only_the_sampled_jobs_have_spans(kept: KeptSpans) -> None:
     batch = ended(
         job("a", UNSAMPLED), job("b"), job("c", None), outcomes=[ran(101.0, 3)] * 3, kept=[True] * 3
     )
-    record_batch(kept.tracer, batch)
+    record_batch(kept.tracer(), batch)
 
     assert {span.attributes.get("imageserve.job_id") for span in kept.spans} == {"b", None}
     assert len(kept.one("batch").links) == 1
@@ -122,8 +100,10 @@ def test_of_a_batch_only_the_sampled_jobs_have_spans(kept: Kept) -> None:
 
 
 @pytest.mark.parametrize("context", [None, UNSAMPLED])
-def test_without_a_sampled_job_there_is_no_span(kept: Kept, context: TraceContext | None) -> None:
-    record_batch(kept.tracer, ended(job("a", context), outcomes=[ran(101.0)], kept=[True]))
+def test_without_a_sampled_job_there_is_no_span(
+    kept: KeptSpans, context: TraceContext | None
+) -> None:
+    record_batch(kept.tracer(), ended(job("a", context), outcomes=[ran(101.0)], kept=[True]))
     record_batch(NO_TRACER, ended(job("a"), outcomes=[ran(101.0)], kept=[True]))
 
     assert kept.spans == []
@@ -131,31 +111,31 @@ def test_without_a_sampled_job_there_is_no_span(kept: Kept, context: TraceContex
 
 @pytest.mark.parametrize(("stored", "error"), [([False], "lease_lost"), (None, "not_stored")])
 def test_a_result_that_was_not_taken_is_an_error_of_the_reply(
-    kept: Kept, stored: list[bool] | None, error: str
+    kept: KeptSpans, stored: list[bool] | None, error: str
 ) -> None:
-    record_batch(kept.tracer, ended(job("a"), outcomes=[ran(101.0)], kept=stored))
+    record_batch(kept.tracer(), ended(job("a"), outcomes=[ran(101.0)], kept=stored))
 
     assert kept.one("reply").error == error
     assert kept.one("model").error == ""
 
 
-def test_a_job_that_is_answered_without_the_model_has_no_run(kept: Kept) -> None:
+def test_a_job_that_is_answered_without_the_model_has_no_run(kept: KeptSpans) -> None:
     unknown = UnsupportedJob("u", "r", "m", 1000, "unknown", NOW_MS - 2000, "t", CALLER)
     other = job("o", model="other")
-    record_batch(kept.tracer, ended(unknown, other, outcomes=[], kept=[True, True]))
+    record_batch(kept.tracer(), ended(unknown, other, outcomes=[], kept=[True, True]))
 
-    assert [span.error for span in kept.of("reply")] == ["unsupported_job", "model_changed"]
-    assert [seconds(span) for span in kept.of("queue")] == [(98.0, 101.0)] * 2
-    assert not kept.of("model")
-    assert not kept.of("batch")
+    assert [span.error for span in kept.named("reply")] == ["unsupported_job", "model_changed"]
+    assert [seconds(span) for span in kept.named("queue")] == [(98.0, 101.0)] * 2
+    assert not kept.named("model")
+    assert not kept.named("batch")
 
 
-def test_a_job_that_a_claim_drops_has_waited_in_vain(kept: Kept) -> None:
+def test_a_job_that_a_claim_drops_has_waited_in_vain(kept: KeptSpans) -> None:
     gone = replace(job("gone"), deadline=NOW_MS)
     late = replace(job("late"), deadline=NOW_MS + 1)
 
-    record_dropped(kept.tracer, [gone, late, job("quiet", UNSAMPLED)], NOW_MS)
-    record_dropped(kept.tracer, [job("killer")], NOW_MS, "model_failed")
+    record_dropped(kept.tracer(), [gone, late, job("quiet", UNSAMPLED)], NOW_MS)
+    record_dropped(kept.tracer(), [job("killer")], NOW_MS, "model_failed")
 
     assert [(span.name, span.error) for span in kept.spans] == [
         ("queue", "timed_out"),
