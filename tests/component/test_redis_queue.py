@@ -273,7 +273,8 @@ def test_a_job_with_a_wrong_field_is_answered_when_it_is_given_up_or_purged(
 def test_all_keys_of_a_queue_share_one_cluster_slot() -> None:
     names = [*KEYS.types(), KEYS.nonce("a"), KEYS.pixels("a"), KEYS.result("a"), KEYS.reply("p")]
     test_keys = KEYS.selftest("run")
-    names += [*test_keys.types(), *KEYS.of_enqueue("a", "team-a"), *test_keys.of_enqueue("a", "b")]
+    names += [*test_keys.types(), *KEYS.of_enqueue("a"), *test_keys.of_enqueue("a")]
+    names += [KEYS.quota("team-a"), test_keys.quota("b")]
     assert {key_slot(name.encode()) for name in names} == {key_slot(b"image_queue")}
 
 

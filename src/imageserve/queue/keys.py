@@ -100,10 +100,10 @@ class Keys:
 
     # The keys of a script, in the order in which it takes them.
 
-    def of_enqueue(self, job_id: str, quota: str = "") -> list[str]:
+    def of_enqueue(self, job_id: str) -> list[str]:
+        """Return those of a job without a quota; the key of a quota comes behind them."""
         own = [self.nonce(job_id), self.pixels(job_id)]
-        queued = [self.queue, self.hold, *own, self.retry, self.leases, self.stats, self.waiting]
-        return [*queued, self.quota(quota)]
+        return [self.queue, self.hold, *own, self.retry, self.leases, self.stats, self.waiting]
 
     def of_claim(self) -> list[str]:
         lists = [self.queue, self.hold, self.retry]

@@ -11,7 +11,7 @@ import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from imageserve.errors import QueueError, QueueRefused, QueueUnavailable
@@ -51,8 +51,7 @@ class ProducerStore(RedisQueue):
 
     def enqueue(self, job: Job, pixels: bytes, timeout_ms: int, limits: Limits) -> Admission:
         """Store the pixels and queue the job. Safe to send again after a lost reply."""
-        quota = limits.quota
-        names = self.keys.of_enqueue(job.id, quota.name if quota else "")
+        names = self.keys.of_enqueue(job.id)
         args: list[str | int | bytes] = [
             job.reply,  # No other process has it.
             limits.max_jobs,
@@ -66,11 +65,10 @@ class ProducerStore(RedisQueue):
             job.id,
             self.keys.pixels(""),
             GUARD_MS,
-            quota.interval_us if quota else 0,
-            quota.burst if quota else 0,
-            LONGEST_COUNT_MS,
-            limits.together,
         ]
+        if quota := limits.quota:
+            names.append(self.keys.quota(quota.name))
+            args += [quota.interval_us, quota.burst, LONGEST_COUNT_MS, limits.together]
         pixels_key = self.keys.pixels(job.id)
         with self.errors():
             has_memory, (code, backlog, wait_ms) = ENQUEUE.after_set(
@@ -254,7 +252,7 @@ class Producer:
         """
         # First: reading the capacity, too, would wait for a Redis that hangs.
         self.breaker.check()
-        limits = replace(self._limits(), quota=request.quota, together=request.together)
+        limits = self._limits(request.quota, request.together)
         for number in range(ID_TRIES):
             ticket = self._tickets.add(new_id() if number else request.id, wake)
             try:
@@ -276,8 +274,9 @@ class Producer:
                 break
         raise self._refused(admission, timeout_ms, request.priority)
 
-    def _limits(self) -> Limits:
-        return Limits(self._config.max_jobs, self._config.max_bytes, self.admission.speed)
+    def _limits(self, quota: Quota | None = None, together: int = 1) -> Limits:
+        config, speed = self._config, self.admission.speed
+        return Limits(config.max_jobs, config.max_bytes, speed, quota, together)
 
     def _job(self, job_id: str, request: JobRequest, timeout_ms: int) -> Job:
         return Job(

@@ -251,8 +251,9 @@ def _job_problem(fields: Mapping[str, Any]) -> str | None:
 
 
 def _context(fields: Mapping[str, Any]) -> TraceContext | None:
-    told = _text_or_none(fields, "traceparent")
-    return read_context(told, _text_or_none(fields, "tracestate")) if told else None
+    if "traceparent" not in fields:
+        return None
+    return read_context(_text_or_none(fields, "traceparent"), _text_or_none(fields, "tracestate"))
 
 
 def _text_or_none(fields: Mapping[str, Any], name: str) -> str:

@@ -112,6 +112,8 @@ _NUMBER = re.compile(r"[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 
 def read_options(parameters: Mapping[str, str], head: ClassifyOptions) -> ClassifyOptions:
     """Read the query; ``head``: what any head says. Raises BadParameter."""
+    if not parameters:
+        return head
     top, least, output = (parameters.get(each.name) for each in (TOP, MIN, OUTPUT))
     return replace(
         head,

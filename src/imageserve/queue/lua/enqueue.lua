@@ -5,14 +5,15 @@
 --      5 job JSON without its closing brace
 --      6 bytes of this job  7 max bytes of all jobs  8 jobs a second that the workers do (0: unknown)
 --      9 ms that a job takes besides  10 id  11 prefix of pixel keys  12 guard_ms  13 us per job of the quota
---      14 its burst (0: the job has none, and its key is not touched)  15 ms that a count is kept at most
---      16 jobs for which the quota must have room now, this one and those that make no sense without it
+--      14 its burst  15 ms that a count is kept at most
+--      16 jobs for which the quota must have room now, this one and those that make no sense without it.
+-- A job without a quota comes without KEYS 9 and without ARGV 13 to 16.
 -- Returns {code, backlog, ms}: 0 accepted, 1 own retry, -1 full, -2 id collision, -3 no memory, -4 over the
 --      byte limit, -5 cannot be done in time, or makes others late (the backlog is then what is ahead of it),
 --      -6 pixels missing (their SET was refused, or they were deleted since; the caller knows which, and counts the
 --      first with refuse.lua), -7 over its quota, which is asked last and counts what is accepted, nothing else.
 --      ms: after which its quota lets the next one through, or has room for those of 16; never more, 0 for at once
-local interval_us, burst = tonumber(ARGV[13]), tonumber(ARGV[14])
+local interval_us, burst = tonumber(ARGV[13] or 0), tonumber(ARGV[14] or 0)
 local wrong = wrong_type({[7] = 'hash', [9] = burst > 0 and 'string' or nil}); if wrong then return wrong end
 local have = redis.call('GET', KEYS[3])
 if have then if have == ARGV[1] then return {1, 0, 0} else return {-2, 0, 0} end end
@@ -83,18 +84,18 @@ if code < 0 and code ~= -6 then                         -- full: drop up to 64 e
 end
 -- The quota: us of it that are used, should this job be accepted, and us until this one, or then the next one, may come.
 -- What is kept is never more than a burst: its rate may have been a slower one, or the clock gone back.
-local used_us, wait_us, is_more = 0, 0, false
+local used_us, wait_ms, is_more, keep = 0, 0, false, nil
 if code == 0 and burst > 0 then
   local kept_us, all_us = (tonumber(redis.call('GET', KEYS[9]) or 0) or 0) - now_us, burst * interval_us
   is_more = kept_us > all_us
   used_us = math.min(math.max(kept_us, 0), all_us) + interval_us
-  wait_us = used_us + (tonumber(ARGV[16]) - 1) * interval_us - all_us
+  local wait_us = used_us + (tonumber(ARGV[16]) - 1) * interval_us - all_us
   if wait_us > 0 then code = -7 else wait_us = used_us + interval_us - all_us end
-end
-local wait_ms = math.floor(math.max(0, wait_us) / 1000)
-local function keep(us)
-  local ttl_ms = math.min(tonumber(ARGV[15]), math.ceil(us / 1000))
-  redis.call('SET', KEYS[9], string.format('%.0f', now_us + us), 'PX', string.format('%.0f', ttl_ms))
+  wait_ms = math.floor(math.max(0, wait_us) / 1000)
+  keep = function(us)
+    local ttl_ms = math.min(tonumber(ARGV[15]), math.ceil(us / 1000))
+    redis.call('SET', KEYS[9], string.format('%.0f', now_us + us), 'PX', string.format('%.0f', ttl_ms))
+  end
 end
 if code == 0 then
   local stored = redis.pcall('SET', KEYS[3], ARGV[1], 'PX', ARGV[4])
