@@ -328,8 +328,8 @@ class Settings:
     traces_share: float = setting(
         0.01,
         number(0, 1),
-        "With `TRACES_ENDPOINT`: share of the requests without a `traceparent` that are traced. "
-        "Of the others, those whose callers say so are.",
+        "With `TRACES_ENDPOINT`: share of the requests without a `traceparent` that begin a trace. "
+        "A request with one is traced if its caller samples it.",
     )
     shutdown_s: float = setting(
         30.0, number(1, 3600), "Time that a worker has after SIGTERM to finish its batch."
