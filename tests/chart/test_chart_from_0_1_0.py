@@ -78,6 +78,10 @@ REFUSED: list[tuple[Any, str]] = [
         {"redis": {"resources": {"requests": {"memory": "512Mi"}}}},
         "more than 0.6 x redis.maxmemory",
     ),
+    (
+        {"redis": {"resources": {"requests": {"memory": "8Gi"}, "limits": {"memory": "8Gi"}}}},
+        "redis.persistence.size must be at least 2 x redis.maxmemory (not set, so half of",
+    ),
 ]
 
 

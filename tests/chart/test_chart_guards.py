@@ -273,7 +273,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (
         {"limits": {"queueBytesLimit": "308Mi"}},
         "limits.queueBytesLimit x 1 models is 322961408 bytes, more than 0.6 x redis.maxmemory "
-        "(half of redis.resources.requests.memory)",
+        "(not set, so half of redis.resources.requests.memory)",
     ),
     (
         {"limits": {"queueBytesLimit": "308Mi"}, **redis(maxmemory="512Mi")},
