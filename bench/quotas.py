@@ -150,30 +150,28 @@ def _costs(server: Redis, rounds: int) -> Mapping[str, list[float]]:
     ample, spent = Quota("ample", 10**5, 10**6), Quota("spent", 1e-6, 1)
     kinds = {"no quota": None, "within its quota": ample, "over its quota": spent}
     pixels, costs = bytes(PIXELS_BYTES), defaultdict[str, list[float]](list)
-    _put(queue, 1, pixels, spent)
+    queue.cancel(_put(queue, 1, pixels, spent))
     for _ in range(rounds):
         for kind, quota in kinds.items():
             client.delete(queue.keys.queue, queue.keys.waiting)
             client.config_resetstat()
-            _put(queue, JOBS, pixels, quota)
+            sent = _put(queue, JOBS, pixels, quota)
             used: Any = client.info("commandstats")
             costs[kind].append(float(used["cmdstat_evalsha"]["usec_per_call"]))
-            queue.cancel(list(_ids))
-            _ids.clear()
+            queue.cancel(sent)
     return costs
 
 
-_ids: list[str] = []
-
-
-def _put(queue: RedisQueue, count: int, pixels: bytes, quota: Quota | None) -> None:
+def _put(queue: RedisQueue, count: int, pixels: bytes, quota: Quota | None) -> list[str]:
+    """Send jobs; return their ids."""
+    ids = [uuid.uuid4().hex for _ in range(count)]
     limits = Limits(max_jobs=10**6, max_bytes=2**40, quota=quota)
-    for _ in range(count):
-        job = Job(uuid.uuid4().hex, "m", (224, 224, 3), 5, "reply", "trace", 60_000)
+    for job_id in ids:
+        job = Job(job_id, "m", (224, 224, 3), 5, "reply", "trace", 60_000)
         code = queue.enqueue(job, pixels, 60_000, limits).code
         if code not in (EnqueueCode.ACCEPTED, EnqueueCode.RATE_LIMITED):
             raise SystemExit(f"bench: the queue refused a job: {code.name}")
-        _ids.append(job.id)
+    return ids
 
 
 def section(held: Held, costs: Mapping[str, Sequence[float]]) -> Section:

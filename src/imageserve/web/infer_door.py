@@ -5,13 +5,13 @@ the whole body is one picture.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from imageserve.errors import BadParameter, BadRequest, NotFound, RequestError, told
-from imageserve.inference.answer import OutputTensor, error_of, output_tensors
+from imageserve.inference.answer import OutputTensor, Pause, error_of, output_tensors
 from imageserve.inference.contract import BYTES, IMAGE, version_name
 from imageserve.inference.request import (
     AskedOutput,
@@ -87,7 +87,7 @@ def _taken(file: bytes, limits: UploadLimits) -> bytes:
 
 
 def read_request(
-    body: bytes, header_length: str | None, limits: UploadLimits, pause: Callable[[], None]
+    body: bytes, header_length: str | None, limits: UploadLimits, pause: Pause
 ) -> tuple[InferRequest, frozenset[str]]:
     """Read the body of a request; ``pause`` is called every few milliseconds.
 
@@ -254,7 +254,7 @@ def _reply(answers: Answers, request: InferRequest, as_bytes: frozenset[str], mo
     return reply
 
 
-def _pieces(tensor: OutputTensor, pause: Callable[[], None]) -> Iterator[bytes]:
+def _pieces(tensor: OutputTensor, pause: Pause) -> Iterator[bytes]:
     """Yield the values of a tensor as JSON, a few milliseconds of them at a time."""
     values: Sequence[Any] = tensor.elements if tensor.datatype == BYTES else tensor.numbers
     if len(values) > MOST_IN_JSON:

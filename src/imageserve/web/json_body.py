@@ -5,30 +5,29 @@ large body are left where they are, the rest is read, and a picture is decoded a
 """
 
 import base64
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 from uuid import uuid4
 
 from imageserve.errors import BadParameter
+from imageserve.inference.answer import Pause
 from imageserve.inference.request import MOST_ID, MOST_TENSORS, check_values
 from imageserve.queue.fields import json_object
 
 MOST_QUOTES = 2**14
 MOST_JSON_BYTES = 2**21
-"""What JSON may have, and outside its texts: the rest of it is read in one go."""
+"""Quotes of the JSON of a large body, and its bytes outside of texts: those are read in one go."""
 
 LONG = 256
-"""Bytes of a text that is left where it is."""
+"""A text of more bytes is left where it is."""
 
 PIECE = 2**18
 """Bytes of base64 that are decoded at once: a millisecond or two. A multiple of 4."""
 
 _LONGEST_ID = 6 * MOST_ID
-"""Bytes of an id that is not too long: JSON writes a character in six at most."""
+"""Most bytes of an id: JSON writes one character as six at most."""
 
 _BACKSLASH = ord("\\")
-
-Pause = Callable[[], None]
 
 
 class JsonBody:
