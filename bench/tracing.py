@@ -1,4 +1,4 @@
-"""``python -m bench.tracing``: what tracing costs a request that nobody samples, and another one.
+"""``python -m bench.tracing``: what tracing costs a request, one that is not sampled above all.
 
 All that web process and worker do for it, in one process and without a request around it: the
 headers are read, a span may begin, its ids go into two lines of the log and into a job, the job is

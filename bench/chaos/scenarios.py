@@ -49,7 +49,7 @@ class Scenario:
     lacks: Callable[[], str] = field(default=lambda: "")
     """Says which right or program this attack needs and does not have here; nothing if none."""
     ends_redis: bool = False
-    """Whether a Redis ends and itself, or another one, takes its place: see `tables.outages`."""
+    """Whether a Redis ends, and it or another one takes its place: see `tables.outages`."""
 
 
 def load_at(arena: Arena, share: float = LOAD_SHARE, *more: str) -> Shape:

@@ -1,4 +1,4 @@
-"""What a client asks for, whatever the door: of one request, for all its pictures."""
+"""What one request asks for, for all its pictures, whatever its door."""
 
 from dataclasses import dataclass
 

@@ -12,7 +12,7 @@
 --      byte limit, -5 cannot be done in time, or makes others late (the backlog is then what is ahead of it),
 --      -6 pixels missing (their SET was refused, or they were deleted since; the caller knows which, and counts the
 --      first with refuse.lua), -7 over its quota, which is asked last and counts what is accepted, nothing else.
---      ms: after which its quota lets the next one through, or has room for those of 16; never more, 0 for at once
+--      ms: until its quota lets the next job through, or has room for all those of ARGV 16; a lower bound, 0 for at once
 local interval_us, burst = tonumber(ARGV[13] or 0), tonumber(ARGV[14] or 0)
 local wrong = wrong_type({[7] = 'hash', [9] = burst > 0 and 'string' or nil}); if wrong then return wrong end
 local have = redis.call('GET', KEYS[3])
@@ -82,8 +82,8 @@ if code < 0 and code ~= -6 then                         -- full: drop up to 64 e
     code, backlog = verdict()
   end
 end
--- The quota: us of it that are used, should this job be accepted, and us until this one, or then the next one, may come.
--- What is kept is never more than a burst: its rate may have been a slower one, or the clock gone back.
+-- The quota. used_us: what of its burst is used, should this job be accepted. wait_ms: until this job may come or, if it is
+-- accepted, the next one. No more than a burst is kept: its rate may have been a slower one, or the clock gone back.
 local used_us, wait_ms, is_more, keep = 0, 0, false, nil
 if code == 0 and burst > 0 then
   local kept_us, all_us = (tonumber(redis.call('GET', KEYS[9]) or 0) or 0) - now_us, burst * interval_us
