@@ -280,7 +280,11 @@ def test_listening_begins_as_soon_as_redis_is_there(
 
 
 def test_results_come_from_the_new_master_though_the_old_one_keeps_its_connections(
-    redis_server: RedisServer, tmp_path: Path, make_queue: QueueMaker, listen: Listen
+    redis_server: RedisServer,
+    tmp_path: Path,
+    make_queue: QueueMaker,
+    listen: Listen,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     """A managed Redis does that, for maintenance; here the old master hears nothing of the new."""
     new = RedisServer(redis_server.executable, tmp_path / "new")
@@ -294,6 +298,7 @@ def test_results_come_from_the_new_master_though_the_old_one_keeps_its_connectio
         with pytest.raises(QueueUnavailable):  # The address still leads to the old one.
             put(queue, listener, "early")
         eventually(lambda: not listener.connected, "the listener leaves the replica")
+        assert "not received: Redis: the server is a replica" in caplog.messages[-1]
         proxy.server_port = new.port
 
         wake = threading.Event()

@@ -5,9 +5,9 @@ ever, and, where it does not follow the new master, it publishes and knows nothi
 """
 
 import re
+import socket
 import threading
 from contextlib import suppress
-from socket import SHUT_RDWR
 from typing import Any
 from weakref import WeakSet
 
@@ -26,8 +26,11 @@ class ToMaster(redis.Connection):
     One that only listens or reads is never refused, so the refusal of one closes all.
     """
 
+    _is_given_up = False
+
     def on_connect(self) -> None:
         super().on_connect()  # type: ignore[no-untyped-call]
+        self._is_given_up = False
         with _lock:
             _made.add(self)
 
@@ -40,6 +43,10 @@ class ToMaster(redis.Connection):
             self._give_up_all()
             self.disconnect()  # type: ignore[no-untyped-call]
             raise redis.ConnectionError(f"the server is a replica now: {error}") from error
+        except redis.ConnectionError as error:
+            if not self._is_given_up:
+                raise
+            raise redis.ConnectionError("the server is a replica now") from error
 
     def _give_up_all(self) -> None:
         with _lock:
@@ -56,10 +63,12 @@ class ToMaster(redis.Connection):
 
     def _break_off(self) -> None:
         """Wake who reads from it in another thread; its user closes it."""
+        self._is_given_up = True
         sock: Any = self._sock  # Its types know no socket.
         if sock is not None:
             with suppress(OSError):
-                sock.shutdown(SHUT_RDWR)
+                # Not that of a TLS socket: what is sent after it would go in plain text.
+                socket.socket.shutdown(sock, socket.SHUT_RDWR)
 
 
 class ToMasterTLS(ToMaster, redis.SSLConnection):
