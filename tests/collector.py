@@ -41,6 +41,10 @@ class Collector:
     def __init__(self, port: int = 0) -> None:
         """``port``: 0 for any that is free."""
         self.status = 200
+        self.location = ""
+        """Where it sends those who come."""
+        self.more = 0
+        """Bytes of its answer that it promises and of which 8,192 come."""
         self.requests = 0
         self.released = threading.Event()
         """While it is not set, nobody gets an answer."""
@@ -89,9 +93,11 @@ class Collector:
                 answer = ExportTraceServiceResponse().SerializeToString()
                 self.send_response(collector.status)
                 self.send_header("Content-Type", "application/x-protobuf")
-                self.send_header("Content-Length", str(len(answer)))
+                self.send_header("Content-Length", str(len(answer) + collector.more))
+                if collector.location:
+                    self.send_header("Location", collector.location)
                 self.end_headers()
-                self.wfile.write(answer)
+                self.wfile.write(answer + bytes(min(collector.more, 8192)))
 
             def log_message(self, format: str, *args: object) -> None:
                 """Say nothing."""

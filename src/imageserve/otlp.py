@@ -9,7 +9,9 @@ import logging
 import os
 import socket
 from collections.abc import Sequence
+from typing import Any
 
+import requests
 from opentelemetry.exporter.otlp.proto.http import trace_exporter
 from opentelemetry.sdk.environment_variables import (
     OTEL_EXPORTER_OTLP_TIMEOUT,
@@ -21,6 +23,7 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace import TraceState as State
+from urllib3.exceptions import HTTPError
 
 from imageserve import __version__
 from imageserve.trace_context import Span, TraceContext, Value
@@ -30,6 +33,9 @@ TIMEOUT_S = 3.0
 
 MOST_TEXT = 256
 """Characters of a value: an address may be long."""
+
+MOST_ANSWER_BYTES = 4096
+"""Of an answer so much is read, and then its connection is closed: nobody needs more."""
 
 _KINDS = {
     "internal": SpanKind.INTERNAL,
@@ -56,6 +62,24 @@ _reason = _Reason()
 """One for all: the first filter of a logger that says no is the last one asked."""
 
 
+class _Session(requests.Session):
+    """Connections to the collector, which may be something else by mistake."""
+
+    def request(self, *args: Any, **options: Any) -> requests.Response:
+        """Raises RequestException where the answer leads elsewhere: the exporter calls that done."""
+        answer = super().request(*args, **{**options, "stream": True, "allow_redirects": False})
+        try:
+            start = answer.raw.read(MOST_ANSWER_BYTES, decode_content=False)
+        except HTTPError:
+            start = None
+        if start is None or len(start) == MOST_ANSWER_BYTES:
+            answer.close()
+        if 300 <= answer.status_code < 400:
+            where = answer.headers.get("Location", "nowhere")
+            raise requests.RequestException(f"{answer.status_code}, moved to {where}")
+        return answer
+
+
 class Exporter:
     """Sends spans of one process."""
 
@@ -63,7 +87,7 @@ class Exporter:
         timeouts = (OTEL_EXPORTER_OTLP_TRACES_TIMEOUT, OTEL_EXPORTER_OTLP_TIMEOUT)
         is_set = any(os.environ.get(name) for name in timeouts)
         self._exporter = trace_exporter.OTLPSpanExporter(
-            address, timeout=None if is_set else TIMEOUT_S
+            address, timeout=None if is_set else TIMEOUT_S, session=_Session()
         )
         own = {
             "service.name": service,

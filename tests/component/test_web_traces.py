@@ -59,6 +59,8 @@ def test_a_request_is_a_span_of_its_callers_trace_and_its_job_a_part_of_that(
     assert request.attributes == {
         "http.request.method": "POST",
         "url.path": door,
+        "url.scheme": "http",
+        "http.route": door.replace("/m/", "/{model}/"),
         "http.response.status_code": 200,
         "imageserve.request_id": "req-1",
         "imageserve.model": "m",
@@ -77,12 +79,18 @@ def test_each_picture_that_is_decoded_is_a_span_of_its_request(
 
     request = kept.one("request")
     decodes = kept.named("decode")
-    assert [span.parent for span in decodes] == [request.context] * 2
-    assert [span.context.trace_id for span in decodes] == [CALLER.trace_id] * 2
-    assert [span.attributes for span in decodes] == [
-        {"imageserve.picture": 0, "imageserve.bytes": len(A)},
-        {"imageserve.picture": 2, "imageserve.bytes": len(B)},
+    first, last = traced.queue.sent
+    assert [span.parent for span in decodes] == [request.context] * 3
+    assert [span.context.trace_id for span in decodes] == [CALLER.trace_id] * 3
+    about = [
+        {"imageserve.bytes": len(A), "imageserve.job_id": first.id},
+        {"imageserve.bytes": len(b"no picture")},
+        {"imageserve.bytes": len(B), "imageserve.job_id": last.id},
     ]
+    assert [span.attributes for span in decodes] == [
+        {"imageserve.picture": place, **told} for place, told in enumerate(about)
+    ]
+    assert [span.error for span in decodes] == ["", "not_an_image", ""]
     assert request.attributes["imageserve.pictures"] == 3
     spans = [request, *decodes]
     assert all(1e9 < request.start_s <= span.start_s <= span.end_s for span in spans)
@@ -149,10 +157,11 @@ def test_a_refused_request_has_a_span_that_says_why_and_a_failed_one_is_an_error
 
     assert traced.client().post(path, data=A, headers=HEADERS).status_code == status
 
-    (request,) = kept.spans
+    (request,) = kept.named("request")
     assert request.attributes["http.response.status_code"] == status
     assert request.attributes["error.type"] == code
     assert request.error == (code if status >= 500 else "")
+    assert [span.error for span in kept.named("decode")] == ["internal"] * (status == 500)
 
 
 # -- lines in the log -----------------------------------------------------------------------------
@@ -326,16 +335,16 @@ class Context:
 
 
 @pytest.mark.parametrize(
-    ("error", "told", "code"),
+    ("error", "told", "code", "status"),
     [
-        (None, "", ""),
-        (NotFound("no"), "", "not_found"),
-        (ValueError("a bug"), "internal", "internal"),
-        (asyncio.CancelledError(), "", "client_gone"),
+        (None, "", "", "OK"),
+        (NotFound("no"), "", "not_found", "NOT_FOUND"),
+        (ValueError("a bug"), "internal", "internal", "INTERNAL"),
+        (asyncio.CancelledError(), "", "client_gone", "CANCELLED"),
     ],
 )
 def test_a_call_of_grpc_is_a_span_of_its_callers_trace(
-    kept: KeptSpans, error: BaseException | None, told: str, code: str
+    kept: KeptSpans, error: BaseException | None, told: str, code: str, status: str
 ) -> None:
     metadata = [("traceparent", CALLER.traceparent), ("tracestate", "v=1"), ("x-request-id", "r")]
     tracer = kept.tracer()
@@ -354,8 +363,12 @@ def test_a_call_of_grpc_is_a_span_of_its_callers_trace(
     (span,) = kept.spans
     assert (span.name, span.parent, span.context) == ("request", CALLER, call.context)
     assert (span.error, span.attributes.get("error.type", "")) == (told, code)
-    assert span.attributes["rpc.system"] == "grpc"
-    assert span.attributes["rpc.method"] == "inference.GRPCInferenceService/ModelInfer"
+    rpc = {name: value for name, value in span.attributes.items() if name.startswith("rpc.")}
+    assert rpc == {
+        "rpc.system.name": "grpc",
+        "rpc.method": "inference.GRPCInferenceService/ModelInfer",
+        "rpc.response.status_code": status,
+    }
     assert (span.attributes["imageserve.model"], span.attributes["imageserve.request_id"]) == (
         "m",
         "r",

@@ -172,6 +172,20 @@ def test_a_collector_that_answers_with_an_error_is_asked_again_and_then_told(
     assert impatient.export([SPAN]).endswith("code: 404, reason: Not Found")
 
 
+def test_an_address_that_has_moved_is_told_and_nothing_is_sent_elsewhere(
+    collector: Collector, impatient: Exporter
+) -> None:
+    collector.status, collector.location = 307, f"{collector.address}/v1/traces"
+    assert impatient.export([SPAN]).endswith(f"reason: 307, moved to {collector.location}")
+    assert collector.requests == 1
+
+
+def test_a_long_answer_is_not_read(collector: Collector, impatient: Exporter) -> None:
+    collector.more = 10**9
+    assert impatient.export([SPAN]) == ""
+    assert collector.requests == 1
+
+
 def test_a_collector_that_hangs_is_given_up(
     collector: Collector, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -208,9 +208,9 @@ async def _served(
 ) -> Fields:
     """Answer one call, and count, log and record it."""
 
-    def ended(status: int) -> Metadata:
+    def ended(status: int, told: grpc.StatusCode) -> Metadata:
         headers = finish(log, call, endpoint, status, draining=False)
-        record_request(tracer, call, status, "grpc")
+        record_request(tracer, call, status, told.name)
         return tuple((name.lower(), value) for name, value in headers)
 
     try:
@@ -219,13 +219,14 @@ async def _served(
         failed = error.with_traceback(None)  # Its frames hold it, and the upload.
     except asyncio.CancelledError:
         call.error_code = "client_gone"
-        ended(499)
+        ended(499, grpc.StatusCode.CANCELLED)
         raise
     except Exception as error:
         failed = bug_error(log, error, call)
     else:
-        context.set_trailing_metadata(ended(200))
+        context.set_trailing_metadata(ended(200, grpc.StatusCode.OK))
         return response
     call.error_code = failed.code
-    metadata = (*metadata_of(failed), *ended(int(failed.status)))
-    return await context.abort(status_of(failed), failed.message, metadata)  # It raises.
+    told = status_of(failed)
+    metadata = (*metadata_of(failed), *ended(int(failed.status), told))
+    return await context.abort(told, failed.message, metadata)  # It raises.

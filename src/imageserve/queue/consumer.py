@@ -368,16 +368,18 @@ class Consumer:
 
     def _count_dropped(self, claim: Claim) -> None:
         """Count what a claim dropped. It was answered in the same step."""
+        queue, model = self.store.name, {"imageserve.model": self._model}
         if claim.dead:
             jobs = [job for _, job in readable(claim.dead)]
             text = "%d jobs were given up: each lost its worker again"
             log.error(text, len(claim.dead), extra={"fields": self.about(jobs)})
-            record_dropped(self.tracer, jobs, claim.now, "model_failed")
+            facts: dict[str, str | int] = {**model, "attempt": self._lease.max_attempts}
+            record_dropped(self.tracer, queue, jobs, claim.now, facts, "model_failed")
         if claim.expired:
             jobs = [job for _, job in readable(claim.expired)]
             text = "%d jobs were dropped: their answers would have come too late"
             log.info(text, len(claim.expired), extra={"fields": self.about(jobs)})
-            record_dropped(self.tracer, jobs, claim.now)
+            record_dropped(self.tracer, queue, jobs, claim.now, model)
         metrics.jobs_total.labels(self._model, "dead").inc(len(claim.dead))
         metrics.jobs_total.labels(self._model, "expired").inc(len(claim.expired))
 

@@ -29,8 +29,38 @@ def record_part(  # noqa: PLR0913 - the facts of a span
         tracer.record(Span(name, own, job.context, *times, facts, links, "consumer", error))
 
 
-def record_dropped(
-    tracer: Tracer, jobs: Iterable[Job | UnsupportedJob], now: int, error: str = ""
+def record_wait(  # noqa: PLR0913 - the facts of a span
+    tracer: Tracer,
+    queue: str,
+    job: Job | UnsupportedJob,
+    times: tuple[float, float],
+    attributes: Mapping[str, Value],
+    error: str = "",
+) -> None:
+    """Record a job's time in its queue; ``times``: as in `record_part`."""
+    facts = {
+        "messaging.system": "redis",
+        "messaging.destination.name": queue,
+        "messaging.message.id": job.id,
+        "messaging.operation.name": "claim",
+        "messaging.operation.type": "receive",
+        **attributes,
+    }
+    record_part(tracer, "queue", job, times, attributes=facts, error=error)
+
+
+def waited_s(job: Job | UnsupportedJob, now: int) -> float:
+    """Return how long a job waits; ``now``: Redis time in ms. 0 where it does not say since when."""
+    return max(0, now - job.ts) / 1000 if job.ts > 0 else 0.0
+
+
+def record_dropped(  # noqa: PLR0913 - the facts of a span
+    tracer: Tracer,
+    queue: str,
+    jobs: Iterable[Job | UnsupportedJob],
+    now: int,
+    attributes: Mapping[str, Value],
+    error: str = "",
 ) -> None:
     """Record the wait of jobs that a claim has answered without running them.
 
@@ -38,7 +68,7 @@ def record_dropped(
     """
     end_s = time.time()
     for job in jobs:
-        start_s = end_s - max(0, now - job.ts) / 1000
         is_over = isinstance(job, Job) and job.deadline <= now
         code = error or ("timed_out" if is_over else WOULD_TIME_OUT)
-        record_part(tracer, "queue", job, (start_s, end_s), attributes={}, error=code)
+        times = end_s - waited_s(job, now), end_s
+        record_wait(tracer, queue, job, times, attributes, code)

@@ -14,7 +14,7 @@ from imageserve.errors import RequestError
 from imageserve.logger import write
 from imageserve.trace_context import Span, TraceContext, Value, log_ids, read_context
 from imageserve.tracing import NO_TRACER, Tracer, wall_s
-from imageserve.web.edge import error_body, request_id
+from imageserve.web.edge import error_body, request_id, route
 from imageserve.web.upload import has_body
 
 PROBES = ("/healthz", "/readyz", "/metrics")
@@ -63,6 +63,7 @@ class Call:
     """The span of its caller."""
     context: TraceContext | None = None
     """Its own span; that of its caller where it is not recorded."""
+    scheme: str = "http"
 
     @property
     def ids(self) -> dict[str, str]:
@@ -77,6 +78,7 @@ def begin(environ: Mapping[str, Any], path: str, tracer: Tracer = NO_TRACER) -> 
     call = Call(method, path, its_id, not has_body(environ), time.monotonic())
     call.parent = read_context(environ.get("HTTP_TRACEPARENT"), environ.get("HTTP_TRACESTATE"))
     call.context = tracer.begin(call.parent)
+    call.scheme = environ.get("wsgi.url_scheme", "http")
     return call
 
 
@@ -98,8 +100,11 @@ def finish(
     return headers
 
 
-def record_request(tracer: Tracer, call: Call, status: int, protocol: str = "http") -> None:
-    """Record the span of a request that is answered, if it is sampled."""
+def record_request(tracer: Tracer, call: Call, status: int, grpc_status: str = "") -> None:
+    """Record the span of a request that is answered, if it is sampled.
+
+    ``grpc_status``: the name of the status that a call of gRPC ends with.
+    """
     if call.context is None or not tracer.records(call.context):
         return
     told: dict[str, Value | None] = {
@@ -110,11 +115,14 @@ def record_request(tracer: Tracer, call: Call, status: int, protocol: str = "htt
         "imageserve.pictures": call.pictures,
         "error.type": call.error_code,
     }
-    if protocol == "http":
-        told |= {"http.request.method": call.method, "url.path": call.path}
-        told |= {"http.response.status_code": status}
+    # The names of OpenTelemetry, where it has some.
+    if grpc_status:
+        told |= {"rpc.system.name": "grpc", "rpc.method": call.path.strip("/")}
+        told |= {"rpc.response.status_code": grpc_status}
     else:
-        told |= {"rpc.system": protocol, "rpc.method": call.path.strip("/")}
+        told |= {"http.request.method": call.method, "url.path": call.path}
+        told |= {"url.scheme": call.scheme, "http.route": route(call.path)}
+        told |= {"http.response.status_code": status}
     tracer.record(
         Span(
             "request",

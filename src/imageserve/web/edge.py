@@ -128,6 +128,14 @@ def infer_path(path: str) -> tuple[str, str] | None:
     return None if found is None else (unquote(found[1]), unquote(found[2] or ""))
 
 
+def route(path: str) -> str:
+    """Return the address of a call that sends pictures without what callers choose in it."""
+    named = infer_path(path)
+    if named is None:
+        return path
+    return f"/v2/models/{{model}}{'/versions/{version}' if named[1] else ''}/infer"
+
+
 def takes_pictures(method: str, path: str) -> bool:
     """Whether a call sends pictures: these do not go by Flask."""
     return method == "POST" and (path == PREDICT or _INFER.fullmatch(path) is not None)

@@ -7,7 +7,7 @@ trace of its own, because its jobs belong to several: it and the runs of its job
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from imageserve.queue.job_spans import record_part
+from imageserve.queue.job_spans import record_part, record_wait, waited_s
 from imageserve.queue.wire import Finished, Job, UnsupportedJob
 from imageserve.trace_context import Span, TraceContext, Value
 from imageserve.tracing import Tracer, wall_s
@@ -61,12 +61,12 @@ class _Recorder:
     def _record_job(self, place: int, job: Job | UnsupportedJob, finished: Finished) -> None:
         ended, facts = self._ended, self._facts(finished)
         ran = ended.outcomes[place] if place < len(ended.outcomes) else None
-        began, end = (ran.began, _end(ran)) if ran else (ended.started_at, ended.started_at)
-        queued = self._batch.claimed_at - max(0, self._batch.now - job.ts) / 1000
-        record_part(self._tracer, "queue", job, self._times(queued, began), attributes=facts)
+        queued = self._batch.claimed_at - waited_s(job, self._batch.now)
+        times = self._times(queued, ended.started_at)
+        record_wait(self._tracer, self._batch.consumer.store.name, job, times, facts)
         if ran is not None:
             self._record_run(job, ran, facts)
-        times = self._times(end, ended.stored_at)
+        times = self._times(_end(ran) if ran else ended.started_at, ended.stored_at)
         error = self._reply_error(place, finished)
         record_part(self._tracer, "reply", job, times, attributes=facts, error=error)
 
