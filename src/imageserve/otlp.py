@@ -66,7 +66,7 @@ class _Session(requests.Session):
     """Connections to the collector, which may be something else by mistake."""
 
     def request(self, *args: Any, **options: Any) -> requests.Response:
-        """Raises RequestException where the answer leads elsewhere: the exporter calls that done."""
+        """Raises RequestException where the answer leads elsewhere: the exporter is content."""
         answer = super().request(*args, **{**options, "stream": True, "allow_redirects": False})
         try:
             start = answer.raw.read(MOST_ANSWER_BYTES, decode_content=False)

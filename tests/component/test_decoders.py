@@ -36,6 +36,9 @@ LONG = bmp_of_runs(900, 900, (b"\1\7" * 900 + b"\0\0") * 900 + b"\0\1")
 """A second of work for a decoder."""
 
 
+IDS = {"request_id": "request-7"}
+
+
 @pytest.fixture
 def decoders() -> Iterator[Decoders]:
     made = Decoders(POLICY, processor_s=20)
@@ -44,7 +47,7 @@ def decoders() -> Iterator[Decoders]:
 
 
 def task_of(data: bytes, memory_bytes: int = 2**28) -> Task:
-    return Task(data, Preparation(SIZE), memory_bytes)
+    return Task(data, Preparation(SIZE), memory_bytes, IDS)
 
 
 def run(
@@ -205,7 +208,7 @@ def test_at_the_deadline_the_decoder_is_killed_and_another_one_decodes_on(
 
 
 def test_a_decoder_that_is_killed_is_replaced_and_its_picture_tried_again(
-    decoders: Decoders,
+    decoders: Decoders, caplog: pytest.LogCaptureFixture
 ) -> None:
     with ThreadPoolExecutor() as pool:
         future = pool.submit(run, decoders, LONG)
@@ -214,6 +217,8 @@ def test_a_decoder_that_is_killed_is_replaced_and_its_picture_tried_again(
         os.kill(pid, signal.SIGKILL)
         assert future.result() == decode(LONG, Preparation(SIZE), POLICY)
     assert only_child() != pid
+    (line,) = [each for each in caplog.records if "ended by signal" in each.msg]
+    assert vars(line)["fields"] == IDS
 
 
 def processor_s(pid: int) -> float:

@@ -49,7 +49,7 @@ class Bench:
         job = Job(f"job-{self.taken}", "m", (1, 1, 3), 1, "reply", "trace", 1000)
         self.queue.enqueue(job, b"rgb", 3_600_000, Limits())
         claim = self.queue.claim(1, Lease(LEASE_MS), redelivered=False)
-        self.keeper.hold(claim.token, [job.id])
+        self.keeper.hold(claim.token, [job.id], lambda: {"ids": [job.id]})
         return claim.token
 
     def wait_for_renewals(self, more: int = 3) -> None:
@@ -142,6 +142,7 @@ def test_a_batch_that_hangs_loses_its_jobs(bench: Bench, caplog: pytest.LogCaptu
 def test_leases_outlive_an_outage_that_is_shorter(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.DEBUG, "imageserve.queue.leases")
     bench.claimed()
     bench.queue.away = True
     bench.wait_for_renewals()
@@ -149,6 +150,7 @@ def test_leases_outlive_an_outage_that_is_shorter(
     bench.wait_for_renewals()
 
     assert bench.in_flight() == 1
+    assert {str(vars(record)["fields"]) for record in caplog.records} == {"{'ids': ['job-1']}"}
     assert not [record for record in caplog.records if record.levelno > logging.DEBUG], (
         "the loop of the worker reports outages"
     )

@@ -5,6 +5,7 @@ Requests run in threads. The test plays the worker, so it decides what each job 
 
 import gc
 import itertools
+import logging
 import re
 import secrets
 import sys
@@ -332,6 +333,7 @@ def test_large_pictures_are_decoded_elsewhere(
         def decode(self, task: Task, cost: Cost, deadline: float, wait: Wait) -> bytes:
             assert 0 < deadline - time.monotonic() <= 30
             assert not wait.gone
+            assert task.ids == {"request_id": "request-7"}
             elsewhere.append(cost.seconds)
             return decode(task.data, task.preparation, DecodingPolicy())
 
@@ -339,7 +341,7 @@ def test_large_pictures_are_decoded_elsewhere(
     bench.predictor.decoders = Elsewhere()
     small, wide = A, jpeg(1000, 500)
     heavy = encoded(photo(90, 90), "WEBP", lossless=True)
-    request = bench.begin(small, wide, heavy)
+    request = bench.begin(small, wide, heavy, trace="request-7")
     bench.answer_all(3)
 
     assert labels(done(request)) == [label(small), label(wide), label(heavy)]
@@ -697,20 +699,27 @@ def test_a_changed_model_whose_queue_is_full_is_answered_so(bench: Bench) -> Non
     assert isinstance(refusal(done(request)), QueueFull)
 
 
-def _lose(bench: Bench, code: str = LOST) -> None:
+def _lose(bench: Bench, code: str = LOST) -> str:
+    """Return the id of the job that is lost."""
     (job,) = bench.take(1)
     bench.queue.tickets.deliver(unread_result(job.id, code))
+    return job.id
 
 
 @pytest.mark.parametrize("code", [LOST, UNREADABLE])
-def test_a_job_that_redis_has_lost_or_garbled_is_queued_once_more(bench: Bench, code: str) -> None:
-    request = bench.begin(A)
-    _lose(bench, code)
+def test_a_job_that_redis_has_lost_or_garbled_is_queued_once_more(
+    bench: Bench, code: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "imageserve.web.predict")
+    request = bench.begin(A, trace="request-7")
+    lost = _lose(bench, code)
 
     (again,) = bench.answer_all(1)
 
     assert (again.model, again.shape) == ("m", (8, 8, 3))
     assert labels(done(request)) == [label(A)]
+    (line,) = [each for each in caplog.records if "queued again" in each.msg]
+    assert vars(line)["fields"] == {"job": lost, "code": code, "request_id": "request-7"}
 
 
 def test_between_jobs_that_are_lost_each_time_there_are_growing_pauses(bench: Bench) -> None:

@@ -82,7 +82,7 @@ def test_each_picture_that_is_decoded_is_a_span_of_its_request(
     first, last = traced.queue.sent
     assert [span.parent for span in decodes] == [request.context] * 3
     assert [span.context.trace_id for span in decodes] == [CALLER.trace_id] * 3
-    about = [
+    about: list[dict[str, Any]] = [
         {"imageserve.bytes": len(A), "imageserve.job_id": first.id},
         {"imageserve.bytes": len(b"no picture")},
         {"imageserve.bytes": len(B), "imageserve.job_id": last.id},

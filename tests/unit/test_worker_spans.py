@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import cast
 
 import numpy as np
@@ -41,8 +42,9 @@ def ended(
     lost: int = 0,
 ) -> Ended:
     """A batch that was claimed at 100, started on at 101 and stored at 105."""
+    consumer = cast(Consumer, SimpleNamespace(store=SimpleNamespace(name="q")))
     claimed = tuple(ClaimedJob(each, memoryview(np.zeros(12, np.uint8).data)) for each in jobs)
-    batch = Batch(cast(Consumer, None), "token", NOW_MS, claimed, lost, CLAIMED_AT)
+    batch = Batch(consumer, "token", NOW_MS, claimed, lost, CLAIMED_AT)
     work = sort_batch(batch, "m", Preparation((2, 2)))
     finished = work.finished(outcomes, 101.0, "m")
     return Ended(work, outcomes, finished, kept, 101.0, 105.0)
@@ -81,6 +83,7 @@ def test_each_job_of_a_halved_batch_has_the_times_of_its_own_run(kept: KeptSpans
     outcomes = [ran(102.0), ran(103.0, error="the model failed: RuntimeError")]
     record_batch(kept.tracer(), ended(job("a"), job("b"), outcomes=outcomes, kept=[True, True]))
 
+    assert [seconds(span) for span in kept.named("queue")] == [(98.0, 101.0)] * 2
     assert [seconds(span) for span in kept.named("model")] == [(102.0, 102.5), (103.0, 103.5)]
     assert [span.error for span in kept.named("model")] == ["", "model_failed"]
     assert [span.error for span in kept.named("reply")] == ["", "model_failed"]
@@ -134,8 +137,9 @@ def test_a_job_that_a_claim_drops_has_waited_in_vain(kept: KeptSpans) -> None:
     gone = replace(job("gone"), deadline=NOW_MS)
     late = replace(job("late"), deadline=NOW_MS + 1)
 
-    record_dropped(kept.tracer(), [gone, late, job("quiet", UNSAMPLED)], NOW_MS)
-    record_dropped(kept.tracer(), [job("killer")], NOW_MS, "model_failed")
+    dropped = [gone, late, job("quiet", UNSAMPLED)]
+    record_dropped(kept.tracer(), "q", dropped, NOW_MS, {"imageserve.model": "m"})
+    record_dropped(kept.tracer(), "q", [job("killer")], NOW_MS, {"attempt": 2}, "model_failed")
 
     assert [(span.name, span.error) for span in kept.spans] == [
         ("queue", "timed_out"),
@@ -143,3 +147,23 @@ def test_a_job_that_a_claim_drops_has_waited_in_vain(kept: KeptSpans) -> None:
         ("queue", "model_failed"),
     ]
     assert all(round(span.end_s - span.start_s, 3) == 2 for span in kept.spans)
+    first, _, last = kept.spans
+    assert (first.attributes["imageserve.model"], last.attributes["attempt"]) == ("m", 2)
+    assert {n: v for n, v in first.attributes.items() if n.startswith("messaging.")} == {
+        "messaging.system": "redis",
+        "messaging.destination.name": "q",
+        "messaging.message.id": "gone",
+        "messaging.operation.name": "claim",
+        "messaging.operation.type": "receive",
+    }
+
+
+@pytest.mark.parametrize("ts", [0, NOW_MS + 5], ids=["it does not say", "Redis's clock went back"])
+def test_a_wait_is_never_negative_nor_half_a_century(kept: KeptSpans, ts: int) -> None:
+    unknown = UnsupportedJob("u", "r", "m", 1000, "unknown", ts, "t", CALLER)
+    record_batch(kept.tracer(), ended(unknown, outcomes=[], kept=[True]))
+    record_dropped(kept.tracer(), "q", [unknown], NOW_MS, {})
+
+    claimed, dropped = kept.named("queue")
+    assert seconds(claimed) == (100.0, 101.0)
+    assert dropped.start_s == dropped.end_s

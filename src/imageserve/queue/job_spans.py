@@ -29,7 +29,7 @@ def record_part(  # noqa: PLR0913 - the facts of a span
         tracer.record(Span(name, own, job.context, *times, facts, links, "consumer", error))
 
 
-def record_wait(  # noqa: PLR0913 - the facts of a span
+def record_wait(
     tracer: Tracer,
     queue: str,
     job: Job | UnsupportedJob,
@@ -50,11 +50,11 @@ def record_wait(  # noqa: PLR0913 - the facts of a span
 
 
 def waited_s(job: Job | UnsupportedJob, now: int) -> float:
-    """Return how long a job waits; ``now``: Redis time in ms. 0 where it does not say since when."""
+    """Return how long a job waits, 0 where it does not say since when; ``now``: Redis's, in ms."""
     return max(0, now - job.ts) / 1000 if job.ts > 0 else 0.0
 
 
-def record_dropped(  # noqa: PLR0913 - the facts of a span
+def record_dropped(
     tracer: Tracer,
     queue: str,
     jobs: Iterable[Job | UnsupportedJob],

@@ -81,7 +81,8 @@ class LeaseKeeper:
                     self._renew(token, held)
                 # This loop must never end: without it each long batch would run twice.
                 except Exception:
-                    log.critical("bug while renewing a lease", exc_info=True)
+                    fields = {"fields": held.about()}
+                    log.critical("bug while renewing a lease", exc_info=True, extra=fields)
 
     def _renew(self, token: str, held: _Held) -> None:
         if time.monotonic() - held.since > self.patience_s and token not in self._ending:
@@ -97,4 +98,4 @@ class LeaseKeeper:
                 self.drop(token)
         except QueueError as error:
             # The main loop reports the outage; leases may survive it.
-            log.debug("leases not renewed: %s", error)
+            log.debug("leases not renewed: %s", error, extra={"fields": held.about()})

@@ -223,12 +223,14 @@ class ReplyListener:
         self._set_redis_up()
         log.info("listening for results of %s", ", ".join(self.tickets))
 
-    def _deliver(self, tickets: Tickets, text: bytes) -> None:
+    def _deliver(self, tickets: Tickets, content: bytes) -> None:
         """Give a result to its ticket; one that cannot be read ends its job like a lost one."""
         try:
-            tickets.deliver(decode_result(text))
+            tickets.deliver(decode_result(content))
         except NotAResult as error:
-            log.warning("a message of %d bytes cannot be read: %s", len(text), error)
+            fields = {"job": error.job_id}
+            text = "a message of %d bytes cannot be read: %s"
+            log.warning(text, len(content), error, extra={"fields": fields})
             tickets.deliver(unread_result(error.job_id, UNREADABLE))
 
     def _set_redis_up(self) -> None:

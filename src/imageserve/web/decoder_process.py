@@ -14,8 +14,9 @@ import resource
 import signal
 import socket
 import struct
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -40,6 +41,8 @@ class Task:
     preparation: Preparation
     memory_bytes: int
     """Memory that it may take."""
+    ids: Mapping[str, str] = field(default_factory=dict)
+    """What the log says of its request."""
 
     def head(self, processor_s: float, seconds: float) -> bytes:
         """Return what is sent before ``data``.

@@ -276,7 +276,8 @@ class _Lane:
                 self.replace("processor time" if takes_long else "died")
                 if takes_long:
                     raise _TakesLong from died
-                log.warning("a decoder process ended by signal %d; another one takes over", number)
+                text = "a decoder process ended by signal %d; another one takes over"
+                log.warning(text, number, extra={"fields": task.ids})
             except BaseException as error:
                 # Nobody reads what the decoder will answer to a picture that was given up.
                 if isinstance(error, TimedOut) or not isinstance(error, RequestError):

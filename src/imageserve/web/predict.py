@@ -26,6 +26,7 @@ from imageserve.queue.listener import Ticket
 from imageserve.queue.producer import JobRequest, Producer, new_id
 from imageserve.queue.quota import Quota
 from imageserve.queue.wire import WOULD_TIME_OUT, ResultError
+from imageserve.trace_context import Value
 from imageserve.tracing import NO_TRACER, Tracer
 from imageserve.web.decoder_process import Task
 from imageserve.web.decoders import Decoders
@@ -275,8 +276,9 @@ class _Request:
     def _note_decode(self, size: int, times: tuple[float, float], job_id: str, error: str) -> None:
         if not error:
             metrics.decode_seconds.observe(times[1] - times[0])
-        about = {"imageserve.picture": self._index, "imageserve.bytes": size}
-        about |= {"imageserve.job_id": job_id} if job_id else {}
+        about: dict[str, Value] = {"imageserve.picture": self._index, "imageserve.bytes": size}
+        if job_id:
+            about["imageserve.job_id"] = job_id
         self._tracer.note("decode", self._options.context, times, about, error)
 
     def _pixels(self, picture: Picture, preparation: Preparation) -> bytes:
@@ -292,7 +294,7 @@ class _Request:
             cost = picture.cost(preparation)
             if cost.seconds <= LOOP_S or self._decoders is None:
                 return picture.to_pixels(preparation)
-        task = Task(data, preparation, cost.memory_bytes)
+        task = Task(data, preparation, cost.memory_bytes, self._options.ids)
         return self._decoders.decode(task, cost, self._asked.deadline, self._wait)
 
     def _seconds_left(self) -> float:
@@ -359,6 +361,8 @@ class _Request:
         would double the memory of each picture in hand.
         """
         self._producer.forget(slot.ticket)
+        fields = {"job": slot.ticket.job_id, "code": slot.code, **self._options.ids}
+        log.info("a picture is queued again", extra={"fields": fields})
         preparation = slot.met if slot.submissions % 2 else slot.preparation
         try:
             again = self._send(slot.picture, preparation, None)

@@ -48,15 +48,20 @@ class Submission:
         return (result.model or "of no name") if has_met_it else ""
 
     @property
+    def code(self) -> str:
+        """That of the error that its job has met; "" for none."""
+        result = self.ticket.result
+        return result.error.code if result is not None and result.error is not None else ""
+
+    @property
     def must_go_again(self) -> bool:
         """Whether its job met another preparation or was lost, and another try makes sense."""
-        result = self.ticket.result
-        if result is None or result.error is None or self.other_model:
+        if self.other_model:
             return False
-        if result.error.code == "unsupported_job":
+        if self.code == "unsupported_job":
             # What a worker of 0.1.0 says of pixels that are prepared otherwise than it knows.
             return encoding_of(self.preparation) != ENCODING
-        return result.error.code in ("model_changed", LOST, UNREADABLE)
+        return self.code in ("model_changed", LOST, UNREADABLE)
 
     @property
     def goes_at_once(self) -> bool:

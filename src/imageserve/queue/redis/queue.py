@@ -212,5 +212,6 @@ def _stored_result(job_id: str, text: bytes | str | None) -> Result | None:
             raise NotAResult("it is of another job")
         return result
     except NotAResult as error:
-        log.warning("the stored result of job %s cannot be read: %s", job_id, error)
+        fields = {"job": job_id}  # Its request is told by the line that says what follows.
+        log.warning("a stored result cannot be read: %s", error, extra={"fields": fields})
         return unread_result(job_id, UNREADABLE)
