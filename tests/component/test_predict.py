@@ -341,7 +341,7 @@ def test_large_pictures_are_decoded_elsewhere(
     bench.predictor.decoders = Elsewhere()
     small, wide = A, jpeg(1000, 500)
     heavy = encoded(photo(90, 90), "WEBP", lossless=True)
-    request = bench.begin(small, wide, heavy, trace="request-7")
+    request = bench.begin(small, wide, heavy, request_id="request-7")
     bench.answer_all(3)
 
     assert labels(done(request)) == [label(small), label(wide), label(heavy)]
@@ -711,7 +711,7 @@ def test_a_job_that_redis_has_lost_or_garbled_is_queued_once_more(
     bench: Bench, code: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "imageserve.web.predict")
-    request = bench.begin(A, trace="request-7")
+    request = bench.begin(A, request_id="request-7")
     lost = _lose(bench, code)
 
     (again,) = bench.answer_all(1)
