@@ -43,8 +43,7 @@ def traced(headers: dict[str, str], tracer: Tracer) -> Callable[[], None]:
     def run() -> None:
         call = begin(headers, "/predict", tracer)
         text = encode_open_job(replace(JOB, context=call.context)) + ',"ts":1,"deadline":9}'
-        times = call.began, time.monotonic()
-        tracer.note("decode", call.context, times, {"imageserve.picture": 0})
+        tracer.note("decode", call.context, call.began, {"imageserve.picture": 0})
         job = decode_job(text)
         assert isinstance(job, Job)
         tracer.records(job.context)

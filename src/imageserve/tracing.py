@@ -59,11 +59,11 @@ class Tracer:
         self,
         name: str,
         parent: TraceContext | None,
-        times: tuple[float, float],
+        began: float,
         attributes: Mapping[str, Value],
         error: str = "",
     ) -> None:
-        """Record a part of a recorded span; ``times``: begin and end, by `time.monotonic`."""
+        """Record a part of a recorded span that ends now; ``began``: by `time.monotonic`."""
 
     def close(self, within_s: float = FLUSH_S) -> None:
         """Send what waits, but return within this time."""
@@ -99,13 +99,13 @@ class RecordingTracer(Tracer):
         self,
         name: str,
         parent: TraceContext | None,
-        times: tuple[float, float],
+        began: float,
         attributes: Mapping[str, Value],
         error: str = "",
     ) -> None:
         if parent is not None and parent.sampled:
-            context, (began_s, ended_s) = parent.child(_new_id(16)), map(wall_s, times)
-            self.record(Span(name, context, parent, began_s, ended_s, attributes, error=error))
+            context, times = parent.child(_new_id(16)), (wall_s(began), time.time())
+            self.record(Span(name, context, parent, *times, attributes, error=error))
 
     def close(self, within_s: float = FLUSH_S) -> None:
         self._sender.close(within_s)

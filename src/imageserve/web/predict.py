@@ -257,34 +257,32 @@ class _Request:
         left_ms = self._ms_left(self._line.until_decoded_s(self._asked))
         self._producer.check_admission(preparation.bytes, left_ms, self._options.priority)
         began = decoded_at = time.monotonic()
-        job_id, error = "", "internal"
-        try:
-            pixels = self._pixels(picture, preparation)
-            decoded_at, error = time.monotonic(), ""
-            ticket = self._queue(model, preparation, pixels, quota)
-            job_id = ticket.job_id
-        except RequestError as failed:
-            error = error and failed.code  # Not the queue's.
-            raise
-        finally:
-            if isinstance(picture, bytes):
-                times = began, time.monotonic() if error else decoded_at
-                self._note_decode(len(picture), times, job_id, error)
+        if isinstance(picture, Pixels):
+            pixels = fitting(picture, preparation)
+        else:
+            pixels = self._decode_noted(picture, preparation)
+            decoded_at = time.monotonic()
+            metrics.decode_seconds.observe(decoded_at - began)
+        ticket = self._queue(model, preparation, pixels, quota)
         decode_ms = 1000 * (decoded_at - began)
         return Submission(picture, ticket, decode_ms, model, preparation, decoded_at)
 
-    def _note_decode(self, size: int, times: tuple[float, float], job_id: str, error: str) -> None:
-        if not error:
-            metrics.decode_seconds.observe(times[1] - times[0])
-        about: dict[str, Value] = {"imageserve.picture": self._index, "imageserve.bytes": size}
-        if job_id:
-            about["imageserve.job_id"] = job_id
-        self._tracer.note("decode", self._options.context, times, about, error)
-
-    def _pixels(self, picture: Picture, preparation: Preparation) -> bytes:
-        if isinstance(picture, Pixels):
-            return fitting(picture, preparation)
-        return self._decode(picture, preparation)
+    def _decode_noted(self, data: bytes, preparation: Preparation) -> bytes:
+        began, error = time.monotonic(), "internal"
+        try:
+            pixels = self._decode(data, preparation)
+            error = ""
+        except RequestError as failed:
+            error = failed.code
+            raise
+        finally:
+            about: dict[str, Value] = {
+                "imageserve.picture": self._index,
+                "imageserve.bytes": len(data),
+                "imageserve.job_id": self._job_id,
+            }
+            self._tracer.note("decode", self._options.context, began, about, error)
+        return pixels
 
     def _decode(self, data: bytes, preparation: Preparation) -> bytes:
         with self._line.turn(self._asked, self._later):
