@@ -45,10 +45,11 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
         WebServer(settings).run()
         return 0
-    # Imported here, too: `imageserve drain` counts nothing.
-    from imageserve.tracing import check_tracing
+    if settings.traces_endpoint:
+        # Imported here, too: it loads prometheus_client, which this process does not need.
+        from imageserve.tracing import check_tracing
 
-    check_tracing(settings)
+        check_tracing(settings)
     check_keys(settings)
     refuse_early(settings)
     metrics_dir = create_metrics_dir(run_dir(settings))
@@ -59,10 +60,10 @@ def main(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
 
 def check_keys(settings: Settings) -> None:
     """Raise SettingsError where the API keys cannot be used; warn of models not served here."""
-    # Imported here: `imageserve drain` needs no models.
-    from imageserve.models.entries import model_entries
-
     if keys := read_api_keys(settings.api_keys_file):
+        # Imported here: without keys this process needs no models.
+        from imageserve.models.entries import model_entries
+
         keys.warn_of_models(model_entries(settings))
 
 
