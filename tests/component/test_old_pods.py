@@ -210,3 +210,22 @@ def test_the_rights_of_today_are_enough_for_their_scripts(old_source: Path) -> N
     assert all(called.values())
     assert set().union(*called.values()) <= allowed["web"] & allowed["worker"]
     assert called["snapshot"] <= allowed["autoscaler"] & allowed["operator"]
+
+
+#: What processes of 0.1.0 send beside their scripts.
+SENT = {"BLMOVE", "EVAL", "EVALSHA", "INFO", "MGET", "SET", "SUBSCRIBE", "UNLINK"}
+
+
+def test_the_page_names_the_rights_that_0_1_0_did_not_need(old_source: Path) -> None:
+    scripts = {each.stem: each for each in (old_source / "imageserve/jobs/lua").glob("*.lua")}
+    page = (Path(__file__).parents[2] / "docs/upgrading.md").read_text(encoding="utf-8")
+    item = page[page.index("1. **Redis users") : page.index("2. **Values")]
+
+    for role, its, sent in (
+        ("web", scripts, SENT),
+        ("worker", scripts, SENT),
+        ("autoscaler", ["snapshot"], SENT - {"SET"}),
+    ):
+        called = re.findall(r"call\('(\w+)'", "".join(scripts[each].read_text() for each in its))
+        new = set(ROLES[role].all_commands) - set(called) - sent
+        assert {each for each in new if f"`{each}`" not in item} == set(), role
