@@ -306,7 +306,7 @@ class Consumer:
         pace = UNKNOWN_PACE if self._dropped_all else pace
         claim = self._claim(n, redelivered=self._redelivered, min_depth=min_depth, pace=pace)
         claimed_at = time.monotonic()
-        self._count_dropped(claim)
+        self._tell_dropped(claim)
         self._dropped_all = bool(claim.expired) and not claim.entries
         jobs = _jobs(claim.entries)
         if not jobs:
@@ -360,14 +360,14 @@ class Consumer:
         token, taken = "", []
         if self._unanswered:
             claim = self._claim(0, redelivered=False, min_depth=0)
-            self._count_dropped(claim)
+            self._tell_dropped(claim)
             token, taken = claim.token, [job.id for job in _jobs(claim.entries)]
         # An empty release empties hold: a wait that the stop cut short may have filled it.
         self.store.release(token, taken)
         self.store.leave(worker_id)
 
-    def _count_dropped(self, claim: Claim) -> None:
-        """Count what a claim dropped. It was answered in the same step."""
+    def _tell_dropped(self, claim: Claim) -> None:
+        """Count, log and trace what a claim dropped. It was answered in the same step."""
         queue, model = self.store.name, {"imageserve.model": self._model}
         if claim.dead:
             jobs = [job for _, job in readable(claim.dead)]
