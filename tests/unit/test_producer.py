@@ -206,9 +206,6 @@ def test_a_preparation_is_found_once_for_each_look_and_outlives_an_outage(bench:
     assert bench.view.preparation("m", own) == other
 
 
-JOB = JobRequest("m", Preparation((1, 1)), 5, "trace")
-
-
 class Full:
     """A producer of a queue that holds as much as it may, and the pixels that it sends."""
 
@@ -229,7 +226,8 @@ class Full:
         """Send one picture as a request does; return why it was refused."""
         try:
             self.producer.check_admission(3, timeout_ms)
-            self.producer.submit(JOB, b"\0\0\0", timeout_ms, threading.Event())
+            job = JobRequest("m", Preparation((1, 1)), 5, "trace")
+            self.producer.submit(job, b"\0\0\0", timeout_ms, threading.Event())
         except QueueRefused as refusal:
             return refusal.reason
         return ""
