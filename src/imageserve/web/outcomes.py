@@ -43,7 +43,19 @@ def _outcome(answer: Answer | RequestError) -> str:
     return answer.code if isinstance(answer, RequestError) else "ok"
 
 
-def unfit_answer(result: Result, asked: ClassifyOptions) -> RequestError | None:
+def answer_of(result: Result, asked: ClassifyOptions, decode_ms: float) -> Answer | RequestError:
+    """Return what a client is answered where its picture was classified."""
+    if unfit := _unfit(result, asked):
+        return unfit
+    labels = result.predictions
+    if asked.least:  # Workers give one label at least, those of 0.1.0 all.
+        labels = tuple(each for each in labels if each.probability >= asked.least)
+    return Answer(
+        labels, decode_ms, result.queue_ms, result.model_ms, result.version, result.vector
+    )
+
+
+def _unfit(result: Result, asked: ClassifyOptions) -> RequestError | None:
     """Return the error for an answer of another worker than was asked for, as in a rollout."""
     if asked.version and version_name(result.version) != asked.version:
         return other_version(asked.version)

@@ -33,7 +33,7 @@ from imageserve.web.decoders import Decoders
 from imageserve.web.greenlets import Wait
 from imageserve.web.line import DecodeLine
 from imageserve.web.options import ClassifyOptions
-from imageserve.web.outcomes import Answer, count, count_for, unfit_answer
+from imageserve.web.outcomes import Answer, answer_of, count, count_for
 from imageserve.web.refusals import (
     check_version,
     fitting,
@@ -418,24 +418,12 @@ class _Request:
             return slot
         if slot.other_model:
             return wrong_model(slot.other_model, slot.model, self._entry.queue)
-        asked, result = self._options, slot.ticket.result
+        result = slot.ticket.result
         if result is None:
             return TimedOut("no result came in time; the job is cancelled")
         if result.error is not None:
             return self._not_classified(result.error, slot)
-        if unfit := unfit_answer(result, asked):
-            return unfit
-        labels = result.predictions
-        if asked.least:  # Workers give one label at least, those of 0.1.0 all.
-            labels = tuple(each for each in labels if each.probability >= asked.least)
-        return Answer(
-            labels,
-            slot.decode_ms,
-            result.queue_ms,
-            result.model_ms,
-            result.version,
-            result.vector,
-        )
+        return answer_of(result, self._options, slot.decode_ms)
 
 
 def _without_frames(error: RequestError) -> RequestError:
