@@ -116,7 +116,7 @@ def new_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class JobRequest:
-    """What a client asks for one picture."""
+    """What a client asks for one picture. What is not explained here, `Job` explains."""
 
     model: str
     preparation: Preparation
@@ -125,11 +125,8 @@ class JobRequest:
     request_id: str
     least: float = 0.0
     want: str = ""
-    """See `Job`, and so for the one before."""
     priority: str = ""
-    """The same."""
     context: TraceContext | None = None
-    """The same."""
     quota: Quota | None = None
     """What its caller may send. None: it is not counted, as where the picture was before."""
     together: int = 1

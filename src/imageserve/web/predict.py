@@ -314,13 +314,13 @@ class _Request:
             preparation,
             top,
             asked.request_id,
-            asked.least,
-            want,
-            asked.priority,
-            asked.context,
-            quota,
-            self._together,
-            self._job_id,
+            least=asked.least,
+            want=want,
+            priority=asked.priority,
+            context=asked.context,
+            quota=quota,
+            together=self._together,
+            id=self._job_id,
         )
         return self._producer.submit(request, pixels, timeout_ms, self._wait.wake)
 
