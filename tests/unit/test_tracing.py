@@ -83,7 +83,7 @@ def test_a_sampled_span_is_kept() -> None:
 # -- sending --------------------------------------------------------------------------------------
 
 
-class Collector:
+class StandInExporter:
     """Takes spans, or says why not."""
 
     def __init__(self) -> None:
@@ -110,52 +110,52 @@ def numbered(count: int) -> list[Span]:
 
 
 def test_spans_are_sent_in_their_order_a_few_at_once_and_all_of_them_at_the_end() -> None:
-    collector = Collector()
-    sender = Sender(collector.export)
+    exporter = StandInExporter()
+    sender = Sender(exporter.export)
     spans = numbered(3 * BATCH + 1)
     for span in spans:
         sender.keep(span)
     sender.close(30)
-    assert collector.spans == spans
-    assert max(map(len, collector.batches)) <= BATCH
+    assert exporter.spans == spans
+    assert max(map(len, exporter.batches)) <= BATCH
 
 
 def test_a_span_does_not_wait_for_others_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tracing, "EVERY_S", 0.01)
-    collector = Collector()
-    sender = Sender(collector.export)
+    exporter = StandInExporter()
+    sender = Sender(exporter.export)
     sender.keep(SPAN)
-    assert collector.asked.wait(30)
+    assert exporter.asked.wait(30)
     sender.close(30)
 
 
 def test_where_the_collector_hangs_spans_are_lost_and_not_memory() -> None:
-    collector = Collector()
-    collector.may_answer.clear()
+    exporter = StandInExporter()
+    exporter.may_answer.clear()
     before = lost("queue full"), lost("end of process")
-    sender = Sender(collector.export, most_waiting=40)
+    sender = Sender(exporter.export, most_waiting=40)
     for span in numbered(BATCH):
         sender.keep(span)
-    assert collector.asked.wait(30)  # These are on their way.
+    assert exporter.asked.wait(30)  # These are on their way.
     for span in numbered(100):
         sender.keep(span)
     sender.close(0.01)
     assert lost("queue full") - before[0] == 60
     assert lost("end of process") - before[1] == 40
-    collector.may_answer.set()
+    exporter.may_answer.set()
     sender.close(30)
-    assert len(collector.spans) == BATCH
+    assert len(exporter.spans) == BATCH
 
 
 def test_an_outage_is_told_once_and_so_is_its_end(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO", logger="imageserve.tracing")
-    collector, before = Collector(), lost("not sent")
-    collector.problem = "it is away"
-    sender = Sender(collector.export)
+    exporter, before = StandInExporter(), lost("not sent")
+    exporter.problem = "it is away"
+    sender = Sender(exporter.export)
     for span in numbered(2 * BATCH):
         sender.keep(span)
     _until(lambda: lost("not sent") - before == 2 * BATCH)
-    collector.problem = ""
+    exporter.problem = ""
     sender.keep(SPAN)
     sender.close(30)
     assert [record.getMessage() for record in caplog.records] == [
