@@ -62,6 +62,17 @@ def test_vectors_are_asked_for_in_bytes() -> None:
     assert asked.headers(1.0)["Accept"] == BYTES
 
 
+def test_headers_of_the_caller_are_sent_beside_our_own() -> None:
+    more = {"traceparent": "00-1", "x-request-id": "theirs", "x-request-timeout": "9"}
+    request = Request("ours", "", {"headers": more})
+    sent = {name.lower(): value for name, value in request.headers(5.0).items()}
+    assert (sent["traceparent"], sent["x-request-id"]) == ("00-1", "ours")
+    assert sent.keys() == {name.lower() for name in Request("ours", "", {}).headers(5.0)} | {
+        "traceparent"
+    }
+    assert len(request.headers(5.0)) == len(sent), "none is sent twice"
+
+
 def test_an_option_that_does_not_exist_is_refused() -> None:
     with pytest.raises(TypeError, match="unknown option tpo"):
         request_of(tpo=3)

@@ -25,6 +25,8 @@ class Options(TypedDict, total=False):
     priority: Literal["interactive", "background"]
     timeout: float
     """Seconds in which an answer must come, with all waiting; by default the client's."""
+    headers: Mapping[str, str]
+    """More headers to send, such as ``traceparent``; the client's own have the last word."""
 
 
 class Request:
@@ -50,6 +52,9 @@ class Request:
             self._headers["X-Priority"] = priority
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
+        own = {name.lower() for name in (*self._headers, "X-Request-Timeout")}
+        more = options.get("headers", {}).items()
+        self._headers |= {name: value for name, value in more if name.lower() not in own}
 
     def headers(self, left_s: float) -> dict[str, str]:
         """Return the headers while so much time is left.
