@@ -439,6 +439,18 @@ class Sender:
         return "", 0
 
 
+def test_a_count_of_another_type_stops_no_other_key(
+    queue: RedisQueue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sender = Sender(queue, monkeypatch)
+    queue.client.lpush(KEYS.quota(SLOW.name), "of another program")
+
+    with pytest.raises(QueueError, match="quota:team-a is a list"):
+        sender.send()
+    assert sender.send(replace(SLOW, name="team-b")) == ("", 0)
+    assert sender.send(None) == ("", 0)
+
+
 @pytest.fixture
 def sender(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> Sender:
     return Sender(bench.queue, monkeypatch)

@@ -10,9 +10,8 @@ import math
 import secrets
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 from imageserve.errors import QueueError, QueueRefused, QueueUnavailable
 from imageserve.preparation import Preparation
@@ -39,8 +38,6 @@ NONCE_EXTRA_MS = 60_000
 
 REMOVED_AT_ONCE, MOST_READ_BYTES = 16, 2**18
 """Results that were read are removed once there are so many, or so many bytes of vectors."""
-
-NO_IDS: Mapping[str, str] = MappingProxyType({})
 
 ID_TRIES = 3
 """Tries to find an unused job id, or to queue a job whose pixels Redis forgot."""
@@ -205,7 +202,7 @@ class Producer:
         try:
             found = self.admission.preparation(model, own)
         except QueueUnavailable as error:
-            self._note_outage("a queue could not be looked at", error)
+            self._note_outage(error)
             raise
         if isinstance(found, Preparation):
             return found
@@ -230,7 +227,7 @@ class Producer:
         try:
             self.admission.look()
         except QueueUnavailable as error:
-            self._note_outage("a queue could not be looked at", error)
+            self._note_outage(error)
             raise
         except QueueError as error:
             log.warning("admission is left to Redis: %s", error)
@@ -244,8 +241,9 @@ class Producer:
     ) -> Ticket:
         """Queue one picture; ``wake`` is set when its ticket has a result.
 
-        Raises QueueUnavailable where Redis does not answer or did not a moment ago, and
-        QueueRefused where the queue does not take the job; neither leaves anything behind.
+        Raises QueueUnavailable where Redis does not answer or did not a moment ago, QueueRefused
+        where the queue does not take the job, and another QueueError where Redis refuses it.
+        Nothing is left behind, but where a reply is lost.
         """
         # First: reading the capacity, too, would wait for a Redis that hangs.
         self.breaker.check()
@@ -298,18 +296,22 @@ class Producer:
         try:
             admission = self._store.enqueue(job, pixels, timeout_ms, limits)
         except QueueError as error:
+            if isinstance(error, QueueUnavailable):
+                self.breaker.trip()
+            else:  # Redis answers: it may have something against this caller alone.
+                self.breaker.succeeded()
             ids = log_ids(job.request_id, job.context)
-            self._note_outage("a picture could not be queued", error, ids)
-            raise QueueUnavailable(str(error)) from error
+            log.warning("a picture could not be queued: %s", error, extra={"fields": ids})
+            raise
         self.breaker.succeeded()
         if limits.quota is not None:
             refused = limits.together if admission.code is EnqueueCode.RATE_LIMITED else 0
             self._waits.note(limits.quota, asked_at, admission.wait_ms, refused)
         return admission
 
-    def _note_outage(self, what: str, error: QueueError, ids: Mapping[str, str] = NO_IDS) -> None:
+    def _note_outage(self, error: QueueError) -> None:
         self.breaker.trip()
-        log.warning("%s: %s", what, error, extra={"fields": ids})
+        log.warning("a queue could not be looked at: %s", error)
 
     def _refused(self, admission: Admission, timeout_ms: int, priority: str) -> QueueRefused:
         """Return the refusal, with the seconds after which another try makes sense."""
