@@ -2,51 +2,55 @@
 
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from imageserve.queue.wire import WOULD_TIME_OUT, Job, UnsupportedJob
 from imageserve.trace_context import Span, TraceContext, Value
 from imageserve.tracing import Tracer
 
-
-def record_part(  # noqa: PLR0913 - the facts of a span
-    tracer: Tracer,
-    name: str,
-    job: Job | UnsupportedJob,
-    times: tuple[float, float],
-    *,
-    attributes: Mapping[str, Value],
-    error: str = "",
-    context: TraceContext | None = None,
-    links: Sequence[TraceContext] = (),
-) -> None:
-    """Record a part of a job's way, if the job is sampled.
-
-    ``times``: its begin and end, seconds since 1970. ``context``: its own, where links need that.
-    """
-    own = context or (tracer.begin(job.context) if tracer.records(job.context) else None)
-    if own is not None:
-        facts = {"imageserve.job_id": job.id, **attributes}
-        tracer.record(Span(name, own, job.context, *times, facts, links, "consumer", error))
+NO_MORE: Mapping[str, Value] = MappingProxyType({})
 
 
-def record_wait(
-    tracer: Tracer,
-    queue: str,
-    job: Job | UnsupportedJob,
-    times: tuple[float, float],
-    attributes: Mapping[str, Value],
-    error: str = "",
-) -> None:
-    """Record a job's time in its queue; ``times``: as in `record_part`."""
-    facts = {
-        "messaging.system": "redis",
-        "messaging.destination.name": queue,
-        "messaging.message.id": job.id,
-        "messaging.operation.name": "claim",
-        "messaging.operation.type": "receive",
-        **attributes,
-    }
-    record_part(tracer, "queue", job, times, attributes=facts, error=error)
+class JobSpans:
+    """Records the parts of a job's way, if the job is sampled."""
+
+    def __init__(
+        self, tracer: Tracer, job: Job | UnsupportedJob, attributes: Mapping[str, Value]
+    ) -> None:
+        """``attributes``: of each part."""
+        self._tracer = tracer
+        self._job = job
+        self._attributes = {"imageserve.job_id": job.id, **attributes}
+
+    def part(
+        self,
+        name: str,
+        times: tuple[float, float],
+        error: str = "",
+        more: Mapping[str, Value] = NO_MORE,
+        links: Sequence[TraceContext] = (),
+    ) -> TraceContext | None:
+        """Record a part; return its context, None where the job is not sampled.
+
+        ``times``: its begin and end, seconds since 1970. ``more``: attributes of this part alone.
+        """
+        parent = self._job.context
+        own = self._tracer.begin(parent) if self._tracer.records(parent) else None
+        if own is not None:
+            facts = {**self._attributes, **more}
+            self._tracer.record(Span(name, own, parent, *times, facts, links, "consumer", error))
+        return own
+
+    def wait(self, queue: str, times: tuple[float, float], error: str = "") -> None:
+        """Record its time in a queue; ``times``: as those of a part."""
+        more: Mapping[str, Value] = {
+            "messaging.system": "redis",
+            "messaging.destination.name": queue,
+            "messaging.message.id": self._job.id,
+            "messaging.operation.name": "claim",
+            "messaging.operation.type": "receive",
+        }
+        self.part("queue", times, error, more)
 
 
 def waited_s(job: Job | UnsupportedJob, now: int) -> float:
@@ -71,4 +75,4 @@ def record_dropped(
         is_over = isinstance(job, Job) and job.deadline <= now
         code = error or ("timed_out" if is_over else WOULD_TIME_OUT)
         times = end_s - waited_s(job, now), end_s
-        record_wait(tracer, queue, job, times, attributes, code)
+        JobSpans(tracer, job, attributes).wait(queue, times, code)

@@ -7,7 +7,7 @@ trace of its own, because its jobs belong to several: it and the runs of its job
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from imageserve.queue.job_spans import record_part, record_wait, waited_s
+from imageserve.queue.job_spans import JobSpans, waited_s
 from imageserve.queue.wire import Finished, Job, UnsupportedJob
 from imageserve.trace_context import Span, TraceContext, Value
 from imageserve.tracing import Tracer, wall_s
@@ -59,31 +59,26 @@ class _Recorder:
             self._record_root(self._root)
 
     def _record_job(self, place: int, job: Job | UnsupportedJob, finished: Finished) -> None:
-        ended, facts = self._ended, self._facts(finished)
+        ended, spans = self._ended, JobSpans(self._tracer, job, self._facts(finished))
         ran = ended.outcomes[place] if place < len(ended.outcomes) else None
         queued = self._batch.claimed_at - waited_s(job, self._batch.now)
         times = self._times(queued, ended.started_at)
-        record_wait(self._tracer, self._batch.consumer.store.name, job, times, facts)
+        spans.wait(self._batch.consumer.store.name, times)
         if ran is not None:
-            self._record_run(job, ran, facts)
+            self._record_run(spans, ran)
         times = self._times(_end(ran) if ran else ended.started_at, ended.stored_at)
-        error = self._reply_error(place, finished)
-        record_part(self._tracer, "reply", job, times, attributes=facts, error=error)
+        spans.part("reply", times, self._reply_error(place, finished))
 
-    def _record_run(self, job: Job | UnsupportedJob, ran: Outcome, facts: dict[str, Value]) -> None:
-        context = self._tracer.begin(job.context)
-        if context is not None:
-            self._runs.append(context)
-        record_part(
-            self._tracer,
+    def _record_run(self, spans: JobSpans, ran: Outcome) -> None:
+        run = spans.part(
             "model",
-            job,
             self._times(ran.began, _end(ran)),
-            attributes={**facts, "imageserve.batch_size": ran.batch},
-            error="" if ran.error is None else "model_failed",
-            context=context,
-            links=() if self._root is None else (self._root,),
+            "" if ran.error is None else "model_failed",
+            {"imageserve.batch_size": ran.batch},
+            () if self._root is None else (self._root,),
         )
+        if run is not None:
+            self._runs.append(run)
 
     def _record_root(self, root: TraceContext) -> None:
         ended = self._ended
