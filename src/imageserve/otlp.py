@@ -9,7 +9,7 @@ import logging
 import os
 import socket
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import requests
 from opentelemetry.exporter.otlp.proto.http import trace_exporter
@@ -135,8 +135,14 @@ def _span_context(context: TraceContext, *, is_remote: bool = False) -> SpanCont
         int(context.span_id, 16),
         is_remote,
         TraceFlags(TraceFlags.SAMPLED if context.sampled else TraceFlags.DEFAULT),
-        State.from_header([context.state]) if context.state else State(),
+        _state(context.state),
     )
+
+
+def _state(text: str) -> State:
+    """Return a ``tracestate`` as it came. The SDK logs a line for each that it does not know."""
+    pairs = (member.strip().split("=", 1) for member in text.split(","))
+    return cast(State, dict(pair for pair in pairs if len(pair) > 1))
 
 
 def _nanoseconds(seconds: float) -> int:

@@ -15,7 +15,7 @@ from tests.spans import CALLER
 
 from imageserve import __version__
 from imageserve.otlp import MOST_TEXT, Exporter
-from imageserve.trace_context import Span, TraceContext
+from imageserve.trace_context import Span, TraceContext, read_context
 
 OWN = CALLER.child("c" * 16)
 SPAN = Span("request", OWN, CALLER, 1_700_000_000.25, 1_700_000_001.5, {}, kind="server")
@@ -72,6 +72,17 @@ def test_a_parent_in_another_process_is_said_to_be_there(
 ) -> None:
     (span,) = spans_of(sent(replace(SPAN, kind=kind)))
     assert (span.kind, bool(span.flags & 0x200)) == (number, is_remote)
+
+
+@pytest.mark.parametrize("state", ["v=1,w=a b", "0v=1", "a@b@c=1", "a@=1"])
+def test_a_tracestate_goes_out_as_it_came_and_no_client_fills_the_log(
+    sent: Sent, state: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = read_context(CALLER.traceparent, state)
+    assert found is not None
+    (span,) = spans_of(sent(replace(SPAN, context=found, links=(found,))))
+    assert span.trace_state == state
+    assert caplog.records == []
 
 
 def test_a_span_without_a_parent_is_a_root(sent: Sent) -> None:
