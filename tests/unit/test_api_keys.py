@@ -158,6 +158,10 @@ def test_of_a_key_that_is_there_twice_the_lower_priority_counts(tmp_path: Path) 
             id="an unknown value",
         ),
         pytest.param(f"{FIRST} priority=background 0123456789", "line 1: word 3", id="no option"),
+        pytest.param(f"{FIRST} 0123456789 rate=5", "line 1: word 2 is no", id="name= forgotten"),
+        pytest.param(
+            f"{FIRST} 0123456789 = a rate=5", "line 1: word 2 is no", id="spaces around ="
+        ),
         pytest.param(
             f"{FIRST} priority=background priority=interactive", "priority is given twice", id="two"
         ),

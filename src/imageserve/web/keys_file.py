@@ -109,7 +109,7 @@ class _Keys:
 def _key(line: str, number: int) -> Key:
     """Read one line. Raises ValueError."""
     first, *options = re.split("[ \t]+", line)
-    if not (options and "=" in options[0]):  # A key may have spaces.
+    if not any("=" in each for each in options):  # A key may have spaces.
         first, options = line, []
     if strange := re.search("[^ -~]", first):
         raise ValueError(
