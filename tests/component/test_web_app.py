@@ -849,6 +849,7 @@ def test_a_request_is_one_line_with_its_id_sizes_and_times(
         "status": 200,
         "bytes": len(A),
         "pictures": 1,
+        "model": "m",
         "version": "1",
     }
     assert list(times) == ["decode_ms", "queue_ms", "model_ms", "total_ms"]

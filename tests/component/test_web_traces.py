@@ -181,8 +181,8 @@ def test_the_line_of_a_request_has_its_ids_and_the_version_of_its_model(
         site.client().post("/predict", data=A, headers=headers)
 
     (line,) = request_lines(caplog)
-    found = line["request_id"], line["trace_id"], line["version"]
-    assert found == ("req-1", CALLER.trace_id, "1")
+    found = line["request_id"], line["trace_id"], line["model"], line["version"]
+    assert found == ("req-1", CALLER.trace_id, "m", "1")
 
 
 def test_a_line_of_any_call_has_the_ids(site: Site, caplog: pytest.LogCaptureFixture) -> None:

@@ -151,6 +151,7 @@ def _log(log: logging.Logger, call: Call, status: int, total_ms: float) -> None:
         "key": call.key,
         "bytes": call.bytes,
         "pictures": call.pictures,
+        "model": call.model,
         "version": call.version,
         **{f"{name}_ms": round(ms, 1) for name, ms in call.timings.items()},
         "total_ms": round(total_ms, 1),
