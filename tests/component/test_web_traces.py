@@ -16,6 +16,7 @@ from imageserve.errors import Busy, NotFound, QueueUnavailable
 from imageserve.grpc_server import calls
 from imageserve.trace_context import TraceContext
 from imageserve.tracing import NO_TRACER, Tracer
+from imageserve.web.calls import MOST_PATH
 from imageserve.web.edge import SMALL_BYTES, Cors
 from imageserve.web.lifecycle import Lifecycle
 from imageserve.web.server import Worker
@@ -160,6 +161,15 @@ def test_a_refused_request_has_a_span_that_says_why_and_a_failed_one_is_an_error
     assert request.attributes["error.type"] == code
     assert request.error == (code if status >= 500 else "")
     assert [span.error for span in kept.named("decode")] == ["internal"] * (status == 500)
+
+
+def test_a_span_that_waits_keeps_little_of_a_long_address(traced: Site, kept: KeptSpans) -> None:
+    traced.client().post(f"/v2/models/{'x' * 5000}/infer", data=A, headers=HEADERS)
+
+    (request,) = kept.spans
+    assert len(str(request.attributes["url.path"])) == MOST_PATH
+    assert request.attributes["http.route"] == "/v2/models/{model}/infer"
+    assert all(len(str(value)) <= MOST_PATH for value in request.attributes.values())
 
 
 # -- lines in the log -----------------------------------------------------------------------------

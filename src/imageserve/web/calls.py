@@ -21,6 +21,9 @@ PROBES = ("/healthz", "/readyz", "/metrics")
 
 JSON, BYTES = "application/json", "application/octet-stream"
 
+MOST_PATH = 256
+"""Characters of an address that a span keeps: spans wait in memory."""
+
 Headers = list[tuple[str, str]]
 
 
@@ -120,7 +123,7 @@ def record_request(tracer: Tracer, call: Call, status: int, grpc_status: str = "
         told |= {"rpc.system.name": "grpc", "rpc.method": call.path.strip("/")}
         told |= {"rpc.response.status_code": grpc_status}
     else:
-        told |= {"http.request.method": call.method, "url.path": call.path}
+        told |= {"http.request.method": call.method, "url.path": call.path[:MOST_PATH]}
         told |= {"url.scheme": call.scheme, "http.route": route(call.path)}
         told |= {"http.response.status_code": status}
     tracer.record(
