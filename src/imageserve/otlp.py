@@ -35,7 +35,7 @@ MOST_TEXT = 256
 """Characters of a value: an address may be long."""
 
 MOST_ANSWER_BYTES = 4096
-"""Of an answer so much is read, and then its connection is closed: nobody needs more."""
+"""Most that is read of an answer of the collector; then its connection is closed."""
 
 _KINDS = {
     "internal": SpanKind.INTERNAL,
@@ -59,14 +59,14 @@ class _Reason(logging.Filter):
 
 
 _reason = _Reason()
-"""One for all: the first filter of a logger that says no is the last one asked."""
+"""One for all exporters: after a filter that says no, a logger asks no other one."""
 
 
 class _Session(requests.Session):
     """Connections to the collector, which may be something else by mistake."""
 
     def request(self, *args: Any, **options: Any) -> requests.Response:
-        """Raises RequestException where the answer leads elsewhere: the exporter is content."""
+        """Raise RequestException for a redirect, which the exporter would take for success."""
         answer = super().request(*args, **{**options, "stream": True, "allow_redirects": False})
         try:
             start = answer.raw.read(MOST_ANSWER_BYTES, decode_content=False)
@@ -123,7 +123,7 @@ class Exporter:
             kind=_KINDS[span.kind],
             status=status,
             start_time=_nanoseconds(span.start_s),
-            # Two clocks may have been asked for the ends.
+            # Begin and end may be of two clocks.
             end_time=_nanoseconds(max(span.start_s, span.end_s)),
             instrumentation_scope=self._scope,
         )
@@ -153,5 +153,5 @@ def _nanoseconds(seconds: float) -> int:
 def _value(value: Value) -> Value:
     if not isinstance(value, str):
         return value
-    # Half characters cannot be encoded: all spans of a batch would be lost.
+    # Lone surrogates cannot be encoded: all spans of a batch would be lost.
     return value[:MOST_TEXT].encode("utf-8", "replace").decode()

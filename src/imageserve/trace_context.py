@@ -65,7 +65,7 @@ class Span:
     end_s: float
     attributes: Mapping[str, Value]
     links: Sequence[TraceContext] = ()
-    """Spans, of other traces too, that it has to do with."""
+    """Spans that it is linked to, of other traces too."""
     kind: Kind = "internal"
     error: str = ""
     """The code of the error that it ended with; empty where there is none."""

@@ -45,7 +45,7 @@ class Tracer:
         return parent
 
     def root(self) -> TraceContext | None:
-        """Return the context of a span without a parent, to be recorded; None: nothing is."""
+        """Return the context of a span without a parent; None where nothing is recorded."""
         return None
 
     def records(self, context: TraceContext | None) -> bool:
@@ -149,7 +149,7 @@ class Sender:
         self._wake = threading.Event()
         self._closing = False
         self._lost_in_outage = 0
-        """Spans lost since the collector stopped to answer; 0 while it answers."""
+        """Spans lost since the collector stopped answering; 0 while it answers."""
         self._thread = threading.Thread(target=self._run, name="spans", daemon=True)
         self._thread.start()
 
@@ -185,7 +185,7 @@ class Sender:
             return
         try:
             problem = self._export(batch)
-        # This loop must never end: no span would be sent any more, and nothing would tell.
+        # This loop must never end: no span would be sent any more, and nobody would know.
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"
         if problem:

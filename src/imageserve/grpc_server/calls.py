@@ -199,7 +199,7 @@ def _call(name: str, context: Context, tracer: Tracer) -> Call:
 
 
 def _joined(context: Context, name: str) -> str:
-    """Return a value of the metadata as HTTP has it that is sent several times."""
+    """Return a value of the metadata; several of one name are joined by commas, as in HTTP."""
     return ",".join(value for key, value in context.invocation_metadata() if key == name)
 
 

@@ -79,8 +79,8 @@ class Admission:
     backlog: int
     """Jobs that wait or are in work; with `EnqueueCode.WOULD_TIME_OUT`, only those ahead of it."""
     wait_ms: int = 0
-    """After which its quota lets the next job through, or has room for all that must come together;
-    0 for at once, and where none was asked."""
+    """Time until its quota lets the next job through, or has room for all that must come together;
+    0: at once, or there is no quota."""
 
 
 def verdict_of(

@@ -223,7 +223,7 @@ class Batch:
     """Redis time of the claim, ms."""
     jobs: tuple[ClaimedJob, ...]
     lost: int = 0
-    """How often its one job has lost its worker; 0 where there is none such."""
+    """How often its only job has lost its worker; 0 where it is no redelivered one."""
     claimed_at: float = field(default_factory=time.monotonic)
 
     @property

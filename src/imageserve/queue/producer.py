@@ -125,7 +125,7 @@ class JobRequest:
     priority: str = ""
     context: TraceContext | None = None
     quota: Quota | None = None
-    """What its caller may send. None: it is not counted, as where the picture was before."""
+    """What its caller may send; None where it is not counted, or the picture was counted before."""
     together: int = 1
     """See `Limits`."""
     id: str = field(default_factory=new_id)

@@ -20,8 +20,8 @@ LONGEST_COUNT_MS = 28 * 86_400_000
 even where it would take longer at its rate."""
 
 TRUST_S = 5.0
-"""How long a process believes at most what it was told. It is wrong where Redis loses the count, or
-its clock jumps: that must not last, though a slow rate's next picture may be far."""
+"""How long a process believes what it was told at most: Redis may lose the count, or its clock may
+jump."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class _Wait:
     until: float = -math.inf
     """When the next picture may come."""
     refused: int = 0
-    """How often in a row a picture was refused that came when it might."""
+    """How often in a row a picture was refused although the time that was told was over."""
 
 
 class QuotaWaits:
@@ -96,7 +96,7 @@ class QuotaWaits:
             wait.refused = 0
         elif asked_at >= wait.until:  # Others were on their way when the first one was refused.
             wait.refused = min(20, wait.refused + 1)
-        if wait_ms or refused:  # Of a quick rate the wait may be less than one.
+        if wait_ms or refused:  # At a high rate the wait may be less than 1 ms.
             wait_s = wait_ms / 1000
             wait.asked_at = asked_at
             wait.until = asked_at + wait_s + _gathering_s(wait, wait_s, refused)

@@ -204,7 +204,7 @@ def _add_errors(app: Flask) -> None:
 
 
 _IMPLIED = {"HEAD", "OPTIONS"}
-"""Methods that come with others."""
+"""Methods that Flask adds by itself."""
 
 
 def _from_werkzeug(error: HTTPException) -> RequestError:

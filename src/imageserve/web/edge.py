@@ -129,7 +129,7 @@ def infer_path(path: str) -> tuple[str, str] | None:
 
 
 def route(path: str) -> str:
-    """Return the address of a call that sends pictures without what callers choose in it."""
+    """Return the address of a call with pictures, without the names that its caller has chosen."""
     named = infer_path(path)
     if named is None:
         return path

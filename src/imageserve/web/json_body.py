@@ -48,7 +48,7 @@ class JsonBody:
             self._restore_names()
 
     def file(self, text: Any) -> bytes:
-        """Return what a text of the body is the base64 of. Raises ValueError and TypeError."""
+        """Decode a text of the body from base64. Raises ValueError and TypeError."""
         if text in self._long:
             return _decoded(self._pieces(*self._long[text]), self._pause)
         if not isinstance(text, str):

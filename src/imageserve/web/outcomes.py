@@ -34,7 +34,7 @@ def count(answer: Answer | RequestError, model: str) -> None:
 
 
 def count_for(caller: Caller, answer: Answer | RequestError) -> None:
-    """Count a picture by the name of the key of who has sent it, if it has one."""
+    """Count a picture by the name of its caller, if there is one."""
     if caller.name:
         metrics.labelled(metrics.key_pictures_total, caller.name, _outcome(answer)).inc()
 

@@ -44,7 +44,7 @@ class _Recorder:
         self._ended = ended
         self._batch = ended.work.batch
         self._wall_s = wall_s(0.0)
-        """The clock of the wall is so much before the monotonic one."""
+        """Added to a time of the monotonic clock, it gives seconds since 1970."""
         self._root = tracer.root()
         self._runs: list[TraceContext] = []
         """Of the sampled jobs."""
