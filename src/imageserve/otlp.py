@@ -26,13 +26,10 @@ from opentelemetry.trace import TraceState as State
 from urllib3.exceptions import HTTPError
 
 from imageserve import __version__
-from imageserve.trace_context import Span, TraceContext, Value
+from imageserve.trace_context import MOST_TEXT, Span, TraceContext, Value
 
 TIMEOUT_S = 3.0
 """Time that a batch has to reach the collector, with all tries, if the SDK's variables set none."""
-
-MOST_TEXT = 256
-"""Characters of a value: an address may be long."""
 
 MOST_ANSWER_BYTES = 4096
 """Most that is read of an answer of the collector; then its connection is closed."""

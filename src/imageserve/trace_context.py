@@ -12,6 +12,9 @@ from typing import Literal, NamedTuple
 MOST_STATE, MOST_MEMBERS = 512, 32
 """Most characters and members of a ``tracestate``; a longer one is dropped."""
 
+MOST_TEXT = 256
+"""Most characters of an attribute of a span: spans wait in memory, and an address may be long."""
+
 _TRACEPARENT = re.compile(
     "(?!ff)([0-9a-f]{2})-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})(-.*)?",
     re.DOTALL,

@@ -14,9 +14,8 @@ from tests.spans import CALLER, UNSAMPLED, KeptSpans
 
 from imageserve.errors import Busy, NotFound, QueueUnavailable
 from imageserve.grpc_server import calls
-from imageserve.trace_context import TraceContext
+from imageserve.trace_context import MOST_TEXT, TraceContext
 from imageserve.tracing import NO_TRACER, Tracer
-from imageserve.web.calls import MOST_PATH
 from imageserve.web.edge import SMALL_BYTES, Cors
 from imageserve.web.lifecycle import Lifecycle
 from imageserve.web.server import Worker
@@ -167,9 +166,9 @@ def test_a_span_that_waits_keeps_little_of_a_long_address(traced: Site, kept: Ke
     traced.client().post(f"/v2/models/{'x' * 5000}/infer", data=A, headers=HEADERS)
 
     (request,) = kept.spans
-    assert len(str(request.attributes["url.path"])) == MOST_PATH
+    assert len(str(request.attributes["url.path"])) == MOST_TEXT
     assert request.attributes["http.route"] == "/v2/models/{model}/infer"
-    assert all(len(str(value)) <= MOST_PATH for value in request.attributes.values())
+    assert all(len(str(value)) <= MOST_TEXT for value in request.attributes.values())
 
 
 # -- lines in the log -----------------------------------------------------------------------------

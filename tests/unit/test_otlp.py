@@ -14,8 +14,8 @@ from tests.collector import Collector
 from tests.spans import CALLER
 
 from imageserve import __version__
-from imageserve.otlp import MOST_TEXT, Exporter
-from imageserve.trace_context import Span, TraceContext, read_context
+from imageserve.otlp import Exporter
+from imageserve.trace_context import MOST_TEXT, Span, TraceContext, read_context
 
 OWN = CALLER.child("c" * 16)
 SPAN = Span("request", OWN, CALLER, 1_700_000_000.25, 1_700_000_001.5, {}, kind="server")

@@ -12,7 +12,7 @@ from typing import Any
 from imageserve import metrics
 from imageserve.errors import RequestError
 from imageserve.logger import write
-from imageserve.trace_context import Span, TraceContext, Value, log_ids, read_context
+from imageserve.trace_context import MOST_TEXT, Span, TraceContext, Value, log_ids, read_context
 from imageserve.tracing import NO_TRACER, Tracer, wall_s
 from imageserve.web.edge import error_body, request_id, route
 from imageserve.web.upload import has_body
@@ -20,9 +20,6 @@ from imageserve.web.upload import has_body
 PROBES = ("/healthz", "/readyz", "/metrics")
 
 JSON, BYTES = "application/json", "application/octet-stream"
-
-MOST_PATH = 256
-"""Characters of an address that a span keeps: spans wait in memory."""
 
 Headers = list[tuple[str, str]]
 
@@ -123,7 +120,7 @@ def record_request(tracer: Tracer, call: Call, status: int, grpc_status: str = "
         told |= {"rpc.system.name": "grpc", "rpc.method": call.path.strip("/")}
         told |= {"rpc.response.status_code": grpc_status}
     else:
-        told |= {"http.request.method": call.method, "url.path": call.path[:MOST_PATH]}
+        told |= {"http.request.method": call.method, "url.path": call.path[:MOST_TEXT]}
         told |= {"url.scheme": call.scheme, "http.route": route(call.path)}
         told |= {"http.response.status_code": status}
     tracer.record(
