@@ -74,8 +74,11 @@ def tree(stack: Stack, collector: Collector, trace: str, pictures: int = 1) -> l
     assert len({span.id for span in spans}) == len(spans)
     for part in parts:
         assert request.start_s - CLOCK_S <= part.start_s <= part.end_s
-    for job in {part.attributes.get("imageserve.job_id") for part in parts} - {None}:
-        own = {p.name: p for p in parts if p.attributes.get("imageserve.job_id") == job}
+    jobs = {part.attributes["imageserve.job_id"] for part in parts}
+    assert len(jobs) == pictures
+    for job in jobs:
+        own = {p.name: p for p in parts if p.attributes["imageserve.job_id"] == job}
+        assert own["decode"].end_s <= own["queue"].start_s + CLOCK_S
         assert own["queue"].end_s <= own["model"].start_s + CLOCK_S
         assert own["model"].end_s <= own["reply"].start_s + CLOCK_S
     return spans
