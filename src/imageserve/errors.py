@@ -104,6 +104,8 @@ class RequestError(ImageserveError):
 
     code = "internal"
     status = HTTPStatus.INTERNAL_SERVER_ERROR
+    version = ""
+    """Of the model that was run; empty where none was."""
 
     def __init__(self, message: str, *, retry_after_s: int | None = None) -> None:
         super().__init__(message)

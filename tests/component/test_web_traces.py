@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from tests.component.test_web_app import A, B, Site, request_lines
+from tests.component.test_web_app import A, B, Site, poison, request_lines
 from tests.inference_protocol import binary_request
 from tests.spans import CALLER, UNSAMPLED, KeptSpans
 
@@ -192,6 +192,18 @@ def test_the_line_of_a_request_has_its_ids_and_the_version_of_its_model(
     (line,) = request_lines(caplog)
     found = line["request_id"], line["trace_id"], line["model"], line["version"]
     assert found == ("req-1", CALLER.trace_id, "m", "1")
+
+
+def test_the_line_of_a_picture_on_which_the_model_fails_says_which_version_did(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "imageserve.web.classify")
+
+    with site.worker():
+        reply = site.client().post("/predict", data=poison(), headers=HEADERS)
+
+    (line,) = request_lines(caplog)
+    assert (reply.status_code, line["version"]) == (422, "1")
 
 
 def test_a_line_of_any_call_has_the_ids(site: Site, caplog: pytest.LogCaptureFixture) -> None:

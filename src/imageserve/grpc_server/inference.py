@@ -78,7 +78,6 @@ class Inference:
         )
         answers = self._answers(request, infer_options(request, head), pending)
         pending.call.timings = timings(answers)
-        pending.call.version = version_header(each.version for each in answers)
         versions = ", ".join(dict.fromkeys(version_name(each.version) for each in answers))
         return write_response(message, model, versions, output_tensors(request, answers))
 
@@ -96,6 +95,7 @@ class Inference:
         ]
         with metrics.request_seconds.time():
             answers = self._predictor.predict(pictures, options, pending.wait)
+        pending.call.version = version_header(each.version for each in answers)
         if error := error_of(answers):
             raise error
         return [each for each in answers if isinstance(each, Answer)]

@@ -227,5 +227,5 @@ def _noted(answers: Answers, order: Order, call: Call) -> Reply:
     call.pictures = len(answers)
     good = [answer for answer in answers if isinstance(answer, Answer)]
     call.timings = timings(good)
-    call.version = version_header(answer.version for answer in good)
+    call.version = version_header(answer.version for answer in answers)
     return order.reply(answers)

@@ -422,7 +422,9 @@ class _Request:
         if result is None:
             return TimedOut("no result came in time; the job is cancelled")
         if result.error is not None:
-            return self._not_classified(result.error, slot)
+            failed = self._not_classified(result.error, slot)
+            failed.version = result.version
+            return failed
         return answer_of(result, self._options, slot.decode_ms)
 
 
