@@ -109,7 +109,7 @@ def outages(reports: Sequence[Report]) -> str:
         "which nobody was answered. jobs forgotten: their pictures were queued again. runs too "
         "many: pictures that were run beyond one for each answer."
     ]
-    return str(Section("Outages of Redis", header, rows, [], notes)) if rows else ""
+    return str(Section("What each cost", header, rows, [], notes)) if rows else ""
 
 
 def _outage_row(report: Report) -> list[str]:
