@@ -64,6 +64,10 @@ class Tracer:
         error: str = "",
     ) -> None:
         """Record a part of a recorded span that ends now; ``began``: by `time.monotonic`."""
+        context = self.begin(parent) if self.records(parent) else None
+        if context is not None:
+            times = wall_s(began), time.time()
+            self.record(Span(name, context, parent, *times, attributes, error=error))
 
     def close(self, within_s: float = FLUSH_S) -> None:
         """Send what waits, but return within this time."""
@@ -94,18 +98,6 @@ class RecordingTracer(Tracer):
     def record(self, span: Span) -> None:
         if span.context.sampled:
             self._sender.keep(span)
-
-    def note(
-        self,
-        name: str,
-        parent: TraceContext | None,
-        began: float,
-        attributes: Mapping[str, Value],
-        error: str = "",
-    ) -> None:
-        if parent is not None and parent.sampled:
-            context, times = parent.child(_new_id(16)), (wall_s(began), time.time())
-            self.record(Span(name, context, parent, *times, attributes, error=error))
 
     def close(self, within_s: float = FLUSH_S) -> None:
         self._sender.close(within_s)
